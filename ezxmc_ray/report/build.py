@@ -1,0 +1,168 @@
+"""Gathers what the stages of a run left behind into one dict: the contents of ``report.json``.
+
+Comes in: manifests and ``evaluation/sample.parquet`` of a run directory, and its configuration. Goes out: plain dicts,
+lists, texts and finite numbers. Nothing is computed from documents here, and a stage that has not run is named in
+``missing`` instead of failing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ezxmc_ray.config import Config, knobs, to_dict
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.report.teacher import teacher_part
+from ezxmc_ray.storage import Manifest, Storage, read_manifest
+
+#: Where each stage of the whole run leaves its manifest.
+RUN_STAGES = {
+    "prepare": "documents/manifest.json",
+    "select": "student/manifest.json",
+    "index": "index/manifest.json",
+    "predict": "predictions/manifest.json",
+    "evaluate": "evaluation/manifest.json",
+}
+
+#: The same for the stages of a cycle; ``{}`` is its number.
+CYCLE_STAGES = {
+    "shortlist": "cycle-{}/shortlist/manifest.json",
+    "judge": "cycle-{}/examples/manifest.json",
+    "train": "cycle-{}/student/manifest.json",
+}
+
+SAMPLE = "evaluation/sample.parquet"
+
+#: Characters of a document's text that the report shows.
+TEXT_CHARACTERS = 600
+
+#: Whole numbers in the stages' details that count nothing.
+_SETTINGS = ("chosen_cycle", "top_k", "size", "workers")
+
+Manifests = dict[str, Manifest | None]
+
+
+def build_report(storage: Storage, config: Config) -> dict[str, Any]:
+    """The report on the run in ``storage``: see docs/architecture.md for its keys; NaN and infinities become null.
+
+    Errors: UserError if the run holds no documents yet.
+    """
+    stages: Manifests = {name: read_manifest(storage, path) for name, path in RUN_STAGES.items()}
+    if stages["prepare"] is None:
+        raise UserError(
+            f"There is nothing to report on in {storage.root}: it holds no documents; run ezxmc prepare first."
+        )
+    cycles = [_cycle(storage, number, config.curriculum.cycles) for number in range(config.curriculum.cycles + 1)]
+    details = {name: manifest.details if manifest else {} for name, manifest in stages.items()}
+    judged = {number: manifest.details for number, cycle in enumerate(cycles) if (manifest := cycle["judge"])}
+    chosen = details["select"].get("chosen_cycle")
+    report = {
+        "title": config.report.title or config.run.rstrip("/").rpartition("/")[2],
+        "run": storage.root,
+        "chosen_cycle": chosen,
+        "metrics": _metrics(details["evaluate"], chosen, stages["select"] is not None),
+        "selection": details["select"] or None,
+        "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
+        "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},
+        "stages": _timed(stages)
+        | {f"cycle_{n}": _timed(cycle) for n, cycle in enumerate(cycles) if any(cycle.values())},
+        "counts": _counts(details, cycles),
+        "missing": _missing(stages, cycles),
+        "versions": _versions([*stages.values(), *(m for cycle in cycles for m in cycle.values())]),
+        "config": to_dict(config),
+        "changed": _changed(config),
+        "sample": _sample(storage, config.report.documents),
+    }
+    finite: dict[str, Any] = _finite(report)
+    return finite
+
+
+def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:
+    """The manifests of encoder ``number``; the last one is only judged for the selection, nothing is trained on it."""
+    names = [name for name in CYCLE_STAGES if name != "train" or number < cycles]
+    return {name: read_manifest(storage, CYCLE_STAGES[name].format(number)) for name in names}
+
+
+def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> dict[str, Any] | None:
+    """The measures of each encoder and of the chosen one; None where no document has gold labels."""
+    metrics = {name: values for name, values in (evaluated.get("metrics") or {}).items() if values.get("documents")}
+    if not metrics:
+        return None
+    name = "untrained" if chosen is None else f"cycle_{chosen}"
+    return metrics | {"chosen": metrics.get(name) if selected else None}
+
+
+def _timed(manifests: Manifests) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"seconds": m.seconds, "rows": m.rows, "rows_per_s": m.rows / m.seconds if m.seconds else None}
+        for name, m in manifests.items()
+        if m is not None
+    }
+
+
+def _counts(details: dict[str, dict[str, Any]], cycles: list[Manifests]) -> dict[str, Any]:
+    """Every count in the stages' details (whole numbers, and counts by reason), so that nothing dropped is lost."""
+    counts: dict[str, Any] = {"prepare": _whole(details["prepare"])}
+    for number, cycle in enumerate(cycles):
+        counts[f"cycle_{number}"] = {stage: _whole(m.details) for stage, m in cycle.items() if m is not None}
+    counts |= {stage: _whole(values) for stage, values in details.items() if stage != "prepare"}
+    return {name: values for name, values in counts.items() if values}
+
+
+def _whole(details: dict[str, Any]) -> dict[str, Any]:
+    """The entries of ``details`` that count something."""
+    whole = {name: value for name, value in details.items() if isinstance(value, int) and not isinstance(value, bool)}
+    found = {name: value for name, value in whole.items() if name not in _SETTINGS}
+    return found | {name: value for name, value in details.items() if name.endswith("_by_reason")}
+
+
+def _missing(stages: Manifests, cycles: list[Manifests]) -> list[str]:
+    """One plain sentence for each stage that has left no manifest."""
+    absent = [(f"The stage {name}", RUN_STAGES[name]) for name, manifest in stages.items() if manifest is None]
+    for number, cycle in enumerate(cycles):
+        names = [name for name, manifest in cycle.items() if manifest is None]
+        absent += [(f"The stage {name} of cycle {number}", CYCLE_STAGES[name].format(number)) for name in names]
+    return [
+        f"{stage} has not been finished ({path} is not there), so its results are not shown." for stage, path in absent
+    ]
+
+
+def _versions(manifests: list[Manifest | None]) -> dict[str, str]:
+    """Version of each package; stages that ran with different ones are all named."""
+    found: dict[str, list[str]] = {}
+    for manifest in manifests:
+        for name, version in (manifest.versions if manifest else {}).items():
+            if version not in found.setdefault(name, []):
+                found[name].append(version)
+    return {name: ", ".join(found[name]) for name in sorted(found)}
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """The knobs that differ from their defaults, by dotted key."""
+    values: dict[str, Any] = {}
+    for knob in knobs():
+        value: Any = config
+        for part in knob.key.split("."):
+            value = getattr(value, part)
+        if value != knob.default:
+            values[knob.key] = value
+    return values
+
+
+def _sample(storage: Storage, documents: int) -> list[dict[str, Any]]:
+    """The first ``documents`` of the sample that the stage evaluate drew, their texts cut to what is shown."""
+    if not storage.exists(SAMPLE):
+        return []
+    rows: list[dict[str, Any]] = storage.read_table(SAMPLE).slice(0, documents).to_pylist()
+    for row in rows:
+        text = row.get("text") or ""
+        row["text"] = text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + "…"
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,173 @@
+"""Writes ``report.json`` and ``report.html``, which needs no network and no script.
+
+Comes in: the dict of build_report. Goes out: two files at the root of the run directory. All texts from documents and
+labels are escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ezxmc_ray.report import plots
+from ezxmc_ray.storage import Storage
+
+FILES = ["report.json", "report.html"]
+
+#: Counts whose names begin so tell of something left out or cut and are shown; report.json has the others too.
+LEFT_OUT_PREFIXES = ("rejected", "truncated", "skipped", "dropped", "filtered", "duplicate", "documents_without")
+
+#: What these counts mean; another one is shown by its name.
+LEFT_OUT = {
+    "rejected": "rows rejected (rejected.parquet names each)",
+    "duplicate_label_texts": "labels whose text another label has too",
+    "filtered_pairs": "pairs filtered (a document that is its own label)",
+    "truncated_documents": "documents cut to the token limit",
+    "truncated_labels": "labels cut to the token limit",
+    "skipped_documents": "documents skipped",
+    "documents_without_labels": "documents that got no label",
+}
+
+
+def write_report(storage: Storage, report: dict[str, Any]) -> list[str]:
+    """Commit ``report`` as report.json and report.html; returns the names of both files."""
+    storage.write_json(FILES[0], report)
+    storage.write_bytes(FILES[1], render(report).encode())
+    return list(FILES)
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page for ``report``, a whole HTML document."""
+    environment = Environment(
+        loader=PackageLoader("ezxmc_ray.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "named": _named, "json": _json}
+    return environment.get_template("template.html.j2").render(
+        report=report,
+        headline=_headline(report),
+        metric_rows=_metric_rows(report),
+        stage_rows=_stage_rows(report),
+        left_out=_left_out(report),
+        histogram=_histogram(report),
+        losses=_losses(report),
+    )
+
+
+def _headline(report: dict[str, Any]) -> str:
+    """What came out, in one or two sentences."""
+    metrics, chosen = report["metrics"], report["chosen_cycle"]
+    if report["selection"] is None:
+        return "The run is not finished: no encoder has been chosen yet."
+    shipped = (
+        "No cycle made a better encoder than the untrained one, which is therefore what this run ships"
+        if chosen is None
+        else f"The student of cycle {chosen} is what this run ships"
+    )
+    if not metrics or not metrics["chosen"]:
+        return f"{shipped}. No test document has gold labels, so no measures are shown."
+    after, before = metrics["chosen"]["P@1"], (metrics.get("untrained") or {}).get("P@1")
+    against = "" if chosen is None or before is None else f", against {before:.1f} % with the untrained encoder"
+    documents = metrics["chosen"]["documents"]
+    return f"{shipped}. Its first label is a gold one for {after:.1f} % of {documents:,} test documents{against}."
+
+
+def _metric_rows(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Names of the measures, and a row an encoder: name, whether it is chosen, (value, difference) a measure."""
+    metrics = report["metrics"]
+    if not metrics:
+        return None
+    encoders = {name: values for name, values in metrics.items() if name != "chosen"}
+    names = [name for name in next(iter(encoders.values())) if name != "documents"]
+    base, chosen = (
+        encoders.get("untrained"),
+        "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}",
+    )
+    rows = []
+    for encoder, values in encoders.items():
+        cells = [
+            (values.get(name), _difference(values, base, name) if encoder != "untrained" else None) for name in names
+        ]
+        marked = report["selection"] is not None and encoder == chosen
+        rows.append({"name": encoder, "chosen": marked, "cells": cells, "documents": values["documents"]})
+    return {"names": names, "rows": rows, "error": _standard_error(metrics["chosen"] or next(iter(encoders.values())))}
+
+
+def _difference(values: dict[str, Any], base: dict[str, Any] | None, name: str) -> float | None:
+    known = base is not None and base.get(name) is not None and values.get(name) is not None
+    return values[name] - base[name] if known and base is not None else None
+
+
+def _standard_error(values: dict[str, Any]) -> float | None:
+    """Of P@1, in points: each document is a hit or not, so it follows from the share and the count."""
+    share = values.get("P@1")
+    return None if share is None else math.sqrt(share * (100 - share) / values["documents"])
+
+
+def _stage_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every finished stage in the order of the run, with its share of the longest one's time for the bar."""
+    stages = report["stages"]
+    cycles = [name for name in stages if name.startswith("cycle_")]
+    order = [("prepare", stages.get("prepare"))]
+    order += [(f"{_named(cycle)}: {stage}", timed) for cycle in cycles for stage, timed in stages[cycle].items()]
+    order += [(stage, stages.get(stage)) for stage in ("select", "index", "predict", "evaluate")]
+    rows = [{"name": name, **timed} for name, timed in order if timed]
+    longest = max((row["seconds"] for row in rows), default=0) or 1
+    return [row | {"bar": 100 * row["seconds"] / longest} for row in rows]
+
+
+def _left_out(report: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """(stage, what was dropped or cut, how many) for everything that a stage counted, zeros included."""
+    found: list[tuple[str, str, int]] = []
+    for name, counts in report["counts"].items():
+        nested = counts.items() if name.startswith("cycle_") else [("", counts)]
+        for stage, values in nested:
+            where = f"{_named(name)}: {stage}" if stage else name
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    found += [(where, f"of these: {reason}", count) for reason, count in value.items()]
+                elif key.startswith(LEFT_OUT_PREFIXES):
+                    found.append((where, LEFT_OUT.get(key, _named(key)), value))
+    return found
+
+
+def _histogram(report: dict[str, Any]) -> Markup | None:
+    teacher = report["teacher"] or {}
+    histogram = teacher.get("histogram") or {}
+    if not histogram.get("counts"):
+        return None
+    return Markup(plots.verdict_histogram(histogram, teacher.get("yes_threshold"), teacher["readout"]))
+
+
+def _losses(report: dict[str, Any]) -> Markup | None:
+    training = {name: details for name, details in report["training"].items() if details.get("loss_curve")}
+    return Markup(plots.loss_curves(training)) if training else None
+
+
+def _number(value: Any, digits: int = 0) -> str:
+    """1234.5 -> 1,234 (or with ``digits`` decimals); None -> a dash."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _named(name: str) -> str:
+    """cycle_0 -> cycle 0, as people read it."""
+    return name.replace("_", " ")

@@ -1,0 +1,226 @@
+"""Ray for the stages: starting or joining a cluster, sizing pools from what it has, and mapping work items over actors.
+
+A work item is a small dict (shard number, row range); what it stands for is read and written by the actors through
+the run directory, so neither the driver nor Ray's object store ever holds documents, verdicts or vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+
+from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.watchdog import start_watchdog
+
+Item = dict[str, Any]
+
+USER_ERROR = "user_error"
+#: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
+ENCODER_CPUS = 4
+
+
+@contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """Join the cluster of ``config.address`` (or of this job), or start a local one and end it with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Ray's C++ side prints notes for its developers at level error; what goes wrong is raised in Python as well.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    watchdog = None
+    try:
+        if address == "local":
+            watchdog = start_watchdog()
+            # Two CPUs at least: training has two workers, and a stage's tasks run beside its actors.
+            cpus = max(2, config.cpus or os.cpu_count() or 2)
+            memory = config.object_store_mib * 1024 * 1024
+            with _native_stderr_closed():
+                ray.init(address="local", num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
+        else:
+            with _native_stderr_closed():
+                ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"Ray cannot be reached or started at {address}: {one_line(error)}.") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if watchdog is not None and watchdog.stdin is not None:
+            watchdog.stdin.close()
+            watchdog.wait(timeout=30)
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Keep Ray's C++ start-up notes off the terminal; a failed start is an exception all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def cluster_cpus() -> int:
+    """CPUs of the cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A fixed pool of actors: how many, and what each takes."""
+
+    size: int
+    cpus: float
+    gpus: float = 0.0
+
+    def capped(self, items: int) -> Pool:
+        """No more actors than there are items."""
+        return Pool(max(1, min(self.size, items)), self.cpus, self.gpus)
+
+
+def encoder_pool() -> Pool:
+    """One encoder a GPU; on a CPU cluster, one for every four CPUs."""
+    if gpus := cluster_gpus():
+        return Pool(gpus, 1, 1)
+    cpus = min(ENCODER_CPUS, cluster_cpus())
+    return Pool(max(1, cluster_cpus() // cpus), cpus)
+
+
+class GuardedWorker:
+    """Actor: a worker whose UserErrors travel to the driver as values.
+
+    Ray Data loses the cause of an exception on its way, and starts an actor whose constructor raised again and again.
+    """
+
+    def __init__(self, worker: type, arguments: tuple[Any, ...]) -> None:
+        self.worker: Any = None
+        self.error: str | None = None
+        try:
+            self.worker = worker(*arguments)
+        except UserError as error:
+            self.error = str(error)
+
+    def __call__(self, item: Item) -> Item:
+        """Do one item; returns its counts."""
+        if self.error is None:
+            try:
+                done: Item = self.worker(item)
+                return done
+            except UserError as error:
+                self.error = str(error)
+        return {USER_ERROR: self.error}
+
+
+def map_items(
+    items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool, in_flight: int = 2
+) -> Iterator[Item]:
+    """Give every item to one of ``pool``'s actors, ``worker(*arguments)(item)``; yield what each returns.
+
+    One item a block, so that an item is the unit of scheduling and of retry. An actor that dies is replaced and its
+    items are given out again. A UserError raised in an actor is raised here as such.
+    """
+    if not items:
+        return
+    pool = pool.capped(len(items))
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        GuardedWorker,
+        fn_constructor_args=(worker, arguments),
+        compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=in_flight),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
+    for done in dataset.iter_rows():
+        if done.get(USER_ERROR) is not None:
+            raise UserError(done[USER_ERROR])
+        yield done
+
+
+def map_files(
+    storage: Storage, items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool
+) -> Iterator[dict[str, int]]:
+    """As :func:`map_items`, for items that each commit the Parquet file ``item["file"]``; yields the files' counts.
+
+    A file that is there already (of a run that was killed) is not made again: its counts are read from its footer.
+    """
+    folders = {item["file"].rpartition("/")[0] for item in items}
+    there = {name for folder in folders for name in storage.list(folder, ".parquet")}
+    for item in items:
+        if item["file"] in there:
+            yield storage.read_counts(item["file"])
+    yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool)
+
+
+def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1) -> Iterator[Any]:
+    """``function(*a)`` as a Ray task for every ``a``, at most two a CPU in flight; results in order of ending."""
+    task = ray.remote(function).options(num_cpus=cpus)
+    limit = 2 * cluster_cpus()
+    waiting: list[Any] = []
+    with user_errors():
+        for one in arguments:
+            if len(waiting) >= limit:
+                ready, waiting = ray.wait(waiting)
+                yield from ray.get(ready)
+            waiting.append(task.remote(*one))
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            yield from ray.get(ready)
+
+
+def run_task(function: Callable[..., Any], *arguments: Any, cpus: float = 1) -> Any:
+    """``function(*arguments)`` as one Ray task."""
+    return next(iter(run_tasks(function, [arguments], cpus)))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise a UserError that happened in a task or actor as itself, without Ray's wrapping."""
+    try:
+        yield
+    except Exception as error:
+        found = _user_error_in(error)
+        if found is None or found is error:
+            raise
+        raise UserError(str(found)) from None
+
+
+def _user_error_in(error: BaseException | None) -> UserError | None:
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if type(one) is UserError:
+            return one
+        queue += [getattr(one, "cause", None), one.__cause__, one.__context__]
+        queue += list((getattr(one, "worker_failures", None) or {}).values())
+    return None

@@ -1,0 +1,66 @@
+"""What every stage gets: the configuration, the run directory, and the names of the files in it.
+
+Files of cycle ``c`` lie below ``cycle-c``. Encoder number ``c`` makes the shortlists of cycle ``c``: encoder 0 is the
+start encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have ``cycles + 1`` encoders, and the
+last one's shortlists, made of the held-out documents only, serve the selection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ezxmc_ray.config import Config
+from ezxmc_ray.storage import Manifest, Storage, read_manifest
+from ezxmc_ray.tables import shard_name
+
+DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Configuration and run directory of one command."""
+
+    config: Config
+    storage: Storage
+
+    def manifest(self, folder: str) -> Manifest:
+        """The manifest of a stage that has been done before this one; RuntimeError if it has not."""
+        found = read_manifest(self.storage, manifest_path(folder))
+        if found is None:
+            raise RuntimeError(f"{folder} has no manifest: its stage was not run before this one")
+        return found
+
+    @property
+    def documents(self) -> Manifest:
+        """Manifest of ``prepare``."""
+        return self.manifest(DOCUMENTS)
+
+    @property
+    def shards(self) -> int:
+        """Number of document shards."""
+        return int(self.documents.details["shards"])
+
+    @property
+    def min_score(self) -> float:
+        """The least score of a predicted label: as configured, else as fitted by the selection."""
+        given = self.config.predict.min_score
+        return float(self.manifest("student").details["min_score"] if given is None else given)
+
+    def encoder_folder(self, encoder: int) -> str | None:
+        """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""
+        return None if encoder == 0 else f"cycle-{encoder - 1}/student"
+
+
+def manifest_path(folder: str) -> str:
+    """The manifest of the stage that writes ``folder``."""
+    return f"{folder}/manifest.json"
+
+
+def shard_path(folder: str, shard: int) -> str:
+    """The file of document shard ``shard`` in ``folder``."""
+    return f"{folder}/{shard_name(shard)}.parquet"
+
+
+def encoder_name(encoder: int) -> str:
+    """Encoder number ``encoder`` as reports call it: ``untrained``, ``cycle_0`` (the student of cycle 0), …"""
+    return "untrained" if encoder == 0 else f"cycle_{encoder - 1}"

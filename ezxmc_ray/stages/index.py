@@ -1,0 +1,80 @@
+"""Stage ``index``: build the sharded FAISS index over the labels with the chosen encoder's vectors.
+
+    ezxmc index conf.yaml
+
+In: cycle-c/label_vectors/ of the chosen encoder c. Out: index/shard-NNN.faiss, one a slice of labels, and a manifest
+with label ranges, metric, parameters, checksums and the recall against exact search. Items: slices of labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ezxmc_ray.config import IndexConfig
+from ezxmc_ray.index.build import ShardInfo, build_shard, choose_factory, save_shard
+from ezxmc_ray.index.search import ShardedIndex, measured_recall
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.cluster import cluster_gpus, run_task, run_tasks
+from ezxmc_ray.stages.context import Context
+from ezxmc_ray.stages.shortlist import read_label_vectors
+from ezxmc_ray.storage import Storage
+
+FOLDER = "index"
+#: Label vectors that stand in for queries when the recall of an approximate index is measured.
+RECALL_QUERIES = 1000
+RECALL_AT = 10
+
+
+def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+    """Build the index of the chosen encoder; returns rows (labels), files and details of the manifest."""
+    config, storage = context.config.index, context.storage
+    labels = int(context.documents.details["labels"])
+    vectors = f"cycle-{context.manifest('student').details['encoder']}/label_vectors"
+    slices = [(first, min(labels, first + config.shard_labels)) for first in range(0, labels, config.shard_labels)]
+    arguments = [(storage, config, vectors, labels, number, first, stop) for number, (first, stop) in enumerate(slices)]
+    shards: list[ShardInfo] = []
+    with StageProgress("index", "labels", labels) as progress:
+        for info in run_tasks(build_one, arguments):
+            shards.append(info)
+            progress.advance(info.labels)
+    shards.sort(key=lambda shard: shard.first_label)
+    dimension = storage.read_table(storage.list(vectors, ".parquet")[0]).schema.field("vector").type.list_size
+    details = {
+        "factory": choose_factory(config, labels, dimension),
+        "metric": "inner product of unit vectors (cosine)",
+        "probes": config.probes,
+        "shards": [dataclasses.asdict(shard) for shard in shards],
+        "recall": run_task(recall_of, storage, vectors, shards),
+        "gpus": cluster_gpus(),
+    }
+    return labels, [f"{FOLDER}/{shard.file}" for shard in shards], details
+
+
+def build_one(
+    storage: Storage, config: IndexConfig, folder: str, labels: int, number: int, first: int, stop: int
+) -> ShardInfo:
+    """Task: build and commit shard ``number``, of the labels ``first`` to ``stop``."""
+    vectors = read_label_vectors(storage, folder, first, stop)
+    built = build_shard(vectors, first, choose_factory(config, labels, vectors.shape[1]), config.probes)
+    name = f"shard-{number:03d}.faiss"
+    scratch = Path(tempfile.mkdtemp(prefix="ezxmc-"))
+    try:
+        info = save_shard(built, scratch / name, first)
+        storage.upload(scratch / name, f"{FOLDER}/{name}")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return info
+
+
+def recall_of(storage: Storage, folder: str, shards: list[ShardInfo]) -> dict[str, Any]:
+    """Task: share of the exact ten nearest that the index finds, for up to a thousand labels spread over all."""
+    vectors = read_label_vectors(storage, folder)
+    step = max(1, len(vectors) // RECALL_QUERIES)
+    queries = vectors[::step][:RECALL_QUERIES]
+    with storage.local(FOLDER) as path:
+        recall = measured_recall(ShardedIndex.load(path, shards), queries, vectors, min(RECALL_AT, len(vectors)))
+    return {"value": recall, "at": RECALL_AT, "queries": len(queries)}

@@ -1,0 +1,72 @@
+"""Stage ``predict``: tag every document with the chosen encoder and the index, without the LLM.
+
+    ezxmc predict conf.yaml
+
+In: documents/, student/, index/. Out: predictions/, one Parquet file a document shard. Items: document shards; actors:
+an encoder with the whole index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
+from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tagger import Tagger
+
+FOLDER = "predictions"
+
+
+def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+    """Tag all documents; returns rows, files and details of the manifest."""
+    config = context.config
+    threshold = context.min_score
+    shards = context.manifest("index").details["shards"]
+    arguments = (context.storage, config.encoder, shards, config.predict.top_k, threshold)
+    items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
+    total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
+    with StageProgress("predict", "documents", int(context.documents.details["documents"])) as progress:
+        for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool()):
+            total = {key: value + done[key] for key, value in total.items()}
+            progress.advance(done["documents"])
+    details = {
+        "top_k": config.predict.top_k,
+        "min_score": threshold,
+        "min_score_is": "fitted" if config.predict.min_score is None else "given",
+        "labels_per_document": total["labels"] / max(1, total["documents"]),
+        "documents_without_labels": total["empty"],
+        "truncated_documents": total["truncated"],
+    }
+    return total["documents"], [item["file"] for item in items], details
+
+
+class PredictWorker:
+    """Actor: tags document shards."""
+
+    def __init__(
+        self, storage: Storage, config: EncoderConfig, shards: list[dict[str, Any]], top_k: int, min_score: float
+    ) -> None:
+        self.storage = storage
+        self.tagger = Tagger(storage, config, shards, top_k, min_score)
+
+    def __call__(self, item: Item) -> Item:
+        """Do one item; returns its counts."""
+        shard = int(item["shard"])
+        documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+        columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
+        table, truncated = self.tagger.tag(*columns)
+        labels = np.diff(table["label_ids"].combine_chunks().offsets.to_numpy())
+        counts = {
+            "documents": len(table),
+            "labels": int(labels.sum()),
+            "empty": int((labels == 0).sum()),
+            "truncated": truncated,
+        }
+        self.storage.write_table(item["file"], table, counts)
+        return counts

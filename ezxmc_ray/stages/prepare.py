@@ -1,0 +1,148 @@
+"""Stage ``prepare``: check what users bring, and write it as shards.
+
+    ezxmc prepare conf.yaml
+
+In: the files that ``prepare.*`` names. Out: documents/shard-NNNNN.parquet, gold/shard-NNNNN.parquet where gold labels
+are given, labels.parquet, rejected.parquet. Items: source files (pass 1), then shards (pass 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ezxmc_ray.config import Config
+from ezxmc_ray.documents.fingerprints import combined_fingerprint
+from ezxmc_ray.documents.inputs import Inputs, find_inputs
+from ezxmc_ray.documents.labels import LABELS_FILE
+from ezxmc_ray.documents.rejected import REJECTED_FILE, RejectedSummary, stop_message
+from ezxmc_ray.documents.shards import (
+    DOCUMENTS_FOLDER,
+    GOLD_FOLDER,
+    SCRATCH,
+    CheckedSource,
+    LabelCounts,
+    Part,
+    Piece,
+    ShardCounts,
+    check_source,
+    drop_duplicates,
+    needed,
+    plan_shards,
+    write_labels,
+    write_rejected,
+    write_shard,
+)
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.cluster import run_task, run_tasks
+from ezxmc_ray.stages.context import Context
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import shard_name
+
+Result = tuple[int, list[str], dict[str, Any]]
+
+
+def prepare(context: Context) -> Result:
+    """Check and shard the input; returns documents, files (relative to the run) and details of the manifest.
+
+    Errors: UserError for files that are missing or unreadable, for bad rows unless ``prepare.on_bad_rows=skip``
+    (rejected.parquet is written all the same), and if no label, no document or no train document is left.
+    """
+    config, storage = context.config, context.storage
+    inputs = find_inputs(config.prepare)
+    for old in (DOCUMENTS_FOLDER, GOLD_FOLDER, LABELS_FILE, REJECTED_FILE):
+        storage.remove(old)
+    try:
+        labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
+        checked = list(needed(_check_sources(config, storage, inputs)))
+        parts = [part for one in checked for part in one.parts]
+        dropped, duplicates = run_task(drop_duplicates, storage, parts)
+        limit = config.prepare.limit_documents
+        plan = plan_shards(parts, dropped, config.prepare.shard_rows, limit)
+        tables = [labels.rejected, *(table for one in checked for table in one.rejected), duplicates]
+        rejected: RejectedSummary = run_task(write_rejected, storage, tables, parts, plan, limit)
+        _check_rejected(config, storage, inputs, rejected, plan)
+        with StageProgress(
+            "prepare", "documents", sum(piece.stop - piece.start for shard in plan for piece in shard)
+        ) as progress:
+            shards = _write_shards(storage, parts, plan, progress.advance)
+    finally:
+        storage.remove(SCRATCH)
+    details = _details(inputs, labels, rejected, shards)
+    if not details["train"]:
+        raise UserError(
+            f"None of the {details['documents']} documents is for training; lower prepare.test_share, or mark "
+            "documents as train in the split column."
+        )
+    return details["documents"], _files(storage, shards, details["gold_documents"]), details
+
+
+def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[CheckedSource]:
+    """Pass 1 over the sources in order; none is begun after one that alone reaches the limit of documents."""
+    checked: list[CheckedSource] = []
+
+    def arguments() -> Iterator[tuple[Any, ...]]:
+        for number, source in enumerate(inputs.documents, start=len(inputs.labels)):
+            if any(one.full for one in checked):
+                return
+            yield storage, number, source, config.prepare, config.seed
+
+    for one in run_tasks(check_source, arguments()):
+        checked.append(one)
+    return checked
+
+
+def _check_rejected(
+    config: Config, storage: Storage, inputs: Inputs, rejected: RejectedSummary, plan: Sequence[Sequence[Piece]]
+) -> None:
+    where = storage.path(REJECTED_FILE)
+    if rejected.rows and config.prepare.on_bad_rows == "fail":
+        raise UserError(stop_message(rejected, inputs.sources, where))
+    if not plan:
+        why = f"all {rejected.rows} rows are bad, see {where}" if rejected.rows else "the files are empty"
+        raise UserError(f"There is no document in the {len(inputs.documents)} source files: {why}.")
+
+
+def _write_shards(
+    storage: Storage, parts: Sequence[Part], plan: Sequence[Sequence[Piece]], report: Callable[[int], None]
+) -> list[ShardCounts]:
+    """Pass 2; the counts in the order of the shards."""
+    with_gold = any(part.gold for part in parts)
+    shards: list[ShardCounts] = []
+    for one in run_tasks(write_shard, ((storage, number, pieces, with_gold) for number, pieces in enumerate(plan))):
+        shards.append(one)
+        report(one.rows)
+    if not any(one.gold for one in shards):
+        storage.remove(GOLD_FOLDER)
+    return sorted(shards, key=lambda one: one.shard)
+
+
+def _files(storage: Storage, shards: Sequence[ShardCounts], gold: int) -> list[str]:
+    folders = [DOCUMENTS_FOLDER, GOLD_FOLDER] if gold else [DOCUMENTS_FOLDER]
+    tables = [f"{folder}/{shard_name(one.shard)}.parquet" for folder in folders for one in shards]
+    return [*tables, LABELS_FILE, REJECTED_FILE]
+
+
+def _details(
+    inputs: Inputs, labels: LabelCounts, rejected: RejectedSummary, shards: Sequence[ShardCounts]
+) -> dict[str, Any]:
+    gold = sum(one.gold for one in shards)
+    return {
+        "documents": sum(one.rows for one in shards),
+        "train": sum(one.train for one in shards),
+        "held_out": sum(one.held_out for one in shards),
+        "test": sum(one.test for one in shards),
+        "labels": labels.labels,
+        "duplicate_label_texts": labels.duplicate_texts,
+        "rejected": rejected.rows,
+        "rejected_by_reason": rejected.by_reason,
+        "gold_documents": gold,
+        "shards": len(shards),
+        "shard_rows": [one.rows for one in shards],
+        "sources": inputs.sources,
+        "filtered_pairs": sum(one.excluded for one in shards),
+        "document_fingerprint": combined_fingerprint(one.document_fingerprint for one in shards),
+        "label_fingerprint": labels.fingerprint,
+        "gold_fingerprint": combined_fingerprint(one.gold_fingerprint for one in shards) if gold else None,
+    }

@@ -1,0 +1,21 @@
+"""Stage ``report``: put what the other stages' manifests hold into report.json and report.html.
+
+    ezxmc report conf.yaml
+
+In: every manifest of the run and evaluation/sample.parquet. Out: report.json, report.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ezxmc_ray.report.build import build_report
+from ezxmc_ray.report.page import write_report
+from ezxmc_ray.stages.context import Context
+
+
+def report(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+    """Write the report; returns rows (documents shown), files and details of the manifest."""
+    built = build_report(context.storage, context.config)
+    files = write_report(context.storage, built)
+    return len(built.get("sample") or []), files, {}

@@ -1,0 +1,168 @@
+"""Stage ``select``: choose the encoder to ship, by the teacher's judgement of the held-out documents, never by gold.
+
+    ezxmc select conf.yaml
+
+In: the examples of every cycle (held-out documents; each encoder's own shortlist, all judged) and the encoders. Out:
+student/, a copy of the chosen encoder: the start encoder if no cycle was better.
+
+How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
+the training target (fusion of verdict and start similarity, or the verdict alone) gives it in the pool: softmax(target
+/ target_temperature). An encoder's score is the mean nDCG@5 of its own order under those gains. The same pool and the
+same gains for every encoder; only the order differs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray.config import Config
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.cluster import run_task
+from ezxmc_ray.stages.context import DOCUMENTS, Context, encoder_name, shard_path
+from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
+from ezxmc_ray.storage import Storage, copy_into
+from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import EXAMPLES
+from ezxmc_ray.teacher.calibration import fit_min_score
+
+FOLDER = "student"
+SCORED_AT = 5
+
+
+def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+    """Choose and copy the student; returns rows (held-out documents), files and details of the manifest."""
+    config, storage = context.config, context.storage
+    encoders = config.curriculum.cycles + 1
+    thresholds = [context.manifest(f"cycle-{number}/examples").details for number in range(encoders)]
+    with StageProgress("select", "documents", int(context.documents.details["held_out"])) as progress:
+        outcome = run_task(score_encoders, storage, config, context.shards, [one["scale"] for one in thresholds])
+        progress.advance(outcome["documents"])
+    scores = outcome["scores"]
+    # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
+    chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
+    run_task(ship, storage, config, context.encoder_folder(chosen))
+    threshold = run_task(fit_threshold, storage, chosen, context.shards, thresholds[chosen]["yes_threshold"])
+    details = {
+        "encoder": chosen,
+        "chosen": encoder_name(chosen),
+        "chosen_cycle": chosen - 1 if chosen else None,
+        "compared_by": f"nDCG@{SCORED_AT} under the teacher's judgement of the held-out documents",
+        "scores": scores,
+        "documents": outcome["documents"],
+        "min_score": threshold,
+    }
+    files = [name for name in storage.list(FOLDER, recursive=True) if name != f"{FOLDER}/manifest.json"]
+    return outcome["documents"], files, details
+
+
+def ship(storage: Storage, config: Config, folder: str | None) -> None:
+    """Task: make student/ a SentenceTransformer directory of the chosen encoder."""
+    encoder = load_encoder(storage, config.encoder, folder)
+    with tempfile.TemporaryDirectory(prefix="ezxmc-") as scratch:
+        encoder.save(scratch)
+        copy_into(storage, Path(scratch), FOLDER)
+
+
+def score_encoders(storage: Storage, config: Config, shards: int, scales: list[dict[str, float]]) -> dict[str, Any]:
+    """Task: the mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences."""
+    kind = "verdict" if config.student.target == "verdict" else "fusion"
+    scale = TargetScale(**scales[0])
+    similarity = _StartSimilarity(storage, config)
+    values: list[list[float]] = []
+    for shard in range(shards):
+        for row, lists in _held_out_lists(storage, len(scales), shard):
+            pool = sorted({int(label) for labels, _ in lists for label in labels})
+            if not pool:
+                continue
+            verdicts = {
+                int(label): float(v) for labels, scores in lists for label, v in zip(labels, scores, strict=True)
+            }
+            target = target_scores(
+                np.array([verdicts[label] for label in pool], np.float32), similarity.of(shard, row, pool), kind, scale
+            )
+            gains = np.exp((target - target.max()) / config.student.target_temperature)
+            gain = dict(zip(pool, gains / gains.sum(), strict=True))
+            values.append([_ndcg([gain[int(label)] for label in labels], list(gain.values())) for labels, _ in lists])
+    table = np.array(values, dtype=np.float64).reshape(-1, len(scales))
+    return {"documents": len(table), "scores": [_summary(table, number) for number in range(len(scales))]}
+
+
+def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
+    """Mean score of one encoder in percent, standard error, and the paired difference to the start encoder."""
+    if not len(table):
+        return {"encoder": encoder_name(encoder), "score": 0.0, "documents": 0}
+    difference = table[:, encoder] - table[:, 0]
+    root = np.sqrt(max(1, len(table) - 1))
+    return {
+        "encoder": encoder_name(encoder),
+        "score": 100 * float(table[:, encoder].mean()),
+        "standard_error": 100 * float(table[:, encoder].std() / root),
+        "difference": 100 * float(difference.mean()),
+        "difference_standard_error": 100 * float(difference.std() / root),
+        "documents": len(table),
+    }
+
+
+def _ndcg(gains: list[float], all_gains: list[float]) -> float:
+    """nDCG@5 of labels with ``gains`` in the encoder's order, against the best order of ``all_gains``."""
+    discount = 1 / np.log2(np.arange(2, SCORED_AT + 2))
+    best = sorted(all_gains, reverse=True)[:SCORED_AT]
+    ideal = float(np.dot(best, discount[: len(best)]))
+    mine = gains[:SCORED_AT]
+    return float(np.dot(mine, discount[: len(mine)])) / ideal if ideal else 0.0
+
+
+def _held_out_lists(
+    storage: Storage, encoders: int, shard: int
+) -> Iterator[tuple[int, list[tuple[np.ndarray, np.ndarray]]]]:
+    """For each held-out document that every encoder has a shortlist of: its row, and (labels, verdicts) by encoder."""
+    found: list[dict[int, tuple[np.ndarray, np.ndarray]]] = []
+    for encoder in range(encoders):
+        table = storage.read_table(shard_path(f"cycle-{encoder}/examples", shard), EXAMPLES)
+        table = table.filter(table["held_out"])
+        rows = zip(table["row"].to_pylist(), table["labels"], table["verdict"], strict=True)
+        found.append({row: (labels.values.to_numpy(), verdicts.values.to_numpy()) for row, labels, verdicts in rows})
+    for row in sorted(found[0]):
+        if all(row in one for one in found):
+            yield row, [one[row] for one in found]
+
+
+class _StartSimilarity:
+    """The start encoder's similarity between held-out documents and any labels: part of the training target."""
+
+    def __init__(self, storage: Storage, config: Config) -> None:
+        self.storage = storage
+        self.encoder = load_encoder(storage, config.encoder, None)
+        self.labels = read_label_vectors(storage, "cycle-0/label_vectors")
+        self._shard, self._vectors = -1, {0: np.zeros(0, np.float32)}
+
+    def of(self, shard: int, row: int, labels: list[int]) -> np.ndarray:
+        """Cosine of the document in ``row`` and ``labels``: float32 [len(labels)]."""
+        if shard != self._shard:
+            documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+            rows = np.flatnonzero(documents["held_out"].to_numpy())
+            held_out = documents.take(rows)
+            encoded = self.encoder.encode_documents(held_out["title"].to_pylist(), held_out["text"].to_pylist())
+            self._shard, self._vectors = shard, dict(zip(rows.tolist(), encoded.vectors, strict=True))
+        return np.asarray(self.labels[labels] @ self._vectors[row], dtype=np.float32)
+
+
+def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:
+    """Task: the similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out)."""
+    similarity: list[np.ndarray] = []
+    verdicts: list[np.ndarray] = []
+    for shard in range(shards):
+        table = storage.read_table(shard_path(f"cycle-{chosen}/examples", shard), EXAMPLES)
+        table = table.filter(table["held_out"])
+        similarity.append(np.asarray(table["similarity"].combine_chunks().flatten()))
+        verdicts.append(np.asarray(table["verdict"].combine_chunks().flatten()))
+    scores = np.concatenate(similarity) if similarity else np.zeros(0, np.float32)
+    if not len(scores):
+        return -1.0
+    return float(fit_min_score(scores, np.concatenate(verdicts) >= yes_threshold))

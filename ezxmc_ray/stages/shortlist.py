@@ -1,0 +1,193 @@
+"""Stage ``shortlist``: embed the labels, embed the documents, and find each document's nearest labels.
+
+    ezxmc shortlist conf.yaml
+
+In: documents/, labels.parquet and an encoder. Out: cycle-c/label_vectors/ (one Parquet file a slice of the labels)
+and cycle-c/shortlist/ (one file a document shard). Items: slices of labels, then document shards; actors: encoders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
+from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from ezxmc_ray.tables import SHORTLIST, label_vectors_schema
+
+#: Labels embedded as one work item.
+LABEL_SLICE = 16384
+
+
+def shortlist(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
+    """Make the shortlists of ``cycle`` (encoder number ``cycle``); returns rows, files and details of the manifest."""
+    config, storage = context.config, context.storage
+    folder = f"cycle-{cycle}/shortlist"
+    vector_files, truncated_labels = embed_labels(context, cycle)
+    last = cycle == config.curriculum.cycles
+    share = _document_share(context)
+    items: list[Item] = [{"shard": shard, "file": shard_path(folder, shard)} for shard in range(context.shards)]
+    arguments = (
+        storage,
+        config.encoder,
+        context.encoder_folder(cycle),
+        cycle,
+        config.shortlist.size,
+        share,
+        last,
+        config.seed,
+    )
+    documents = truncated = 0
+    known = context.documents.details
+    total = known["held_out"] if last else known["held_out"] + round(share * (known["train"] - known["held_out"]))
+    with StageProgress(f"cycle {cycle} shortlist", "documents", total) as progress:
+        for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool()):
+            documents, truncated = documents + done["documents"], truncated + done["truncated"]
+            progress.advance(done["documents"])
+    files = vector_files + [item["file"] for item in items]
+    details = {
+        "labels": known["labels"],
+        "documents": documents,
+        "size": config.shortlist.size,
+        "truncated_documents": truncated,
+        "truncated_labels": truncated_labels,
+    }
+    return documents, files, details
+
+
+def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
+    """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
+    labels = int(context.documents.details["labels"])
+    folder = f"cycle-{encoder}/label_vectors"
+    items: list[Item] = [
+        {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:03d}.parquet"}
+        for number, first in enumerate(range(0, labels, LABEL_SLICE))
+    ]
+    arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
+    truncated = 0
+    with StageProgress(f"cycle {encoder} label vectors", "labels", labels) as progress:
+        for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool()):
+            truncated += done["truncated"]
+            progress.advance(done["labels"])
+    return [item["file"] for item in items], truncated
+
+
+def _document_share(context: Context) -> float:
+    """Share of the train documents (held-out ones apart) that a cycle takes."""
+    wanted = context.config.shortlist.documents_per_cycle
+    details = context.documents.details
+    there = details["train"] - details["held_out"]
+    return 1.0 if not wanted or wanted >= there else wanted / there
+
+
+def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
+    """The start encoder (``folder`` None) or the one that lies in ``folder`` of the run."""
+    if folder is None:
+        return Encoder.load(config.model, config)
+    with storage.local(folder) as path:
+        return Encoder.load(str(path), config)
+
+
+def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int | None = None) -> np.ndarray:
+    """Label vectors of label numbers ``first`` to ``stop`` (None: the last): float32 [n, d], rows of unit length."""
+    parts: list[np.ndarray] = []
+    for name in storage.list(folder, ".parquet"):
+        table = storage.read_table(name)
+        numbers = table["label"].to_numpy()
+        keep = (numbers >= first) & (numbers < (stop if stop is not None else np.iinfo(np.int32).max))
+        if not keep.any():
+            continue
+        vectors = table["vector"].combine_chunks()
+        flat = vectors.flatten().to_numpy().reshape(len(table), -1)
+        parts.append(flat[keep])
+    return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+
+
+class LabelWorker:
+    """Actor: embeds slices of the labels."""
+
+    def __init__(self, storage: Storage, config: EncoderConfig, folder: str | None) -> None:
+        self.storage = storage
+        self.encoder = load_encoder(storage, config, folder)
+        self.texts = storage.read_table(LABELS, LABELS_SCHEMA, ["text"])["text"]
+
+    def __call__(self, item: Item) -> Item:
+        """Do one item; returns its counts."""
+        first, stop = int(item["first"]), int(item["stop"])
+        encoded = self.encoder.encode_labels(self.texts.slice(first, stop - first).to_pylist())
+        vectors = pa.FixedSizeListArray.from_arrays(encoded.vectors.reshape(-1), self.encoder.dimension)
+        columns = [pa.array(np.arange(first, stop, dtype=np.int32)), vectors]
+        table = pa.Table.from_arrays(columns, schema=label_vectors_schema(self.encoder.dimension))
+        counts = {"labels": stop - first, "truncated": encoded.truncated}
+        self.storage.write_table(item["file"], table, counts)
+        return counts
+
+
+class ShortlistWorker:
+    """Actor: embeds documents and searches the labels for them."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: EncoderConfig,
+        folder: str | None,
+        cycle: int,
+        size: int,
+        share: float,
+        held_out_only: bool,
+        seed: int,
+    ) -> None:
+        self.storage, self.cycle, self.size = storage, cycle, size
+        self.share, self.held_out_only, self.seed = share, held_out_only, seed
+        self.encoder = load_encoder(storage, config, folder)
+        self.index = ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{cycle}/label_vectors"))
+
+    def __call__(self, item: Item) -> Item:
+        """Do one item; returns its counts."""
+        shard = int(item["shard"])
+        documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+        rows = self._wanted_rows(documents)
+        wanted = documents.take(rows)
+        encoded = self.encoder.encode_documents(wanted["title"].to_pylist(), wanted["text"].to_pylist())
+        scores, labels = self.index.search(encoded.vectors, self.size, wanted["excluded"].to_pylist())
+        found = [row[row >= 0] for row in labels]
+        similarity = [row[: len(numbers)] for row, numbers in zip(scores, found, strict=True)]
+        table = pa.table(
+            [
+                pa.array(rows, pa.int32()),
+                pa.array(found, SHORTLIST.field(1).type),
+                pa.array(similarity, SHORTLIST.field(2).type),
+            ],
+            schema=SHORTLIST,
+        )
+        counts = {"documents": len(rows), "truncated": encoded.truncated}
+        self.storage.write_table(item["file"], table, counts)
+        return counts
+
+    def _wanted_rows(self, documents: pa.Table) -> np.ndarray:
+        """Rows of this shard whose shortlists this cycle needs, int32, rising."""
+        held_out = documents["held_out"].to_numpy()
+        if self.held_out_only:
+            return np.flatnonzero(held_out).astype(np.int32)
+        train = pc.equal(documents["split"], "train").to_numpy()
+        if self.share < 1.0:
+            draws = np.array([_draw(self.seed, self.cycle, key) for key in documents["content_hash"].to_pylist()])
+            train = train & (held_out | (draws < self.share))
+        return np.flatnonzero(train).astype(np.int32)
+
+
+def _draw(seed: int, cycle: int, key: bytes) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments."""
+    digest = hashlib.blake2b(key, digest_size=8, salt=f"{seed}/{cycle}".encode()[:16]).digest()
+    return int.from_bytes(digest, "big") / 2**64

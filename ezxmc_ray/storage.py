@@ -1,0 +1,265 @@
+"""The run directory: atomic commits, manifests and tables, on a local disk or an object store alike (pyarrow.fs).
+
+Comes in: a directory or URI (``s3://bucket/run``). Goes out: files that are whole or absent. On a file system a file
+is written under a temporary name beside its target, flushed, and renamed; on an object store it is one put. A stage
+is done if, and only if, its manifest is there, carries the fingerprint of today's inputs and configuration, and every
+file that it lists exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.tables import check
+
+Names = list[str]
+COUNTS = b"ezxmc.counts"
+
+#: Errors of the machine, not of the program: told in one sentence.
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the file would be larger than this process may write (see ulimit -f)",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a regular file",
+    errno.EEXIST: "a part of the path is a regular file",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage leaves behind when it is done.
+
+    ``fingerprint`` is of its inputs and its part of the configuration; ``commit`` names this very execution, so that
+    what was made from it can tell when it has been redone. ``files`` are relative to the run directory. ``details``
+    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them.
+    """
+
+    stage: str
+    fingerprint: str
+    rows: int
+    seconds: float
+    files: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Storage:
+    """Files below one root; every path in its methods is relative to that root and uses ``/``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        try:
+            if "://" in root:
+                self.filesystem, self._base = fs.FileSystem.from_uri(root)
+            else:
+                self.filesystem, self._base = fs.LocalFileSystem(), os.path.abspath(root)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"The path {root} cannot be used: {one_line(error)}.") from error
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.root if "://" in self.root else self._base,)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is on this machine's file system."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, relative: str = "") -> str:
+        """The path of ``relative`` as ``self.filesystem`` takes it."""
+        return f"{self._base.rstrip('/')}/{relative}" if relative else self._base
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or directory is there."""
+        return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+
+    def list(self, relative: str = "", suffix: str = "", recursive: bool = False) -> Names:
+        """Files (not directories) below ``relative`` whose names end in ``suffix``, sorted, relative to the root."""
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
+        start = len(self._base.rstrip("/")) + 1
+        infos = self.filesystem.get_file_info(selector)
+        found = [i.path[start:] for i in infos if i.type == fs.FileType.File and i.path.endswith(suffix)]
+        return sorted(name for name in found if ".tmp-" not in name)
+
+    def folders(self, relative: str = "") -> Names:
+        """Directories directly below ``relative``, sorted, relative to the root."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True))
+        start = len(self._base.rstrip("/")) + 1
+        return sorted(i.path[start:] for i in infos if i.type == fs.FileType.Directory)
+
+    def read_bytes(self, relative: str) -> bytes:
+        """The whole file."""
+        with self.filesystem.open_input_file(self.path(relative)) as source:
+            return source.read()
+
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        """Commit a file: afterwards it is there whole, or (on an error) as it was before."""
+        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
+            sink.write(content)
+
+    def read_json(self, relative: str) -> Any:
+        """The JSON value in a file."""
+        return json.loads(self.read_bytes(relative))
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """Commit ``value`` as indented JSON."""
+        self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_table(self, relative: str, schema: pa.Schema | None = None, columns: Names | None = None) -> pa.Table:
+        """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those."""
+        table = pq.read_table(self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None)
+        if schema is None:
+            return table
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return check(table, wanted, relative)
+
+    @contextmanager
+    def open_table(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """A Parquet file to write tables of ``schema`` to, one after the other; committed when the block ends well."""
+        with (
+            self._commit(relative) as temporary,
+            pq.ParquetWriter(temporary, schema, filesystem=self.filesystem, compression="zstd") as writer,
+        ):
+            yield writer
+
+    def read_counts(self, relative: str) -> dict[str, int]:
+        """The counts that :meth:`write_table` put into a Parquet file's footer; empty if there are none."""
+        schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
+        found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
+        return {str(name): int(value) for name, value in found.items()}
+
+    def rows(self, relative: str) -> int:
+        """Rows of a Parquet file, from its footer."""
+        return int(pq.read_metadata(self.path(relative), filesystem=self.filesystem).num_rows)
+
+    def write_table(self, relative: str, table: pa.Table, counts: dict[str, int] | None = None) -> None:
+        """Commit ``table`` as Parquet (zstd), with ``counts`` of how it was made in its footer."""
+        if counts is not None:
+            table = table.replace_schema_metadata({COUNTS: json.dumps(counts)})
+        with self._commit(relative) as temporary:
+            pq.write_table(table, temporary, filesystem=self.filesystem, compression="zstd")
+
+    def upload(self, local: Path, relative: str) -> None:
+        """Copy the file or directory ``local`` to ``relative``, each file committed by itself."""
+        files = [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.is_file())
+        for file in files:
+            target = relative if local.is_file() else f"{relative}/{file.relative_to(local).as_posix()}"
+            with self._commit(target) as temporary:
+                fs.copy_files(str(file), temporary, fs.LocalFileSystem(), self.filesystem)
+
+    @contextmanager
+    def local(self, relative: str) -> Iterator[Path]:
+        """A local path with the file or directory ``relative``: itself, or a temporary copy of what a store holds."""
+        if self.is_local:
+            yield Path(self.path(relative))
+            return
+        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+            names = self.list(relative, recursive=True)
+            for name in names or [relative]:
+                target = Path(folder) / "copy" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                fs.copy_files(self.path(name), str(target), self.filesystem, fs.LocalFileSystem())
+            yield Path(folder) / "copy" / relative
+
+    def remove(self, relative: str) -> None:
+        """Remove a file or a directory with all below it; nothing happens if it is not there."""
+        kind = self.filesystem.get_file_info(self.path(relative)).type
+        if kind == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(relative))
+        elif kind == fs.FileType.File:
+            self.filesystem.delete_file(self.path(relative))
+
+    @contextmanager
+    def _commit(self, relative: str) -> Iterator[str]:
+        """A path to write to; what was written becomes ``relative`` when the block ends well."""
+        target = self.path(relative)
+        if not self.is_local:
+            yield target  # a put of an object store is atomic by itself
+            return
+        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise UserError(
+                    f"Cannot write {target}: {_DISK_ERRORS[error.errno]}; make room or set run=<another directory>."
+                ) from error
+            raise
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+
+def write_manifest(storage: Storage, relative: str, manifest: Manifest) -> None:
+    """Commit ``manifest`` as ``relative``; call it last of all in a stage."""
+    storage.write_json(relative, dataclasses.asdict(manifest))
+
+
+def read_manifest(storage: Storage, relative: str) -> Manifest | None:
+    """The manifest at ``relative``; None if there is none, or one that is broken or from another version."""
+    if not storage.exists(relative):
+        return None
+    try:
+        return Manifest(**storage.read_json(relative))
+    except (TypeError, ValueError):
+        return None
+
+
+def is_done(storage: Storage, relative: str, fingerprint: str) -> bool:
+    """Whether the stage with this manifest needs no work: fingerprint as given and every listed file there."""
+    manifest = read_manifest(storage, relative)
+    return manifest is not None and manifest.fingerprint == fingerprint and not missing_files(storage, manifest)
+
+
+def missing_files(storage: Storage, manifest: Manifest) -> list[str]:
+    """Files that ``manifest`` lists and the run directory lacks."""
+    folders = {name.rpartition("/")[0] for name in manifest.files}
+    there = {name for folder in folders for name in storage.list(folder)}
+    return [name for name in manifest.files if name not in there]
+
+
+def check_writable(storage: Storage) -> None:
+    """Raise a UserError unless a file can be committed in the root."""
+    probe = f".probe-{uuid.uuid4().hex[:8]}"
+    storage.write_bytes(probe, b"probe")
+    storage.remove(probe)
+
+
+def copy_into(storage: Storage, source: Path, relative: str) -> None:
+    """Replace the directory ``relative`` by a copy of the local directory ``source``."""
+    storage.remove(relative)
+    storage.upload(source, relative)
+
+
+def scratch_directory() -> str:
+    """A fresh local directory for files on their way to the run directory; the caller removes it."""
+    return tempfile.mkdtemp(prefix="ezxmc-")
+
+
+def discard(directory: str) -> None:
+    """Remove a scratch directory."""
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,114 @@
+"""The Arrow schema of every table that a run holds, and what is always true of it.
+
+Every per-document table is sharded as the documents are: shard 12 of the shortlist belongs to shard 12 of the
+documents, and its column ``row`` is the document's row in that shard. A *label number* is a label's row in
+``labels.parquet``; it is valid only inside one run. Verdicts outlive label numbers and are keyed by content hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+from ezxmc_ray.errors import UserError
+
+HASH_BYTES = 16
+HASH = pa.binary(HASH_BYTES)
+
+#: documents/shard-NNNNN.parquet. ``split`` is "train" or "test"; ``held_out`` marks the train documents that are
+#: judged but never trained on (they select the cycle and fit thresholds); ``content_hash``: see the function.
+#: ``excluded``: label numbers that must never be proposed for this document (a document that is its own label).
+DOCUMENTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("split", pa.string()),
+        ("held_out", pa.bool_()),
+        ("content_hash", HASH),
+        ("excluded", pa.list_(pa.int32())),
+    ]
+)
+
+#: gold/shard-NNNNN.parquet, row for row with the documents: sorted label numbers without repeats. Read by the stages
+#: ``evaluate`` and ``report`` only; written only where the source names gold labels (null = none given for this one).
+GOLD = pa.schema([("labels", pa.list_(pa.int32()))])
+
+#: labels.parquet: the row is the label number; ``content_hash`` is content_hash("", text).
+LABELS = pa.schema([("id", pa.string()), ("text", pa.string()), ("content_hash", HASH)])
+
+#: rejected.parquet: rows of the sources that were left out, and why. ``line`` counts from 1 (Parquet: the row).
+REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
+
+#: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
+#: in falling similarity (cosine), ties by label number, no repeats; never a label of the document's ``excluded``.
+SHORTLIST = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32())), ("similarity", pa.list_(pa.float32()))])
+
+#: verdicts/<teacher key>/shard-NNNNN/<batch key>.parquet: raw scores as the read-out defines them; append-only.
+#: A label's prior (the score of the label beside no document) is the pair whose document_hash is NO_DOCUMENT.
+VERDICTS = pa.schema(
+    [
+        ("document_hash", HASH),
+        ("label_hash", HASH),
+        ("raw", pa.float32()),
+        ("prompt_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+    ]
+)
+
+#: cycle-N/examples/shard-NNNNN.parquet: the shortlist joined with its verdicts, lists aligned with ``labels``.
+#: ``raw`` is the read-out's score, ``verdict`` the calibrated one.
+EXAMPLES = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("held_out", pa.bool_()),
+        ("labels", pa.list_(pa.int32())),
+        ("similarity", pa.list_(pa.float32())),
+        ("raw", pa.list_(pa.float32())),
+        ("verdict", pa.list_(pa.float32())),
+    ]
+)
+
+#: predictions/shard-NNNNN.parquet and the output of ``ezxmc tag``: lists in falling score.
+PREDICTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label_ids", pa.list_(pa.string())),
+        ("label_texts", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+
+#: Marks a label's prior in the verdict store: no document's text hashes to zeros.
+NO_DOCUMENT = bytes(HASH_BYTES)
+
+
+def label_vectors_schema(dimension: int) -> pa.Schema:
+    """cycle-N/label_vectors/shard-NNN.parquet: ``label`` int32, consecutive; ``vector`` float32 [dimension]."""
+    return pa.schema([("label", pa.int32()), ("vector", pa.list_(pa.float32(), dimension))])
+
+
+def content_hash(title: str, text: str) -> bytes:
+    """BLAKE2b of title and text, 16 bytes; the key of a document or a label (title "") in the verdict store."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    digest.update(title.encode("utf-8"))
+    digest.update(b"\x00")
+    digest.update(text.encode("utf-8"))
+    return digest.digest()
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """``table`` in ``schema``'s column order; a missing column or another type is a UserError naming ``where``."""
+    for field in schema:
+        if field.name not in table.column_names:
+            raise UserError(f"{where} has no column {field.name!r}: it is of another version of ezxmc; remove it.")
+        if table.schema.field(field.name).type != field.type:
+            found = table.schema.field(field.name).type
+            raise UserError(f"{where}: column {field.name!r} has type {found}, expected {field.type}: remove the file.")
+    return table.select(schema.names)
+
+
+def shard_name(number: int) -> str:
+    """File stem of document shard ``number``: shard-00012."""
+    return f"shard-{number:05d}"

@@ -1,0 +1,95 @@
+"""From stored raw scores to calibrated verdicts, and the thresholds that are fitted on them. Cheap, no LLM.
+
+Comes in: raw scores, label priors, similarities. Goes out: verdicts in a space where differences mean something, the
+verdict from which on a pair counts as yes, the similarity from which on a label is predicted. Methods: ``none`` (for
+``yes_no`` the logit of P(yes), clipped to [1e-6, 1 - 1e-6]; for ``likelihood`` the raw score) and ``label_prior``
+(that, minus the same of the label beside no document).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ezxmc_ray.config import TeacherConfig
+
+BINS = 256
+_LEAST_PROBABILITY = 1e-6
+
+
+def resolve_calibration(config: TeacherConfig) -> str:
+    """The method that ``config.calibration`` means: auto is none for yes_no, label_prior for likelihood."""
+    if config.calibration != "auto":
+        return config.calibration
+    return "label_prior" if config.readout == "likelihood" else "none"
+
+
+def calibrate(raw: ArrayLike, prior: ArrayLike | None, readout: str, method: str) -> NDArray[np.float32]:
+    """Verdicts, float32 [n], from ``raw`` float32 [n] and, for label_prior, the labels' ``prior`` float32 [n].
+
+    ``method`` auto is resolved by ``readout`` as in :func:`resolve_calibration`. NaN stays NaN.
+    """
+    if readout not in ("yes_no", "likelihood") or method not in ("auto", "none", "label_prior"):
+        raise ValueError(f"no calibration {method!r} of the read-out {readout!r}")
+    if method == "auto":
+        method = "label_prior" if readout == "likelihood" else "none"
+    verdicts = _additive(raw, readout)
+    if method == "label_prior":
+        if prior is None:
+            raise ValueError("the calibration label_prior needs the labels' priors")
+        verdicts = verdicts - _additive(prior, readout)
+    return verdicts.astype(np.float32)
+
+
+def yes_threshold(counts: ArrayLike, edges: ArrayLike) -> float:
+    """The verdict from which on a pair counts as yes: Otsu's split of a histogram into two classes.
+
+    ``counts`` int64 [bins] (histograms of many shards over the same edges add up), ``edges`` float64 [bins + 1]. The
+    split maximises the variance between the classes; where several do (empty bins between two heaps) their middle is
+    taken. If all verdicts are in one bin, they all count as yes. Source: Otsu 1979, IEEE Trans. SMC 9(1).
+    """
+    weights, limits = np.asarray(counts, dtype=np.float64), np.asarray(edges, dtype=np.float64)
+    if not weights.sum():
+        raise ValueError("a threshold needs at least one verdict")
+    centres = (limits[:-1] + limits[1:]) / 2
+    below = np.cumsum(weights)[:-1]  # of the class under each inner edge
+    above = weights.sum() - below
+    sums = np.cumsum(weights * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
+        between = np.where((below > 0) & (above > 0), below * above * gap**2, 0.0)
+    if between.max(initial=0.0) <= 0.0:
+        return float(limits[np.flatnonzero(weights)[0]])
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
+    return float((limits[best[0] + 1] + limits[best[-1] + 1]) / 2)
+
+
+def yes_threshold_of(verdicts: ArrayLike) -> float:
+    """:func:`yes_threshold` of verdicts that are at hand, float32 [n]: 256 bins from their least to their greatest."""
+    values = np.asarray(verdicts, dtype=np.float64)
+    counts, edges = np.histogram(values, BINS)
+    return yes_threshold(counts, edges)
+
+
+def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:
+    """The similarity that, as a least score, predicts the teacher's yes with the highest F1; of equals the higher.
+
+    ``similarity`` float32 [n], ``is_yes`` bool [n]; the answer is one of the similarities.
+    """
+    scores, yes = np.asarray(similarity, dtype=np.float32), np.asarray(is_yes, dtype=bool)
+    if not len(scores):
+        raise ValueError("a least score needs at least one pair")
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(yes[order])
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal similarities are in or out together
+    f1 = 2 * hits[ends] / (ends + 1 + hits[-1])
+    return float(scores[ends[np.argmax(f1)]])
+
+
+def _additive(raw: ArrayLike, readout: str) -> NDArray[np.float64]:
+    """Raw scores in a space where a difference is a log ratio."""
+    values = np.asarray(raw, dtype=np.float64)
+    if readout == "likelihood":
+        return values
+    clipped = np.clip(values, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    return np.log(clipped) - np.log1p(-clipped)

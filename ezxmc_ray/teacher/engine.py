@@ -1,0 +1,228 @@
+"""What an engine takes and gives, which engine a configuration means, and the key that its verdicts are stored under.
+
+Comes in: documents with the labels to judge them against (:class:`DocumentPairs`). Goes out: a table of verdicts with
+counts (:class:`Judged`). Two engines keep to this: vLLM (vllm_engine) and transformers (transformers_engine, slow, the
+reference); both see the very same prompts, made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray.config import TeacherConfig, fingerprint
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
+from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS
+from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
+from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
+from ezxmc_ray.teacher.readout import AnswerTokens, answer_tokens
+
+
+@dataclass(frozen=True)
+class DocumentPairs:
+    """A document and the labels to judge it against; ``labels`` and ``label_hashes`` are aligned.
+
+    With ``document_hash`` = tables.NO_DOCUMENT the labels' priors are asked for; title and text do not matter then.
+    """
+
+    document_hash: bytes
+    title: str
+    text: str
+    label_hashes: tuple[bytes, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What judging a batch gave.
+
+    ``table``: tables.VERDICTS, a row a pair in the batch's order. ``computed_tokens``: prompt tokens that went through
+    the model, by the engine's own count (the rest came from its prefix cache; a pair asked twice counts twice).
+    ``truncated_documents``: documents of the batch that were cut. ``truncated_labels``: pairs whose label was cut.
+    ``seconds``: wall time in the engine.
+    """
+
+    table: pa.Table
+    prompt_tokens: int
+    computed_tokens: int
+    truncated_documents: int
+    truncated_labels: int
+    seconds: float
+
+
+class Engine(Protocol):
+    """A teacher that is loaded and ready."""
+
+    def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
+        """Judge every pair of ``batch``; documents stay together, so that a document's prefix is computed once."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it judges no more."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairPrompt:
+    """One pair's prompt: ``tokens``, of which [label_start, label_stop) are the label."""
+
+    document_hash: bytes
+    label_hash: bytes
+    tokens: list[int]
+    label_start: int
+    label_stop: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class BatchPrompts:
+    """Prompts of a batch, a document's pairs in a row, and what was cut (see :class:`Judged`)."""
+
+    pairs: list[PairPrompt]
+    truncated_documents: int
+    truncated_labels: int
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What both engines start from: where the model is, its prompts, and (read-out yes_no) its answers' tokens."""
+
+    reference: str
+    resolved: str
+    config: TeacherConfig
+    plan: PromptPlan
+    answers: AnswerTokens | None
+
+
+def start_engine(config: TeacherConfig) -> Engine:
+    """Load the teacher; takes seconds to minutes. Errors: UserError for a model or prompt that cannot be used."""
+    teacher = load_teacher(config)
+    if config.engine == "vllm":
+        from ezxmc_ray.teacher.vllm_engine import VllmEngine
+
+        return VllmEngine(teacher)
+    from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+
+    return TransformersEngine(teacher)
+
+
+def load_teacher(config: TeacherConfig) -> Teacher:
+    """Tokenizer, prompts and answers of the configured teacher; its weights are not loaded."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    template = load_template(config.prompt)
+    resolved = resolve_model(config.model)
+    try:
+        context_tokens = _context_tokens(AutoConfig.from_pretrained(resolved))
+        tokenizer = AutoTokenizer.from_pretrained(resolved)
+    except (OSError, ValueError, KeyError) as error:
+        raise load_error(config.model, error) from error
+    plan = PromptPlan(
+        tokenizer, template, config.readout, config.max_document_tokens, config.max_label_tokens, context_tokens
+    )
+    answers = None
+    if config.readout == "yes_no":
+        assert template.yes_no is not None  # the plan has checked it
+        answers = answer_tokens(tokenizer, template.yes_no)
+    return Teacher(config.model, resolved, config, plan, answers)
+
+
+def teacher_key(config: TeacherConfig) -> str:
+    """16 hex digits over everything that changes a raw verdict: weights, dtype, quantisation, prompt, read-out, cuts.
+
+    Neither the engine and its speed nor the calibration, which is made from raw verdicts, are in it.
+    """
+    return _key(
+        weights_fingerprint(resolve_model(config.model)),
+        config.dtype,
+        config.quantization or "",
+        config.readout,
+        fingerprint(_asked(load_template(config.prompt), config.readout)),
+        config.max_document_tokens,
+        config.max_label_tokens,
+    )
+
+
+def describe(config: TeacherConfig) -> dict[str, Any]:
+    """The teacher in words, for manifests, the verdict store and the report."""
+    return {
+        "model": config.model,
+        "key": teacher_key(config),
+        "readout": config.readout,
+        "prompt": load_template(config.prompt).title,
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "max_document_tokens": config.max_document_tokens,
+        "max_label_tokens": config.max_label_tokens,
+    }
+
+
+def build_prompts(plan: PromptPlan, batch: Sequence[DocumentPairs]) -> BatchPrompts:
+    """Every pair's prompt, in the order of ``batch``; documents and labels are tokenised once each."""
+    suffix = cache(plan.suffix)
+    pairs: list[PairPrompt] = []
+    truncated_documents = truncated_labels = 0
+    for document in batch:
+        if document.document_hash == NO_DOCUMENT:
+            prefix, cut = plan.prior_prefix(), False
+        else:
+            prefix, cut = plan.prefix(document.title, document.text)
+        truncated_documents += cut
+        for label_hash, label in zip(document.label_hashes, document.labels, strict=True):
+            end = suffix(label)
+            truncated_labels += end.truncated
+            start = len(prefix)
+            tokens = prefix + list(end.tokens)
+            stop = start + end.label_tokens
+            pairs.append(PairPrompt(document.document_hash, label_hash, tokens, start, stop, cut or end.truncated))
+    return BatchPrompts(pairs, truncated_documents, truncated_labels)
+
+
+def judged(
+    prompts: BatchPrompts, raw: Sequence[float], computed_tokens: int, seconds: float, config: TeacherConfig
+) -> Judged:
+    """Put an engine's scores (aligned with ``prompts.pairs``) into a table. Errors: UserError for NaN scores."""
+    scores = np.asarray(raw, dtype=np.float32)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The teacher {config.model} computes scores that are not numbers in {config.dtype}: set teacher.dtype to "
+            "bfloat16 or float32."
+        )
+    lengths = np.array([len(pair.tokens) for pair in prompts.pairs], dtype=np.int32)
+    columns = [
+        pa.array([pair.document_hash for pair in prompts.pairs], HASH),
+        pa.array([pair.label_hash for pair in prompts.pairs], HASH),
+        pa.array(scores),
+        pa.array(lengths),
+        pa.array([pair.truncated for pair in prompts.pairs], pa.bool_()),
+    ]
+    table = pa.Table.from_arrays(columns, schema=VERDICTS)
+    total = int(lengths.sum())
+    return Judged(table, total, computed_tokens, prompts.truncated_documents, prompts.truncated_labels, seconds)
+
+
+def _context_tokens(model_config: Any) -> int:
+    """Tokens that the model can attend to, by its configuration (models without a limit: 1,048,576)."""
+    text = model_config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    return int(found or 1 << 20)
+
+
+def _asked(template: PromptTemplate, readout: str) -> dict[str, Any]:
+    """The part of a template that the read-out uses."""
+    form = template.likelihood if readout == "likelihood" else template.yes_no
+    if form is None:
+        raise UserError(
+            f"The prompt {template.name} has no {readout} form: set teacher.readout or another teacher.prompt."
+        )
+    return {"name": template.name, "version": template.version, "form": asdict(form)}
+
+
+def _key(*parts: str | int) -> str:
+    return fingerprint([PLAN_VERSION, *parts])

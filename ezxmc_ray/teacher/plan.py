@@ -1,0 +1,206 @@
+"""From a template to token ids: what a prompt shares with others comes first, tokens are joined and not strings.
+
+Comes in: a tokenizer, a template, and limits in tokens. Goes out: for a document its prefix (everything that does not
+depend on the label), for a label its suffix (the label and the fewest closing tokens); a prompt is the two in a row.
+Control tokens come from the chat template and the template's own words only: a document or a label is tokenised as
+plain text, whatever it contains.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.teacher.prompts import DOCUMENT, LABEL, PromptTemplate, YesNoForm
+
+#: What the document slot reads where a label's prior is asked for.
+NO_DOCUMENT_TEXT = "N/A"
+#: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
+PLAN_VERSION = 1
+#: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
+_DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
+#: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenised.
+_CHARACTERS_PER_TOKEN = 100
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """A label's end of the prompt: ``tokens``, of which ``label_tokens`` first ones are the label; cut or not."""
+
+    tokens: tuple[int, ...]
+    label_tokens: int
+    truncated: bool
+
+
+class PromptPlan:
+    """Token ids of every prompt of one teacher.
+
+    The document is cut to ``max_document_tokens``, and further where the longest label would not fit into
+    ``context_tokens`` otherwise (one token is left for the answer). Errors: UserError for a template without a form for
+    ``readout``, a chat template that cannot carry it, and a context that has no room for the prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: PromptTemplate,
+        readout: str,
+        max_document_tokens: int,
+        max_label_tokens: int,
+        context_tokens: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._added = _added_tokens(tokenizer)
+        head, middle, tail = _rendered(tokenizer, template, readout)
+        # A space before a slot belongs to the text that fills it: most vocabularies hold " word" as one token.
+        head, self._document_lead = _split_spaces(head)
+        middle, self._label_lead = _split_spaces(middle)
+        start = [] if _is_chat(tokenizer, readout) else _start_tokens(tokenizer)
+        self._head = start + self._trusted(head)
+        self._middle = self._trusted(middle)
+        self._tail = self._trusted(tail)
+        self.max_label_tokens = max_label_tokens
+        room = context_tokens - 1 - len(self._head) - len(self._middle) - len(self._tail) - max_label_tokens
+        if room < 1:
+            raise UserError(
+                f"The prompt {template.name} with labels of {max_label_tokens} tokens leaves no room for a document in "
+                f"the teacher's context of {context_tokens} tokens; lower teacher.max_label_tokens."
+            )
+        self.max_document_tokens = min(max_document_tokens, room)
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt that this plan makes."""
+        fixed = len(self._head) + len(self._middle) + len(self._tail)
+        return fixed + self.max_document_tokens + self.max_label_tokens
+
+    def prefix(self, title: str, text: str) -> tuple[list[int], bool]:
+        """Tokens up to the label for a document, and whether the document was cut."""
+        document = "\n".join(part for part in (title, text) if part)
+        tokens, truncated = self._cut(self._document_lead + document, self.max_document_tokens)
+        return self._head + tokens + self._middle, truncated
+
+    def prior_prefix(self) -> list[int]:
+        """Tokens up to the label where there is no document."""
+        tokens, _ = self._cut(self._document_lead + NO_DOCUMENT_TEXT, self.max_document_tokens)
+        return self._head + tokens + self._middle
+
+    def suffix(self, label: str) -> Suffix:
+        """Tokens from the label on; an empty label is one space, so that there is something to judge."""
+        tokens, truncated = self._cut((self._label_lead + label) or " ", self.max_label_tokens)
+        return Suffix((*tokens, *self._tail), len(tokens), truncated)
+
+    def _cut(self, text: str, limit: int) -> tuple[list[int], bool]:
+        short = text[: limit * _CHARACTERS_PER_TOKEN]
+        tokens = self._untrusted(short)
+        return tokens[:limit], len(tokens) > limit or len(short) < len(text)
+
+    def _trusted(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _untrusted(self, text: str) -> list[int]:
+        """Tokens of a user's text, in which the name of a control token is letters like any others."""
+        if not text:
+            return []
+        # split_special_tokens covers the tokens marked special. Others that are found by name (Qwen's <think>) are not:
+        # cut after its first letter, such a name is not found either.
+        tokens = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        if self._added is None or self._added.ids.isdisjoint(tokens):
+            return tokens
+        cuts = [0, *(match.start() + 1 for match in self._added.names.finditer(text)), len(text)]
+        return [token for start, end in itertools.pairwise(cuts) for token in self._trusted(text[start:end])]
+
+
+@dataclass(frozen=True)
+class _AddedTokens:
+    ids: frozenset[int]
+    names: re.Pattern[str]
+
+
+def _added_tokens(tokenizer: Any) -> _AddedTokens | None:
+    """Tokens that are found by name before a text is split (control tokens and the like), None if there are none."""
+    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if len(str(token)) > 1}
+    if not added:
+        return None
+    longest_first = sorted(added.values(), key=len, reverse=True)
+    return _AddedTokens(frozenset(added), re.compile("|".join(map(re.escape, longest_first))))
+
+
+def _is_chat(tokenizer: Any, readout: str) -> bool:
+    return readout == "yes_no" and bool(tokenizer.chat_template)
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """The token that this tokenizer puts before a text by itself, if it does."""
+    ids = tokenizer("")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _rendered(tokenizer: Any, template: PromptTemplate, readout: str) -> tuple[str, str, str]:
+    """The text before the document, between document and label, and after the label."""
+    if readout == "likelihood":
+        if template.likelihood is None:
+            raise UserError(f"The prompt {template.name} has no likelihood form: set teacher.readout=yes_no.")
+        text = _filled(template.likelihood.text, _DOCUMENT_MARK, _LABEL_MARK)
+    else:
+        if template.yes_no is None:
+            raise UserError(f"The prompt {template.name} has no yes_no form: set teacher.readout=likelihood.")
+        text = _chat(tokenizer, template) if tokenizer.chat_template else _plain(template.yes_no)
+    head, found_document, rest = text.partition(_DOCUMENT_MARK)
+    middle, found_label, tail = rest.partition(_LABEL_MARK)
+    if not found_document or not found_label or _DOCUMENT_MARK in tail:
+        raise UserError(
+            f"The teacher's chat template does not carry the prompt {template.name}: it drops or repeats it."
+        )
+    return head, middle, tail
+
+
+def _chat(tokenizer: Any, template: PromptTemplate) -> str:
+    """The prompt through the tokenizer's chat template, the worked examples as turns before the document."""
+    form = template.yes_no
+    assert form is not None
+    turns = [{"role": "user", "content": _filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}]
+    for example in reversed(form.examples):
+        turns.insert(0, {"role": "assistant", "content": form.answer_prefix + example.answer})
+        turns.insert(0, {"role": "user", "content": _filled(form.user, example.document, example.label)})
+    try:
+        rendered = _apply(tokenizer, [{"role": "system", "content": form.system}] * bool(form.system) + turns)
+    except TemplateError:  # templates such as Gemma's refuse the role: what it says goes before the first turn
+        turns[0]["content"] = f"{form.system}\n\n{turns[0]['content']}"
+        try:
+            rendered = _apply(tokenizer, turns)
+        except TemplateError as error:
+            raise UserError(
+                f"The teacher's chat template refuses the prompt {template.name}: {one_line(error)}."
+            ) from error
+    return rendered + form.answer_prefix
+
+
+def _apply(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    # enable_thinking: templates that know it (Qwen3) then start with the answer itself; others ignore it
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+
+
+def _plain(form: YesNoForm) -> str:
+    """The prompt for a model without a chat template: turns as paragraphs, the answer after the word Answer."""
+    cue = form.answer_prefix or "Answer:"
+    parts = [form.system] if form.system else []
+    parts += [f"{_filled(form.user, item.document, item.label)}\n{cue} {item.answer}" for item in form.examples]
+    parts.append(f"{_filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}\n{cue}")
+    return "\n\n".join(parts)
+
+
+def _filled(text: str, document: str, label: str) -> str:
+    """Both slots filled at once, so that a document that contains {label} stays as it is."""
+    values = {DOCUMENT: document, LABEL: label}
+    return re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], text)
+
+
+def _split_spaces(text: str) -> tuple[str, str]:
+    stripped = text.rstrip(" ")
+    return stripped, text[len(stripped) :]

@@ -1,0 +1,73 @@
+"""How a raw score is read from the teacher's next-token distribution.
+
+Two read-outs. ``yes_no``: P(yes) = sum over the spellings of yes / (sum over yes + sum over no), from the logits of
+one step, the exact two-way softmax. ``likelihood``: the mean over the label's tokens of log P(token | document, tokens
+before it), natural logarithm, as in UPR (Sachan et al., arXiv 2204.07496). Comes in: a tokenizer, log probabilities.
+Goes out: token sets and raw scores; calibration is a step of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.teacher.prompts import YesNoForm
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of all spellings of yes and of no, sorted; the two do not overlap."""
+
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
+
+    @property
+    def all(self) -> list[int]:
+        """Both sets, yes first."""
+        return [*self.yes, *self.no]
+
+
+def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
+    """Spellings of the two answers (lower, capitalised, upper case; with and without a space before) of one token.
+
+    Errors: UserError if an answer has no spelling that is one token of this tokenizer, or both share one.
+    """
+    yes, no = (_single_tokens(tokenizer, words) for words in (form.yes, form.no))
+    for words, found in ((form.yes, yes), (form.no, no)):
+        if not found:
+            raise UserError(
+                f"No spelling of {', '.join(words)} is one token of this teacher's tokenizer: choose other words "
+                "for yes and no in a prompt template of your own, or set teacher.readout=likelihood."
+            )
+    if yes & no:
+        raise UserError(
+            f"The answers {form.yes[0]} and {form.no[0]} share a token of this teacher: choose other words."
+        )
+    return AnswerTokens(tuple(sorted(yes)), tuple(sorted(no)))
+
+
+def probability_of_yes(log_probabilities: dict[int, float], answers: AnswerTokens) -> float:
+    """P(yes) from the log probabilities (or logits) of all of ``answers.all``, in float64."""
+    values = np.array([log_probabilities[token] for token in answers.all], dtype=np.float64)
+    weights = np.exp(values - values.max())
+    return float(weights[: len(answers.yes)].sum() / weights.sum())
+
+
+def mean_log_likelihood(log_probabilities: Sequence[float]) -> float:
+    """Mean of the label tokens' log probabilities (natural logarithm), in float64."""
+    return float(np.mean(np.asarray(log_probabilities, dtype=np.float64)))
+
+
+def _single_tokens(tokenizer: Any, words: Sequence[str]) -> set[int]:
+    spellings = {case for word in words for case in (word, word.lower(), word.capitalize(), word.upper())}
+    found = set()
+    for spelling in sorted(spellings):
+        for text in (spelling, " " + spelling):
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
+                found.add(int(tokens[0]))
+    return found

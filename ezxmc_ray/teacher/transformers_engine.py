@@ -1,0 +1,82 @@
+"""The slow reference engine: transformers, one full forward a pair, the same prompts and read-outs as the fast one.
+
+Comes in: a batch of documents with their labels. Goes out: raw scores in the batch's order. Nothing is shared between
+pairs, so the computed tokens are all of the prompts'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ezxmc_ray.models import load_error
+from ezxmc_ray.teacher.engine import DocumentPairs, Judged, PairPrompt, Teacher, build_prompts, judged
+from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
+
+#: Prompts a forward; their logits are taken where they are read only.
+_PROMPTS_A_FORWARD = 8
+
+
+class TransformersEngine:
+    """See the module's text; errors at the start are UserErrors where the model or memory cause them."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self._teacher = teacher
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = getattr(torch, teacher.config.dtype)
+        try:
+            self._model = AutoModelForCausalLM.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
+        except (OSError, ValueError, KeyError, MemoryError, torch.OutOfMemoryError) as error:
+            raise load_error(teacher.reference, error) from error
+
+    def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
+        """Judge a batch."""
+        started = time.perf_counter()
+        prompts = build_prompts(self._teacher.plan, batch)
+        raw: list[float] = []
+        for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
+            raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
+        computed = sum(len(pair.tokens) for pair in prompts.pairs)
+        return judged(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model
+
+    @torch.inference_mode()
+    def _scores(self, pairs: list[PairPrompt]) -> list[float]:
+        answers = self._teacher.answers
+        # Rows that are read, counted from the prompts' common end: the logit of token i stands at position i - 1.
+        kept = 1 if answers is not None else max(len(pair.tokens) - pair.label_start for pair in pairs) + 1
+        logits = self._logits(pairs, kept)
+        if answers is not None:
+            rows = logits[:, -1, answers.all].double().tolist()
+            return [probability_of_yes(dict(zip(answers.all, row, strict=True)), answers) for row in rows]
+        return [_label_score(pair, row) for pair, row in zip(pairs, logits, strict=True)]
+
+    def _logits(self, pairs: list[PairPrompt], kept: int) -> torch.Tensor:
+        """float [pairs, kept, vocabulary]: logits of the last ``kept`` positions, prompts padded on the left."""
+        longest = max(len(pair.tokens) for pair in pairs)
+        tokens = torch.zeros((len(pairs), longest), dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, pair in enumerate(pairs):
+            tokens[row, longest - len(pair.tokens) :] = torch.tensor(pair.tokens)
+            mask[row, longest - len(pair.tokens) :] = 1
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # a prompt's first token is at position 0, whatever its padding
+        arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+        moved = {name: value.to(self._device) for name, value in arguments.items()}
+        return self._model(**moved, logits_to_keep=kept, use_cache=False).logits
+
+
+def _label_score(pair: PairPrompt, logits: torch.Tensor) -> float:
+    """Mean log probability of the label's tokens; ``logits`` [kept, vocabulary] end at the prompt's last token."""
+    label = torch.tensor(pair.tokens[pair.label_start : pair.label_stop], device=logits.device)
+    last = pair.label_stop - 1 - len(pair.tokens)  # row, from the end, that predicts the label's last token
+    rows = logits[last - len(label) : last] if last else logits[-len(label) :]
+    log_probabilities = torch.log_softmax(rows.double(), dim=-1).gather(1, label[:, None])
+    return mean_log_likelihood(log_probabilities[:, 0].tolist())

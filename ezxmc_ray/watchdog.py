@@ -1,0 +1,83 @@
+"""A process that outlives its owner by a moment and ends what the owner left behind.
+
+Ray's own processes follow a driver that dies, but an inference engine's worker processes may not: a process that is
+killed by ``kill -9`` cannot clean up. So the owner (a driver with a local Ray; an actor with an engine) starts one
+small watchdog. It notes the owner's descendants twice a second; when the pipe from the owner closes, by whatever
+signal, it ends those that are still alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+
+import psutil
+
+POLL_S = 0.5
+GRACE_S = 5.0
+
+
+def start_watchdog() -> subprocess.Popen[bytes]:
+    """Start a watchdog over the calling process's descendants; it ends by itself after the caller has ended.
+
+    ``process.stdin.close()`` on the returned object makes it act at once, as if the caller had died.
+    """
+    # A session of its own: a signal to the caller's process group (Ctrl-C, a shell's kill) does not reach it.
+    return subprocess.Popen(
+        [sys.executable, "-m", "ezxmc_ray.watchdog", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+    )
+
+
+def descendants(owner: int) -> set[psutil.Process]:
+    """Processes below ``owner`` now, by pid and start time, so that a reused pid differs; empty if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return set(psutil.Process(owner).children(recursive=True))
+    return set()
+
+
+def watch(owner: int, pipe: int) -> None:
+    """Note descendants of ``owner`` until ``pipe`` reaches its end, then end them: SIGTERM, SIGKILL after a grace."""
+    seen: set[psutil.Process] = set()
+    while True:
+        seen = {process for process in seen if process.is_running()} | descendants(owner)
+        readable, _, _ = select.select([pipe], [], [], POLL_S)
+        if readable and not os.read(pipe, 64):
+            break
+    # Children of a noted process may have started since the last look.
+    for process in list(seen):
+        seen |= descendants(process.pid)
+    seen.discard(psutil.Process())
+    end(seen)
+
+
+def end(processes: set[psutil.Process]) -> None:
+    """End ``processes``: SIGTERM first, SIGKILL for those alive after a grace of five seconds."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(
+        p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in _alive(processes)
+    ):
+        time.sleep(0.2)
+    for process in _alive(processes):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _alive(processes: set[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running()]
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]), sys.stdin.fileno())

@@ -1,0 +1,50 @@
+"""Fingerprints change with every value and with their order, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ezxmc_ray.documents.fingerprints import combined_fingerprint, table_fingerprint
+
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("held_out", pa.bool_()), ("hash", pa.binary(2)), ("gold", pa.list_(pa.int32()))]
+)
+ROWS: list[tuple[Any, ...]] = [("a", True, b"xx", [1, 2]), ("", False, b"yy", None), ("é\x00", False, b"zz", [])]
+
+
+def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=SCHEMA)
+
+
+def _fingerprint(table: pa.Table) -> str:
+    return table_fingerprint(table, SCHEMA.names)
+
+
+def test_every_value_and_the_order_count() -> None:
+    variants = [ROWS, ROWS[::-1], ROWS[:2]]
+    for index, value in [(0, "b"), (1, False), (2, b"xy"), (3, [2, 1]), (3, [1]), (3, None)]:
+        first = list(ROWS[0])
+        first[index] = value
+        variants.append([tuple(first), *ROWS[1:]])
+    variants.append([ROWS[0], ("", False, b"yy", []), ROWS[2]])
+    variants.append([("", True, b"xx", [1, 2]), ("a", False, b"yy", None), ROWS[2]])
+    variants.append([("a", True, b"xx", [1]), ("", False, b"yy", None), ("é\x00", False, b"zz", [2])])
+    found = [_fingerprint(_table(rows)) for rows in variants]
+    assert len(set(found)) == len(variants)
+
+
+def test_chunks_and_encodings_do_not_count(tmp_path: Path) -> None:
+    table = _table(ROWS)
+    pq.write_table(table, tmp_path / "a.parquet", compression="gzip", row_group_size=1, use_dictionary=False)
+    chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert _fingerprint(table) == _fingerprint(chunked) == _fingerprint(pq.read_table(tmp_path / "a.parquet"))
+    assert _fingerprint(pa.concat_tables([_table(ROWS[:1]), table]).slice(1)) == _fingerprint(table)
+
+
+def test_the_order_of_parts_counts() -> None:
+    assert combined_fingerprint(["a", "b"]) != combined_fingerprint(["b", "a"])
+    assert combined_fingerprint(["a"]) != combined_fingerprint([])

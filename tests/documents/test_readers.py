@@ -1,0 +1,164 @@
+"""Reading rows: every format gives the same rows, bad rows have reasons, and bad files one sentence."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ezxmc_ray.documents import readers, sources
+from ezxmc_ray.documents.readers import read_rows
+from ezxmc_ray.documents.sources import RawRow, find_sources
+from ezxmc_ray.errors import UserError
+
+COLUMNS = ["id", "title", "text"]
+REQUIRED = (("prepare.id_column", ("id",)), ("prepare.text_column", ("text", "title")))
+
+
+def _rows(path: Path, wanted_format: str = "auto") -> list[RawRow]:
+    return list(read_rows(find_sources([str(path)], wanted_format, "prepare.documents")[0], COLUMNS, REQUIRED))
+
+
+def _told(rows: list[RawRow]) -> list[Any]:
+    """(line, values or reason)."""
+    return [(row.line, row.reason if row.values is None else row.values) for row in rows]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    if path.suffix == ".gz":
+        half = len(content) // 2  # two members, as `cat a.gz b.gz` gives
+        content = gzip.compress(content[:half]) + gzip.compress(content[half:])
+    elif path.suffix == ".zst":
+        content = pa.Codec("zstd").compress(content, asbytes=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.ndjson.zst"])
+def test_json_lines(tmp_path: Path, name: str) -> None:
+    lines = [
+        b'\xef\xbb\xbf{"id": 1, "text": "caf\xc3\xa9 \xf0\x9f\x98\x80"}\r\n',
+        b"\n",
+        b"   \r\n",
+        b'{"id": 2, "text": "\xff"}\n',
+        b'{"id": 3, "text": \n',
+        b"[1, 2]\n",
+        b'"text"\n',
+        b"[" * 100_000 + b"\n",
+        b'{"id": ' + b"9" * 5000 + b"}\n",
+        b'{"id": 4, "text": "a\\u0000b\\n"}',
+    ]
+    assert _told(_rows(_write(tmp_path / name, b"".join(lines)))) == [
+        (1, {"id": 1, "text": "café 😀"}),
+        (4, "invalid UTF-8: byte 20 of the line"),
+        (5, "broken JSON: Expecting value at column 19"),
+        (6, "not a JSON object: list, one object a line"),
+        (7, "not a JSON object: str, one object a line"),
+        (8, "broken JSON: nested too deeply"),
+        (9, "broken JSON: a number is too long"),
+        (10, {"id": 4, "text": "a\x00b\n"}),
+    ]
+
+
+def test_a_line_without_end_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1 << 20)
+    content = b'{"id": 1, "text": "' + b"x" * (5 << 20) + b'"}\n{"id": 2, "text": "b"}\n'
+    assert _told(_rows(_write(tmp_path / "a.jsonl", content))) == [
+        (1, "line too long: over 1 MiB"),
+        (2, {"id": 2, "text": "b"}),
+    ]
+
+
+def test_csv(tmp_path: Path) -> None:
+    content = (
+        b"\xef\xbb\xbf\r\nid,title,text\r\n"
+        b'1,"a ""b""","two\r\nlines, one field"\r\n'
+        b"\r\n"
+        b"2,only\r\n"
+        b"3,a,b,c\r\n"
+        b"4,\xe4,latin\r\n"
+        b'5,"a"b,quote\r\n'
+        b"6,,\r\n"
+        b'7,x,"never closed\r\n8,y,z\r\n'
+    )
+    assert _told(_rows(_write(tmp_path / "a.csv", content))) == [
+        (3, {"id": "1", "title": 'a "b"', "text": "two\r\nlines, one field"}),
+        (6, "ragged CSV row: 2 fields, the header has 3"),
+        (7, "ragged CSV row: 4 fields, the header has 3"),
+        (8, "invalid UTF-8: byte 3 of the line"),
+        (9, "broken CSV: ',' expected after '\"'"),
+        (10, {"id": "6", "title": "", "text": ""}),
+        (11, "broken CSV: unexpected end of data"),
+    ]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    texts = pa.array([b"fine", b"\xff\xfe", None], pa.binary())
+    as_string = pa.Array.from_buffers(pa.string(), 3, texts.buffers(), null_count=1)
+    table = pa.table({"id": [1, 2, 3], "title": texts, "text": as_string, "vector": [[0.5], [0.5], [0.5]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert _told(_rows(tmp_path / "a.parquet")) == [
+        (1, {"id": 1, "title": "fine", "text": "fine"}),
+        (2, "invalid UTF-8: column 'title'"),
+        (3, {"id": 3, "title": None, "text": None}),
+    ]
+
+
+def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_BATCH_ROWS", 7)
+    pq.write_table(pa.table({"id": range(100), "text": ["t"] * 100}), tmp_path / "a.parquet", row_group_size=30)
+    rows = _rows(tmp_path / "a.parquet")
+    assert [(row.line, row.values and row.values["id"]) for row in rows] == [(i + 1, i) for i in range(100)]
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"id": 1, "text": "a"}\n' * 1000)
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(whole[:-8])
+    zstd = tmp_path / "cut.jsonl.zst"
+    zstd.write_bytes(pa.Codec("zstd").compress(b"{}\n" * 100_000, asbytes=True)[:-4])
+    plain = tmp_path / "plain.csv.gz"
+    plain.write_bytes(b"id,text\n1,a\n")
+    fake = tmp_path / "fake.parquet"
+    fake.write_bytes(b"id,text\n1,a\n")
+    kinds = {cut: "JSON lines in gzip", zstd: "JSON lines in zstd", plain: "CSV in gzip", fake: "Parquet"}
+    for path, kind in kinds.items():
+        with pytest.raises(UserError) as raised:
+            _rows(path)
+        assert str(raised.value).startswith(f"{path} cannot be read as {kind}: ")
+        assert str(raised.value).endswith("; is it cut off, damaged or misnamed?")
+        assert "\n" not in str(raised.value)
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": [1], "text": ["a"]}), tmp_path / "a.parquet")
+    _write(tmp_path / "a.csv", b"id;text\n1;a\n")
+    _write(tmp_path / "a.jsonl", b'{"id": 1}\n{"id": 2, "body": "b"}\n')
+    for name, message in {
+        "a.parquet": "has no column 'id'; its columns are key, text: set prepare.id_column.",
+        "a.csv": "has no column 'id'; its columns are id;text: set prepare.id_column.",
+        "a.jsonl": "has no column 'text' or 'title'; its columns are id, body: set prepare.text_column.",
+    }.items():
+        with pytest.raises(UserError) as raised:
+            _rows(tmp_path / name)
+        assert str(raised.value) == f"{tmp_path / name} {message}"
+
+
+def test_csv_headers_that_cannot_be(tmp_path: Path) -> None:
+    for content, message in {b"id,text,id\n": "names 'id' twice", b"id,t\xe4xt\n": "is not valid UTF-8"}.items():
+        with pytest.raises(UserError, match=message):
+            _rows(_write(tmp_path / "a.csv", content))
+
+
+def test_empty_files_have_no_rows(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.csv", "a.jsonl.gz"):
+        assert _rows(_write(tmp_path / name, b"")) == []
+
+
+def test_snippets_of_bad_rows_are_valid_and_short() -> None:
+    assert RawRow(1, {"id": "\ud800", "text": "x" * 1000}).content().startswith('{"id": "?", "text": "xxx')
+    assert len(RawRow(1, {"text": "x" * 1000}).content()) == sources.SNIPPET_CHARACTERS

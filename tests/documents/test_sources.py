@@ -1,0 +1,95 @@
+"""Finding files: what a pattern stands for, in which order, and what is said if it stands for nothing."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from ezxmc_ray.documents.sources import classify, find_sources, read_lines
+from ezxmc_ray.errors import UserError
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"{}\n")
+
+
+def _names(patterns: list[str], wanted_format: str = "auto") -> list[str]:
+    return [source.name for source in find_sources(patterns, wanted_format, "prepare.documents")]
+
+
+def test_files_are_sorted_and_each_is_there_once(tmp_path: Path) -> None:
+    _touch(tmp_path, "b.jsonl", "a.jsonl", "c.csv")
+    found = _names([f"{tmp_path}/b.jsonl", f"{tmp_path}/*.jsonl", f"{tmp_path}/c.csv"])
+    assert found == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl", f"{tmp_path}/c.csv"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jsonl", ["a.jsonl"]),
+        ("**/*.jsonl", ["a.jsonl", "x/b.jsonl", "x/y/c.jsonl"]),
+        ("**", ["a.jsonl", "x/b.jsonl", "x/y/c.jsonl", "x/y/d.csv.gz"]),
+        ("x/?/[c]*", ["x/y/c.jsonl"]),
+        ("x", ["x/b.jsonl", "x/y/c.jsonl", "x/y/d.csv.gz"]),
+        ("[1] odd.jsonl", ["[1] odd.jsonl"]),
+    ],
+)
+def test_globs_and_directories(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    files = ["a.jsonl", "x/b.jsonl", "x/y/c.jsonl", "x/y/d.csv.gz", "x/_SUCCESS", "x/.hidden.jsonl", "x/README.md"]
+    # In "**" everything is meant, so that a file that is no data would be an error: it is left out of that case.
+    _touch(tmp_path, *(["[1] odd.jsonl"] if pattern.startswith("[1]") else files[:4] if pattern == "**" else files))
+    assert _names([f"{tmp_path}/{pattern}"]) == [f"{tmp_path}/{name}" for name in expected]
+
+
+def test_relative_paths_stay_relative_in_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "data/a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    source = find_sources(["data/*"], "auto", "prepare.documents")[0]
+    assert (source.name, source.path) == ("data/a.jsonl", f"{tmp_path}/data/a.jsonl")
+
+
+def test_uris_are_read_like_paths(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.jsonl", "b.jsonl")
+    assert _names([f"file://{tmp_path}/*.jsonl"]) == [f"file://{tmp_path}/a.jsonl", f"file://{tmp_path}/b.jsonl"]
+
+
+def test_an_object_store_is_read_like_a_disk() -> None:
+    with fsspec.filesystem("memory").open("/bucket/deep/a.jsonl", "wb") as file:
+        file.write(b"one\ntwo\n")
+    source = find_sources(["fsspec+memory:///bucket/*/*.jsonl"], "auto", "prepare.documents")[0]
+    assert source.size == 8
+    assert list(read_lines(pickle.loads(pickle.dumps(source)))) == [(1, b"one\n"), (2, b"two\n")]
+
+
+def test_messages(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.txt", "empty/_SUCCESS")
+    cases = {
+        f"{tmp_path}/no.jsonl": f"prepare.documents: there is no file {tmp_path}/no.jsonl; give the path",
+        f"{tmp_path}/*.csv": f"prepare.documents: there is no file {tmp_path}/*.csv; give the path",
+        f"{tmp_path}/empty": f"prepare.documents: there is no file {tmp_path}/empty; give the path",
+        f"{tmp_path}/no/*/deep": f"prepare.documents: there is no file {tmp_path}/no/*/deep; give the path",
+        f"{tmp_path}/a.txt": f"The name of {tmp_path}/a.txt does not end in one of .jsonl, .json, .ndjson, .parquet",
+        "bogus://bucket/a.jsonl": "bogus://bucket/a.jsonl cannot be opened: Unrecognized filesystem type",
+    }
+    for pattern, message in cases.items():
+        with pytest.raises(UserError) as raised:
+            _names([pattern])
+        assert str(raised.value).startswith(message)
+    with pytest.raises(UserError, match=r"^prepare\.documents is empty; set it to"):
+        _names([])
+
+
+def test_formats_and_compressions_go_by_the_name() -> None:
+    assert classify("a/B.JSONL.GZ") == ("jsonl", "gzip")
+    assert classify("a.csv.zst") == ("csv", "zstd")
+    assert classify("a.parquet") == ("parquet", None)
+    assert classify("a.txt.gz", "csv") == ("csv", "gzip")
+    with pytest.raises(UserError, match=r"a\.parquet\.gz is a compressed Parquet file"):
+        classify("a.parquet.gz")
+    with pytest.raises(UserError, match="does not end in one of"):
+        classify("a.jsonl.bz2")

@@ -1,0 +1,182 @@
+"""Extreme Classification Repository layouts: rows of the label file become label numbers, whatever is rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from ezxmc_ray.config import Config, PrepareConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Storage
+
+#: Row 1 is rejected and row 4 repeats the id of row 0, so numbers are 0, -, 1, 2, 0, 3.
+LABELS = [
+    {"uid": "A", "title": "apples", "content": "not read"},
+    {"uid": "B", "title": "", "content": ""},
+    {"uid": "C", "title": "cherries"},
+    {"uid": "D", "title": "dates"},
+    {"uid": "A", "title": "apples again"},
+    {"uid": "F", "title": "figs"},
+]
+
+
+def _config(tmp_path: Path, **knobs: Any) -> Config:
+    return Config(prepare=PrepareConfig(xmc_directory=str(tmp_path / "set"), on_bad_rows="skip", **knobs))
+
+
+def _documents(storage: Storage) -> list[tuple[Any, ...]]:
+    """(id, title, text, split, gold, excluded) of all documents."""
+    found = []
+    for name in storage.list("documents", ".parquet"):
+        rows = storage.read_table(name).to_pylist()
+        gold_file = name.replace("documents", "gold")
+        gold = storage.read_table(gold_file)["labels"].to_pylist() if storage.exists(gold_file) else [None] * len(rows)
+        columns = ("id", "title", "text", "split")
+        found += [(*(row[c] for c in columns), g, row["excluded"]) for row, g in zip(rows, gold, strict=True)]
+    return found
+
+
+def _rejected(storage: Storage) -> list[tuple[str, int, str]]:
+    rows = storage.read_table("rejected.parquet").to_pylist()
+    return [(Path(row["source"]).name, row["line"], row["reason"]) for row in rows]
+
+
+def test_json_layout(tmp_path: Path, write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]) -> None:
+    write_jsonl("set/lbl.json.gz", LABELS)
+    train = [
+        {"uid": "t0", "title": "zero", "content": "c", "target_ind": [5, 0], "target_rel": [1.0, 1.0]},
+        {"uid": "t1", "title": "one", "content": "", "target_ind": [1]},
+        {"uid": "t2", "title": "two", "target_ind": [6]},
+        {"uid": "t3", "title": "three", "target_ind": [4, 0, 2]},
+        {"uid": "t4", "title": "four", "target_ind": []},
+        {"uid": "t5", "title": "five", "target_ind": [-1]},
+        {"uid": "t6", "title": "six", "target_ind": "0"},
+    ]
+    write_jsonl("set/trn.json.gz", train)
+    write_jsonl(
+        "set/tst.json",
+        [{"uid": "t0", "title": "again", "target_ind": []}, {"uid": "C", "title": "cherries", "target_ind": [2, 3]}],
+    )
+    (tmp_path / "set/filter_labels_train.txt").write_text("3 0\n0 1\n")
+    (tmp_path / "set/filter_labels_test.txt").write_text("1 2\n1 1\n")
+    (_, _, details), storage = sequential_prepare(_config(tmp_path))
+    assert _documents(storage) == [
+        ("t0", "zero", "c", "train", [0, 3], []),
+        ("t3", "three", "", "train", [1], [0]),
+        ("t4", "four", "", "train", [], []),
+        ("C", "cherries", "", "test", [2], [1]),
+    ]
+    assert _rejected(storage) == [
+        ("lbl.json.gz", 2, "empty label: title of 'B' is empty"),
+        ("lbl.json.gz", 5, "duplicate label id: 'A'"),
+        ("trn.json.gz", 2, "unknown gold label: row 1 of the label file, which was rejected"),
+        ("trn.json.gz", 3, "unknown gold label: row 6 of the label file, which has 6"),
+        ("trn.json.gz", 6, "unknown gold label: row -1 of the label file, which has 6"),
+        ("trn.json.gz", 7, "bad labels: target_ind is '0', not a list"),
+        ("tst.json", 1, f"duplicate id: 't0', first in {tmp_path}/set/trn.json.gz:1"),
+    ]
+    assert (details["filtered_pairs"], details["gold_documents"], details["sources"]) == (2, 4, 3)
+
+
+def _write_text_layout(folder: Path, train_texts: str, test_texts: str, label_texts: str) -> None:
+    for path in (train_texts, test_texts, label_texts):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / train_texts).write_bytes(b"first\r\n\nthird \xc3\xa9\nfo\xffrth\n")
+    (folder / test_texts).write_bytes(b"test zero\ntest one")
+    (folder / label_texts).write_text("apples\n\ncherries\ndates\n")
+    train = np.array([[1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
+    stored_zero = scipy.sparse.csr_matrix(([1.0, 0.0], ([0, 0], [3, 2])), shape=(2, 4))
+    scipy.sparse.save_npz(folder / "Y.trn.npz", scipy.sparse.csc_matrix(train))
+    scipy.sparse.save_npz(folder / "Y.tst.npz", stored_zero)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_raw_texts.txt", "test_raw_texts.txt", "output-items.txt"),
+        ("X.trn.txt", "X.tst.txt", "output-items.txt"),
+        ("raw/trn_X.txt", "raw/tst_X.txt", "raw/Y.txt"),
+        ("raw_data/trn_X.txt", "raw_data/tst_X.txt", "label_map.txt"),
+    ],
+)
+def test_text_layout(tmp_path: Path, sequential_prepare: Callable[..., Any], names: tuple[str, str, str]) -> None:
+    _write_text_layout(tmp_path / "set", *names)
+    (tmp_path / "set/tst_filter_labels.txt").write_text("0 3\n")
+    _, storage = sequential_prepare(_config(tmp_path))
+    assert _documents(storage) == [
+        ("trn-0", "", "first", "train", [0, 2], []),
+        ("trn-2", "", "third é", "train", [], []),
+        ("tst-0", "", "test zero", "test", [], [2]),
+        ("tst-1", "", "test one", "test", [], []),
+    ]
+    assert _rejected(storage) == [
+        (Path(names[2]).name, 2, "empty label: text of '1' is empty"),
+        (Path(names[0]).name, 2, "empty document: title and text of 'trn-1' are both empty"),
+        (Path(names[0]).name, 4, "invalid UTF-8: byte 3 of the line"),
+    ]
+
+
+def test_without_gold_and_without_a_test_file(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train_raw_texts.txt").write_text("".join(f"text {i}\n" for i in range(200)))
+    (tmp_path / "set/output-items.txt").write_text("apples\n")
+    (documents, files, details), storage = sequential_prepare(_config(tmp_path, test_share=0.5))
+    assert documents == 200
+    assert 60 < details["test"] < 140
+    assert (details["gold_documents"], details["gold_fingerprint"]) == (0, None)
+    assert not storage.exists("gold")
+    assert not [name for name in files if name.startswith("gold")]
+
+
+def _message(tmp_path: Path, run: Callable[..., Any]) -> str:
+    with pytest.raises(UserError) as raised:
+        run(_config(tmp_path))
+    return str(raised.value).replace(str(tmp_path), "…")
+
+
+def test_messages(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
+    folder = tmp_path / "set"
+    assert _message(tmp_path, sequential_prepare).startswith("prepare.xmc_directory: there is no directory …/set;")
+    folder.mkdir()
+    told = _message(tmp_path, sequential_prepare)
+    assert told.startswith(
+        "…/set is no data set that ezxmc knows: looked for lbl.json and trn.json (tst.json), and for "
+    )
+    assert "output-items.txt or Y.txt or label_map.txt and train_raw_texts.txt or X.trn.txt or trn_X.txt" in told
+
+    _write_text_layout(folder, "trn_X.txt", "tst_X.txt", "Y.txt")
+    (folder / "filter_labels_train.txt").write_text("4 0\n")
+    assert _message(tmp_path, sequential_prepare) == (
+        "…/set/filter_labels_train.txt names document row 4, but …/set/trn_X.txt has 4 rows; "
+        "give the files of one data set."
+    )
+    (folder / "filter_labels_train.txt").write_text("0 4\n")
+    assert "must hold a document row and a label row a line" in _message(tmp_path, sequential_prepare)
+    (folder / "filter_labels_train.txt").write_text("0 x\n")
+    assert "is not pairs of a document row and a label row" in _message(tmp_path, sequential_prepare)
+    (folder / "filter_labels_train.txt").unlink()
+
+    (folder / "tst_X.txt").write_text("a\nb\nc\n")
+    assert "…/set/Y.tst.npz has 2 rows, and …/set/tst_X.txt not as many" in _message(tmp_path, sequential_prepare)
+    (folder / "tst_X.txt").write_text("a\n")
+    assert "…/set/Y.tst.npz has 2 rows, and …/set/tst_X.txt not as many" in _message(tmp_path, sequential_prepare)
+    (folder / "Y.txt").write_text("only\n")
+    assert "…/set/Y.trn.npz has 4 columns, but the label file has 1 rows" in _message(tmp_path, sequential_prepare)
+    (folder / "Y.trn.npz").write_bytes(b"no zip")
+    assert "…/set/Y.trn.npz is not a matrix saved by scipy.sparse.save_npz" in _message(tmp_path, sequential_prepare)
+
+    (folder / "train_raw_texts.txt").write_text("x\n")
+    assert _message(tmp_path, sequential_prepare) == (
+        "…/set holds train_raw_texts.txt and trn_X.txt, which are the same thing; keep one of them."
+    )
+    (folder / "train_raw_texts.txt").unlink()
+    (folder / "trn.json").write_text("{}\n")
+    (folder / "lbl.json").write_text("{}\n")
+    assert _message(tmp_path, sequential_prepare).startswith(
+        "…/set holds a data set in JSON (…/set/lbl.json) and one in"
+    )

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from ezxmc_ray.config import IndexConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import build_shard, choose_factory, save_shard
+
+
+def unit_rows(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, dimension)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_small_label_sets_are_searched_exactly_and_large_ones_in_cells() -> None:
+    config = IndexConfig(exact_below=10_000, shard_labels=40_000)
+    assert choose_factory(config, 10_000, 384) == "IDMap2,Flat"
+    assert choose_factory(config, 10_001, 384) == "IVF400,SQ8"
+    assert choose_factory(config, 1_000_000, 384) == "IVF800,SQ8"  # by what a shard holds: 4 * sqrt(40,000)
+    assert choose_factory(IndexConfig(factory="HNSW16"), 5, 384) == "HNSW16"
+
+
+@pytest.mark.parametrize("factory", ["Flaat", "IVF10,PQ7"])  # 384 components are no multiple of 7
+def test_a_factory_string_that_does_not_fit_is_one_sentence(factory: str) -> None:
+    with pytest.raises(UserError, match=rf"^index\.factory={factory} is not a FAISS factory string .* length 384: "):
+        choose_factory(IndexConfig(factory=factory), 1000, 384)
+
+
+@pytest.mark.parametrize("factory", ["IDMap2,Flat", "Flat", "HNSW16", "IVF4,Flat", "IVF4,SQ8"])
+def test_ids_are_label_numbers_whatever_the_kind(factory: str) -> None:
+    vectors = unit_rows(300, 16)
+    index = build_shard(vectors, 1000, factory, probes=4)
+    assert index.metric_type == faiss.METRIC_INNER_PRODUCT and index.ntotal == 300
+    _, labels = index.search(vectors[[5, 299]], 1)
+    assert labels[:, 0].tolist() == [1005, 1299]
+
+
+def test_the_probes_are_saved_with_the_index(tmp_path: Path) -> None:
+    save_shard(build_shard(unit_rows(300, 16), 0, "IVF8,Flat", probes=5), tmp_path / "a.faiss", 0)
+    assert faiss.read_index(str(tmp_path / "a.faiss")).nprobe == 5
+    assert build_shard(unit_rows(300, 16), 0, "IVF8,Flat", probes=50).nprobe == 8
+
+
+def test_too_few_labels_to_train_are_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"^3 labels a shard are too few to train index\.factory=IVF8,Flat: .*\.$"):
+        build_shard(unit_rows(3, 16), 0, "IVF8,Flat")
+
+
+def test_a_saved_shard_is_a_plain_faiss_file(tmp_path: Path) -> None:
+    vectors = unit_rows(50, 16)
+    path = tmp_path / "index" / "shard-001.faiss"
+    info = save_shard(build_shard(vectors, 100, "IDMap2,Flat"), path, 100)
+    assert [file.name for file in path.parent.iterdir()] == ["shard-001.faiss"]
+    assert (info.file, info.first_label, info.labels) == ("shard-001.faiss", 100, 50)
+    assert info.bytes == path.stat().st_size
+    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    index = faiss.read_index(str(path))
+    assert index.search(vectors[:3], 1)[1][:, 0].tolist() == [100, 101, 102]
+    np.testing.assert_array_equal(index.reconstruct(149), vectors[49])
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(UserError, match=r"^Cannot write .*shard-000\.faiss \(.*\): make room or set run=.*\.$"):
+        save_shard(build_shard(unit_rows(5, 4), 0, "Flat"), tmp_path / "file" / "shard-000.faiss", 0)

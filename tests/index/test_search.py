@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import build_shard, save_shard
+from ezxmc_ray.index.search import ShardedIndex, measured_recall
+
+
+def coarse_rows(rows: int, seed: int) -> np.ndarray:
+    """Small whole numbers: inner products are exact in float32, and many are equal."""
+    return np.random.default_rng(seed).integers(-2, 3, size=(rows, 6)).astype(np.float32)
+
+
+def brute_force(
+    queries: np.ndarray, vectors: np.ndarray, k: int, excluded: list[list[int]] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    labels = np.full((len(queries), k), -1, dtype=np.int32)
+    for row, query in enumerate(queries):
+        ranked = sorted((-float(query @ vector), label) for label, vector in enumerate(vectors))
+        allowed = [pair for pair in ranked if excluded is None or pair[1] not in excluded[row]][:k]
+        scores[row, : len(allowed)] = [-score for score, _ in allowed]
+        labels[row, : len(allowed)] = [label for _, label in allowed]
+    return scores, labels
+
+
+@pytest.mark.parametrize("shard_labels", [1000, 70])
+@pytest.mark.parametrize("queries", [3, 40])  # faiss has two ways, for few queries and for many
+def test_search_is_brute_force_with_ties_by_label_number(shard_labels: int, queries: int) -> None:
+    vectors, asked = coarse_rows(200, 0), coarse_rows(queries, 1)
+    index = ShardedIndex.from_vectors(vectors, shard_labels=shard_labels)
+    assert len(index.shards) == (1 if shard_labels == 1000 else 3) and index.labels == 200
+    for k in (1, 7, 150):
+        scores, labels = index.search(asked, k)
+        expected_scores, expected_labels = brute_force(asked, vectors, k)
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(scores, expected_scores)
+        assert scores.dtype == np.float32 and labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("shard_labels", [1000, 70])
+def test_excluded_labels_are_replaced_by_the_next(shard_labels: int) -> None:
+    vectors, queries = coarse_rows(200, 0), coarse_rows(30, 1)
+    _, nearest = brute_force(queries, vectors, 12)
+    excluded = [[*row[: number % 5].tolist(), 199] for number, row in enumerate(nearest)]
+    excluded[4], excluded[7] = [], list(range(200))
+    scores, labels = ShardedIndex.from_vectors(vectors, shard_labels=shard_labels).search(queries, 5, excluded)
+    expected_scores, expected_labels = brute_force(queries, vectors, 5, excluded)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert labels[7].tolist() == [-1] * 5 and np.isneginf(scores[7]).all()
+
+
+def test_identical_labels_come_in_the_order_of_their_numbers() -> None:
+    vectors = np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (500, 1))
+    _, labels = ShardedIndex.from_vectors(vectors, shard_labels=300).search(vectors[:2], 4, [[0, 2], []])
+    assert labels.tolist() == [[1, 3, 4, 5], [0, 1, 2, 3]]
+
+
+def test_fewer_labels_than_asked_for_are_padded() -> None:
+    index = ShardedIndex.from_vectors(np.eye(3, dtype=np.float32))
+    scores, labels = index.search(np.eye(3, dtype=np.float32)[:1], 5, [[1]])
+    assert labels.tolist() == [[0, 2, -1, -1, -1]]
+    assert scores.tolist() == [[1.0, 0.0, -np.inf, -np.inf, -np.inf]]
+    none, nothing = index.search(np.empty((0, 3), dtype=np.float32), 5)
+    assert none.shape == nothing.shape == (0, 5)
+    assert ShardedIndex.from_vectors(np.empty((0, 3), np.float32)).search(np.eye(3, dtype=np.float32), 2)[1].max() == -1
+
+
+def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
+    vectors, queries = coarse_rows(200, 0), coarse_rows(9, 1)
+    shards = [(start, build_shard(vectors[start : start + 80], start, "IDMap2,Flat")) for start in (0, 80, 160)]
+    infos = [save_shard(shard, tmp_path / f"shard-{start:03}.faiss", start) for start, shard in shards]
+    index = ShardedIndex.load(tmp_path, infos)
+    np.testing.assert_array_equal(index.search(queries, 9)[1], brute_force(queries, vectors, 9)[1])
+    damaged = tmp_path / infos[1].file
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"^The index file .*shard-080\.faiss is not what was written .*\.$"):
+        ShardedIndex.load(tmp_path, infos)
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"^The index file .*shard-080\.faiss is not there: .*\.$"):
+        ShardedIndex.load(tmp_path, infos)
+
+
+def test_recall_is_measured_against_exact_search() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(2000, 16)).astype(np.float32)
+    queries = random.normal(size=(100, 16)).astype(np.float32)
+    assert measured_recall(ShardedIndex.from_vectors(vectors), queries, vectors, 10) == 1.0
+    approximate = ShardedIndex.from_vectors(vectors, "IVF20,Flat", probes=4)
+    recall = measured_recall(approximate, queries, vectors, 10)
+    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    found = approximate.search(queries, 10)[1]
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
+    assert recall == pytest.approx(expected) and 0.4 < recall < 0.99
+    assert measured_recall(ShardedIndex.from_vectors(vectors, "IVF20,Flat", probes=20), queries, vectors, 10) == 1.0
+
+
+def test_faiss_and_torch_share_a_process() -> None:
+    """Both bring an OpenMP of their own: alternating between them must neither hang nor change a result."""
+    vectors, queries = coarse_rows(3000, 0), coarse_rows(64, 1)
+    index = ShardedIndex.from_vectors(vectors)
+    expected = index.search(queries, 10)
+    for _ in range(5):
+        product = torch.from_numpy(queries) @ torch.from_numpy(vectors).T
+        scores, labels = index.search(queries, 10)
+        np.testing.assert_array_equal(scores, product.topk(10, dim=1).values.numpy())
+        np.testing.assert_array_equal(labels, expected[1])

@@ -1,0 +1,207 @@
+"""A finished run directory as the stages leave it, made up: manifests, tables, no models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+
+VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
+MakeRun = Callable[..., tuple[Storage, Config]]
+
+
+def metrics(p1: float, documents: int = 1500) -> dict[str, Any]:
+    return {
+        "P@1": p1,
+        "P@3": p1 - 20,
+        "P@5": p1 - 26,
+        "nDCG@5": p1 - 5,
+        "R@10": p1 + 3,
+        "R@100": p1 + 31,
+        "documents": documents,
+    }
+
+
+def judged(seed: int, pairs: int, readout: str, model: str) -> dict[str, Any]:
+    verdicts = np.random.default_rng(seed).beta(0.6, 1.6, pairs)
+    counts, edges = np.histogram(verdicts, 20, (0, 1))
+    return {
+        "teacher": {
+            "model": model,
+            "key": "0123abcd",
+            "readout": readout,
+            "prompt": "generic",
+            "dtype": "bfloat16",
+            "engine": "vllm",
+            "calibration": "none",
+        },
+        "pairs": pairs,
+        "pairs_asked": pairs - 1000,
+        "pairs_held": 1000,
+        "prior_pairs_asked": 0,
+        "prompt_tokens": 250 * pairs,
+        "computed_tokens": 55 * pairs,
+        "truncated_documents": 31,
+        "truncated_labels": 0,
+        "engine_seconds": pairs / 13.3,
+        "yes_threshold": 0.5,
+        "share_yes": float((verdicts > 0.5).mean()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def loss_curve(seed: int, steps: int) -> list[dict[str, Any]]:
+    noise = np.random.default_rng(seed).normal(0, 0.03, steps)
+    values = 2.1 + 0.8 * np.exp(-np.arange(steps) / 20) + noise - 0.1 * seed
+    return [{"step": n, "loss": float(v), "learning_rate": 5e-5} for n, v in enumerate(values)]
+
+
+def run_stages(cycles: int, chosen: int | None) -> dict[str, Manifest]:
+    names = ["untrained", *(f"cycle_{n}" for n in range(cycles))]
+    scores = [{"encoder": name, "score": 0.41 + 0.02 * n, "documents": 150} for n, name in enumerate(names)]
+    prepare = {
+        "documents": 3000,
+        "train": 1500,
+        "held_out": 150,
+        "test": 1500,
+        "labels": 8000,
+        "duplicate_label_texts": 3,
+        "rejected": 2,
+        "rejected_by_reason": {"title and text are both empty": 1, "the id occurs twice": 1},
+        "gold_documents": 3000,
+        "shards": 4,
+        "filtered_pairs": 0,
+    }
+    teacher = {"auc": 0.813, "documents": 118, "similarity_auc": 0.754, "fusion_auc": 0.834}
+    return {
+        "documents": Manifest("prepare", "f", 3000, 2.5, details=prepare, versions=VERSIONS),
+        "student": Manifest(
+            "select",
+            "f",
+            150,
+            21.0,
+            details={"chosen_cycle": chosen, "scores": scores, "min_score": 0.312},
+            versions=VERSIONS,
+        ),
+        "index": Manifest(
+            "index",
+            "f",
+            8000,
+            44.0,
+            details={"factory": "Flat", "metric": "inner product", "recall": 1.0},
+            versions=VERSIONS,
+        ),
+        "predictions": Manifest(
+            "predict",
+            "f",
+            3000,
+            190.0,
+            details={"top_k": 10, "min_score": 0.312, "labels_per_document": 4.2, "documents_without_labels": 12},
+        ),
+        "evaluation": Manifest(
+            "evaluate",
+            "f",
+            1500,
+            95.0,
+            details={
+                "metrics": {n: metrics(49.5 + 3 * i) for i, n in enumerate(names)},
+                "documents": 1500,
+                "teacher": teacher,
+            },
+        ),
+    }
+
+
+def cycle_stages(number: int, cycles: int, readout: str, model: str) -> dict[str, Manifest]:
+    last = number == cycles
+    shortlist = {"truncated_documents": 700, "truncated_labels": 0, "labels": 8000, "documents": 1500, "size": 10}
+    train = {
+        "steps": 80,
+        "workers": 2,
+        "loss_curve": loss_curve(number, 80),
+        "documents_per_s": 14.2,
+        "skipped_documents": 1,
+        "loss": "listwise",
+        "target": "fusion",
+    }
+    stages = {
+        "shortlist": Manifest("shortlist", "f", 150 if last else 1500, 160.0, details=shortlist, versions=VERSIONS),
+        "examples": Manifest(
+            "judge",
+            "f",
+            1500 if last else 15000,
+            95.0 if last else 1130.0,
+            details=judged(number, 1500 if last else 15000, readout, model),
+        ),
+        "student": Manifest("train", "f", 1350, 260.0, details=train, versions=VERSIONS | {"torch": "2.13.0"}),
+    }
+    return {name: manifest for name, manifest in stages.items() if not (last and name == "student")}
+
+
+SCRIPT = "How a bank's <script>alert('x')</script> roof grows. "
+SAMPLE = [
+    {
+        "id": "d1",
+        "title": "Gardening for banks",
+        "text": SCRIPT * 40,
+        "predicted": ["banking", "horticulture", "roofs & eaves"],
+        "scores": [0.71, 0.55, 0.4],
+        "gold": ["horticulture", "green roofs"],
+    },
+    {
+        "id": "d2",
+        "title": "",
+        "text": "Ein kurzer Text über <b>Sprache</b>",
+        "predicted": [],
+        "scores": [],
+        "gold": [],
+    },
+    {"id": "d3", "title": "A third one", "text": "", "predicted": ["one"], "scores": [0.33], "gold": None},
+]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """``make_run(cycles, chosen, readout, model, without)`` -> storage and configuration of such a run."""
+
+    def make(
+        cycles: int = 2,
+        chosen: int | None = 1,
+        readout: str = "yes_no",
+        model: str = "Qwen/Qwen2.5-0.5B-Instruct",
+        without: tuple[str, ...] = (),
+    ) -> tuple[Storage, Config]:
+        storage = Storage(str(tmp_path / "runs" / "library"))
+        manifests = dict(run_stages(cycles, chosen))
+        for number in range(cycles + 1):
+            stages = cycle_stages(number, cycles, readout, model)
+            manifests |= {f"cycle-{number}/{name}": manifest for name, manifest in stages.items()}
+        for folder, manifest in manifests.items():
+            if folder not in without:
+                write_manifest(storage, f"{folder}/manifest.json", manifest)
+        if "evaluation" not in without:
+            types = [
+                ("id", pa.string()),
+                ("title", pa.string()),
+                ("text", pa.string()),
+                ("predicted", pa.list_(pa.string())),
+                ("scores", pa.list_(pa.float32())),
+                ("gold", pa.list_(pa.string())),
+            ]
+            storage.write_table("evaluation/sample.parquet", pa.Table.from_pylist(SAMPLE, pa.schema(types)))
+        overrides = [
+            f"run={storage.root}",
+            f"curriculum.cycles={cycles}",
+            f"teacher.model={model}",
+            f"teacher.readout={readout}",
+        ]
+        return storage, load_config(None, overrides)
+
+    return make

@@ -1,0 +1,230 @@
+"""The report of a made-up run: its numbers, what it says of stages that are absent, and that its page is safe."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.report import build_report, write_report
+from ezxmc_ray.storage import Manifest, read_manifest, write_manifest
+
+
+def page(storage: Any) -> str:
+    return storage.read_bytes("report.html").decode()
+
+
+class Tags(HTMLParser):
+    """Collects the elements of a page, and fails on end tags that do not match."""
+
+    VOID = ("meta", "br", "path", "use", "rect")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_report_json_keeps_its_contract(make_run: Any) -> None:
+    storage, config = make_run(cycles=2, chosen=1)
+    assert write_report(storage, build_report(storage, config)) == ["report.json", "report.html"]
+    report = storage.read_json("report.json")
+    assert list(report["metrics"]) == ["untrained", "cycle_0", "cycle_1", "chosen"]
+    assert report["metrics"]["chosen"] == report["metrics"]["cycle_1"]
+    assert set(report["metrics"]["chosen"]) == {"P@1", "P@3", "P@5", "nDCG@5", "R@10", "R@100", "documents"}
+    assert report["chosen_cycle"] == 1
+    assert report["stages"]["index"] == {"seconds": 44.0, "rows": 8000, "rows_per_s": pytest.approx(8000 / 44)}
+    assert report["stages"]["cycle_0"]["judge"] == {
+        "seconds": 1130.0,
+        "rows": 15000,
+        "rows_per_s": pytest.approx(15000 / 1130),
+    }
+    assert list(report["stages"]["cycle_2"]) == ["shortlist", "judge"]
+    assert set(report["stages"]) == {
+        "prepare",
+        "select",
+        "index",
+        "predict",
+        "evaluate",
+        "cycle_0",
+        "cycle_1",
+        "cycle_2",
+    }
+    assert report["versions"] == {"ezxmc-ray": "0.1.0", "ray": "2.60.0", "torch": "2.13.0"}
+    assert report["missing"] == []
+    assert [row["id"] for row in report["sample"]] == ["d1", "d2", "d3"]
+    assert report["counts"]["prepare"]["rejected_by_reason"] == {
+        "title and text are both empty": 1,
+        "the id occurs twice": 1,
+    }
+    assert report["counts"]["cycle_1"]["judge"]["truncated_documents"] == 31
+    assert set(report["training"]) == {"cycle_0", "cycle_1"}
+    assert len(report["training"]["cycle_0"]["loss_curve"]) == 80
+    assert report["config"]["curriculum"]["cycles"] == 2
+
+
+def test_teacher_counts_are_sums_and_share_of_yes_a_mean_by_pairs(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    details = [read_manifest(storage, f"cycle-{n}/examples/manifest.json").details for n in (0, 1)]  # type: ignore[union-attr]
+    teacher = build_report(storage, config)["teacher"]
+    assert (teacher["model"], teacher["key"], teacher["readout"]) == (
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "0123abcd",
+        "yes_no",
+    )
+    assert (teacher["pairs"], teacher["pairs_asked"], teacher["pairs_held"]) == (16500, 14500, 2000)
+    expected = (15000 * details[0]["share_yes"] + 1500 * details[1]["share_yes"]) / 16500
+    assert teacher["share_yes"] == pytest.approx(expected, abs=1e-12)
+    assert (teacher["auc"], teacher["similarity_auc"], teacher["fusion_auc"]) == (0.813, 0.754, 0.834)
+    assert teacher["histogram"] == details[0]["histogram"]
+
+
+def test_the_page_needs_no_network_and_runs_no_script_from_a_document(make_run: Any) -> None:
+    storage, config = make_run()
+    write_report(storage, build_report(storage, config))
+    parser = Tags()
+    parser.feed(page(storage))
+    assert parser.open == []
+    names = {tag for tag, _ in parser.seen}
+    assert not names & {"script", "link", "img", "iframe"}
+    assert [tag for tag, _ in parser.seen].count("svg") == 2
+    links = [
+        value for _, attributes in parser.seen for key, value in attributes.items() if key.endswith(("href", "src"))
+    ]
+    assert all(value and value.startswith("#") for value in links)
+    assert "url(http" not in page(storage)
+    assert "&lt;script&gt;alert(" in page(storage)
+    assert "roofs &amp; eaves" in page(storage)
+
+
+def test_ids_in_the_page_are_unique_where_they_are_referred_to(make_run: Any) -> None:
+    storage, config = make_run()
+    write_report(storage, build_report(storage, config))
+    text = page(storage)
+    for reference in set(re.findall(r'(?:href="|url\()#([^")]+)', text)):
+        assert len(re.findall(f'id="{re.escape(reference)}"', text)) == 1
+
+
+def test_the_page_marks_the_chosen_encoder_differences_and_hits(make_run: Any) -> None:
+    storage, config = make_run(cycles=2, chosen=1)
+    write_report(storage, build_report(storage, config))
+    text = page(storage)
+    assert (
+        "The student of cycle 1 is what this run ships. Its first label is a gold one for 55.5 % of 1,500 "
+        "test documents, against 49.5 % with the untrained encoder." in text
+    )
+    assert '<tr class="chosen"><td>cycle 1<span class="badge">chosen</span></td>' in text
+    assert '<span class="difference up">+6.0</span>' in text
+    assert text.count('class="hit">horticulture') == 2
+    assert text.count('class="hit"') == 2
+    assert "P@1 has a standard error of 1.3 points" in text
+
+
+def test_no_cycle_better_than_the_start_is_said_plainly(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=None)
+    report = build_report(storage, config)
+    write_report(storage, report)
+    assert report["chosen_cycle"] is None
+    assert report["metrics"]["chosen"] == report["metrics"]["untrained"]
+    assert "No cycle made a better encoder than the untrained one, which is therefore what this run ships." in page(
+        storage
+    )
+    assert '<tr class="chosen"><td>untrained<span class="badge">chosen</span></td>' in page(storage)
+
+
+def test_without_gold_labels_there_are_no_metrics(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    empty = {"P@1": float("nan"), "documents": 0}
+    details = {"metrics": {"untrained": empty, "cycle_0": empty}, "documents": 0, "teacher": None}
+    write_manifest(storage, "evaluation/manifest.json", Manifest("evaluate", "f", 0, 0.0, details=details))
+    report = build_report(storage, config)
+    write_report(storage, report)
+    assert report["metrics"] is None
+    assert report["teacher"]["auc"] is None
+    assert report["stages"]["evaluate"]["rows_per_s"] is None
+    assert report["teacher"]["sentence"].startswith("No judged document has gold labels, so nothing here says how good")
+    assert "No test document has gold labels, so no measures are shown." in page(storage)
+
+
+CYCLE_FOLDERS = [f"cycle-{n}/{stage}" for n in (0, 1) for stage in ("shortlist", "examples", "student")]
+FOLDERS = ["student", "index", "predictions", "evaluation", *CYCLE_FOLDERS[:-1]]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_any_stage_but_prepare_may_be_absent_and_is_named(make_run: Any, folder: str) -> None:
+    storage, config = make_run(cycles=1, chosen=0, without=(folder,))
+    report = build_report(storage, config)
+    write_report(storage, report)
+    (sentence,) = report["missing"]
+    assert f"has not been finished ({folder}/manifest.json is not there)" in sentence
+    assert sentence in page(storage)
+
+
+def test_a_run_with_documents_only_has_a_report(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0, without=tuple(FOLDERS))
+    report = build_report(storage, config)
+    write_report(storage, report)
+    assert (report["metrics"], report["teacher"], report["selection"], report["training"], report["sample"]) == (
+        None,
+        None,
+        None,
+        {},
+        [],
+    )
+    assert len(report["missing"]) == 9
+    assert "The run is not finished: no encoder has been chosen yet." in page(storage)
+
+
+def test_a_run_without_documents_is_a_users_mistake(make_run: Any) -> None:
+    storage, config = make_run(without=("documents",))
+    with pytest.raises(
+        UserError, match=r"There is nothing to report on in .*: it holds no documents; run ezxmc prepare first\."
+    ):
+        build_report(storage, config)
+
+
+def test_numbers_that_are_not_finite_become_null(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    curve = [
+        {"step": 0, "loss": float("inf"), "learning_rate": 0.1},
+        {"step": 1, "loss": 2.0, "learning_rate": float("nan")},
+    ]
+    details = {
+        "steps": 2,
+        "workers": 1,
+        "loss_curve": curve,
+        "documents_per_s": float("nan"),
+        "loss": "lmtx",
+        "target": "verdict",
+    }
+    write_manifest(storage, "cycle-0/student/manifest.json", Manifest("train", "f", 2, 1.0, details=details))
+    write_report(storage, build_report(storage, config))
+    strict = json.loads(
+        storage.read_bytes("report.json"), parse_constant=lambda name: pytest.fail(f"{name} in report.json")
+    )
+    assert [point["loss"] for point in strict["training"]["cycle_0"]["loss_curve"]] == [None, 2.0]
+
+
+def test_writing_the_same_report_twice_gives_the_same_bytes(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    report = build_report(storage, config)
+    write_report(storage, report)
+    first = page(storage)
+    write_report(storage, report)
+    assert page(storage) == first

@@ -1,0 +1,127 @@
+"""A run that is killed goes on where it was and leaves no process; a run as a Ray job does the same as on a laptop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+Project = Any  # conftest.Project
+ROOT = Path(__file__).parents[2]
+
+
+def verdict_files(project: Project) -> list[Path]:
+    """Committed batches of pairs (priors apart)."""
+    return sorted((project.run / "verdicts").glob("*/shard-*/*.parquet"))
+
+
+def pairs_in(files: list[Path]) -> list[tuple[bytes, bytes]]:
+    return [(row["document_hash"], row["label_hash"]) for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``condition`` came true within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return condition()
+
+
+def running(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_driver_killed_while_judging_leaves_no_process_and_no_pair_is_judged_twice(
+    project: Project, tmp_path: Path
+) -> None:
+    copy = project.copy(tmp_path / "copy")
+    shutil.rmtree(copy.run / "verdicts")
+    shutil.rmtree(copy.run / "cycle-0" / "examples")
+    driver = copy.start("judge", *copy.arguments)
+    assert wait_for(lambda: len(verdict_files(copy)) >= 2, 150), "no verdict was committed"
+    of_the_run = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert len(of_the_run) > 5
+    assert wait_for(lambda: not any(map(running, of_the_run)), 30), [p for p in of_the_run if running(p)]
+    held = pairs_in(verdict_files(copy))
+    assert 0 < len(held) < project.manifest("cycle-0/examples")["rows"]
+
+    again = copy.ezxmc("judge", *copy.arguments)
+    assert again.returncode == 0, again.stderr
+    judged = copy.manifest("cycle-0/examples")
+    assert judged["details"]["pairs_held"] == len(held)
+    assert judged["details"]["pairs_asked"] == judged["rows"] - len(held)
+    pairs = pairs_in(verdict_files(copy))
+    assert len(pairs) == len(set(pairs)) == judged["rows"]
+    mine, undisturbed = copy.rows("cycle-0/examples"), project.rows("cycle-0/examples")
+    assert [one["labels"] for one in mine] == [one["labels"] for one in undisturbed]
+    # bfloat16 rounds differently in batches of another size: mean log likelihoods differ by a few hundredths.
+    difference = np.concatenate([np.subtract(a["raw"], b["raw"]) for a, b in zip(mine, undisturbed, strict=True)])
+    assert np.abs(difference).mean() < 0.02
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """A Ray head node on this machine with its job server; its address."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    port, dashboard = free_port(), free_port()
+    command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
+    node = subprocess.Popen(
+        [*command, "--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    yield f"http://127.0.0.1:{dashboard}"
+    started = psutil.Process(node.pid).children(recursive=True)
+    node.terminate()
+    node.wait(timeout=60)
+    for process in filter(running, started):
+        process.kill()
+
+
+def test_the_same_run_as_a_ray_job(
+    project: Project, new_project: Callable[..., Project], head: str, tmp_path: Path
+) -> None:
+    job = new_project(tmp_path / "job")
+    job.run.mkdir()
+    shutil.copytree(project.run / "verdicts", job.run / "verdicts")  # the engine was at work in the fixture's run
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--address", head, "--", sys.executable, str(ROOT / "jobs" / "run.py")]
+    submitted: list[subprocess.CompletedProcess[str]] = []
+
+    def submit() -> bool:
+        """Submit once the job server answers."""
+        submitted.append(subprocess.run([*command, *job.arguments], capture_output=True, text=True, timeout=400))
+        return submitted[-1].returncode == 0 or "Failed to connect" not in submitted[-1].stdout + submitted[-1].stderr
+
+    assert wait_for(submit, 60)
+    done = submitted[-1]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "succeeded" in done.stdout
+    assert job.rows("predictions") == project.rows("predictions")

@@ -1,0 +1,204 @@
+"""A whole run through the command line: what it leaves, that it is not done twice, what is redone after a change."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+from sentence_transformers import SentenceTransformer
+
+from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.storage import Storage
+
+STEPS = [
+    "prepare",
+    "cycle 0 shortlist",
+    "cycle 0 judge",
+    "cycle 0 train",
+    "cycle 1 shortlist",
+    "cycle 1 judge",
+    "select",
+    "index",
+    "predict",
+    "evaluate",
+    "report",
+]
+Project = Any  # conftest.Project: pytest's importlib mode gives test modules no name to import it by
+
+
+def steps_in(output: str) -> list[str]:
+    """Names of the steps that a command reports as executed, in order."""
+    return re.findall(r"^([a-z0-9 ]+): [\d,]+ [a-z -]+ in [\d,.]+ s$", output, re.M)
+
+
+def test_every_stage_ran_once_and_in_order(project: Project) -> None:
+    assert steps_in((project.folder / "stdout").read_text()) == STEPS
+
+
+def test_report_json_keeps_its_contract(project: Project) -> None:
+    report = json.loads((project.run / "report.json").read_text())
+    for encoder in ("untrained", "cycle_0", "chosen"):
+        assert set(report["metrics"][encoder]) >= {"P@1", "P@3", "P@5", "nDCG@5", "R@10", "R@100", "documents"}
+        assert report["metrics"][encoder]["documents"] == 24
+        assert 0 < report["metrics"][encoder]["P@1"] <= 100
+    assert (
+        report["metrics"]["chosen"] == report["metrics"]["untrained" if report["chosen_cycle"] is None else "cycle_0"]
+    )
+    assert set(report["teacher"]) >= {"model", "key", "readout", "pairs", "share_yes", "auc"}
+    assert 0 < report["teacher"]["share_yes"] < 1
+    for stage in ("prepare", "select", "index", "predict", "evaluate"):
+        assert set(report["stages"][stage]) == {"seconds", "rows", "rows_per_s"}
+    for stage in ("shortlist", "judge", "train"):
+        assert report["stages"]["cycle_0"][stage]["rows"] > 0
+    assert report["versions"]["ray"]
+    html = (project.run / "report.html").read_text()
+    assert "<html" in html and "http-equiv" not in html and "<script src" not in html
+
+
+def test_the_better_encoder_by_the_teachers_judgement_is_shipped(project: Project) -> None:
+    selected = project.manifest("student")["details"]
+    scores = {one["encoder"]: one["score"] for one in selected["scores"]}
+    assert selected["documents"] == project.manifest("documents")["details"]["held_out"] > 0
+    assert scores[selected["chosen"]] == max(scores.values())
+    assert (selected["chosen_cycle"] is None) == (scores["untrained"] >= scores["cycle_0"])
+
+
+def test_the_student_the_index_and_the_tables_open_with_plain_libraries(project: Project, topics: list[str]) -> None:
+    student = SentenceTransformer(str(project.run / "student"), device="cpu")
+    index = faiss.read_index(str(project.run / "index" / "shard-000.faiss"))
+    documents, predictions = project.rows("documents"), project.rows("predictions")
+    labels = pq.read_table(project.run / "labels.parquet").to_pylist()
+    assert [label["id"] for label in labels] == topics
+    assert index.ntotal == len(topics)
+    assert [one["id"] for one in predictions] == [one["id"] for one in documents]
+    first = documents[0]
+    scores, numbers = index.search(student.encode([f"{first['title']}\n{first['text']}"], normalize_embeddings=True), 3)
+    threshold = project.manifest("predictions")["details"]["min_score"]
+    expected = [topics[number] for number, score in zip(numbers[0], scores[0], strict=True) if score >= threshold]
+    assert predictions[0]["label_ids"][:3] == expected
+    assert np.allclose(predictions[0]["scores"][: len(expected)], scores[0][: len(expected)], atol=1e-4)
+
+
+def test_each_pair_of_the_shortlists_has_exactly_one_verdict(project: Project) -> None:
+    examples, shortlists = project.rows("cycle-0/examples"), project.rows("cycle-0/shortlist")
+    assert [one["labels"] for one in examples] == [one["labels"] for one in shortlists]
+    assert all(len(one["verdict"]) == len(one["labels"]) == 4 for one in examples)
+    judged = project.manifest("cycle-0/examples")
+    assert judged["rows"] == judged["details"]["pairs_asked"] == 4 * len(examples) == 4 * 72
+    key = judged["details"]["teacher"]["key"]
+    files = (project.run / "verdicts" / key).glob("shard-*/*.parquet")
+    pairs = [(row["document_hash"], row["label_hash"]) for file in files for row in pq.read_table(file).to_pylist()]
+    second = project.manifest("cycle-1/examples")["details"]
+    assert len(pairs) == len(set(pairs)) == judged["rows"] + second["pairs_asked"]
+    assert (
+        second["pairs_asked"] + second["pairs_held"]
+        == second["pairs"]
+        == 4 * project.manifest("cycle-1/shortlist")["rows"]
+    )
+    assert second["prior_pairs_asked"] == 0 or judged["details"]["prior_pairs_asked"] < 12
+
+
+def test_held_out_and_test_documents_are_never_trained_on(project: Project) -> None:
+    documents = project.manifest("documents")["details"]
+    trained = project.manifest("cycle-0/student")
+    assert trained["details"]["examples"] == documents["train"] - documents["held_out"]
+    assert trained["rows"] == 2 * trained["details"]["examples"]
+    assert trained["details"]["workers"] == 2
+    losses = [point["loss"] for point in trained["details"]["loss_curve"]]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+
+
+def test_a_second_run_does_nothing_and_says_so(project: Project) -> None:
+    before = {path: path.stat().st_mtime_ns for path in project.run.rglob("*.parquet")}
+    began = time.monotonic()
+    again = project.ezxmc("run", *project.arguments)
+    assert again.returncode == 0
+    assert time.monotonic() - began < 30
+    assert "Nothing to do" in again.stdout
+    assert steps_in(again.stdout) == []
+    assert {path: path.stat().st_mtime_ns for path in project.run.rglob("*.parquet")} == before
+
+
+def test_a_lost_output_is_made_again_with_what_follows_and_nothing_else(project: Project, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "copy")
+    shutil.rmtree(copy.run / "index")
+    again = copy.ezxmc("run", *copy.arguments)
+    assert again.returncode == 0, again.stderr
+    assert steps_in(again.stdout) == ["index", "predict", "evaluate", "report"]
+    assert copy.rows("predictions") == project.rows("predictions")
+
+
+def test_a_run_in_use_is_refused(project: Project) -> None:
+    with run_lock(Storage(str(project.run))):
+        refused = project.ezxmc("run", *project.arguments)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "is in use by another ezxmc command" in refused.stderr
+
+
+def test_gold_never_reaches_training(project: Project, new_project: Callable[..., Project], tmp_path: Path) -> None:
+    other = new_project(tmp_path / "other", gold_shift=1)
+    (other.run).mkdir()
+    shutil.copytree(project.run / "verdicts", other.run / "verdicts")
+    done = other.ezxmc("run", *other.arguments)
+    assert done.returncode == 0, done.stderr
+    assert other.rows("gold") != project.rows("gold")
+    assert other.manifest("cycle-0/examples")["details"]["pairs_asked"] == 0
+    for folder in ("cycle-0/student", "student"):
+        weights = [p.run / folder / "model.safetensors" for p in (project, other)]
+        assert filecmp.cmp(*weights, shallow=False)
+    assert (
+        other.manifest("student")["details"]["chosen_cycle"] == project.manifest("student")["details"]["chosen_cycle"]
+    )
+    mine, theirs = (json.loads((p.run / "report.json").read_text())["metrics"]["chosen"] for p in (project, other))
+    assert mine != theirs
+
+
+def test_changed_gold_redoes_neither_judging_nor_training(
+    project: Project, new_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    copy = project.copy(tmp_path / "copy")
+    changed = new_project(tmp_path / "changed", gold_shift=1)
+    shutil.copy(changed.folder / "input" / "documents.jsonl.gz", copy.folder / "input" / "documents.jsonl.gz")
+    done = copy.ezxmc("run", *copy.arguments)
+    assert done.returncode == 0, done.stderr
+    assert steps_in(done.stdout) == ["prepare", "evaluate", "report"]
+
+
+def test_status_names_what_is_missing(project: Project, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "copy")
+    shutil.rmtree(copy.run / "predictions")
+    whole, partial = project.ezxmc("status", str(project.run)), copy.ezxmc("status", str(copy.run))
+    assert whole.returncode == partial.returncode == 0
+    assert "missing" not in whole.stdout
+    assert re.search(r"predict\W+missing", partial.stdout)
+
+
+def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_path: Path) -> None:
+    texts = [
+        {"id": "a", "title": "The opening", "text": "a gambit with the bishop, then checkmate"},
+        {"id": "b", "title": "", "text": ""},
+        {"id": "c", "text": "soil and seeds for the greenhouse"},
+    ]
+    more, out = tmp_path / "more.jsonl", tmp_path / "out.parquet"
+    more.write_text("".join(json.dumps(text) + "\n" for text in texts))
+    done = project.ezxmc(
+        "tag", str(project.run), "--input", str(more), "--output", str(out), "predict.top_k=2", "predict.min_score=-1"
+    )
+    assert done.returncode == 0, done.stderr
+    tags = pq.read_table(out)
+    assert tags.column_names == ["id", "label_ids", "label_texts", "scores"]
+    assert tags["id"].to_pylist() == ["a", "c"]
+    assert [ids[0] for ids in tags["label_ids"].to_pylist()] == ["chess", "gardening"]
+    assert all(len(ids) == 2 for ids in tags["label_ids"].to_pylist())
+    assert "1 bad rows were left out" in done.stdout
+    assert pq.read_table(f"{out}.rejected.parquet").num_rows == 1

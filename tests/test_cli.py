@@ -1,0 +1,299 @@
+"""The command: exit statuses, exact sentences, and what reaches the functions that do the work.
+
+A fake curriculum stands in for the real one, which needs Ray and models; it records what it was asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ezxmc_ray import cli
+from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.tables import PREDICTIONS
+
+
+class FakeTagger:
+    """Answers each text with its own words as labels, none for "nothing", and says that one text a call was cut."""
+
+    def tag(self, ids: list[str], titles: list[str], texts: list[str]) -> tuple[pa.Table, int]:
+        words = [[] if text == "nothing" else text.split() for text in texts]
+        scores = [[1 / (n + 1) for n in range(len(found))] for found in words]
+        columns = [ids, [[f"id:{w}" for w in found] for found in words], words, scores]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=PREDICTIONS), 1
+
+
+class FakeCurriculum(types.ModuleType):
+    """Records every call; ``error`` is raised instead where a test sets it."""
+
+    def __init__(self) -> None:
+        super().__init__("ezxmc_ray.curriculum")
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: BaseException | None = None
+
+    def _note(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+
+    def run(self, config: Config) -> None:
+        self._note("run", config)
+
+    def run_stage(self, config: Config, stage: str) -> None:
+        self._note(stage, config)
+
+    def dry_run(self, config: Config) -> dict[str, Any]:
+        self._note("dry_run", config)
+        step = {
+            "step": "judge of cycle 0",
+            "done": False,
+            "documents": 1200,
+            "pairs": 12000,
+            "tokens": None,
+            "seconds": 90.5,
+        }
+        return {"run": config.run, "steps": [step]}
+
+    def status(self, run: str) -> list[dict[str, Any]]:
+        self._note("status", run)
+        return [
+            {"step": "prepare", "state": "done", "rows": 3000, "seconds": 2.5},
+            {"step": "index", "state": "missing", "rows": None, "seconds": None},
+        ]
+
+    def tag(self, run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:
+        self._note("tag", run, inputs, output, overrides)
+
+    def open_tagger(self, run: str, overrides: list[str]) -> FakeTagger:
+        self._note("open_tagger", run, overrides)
+        return FakeTagger()
+
+
+@pytest.fixture
+def curriculum(monkeypatch: pytest.MonkeyPatch) -> FakeCurriculum:
+    fake = FakeCurriculum()
+    monkeypatch.setitem(sys.modules, "ezxmc_ray.curriculum", fake)
+    monkeypatch.setattr(sys.modules["ezxmc_ray"], "curriculum", fake, raising=False)
+    return fake
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> str:
+    path = tmp_path / "conf.yaml"
+    path.write_text("run: runs/mine\nprepare:\n  documents: a.jsonl\n", "utf-8")
+    return str(path)
+
+
+def call(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(argv))
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("stage", ["run", *cli.STAGES])
+def test_commands_pass_the_configuration_on(curriculum: FakeCurriculum, conf: str, stage: str) -> None:
+    assert call(stage, conf, "seed=4", "teacher.model=org/name") == 0
+    ((called, config),) = curriculum.calls
+    assert called == stage
+    assert config == load_config(conf, ["seed=4", "teacher.model=org/name"])
+
+
+def test_overrides_may_stand_before_and_after_options(
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("run", conf, "seed=4", "--dry-run", "shortlist.size=3") == 0
+    ((called, config),) = curriculum.calls
+    assert (called, config.seed, config.shortlist.size) == ("dry_run", 4, 3)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["run:", "runs/mine"] in lines
+    assert ["step", "done", "documents", "pairs", "tokens", "seconds"] in lines
+    assert ["judge", "of", "cycle", "0", "no", "1,200", "12,000", "–", "90.5"] in lines
+
+
+def test_status_prints_a_line_a_step(curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("status", "runs/mine") == 0
+    assert curriculum.calls == [("status", "runs/mine")]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["prepare", "done", "3,000", "2.5"] in lines
+    assert ["index", "missing", "–", "–"] in lines
+
+
+def test_tag_takes_several_files_and_overrides(curriculum: FakeCurriculum) -> None:
+    words = (
+        "runs/mine",
+        "--input",
+        "a.jsonl",
+        "b.jsonl",
+        "predict.top_k=3",
+        "--input",
+        "c.csv",
+        "--output",
+        "out.parquet",
+    )
+    assert call("tag", *words) == 0
+    assert curriculum.calls == [
+        ("tag", "runs/mine", ["a.jsonl", "c.csv", "b.jsonl"], "out.parquet", ["predict.top_k=3"])
+    ]
+
+
+def test_tag_without_input_reads_one_text_a_line(
+    curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("red wine\n\n  nothing\n"))
+    assert call("tag", "runs/mine", "predict.top_k=3") == 0
+    assert curriculum.calls == [("open_tagger", "runs/mine", ["predict.top_k=3"])]
+    printed = capsys.readouterr()
+    assert printed.out == (
+        "red wine\n  1.000\tred\t(id:red)\n  0.500\twine\t(id:wine)\n\n"
+        "nothing\n  no label is similar enough (predict.min_score)\n\n"
+    )
+    assert printed.err == "1 texts were cut at encoder.max_document_tokens.\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["rn"], "No such command 'rn'. Did you mean 'run'? (see ezxmc --help)."),
+        (["run"], "Missing argument 'CONF' (see ezxmc run --help)."),
+        (["run", "CONF", "--dry"], "No such option: --dry (Possible options: --dry-run) (see ezxmc run --help)."),
+        (["status", "a", "b"], "Got unexpected extra argument(s) (b) (see ezxmc status --help)."),
+        (
+            ["judge", "none.yaml"],
+            "There is no configuration file none.yaml; give the path of a YAML file (see examples/).",
+        ),
+        (
+            ["run", "CONF", "shortlist.sise=3"],
+            "Unknown key shortlist.sise on the command line; did you mean shortlist.size?",
+        ),
+        (["run", "CONF", "seed=x"], "seed on the command line is 'x'; it must be a whole number."),
+        (
+            ["run", "CONF", "seed", "=", "3"],
+            "'seed' is not an override; write it as key=value, for example teacher.model=org/name.",
+        ),
+        (
+            ["tag", "runs/mine", "a.jsonl"],
+            "'a.jsonl' is neither an override (a.b=c) nor an input file; put --input before files.",
+        ),
+        (
+            ["tag", "runs/mine", "--output", "b.parquet"],
+            "--output needs --input: without input files the tags of texts from the terminal are printed.",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence_and_status_2(
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str
+) -> None:
+    assert call(*(conf if word == "CONF" else word for word in argv)) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"ezxmc: {sentence}\n"
+    assert printed.out == ""
+    assert curriculum.calls == []
+
+
+class WrappedByRay(UserError):
+    """Fake of what Ray raises for a task's UserError: of its class, ``cause`` the original."""
+
+    def __init__(self, cause: UserError) -> None:
+        super().__init__("ray::task()\n  File …\nezxmc_ray.errors.UserError: The disk is full.")
+        self.cause = cause
+
+
+def chained(cause: BaseException) -> RuntimeError:
+    error = RuntimeError("the pool failed")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("wrap", [lambda e: e, WrappedByRay, chained, lambda e: chained(WrappedByRay(e))])
+def test_a_users_mistake_in_a_stage_or_task_is_told_without_a_traceback(
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str], wrap: Any
+) -> None:
+    curriculum.error = wrap(UserError("The disk is full."))
+    assert call("run", conf) == 2
+    assert capsys.readouterr().err == "ezxmc: The disk is full.\n"
+
+
+def test_an_interruption_says_how_to_go_on(
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curriculum.error = KeyboardInterrupt()
+    assert call("run", conf) == 130
+    sentence = "ezxmc: stopped; a run goes on where it was when you give the same command again."
+    assert capsys.readouterr().err.strip() == sentence
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), EOFError("broken pipe to a worker"), KeyError("a")])
+def test_a_fault_of_the_program_keeps_its_exception(curriculum: FakeCurriculum, conf: str, error: Exception) -> None:
+    curriculum.error = error
+    with pytest.raises(type(error)) as caught:
+        cli.main(["run", conf])
+    assert caught.value is error
+
+
+def test_config_loads_back_to_the_same_configuration(
+    conf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [
+        "encoder.document_prompt=\\${x} 'q': #",
+        "encoder.label_prompt='null'",
+        "prepare.id_column=007",
+        "predict.min_score=-1",
+    ]
+    assert call("config", conf, *overrides) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed, "utf-8")
+    assert load_config(str(tmp_path / "printed.yaml")) == load_config(conf, overrides)
+    assert " on held-out documents; -1 keeps all\n  # (changed; the default is null)\n  min_score: -1.0\n" in printed
+    assert "  # labels a document at most\n  top_k: 10\n" in printed
+
+
+def test_config_without_a_file_prints_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("config", "seed=3") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("(changed;") == 1
+    assert "# (changed; the default is 0)\nseed: 3\n" in printed
+
+
+def test_no_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in ("run", "tag", "config", "status", *cli.STAGES))
+    assert "      prepare:\n        documents: documents.jsonl" in printed
+    assert call("--version") == 0
+    assert capsys.readouterr().out == "ezxmc 0.1.0\n"
+
+
+def test_help_and_config_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from ezxmc_ray import cli\n"
+        "for argv in (['--help'], ['run', '--help'], ['config']):\n"
+        "    try: cli.main(argv)\n"
+        "    except SystemExit as done: assert done.code == 0\n"
+        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'faiss', 'pyarrow', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_fault_has_a_traceback_and_status_1_in_a_real_process(conf: str) -> None:
+    code = (
+        "import sys, types; from ezxmc_ray import cli\n"
+        "fake = types.ModuleType('ezxmc_ray.curriculum'); fake.run = lambda config: 1 / 0\n"
+        "sys.modules['ezxmc_ray.curriculum'] = fake\n"
+        f"cli.main(['run', {conf!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert "Traceback" in done.stderr

@@ -1,0 +1,169 @@
+"""The configuration: what a user writes is what a run gets, and each mistake is one sentence that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.config import apply_overrides, from_dict, knobs, load_config, to_dict
+from ezxmc_ray.errors import UserError
+
+HERE = "on the command line"
+
+
+def told(path: str | None, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_and_then_overrides_are_laid_over_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text("run: runs/mine\nprepare:\n  documents: a.jsonl\nshortlist:\n  size: 20\nteacher:\n", "utf-8")
+    config = load_config(str(path), ["shortlist.size=30", "teacher.model=org/name"])
+    assert (config.run, config.prepare.documents, config.shortlist.size) == ("runs/mine", ["a.jsonl"], 30)
+    assert (config.teacher.model, config.teacher.readout) == ("org/name", "yes_no")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("prepare.documents=a.jsonl", ["a.jsonl"]),
+        ("prepare.documents=[a.jsonl, 'b*.csv']", ["a.jsonl", "b*.csv"]),
+        ("prepare.documents=", []),
+        ("prepare.id_column=007", "007"),
+        ("prepare.text_column=on", "on"),
+        ("encoder.document_prompt=query: ", "query: "),
+        ("encoder.document_prompt=a #1", "a #1"),
+        ("encoder.document_prompt='a: b'", "a: b"),
+        ("report.title=", ""),
+        ("teacher.quantization=null", None),
+        ("cluster.address=", None),
+        ("predict.min_score=-1", -1.0),
+        ("student.learning_rate=5e-5", 5e-5),
+        ("teacher.enforce_eager=false", False),
+        ("teacher.model=a=b", "a=b"),
+        ("seed=${shortlist.size}", 10),
+        ("teacher={model: x}", None),
+    ],
+)
+def test_the_value_of_an_override(override: str, expected: object) -> None:
+    key = override.partition("=")[0]
+    if override == "teacher={model: x}":
+        key, expected = "teacher.model", "x"
+    value: object = load_config(None, [override])
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("shortlist.size=ten", f"shortlist.size {HERE} is 'ten'; it must be a whole number."),
+        ("shortlist.size=1.5", f"shortlist.size {HERE} is 1.5; it must be a whole number."),
+        ("shortlist.size=true", f"shortlist.size {HERE} is True; it must be a whole number."),
+        ("shortlist.size=", f"shortlist.size {HERE} is empty; it must be a whole number."),
+        ("shortlist.size=null", f"shortlist.size {HERE} is null; it must be a whole number."),
+        ("shortlist.size=0", f"shortlist.size {HERE} is 0; it must be greater than 0."),
+        ("prepare.limit_documents=-1", f"prepare.limit_documents {HERE} is -1; it must not be negative."),
+        ("teacher.model=null", f"teacher.model {HERE} is null; it must be a text."),
+        ("prepare.documents=null", f"prepare.documents {HERE} is null; it must be a list of texts."),
+        ("prepare.documents=[[a]]", f"prepare.documents {HERE} is [['a']]; it must be a list of texts."),
+        ("teacher.enforce_eager=maybe", f"teacher.enforce_eager {HERE} is 'maybe'; it must be true or false."),
+        ("teacher.enforce_eager=3", f"teacher.enforce_eager {HERE} is 3; it must be true or false."),
+        ("predict.min_score=high", f"predict.min_score {HERE} is 'high'; it must be a number or null."),
+        ("prepare.test_share=2", f"prepare.test_share {HERE} is 2.0; it is a share and must lie between 0 and 1."),
+        ("student.learning_rate=nan", f"student.learning_rate {HERE} is nan; it must be a finite number."),
+        (
+            "teacher.engine=vlm",
+            f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, transformers (did you mean vllm?).",
+        ),
+        ("shortlist.sise=3", f"Unknown key shortlist.sise {HERE}; did you mean shortlist.size?"),
+        ("shortlst.size=3", f"Unknown key shortlst.size {HERE}; did you mean shortlist.size?"),
+        ("model=x", f"Unknown key model {HERE}; did you mean encoder.model or teacher.model?"),
+        ("shortlistsize=3", f"Unknown key shortlistsize {HERE}; did you mean shortlist.size?"),
+        ("teacher.model.name=x", f"Unknown key teacher.model.name {HERE}; did you mean teacher.model?"),
+        ("teacher=x", f"teacher {HERE} is a section; set one of its keys, such as teacher.model."),
+        (
+            "shortlist.size",
+            "'shortlist.size' is not an override; write it as key=value, for example teacher.model=org/name.",
+        ),
+        ("=3", "'=3' is not an override; write it as key=value, for example teacher.model=org/name."),
+        ("run=", "run is empty; set it to a directory or an object-store URI, for example run=runs/mine."),
+        ("run=${nothing}", f"run {HERE} cannot be resolved: Interpolation key 'nothing' not found."),
+        ("seed=???", f"seed {HERE} is still ???; give it a value."),
+        ("seed=[1", "The value of the override 'seed=[1' cannot be read: did not find expected ',' or ']'."),
+    ],
+)
+def test_mistakes_in_overrides(override: str, sentence: str) -> None:
+    assert told(None, override) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("shortlist:\n  size: ten\n", "shortlist.size in {} is 'ten'; it must be a whole number."),
+        ("prepare:\n  documents:\n", "prepare.documents in {} is null; it must be a list of texts."),
+        ("prepare:\n  documents: [a, ~]\n", "prepare.documents in {} is ['a', None]; it must be a list of texts."),
+        ("prepare: a.jsonl\n", "prepare in {} is a section; set one of its keys, such as prepare.documents."),
+        ("prepare:\n  id_column: no\n", "prepare.id_column in {} is False; it must be a text: put it in quotes."),
+        ("teachr:\n  model: x\n", "Unknown key teachr.model in {}; did you mean teacher.model?"),
+        ("teacher:\n  model:\n    name: x\n", "teacher.model in {} is {{'name': 'x'}}; it must be a text."),
+        ("- a\n", "{} holds a list, not the keys and values of a configuration; write them as key: value."),
+        (
+            "prepare:\n\tdocuments: a\n",
+            "{} is not a YAML file: line 2, column 1: found character that cannot start any token.",
+        ),
+        ("seed: 1\nseed: 2\n", "{} is not a YAML file: line 2, column 1: found duplicate key seed."),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text(text, "utf-8")
+    assert told(str(path)) == sentence.format(path)
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    assert (
+        told(str(missing)) == f"There is no configuration file {missing}; give the path of a YAML file (see examples/)."
+    )
+    (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\xfe")
+    assert told(str(tmp_path / "bytes.yaml")).startswith(f"{tmp_path / 'bytes.yaml'} cannot be read as a YAML file: ")
+
+
+def test_an_override_is_blamed_only_for_its_own_value(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text("shortlist:\n  size: 0\n", "utf-8")
+    assert told(str(path), "seed=3") == f"shortlist.size in {path} is 0; it must be greater than 0."
+    assert load_config(str(path), ["shortlist.size=4"]).shortlist.size == 4
+
+
+def test_a_configuration_survives_its_plain_form() -> None:
+    config = load_config(
+        None, ["encoder.document_prompt='\\${x}: '", "prepare.documents=[a, b]", "predict.min_score=0.5"]
+    )
+    assert config.encoder.document_prompt == "${x}: "
+    assert from_dict(to_dict(config)) == config
+    with pytest.raises(UserError, match=r"^seed in the stored configuration is 'x'; it must be a whole number\.$"):
+        from_dict(to_dict(config) | {"seed": "x"})
+
+
+def test_overrides_of_a_configuration_leave_it_as_it_is() -> None:
+    config = load_config(None, ["seed=3"])
+    assert apply_overrides(config, ["predict.top_k=2"]).predict.top_k == 2
+    assert apply_overrides(config, ["predict.top_k=2"]).seed == 3
+    assert config.predict.top_k == 10
+    with pytest.raises(UserError, match=r"^Unknown key topk on the command line; did you mean .*top_k\?$"):
+        apply_overrides(config, ["topk=2"])
+
+
+def test_every_knob_is_explained_and_its_default_is_allowed() -> None:
+    load_config(None)
+    for knob in knobs():
+        assert len(knob.help) > 5
+        assert not knob.choices or knob.default in knob.choices

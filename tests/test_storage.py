@@ -1,0 +1,102 @@
+"""Commits are whole or absent; a stage is done only if its manifest says so and its files are there."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Manifest, Storage, is_done, missing_files, read_manifest, write_manifest
+from ezxmc_ray.tables import GOLD, LABELS
+
+
+@pytest.fixture(params=["local", "uri"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "run") if request.param == "local" else f"file://{tmp_path}/run")
+
+
+def test_tables_json_and_bytes_come_back(storage: Storage) -> None:
+    table = pa.table({"labels": [[1, 2], [], None]}, schema=GOLD)
+    storage.write_table("gold/shard-00000.parquet", table, {"documents": 3})
+    storage.write_json("a/b.json", {"é": [1]})
+    assert storage.read_table("gold/shard-00000.parquet", GOLD) == table
+    assert storage.read_counts("gold/shard-00000.parquet") == {"documents": 3}
+    assert storage.rows("gold/shard-00000.parquet") == 3
+    assert storage.read_json("a/b.json") == {"é": [1]}
+    assert storage.list("gold", ".parquet") == ["gold/shard-00000.parquet"]
+    assert storage.list("nowhere") == []
+    assert storage.list(recursive=True) == ["a/b.json", "gold/shard-00000.parquet"]
+    assert pq.read_table(storage.path("gold/shard-00000.parquet")).column_names == ["labels"]
+
+
+def test_a_storage_can_be_sent_to_another_process(storage: Storage) -> None:
+    storage.write_json("x.json", 1)
+    assert pickle.loads(pickle.dumps(storage)).read_json("x.json") == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("file", b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="larger than this process may write"):
+            storage.write_bytes("file", b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert storage.read_bytes("file") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_below_a_regular_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="a part of the path is a regular file"):
+        Storage(str(tmp_path / "file" / "run")).write_bytes("a", b"x")
+
+
+def test_an_unknown_scheme_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="cannot be used"):
+        Storage("nosuch://bucket/run")
+
+
+def test_upload_and_local_copy_a_directory(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    (tmp_path / "model" / "a").write_text("1")
+    (tmp_path / "model" / "sub" / "b").write_text("2")
+    storage.upload(tmp_path / "model", "student")
+    with storage.local("student") as path:
+        assert (path / "a").read_text() == "1"
+        assert (path / "sub" / "b").read_text() == "2"
+
+
+def test_done_needs_the_same_fingerprint_and_every_file(storage: Storage) -> None:
+    storage.write_bytes("stage/one", b"1")
+    manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2})
+    assert not is_done(storage, "stage/manifest.json", "abc")
+    write_manifest(storage, "stage/manifest.json", manifest)
+    assert read_manifest(storage, "stage/manifest.json") == manifest
+    assert is_done(storage, "stage/manifest.json", "abc")
+    assert not is_done(storage, "stage/manifest.json", "abd")
+    storage.remove("stage/one")
+    assert missing_files(storage, manifest) == ["stage/one"]
+    assert not is_done(storage, "stage/manifest.json", "abc")
+
+
+def test_a_broken_manifest_is_no_manifest(storage: Storage) -> None:
+    storage.write_bytes("stage/manifest.json", b'{"stage": "x"')
+    assert read_manifest(storage, "stage/manifest.json") is None
+
+
+def test_a_table_of_another_kind_is_refused(storage: Storage) -> None:
+    storage.write_table("labels.parquet", pa.table({"id": [1], "text": ["a"]}))
+    with pytest.raises(UserError, match=r"labels.parquet: column 'id' has type int64, expected string"):
+        storage.read_table("labels.parquet", LABELS)

@@ -1,0 +1,48 @@
+"""What a killed process leaves behind is ended; what is not its own is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+OWNER = """
+import subprocess, sys, time
+from ezxmc_ray.watchdog import start_watchdog
+start_watchdog()
+# A process that ignores SIGTERM, started by a child that ends at once: an orphan that nobody else would end.
+code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+sleeper = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+print(sleeper.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_owner_leaves_nothing_behind() -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    sleeper = psutil.Process(int(owner.stdout.readline()))
+    watchdogs = [
+        child for child in psutil.Process(owner.pid).children() if "ezxmc_ray.watchdog" in " ".join(child.cmdline())
+    ]
+    time.sleep(2)  # the watchdog looks twice a second
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not all(map(gone, [sleeper, *watchdogs])):
+        time.sleep(0.2)
+    assert len(watchdogs) == 1
+    assert gone(sleeper)
+    assert gone(watchdogs[0])
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
