@@ -30,7 +30,7 @@ from ezxmc_ray.progress import say
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import Context, manifest_path
 from ezxmc_ray.storage import Manifest, Storage, check_writable, is_done, read_manifest, write_manifest
-from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.teacher.engine import load_teacher, teacher_key
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagger import Tagger
@@ -278,6 +278,9 @@ def _go(config: Config, stage: str | None) -> None:
                     )
                 break
             if not worked:
+                # A model that cannot be had is told now, not after the shortlists of a million documents.
+                resolve_model(config.encoder.model)
+                load_teacher(config.teacher)
                 say(f"Run {config.run}: starting Ray")
                 from ezxmc_ray.stages.cluster import ray_cluster
 

@@ -57,7 +57,7 @@ class StageProgress:
         self.done += count
         if self._bar:
             self._bar.advance(self._task, count)
-        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+        elif count and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             say(self._line())
 
@@ -66,7 +66,7 @@ class StageProgress:
         rate = self.done / seconds if seconds else 0.0
         of = f" of {self.total:,}" if self.total else ""
         left = f", {_duration((self.total - self.done) / rate)} left" if self.total and rate else ""
-        return f"{self.name}: {self.done:,}{of} {self.unit}, {rate:,.1f} {self.unit}/s{left}"
+        return f"{self.name}: {self.done:,}{of} {self.unit}, {_rate(rate)} {self.unit}/s{left}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -81,7 +81,11 @@ class _Rate(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0.0:,.1f} {self._unit}/s")
+        return Text(f"{_rate(task.finished_speed or task.speed or 0.0)} {self._unit}/s")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
 
 
 def _duration(seconds: float) -> str:

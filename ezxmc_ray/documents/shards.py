@@ -9,7 +9,7 @@ workers there are. Comes in: sources. Goes out: documents/, gold/, labels.parque
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -315,11 +315,3 @@ def _kept(storage: Storage, piece: Piece, columns: list[str]) -> pa.Table:
         keep[rows] = False
         table = table.filter(pa.array(keep))
     return table.slice(piece.start, piece.stop - piece.start)
-
-
-def needed(checked: Sequence[CheckedSource]) -> Iterator[CheckedSource]:
-    """The sources in order, up to the first that is full; those after it were read in vain, if at all."""
-    for source in sorted(checked, key=lambda one: one.number):
-        yield source
-        if source.full:
-            return

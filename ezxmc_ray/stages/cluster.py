@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     watchdog = None
     try:
         if address == "local":
+            _check_file_size_limit(config.object_store_mib)
             watchdog = start_watchdog()
             # Two CPUs at least: training has two workers, and a stage's tasks run beside its actors.
             cpus = max(2, config.cpus or os.cpu_count() or 2)
@@ -67,6 +69,16 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         if watchdog is not None and watchdog.stdin is not None:
             watchdog.stdin.close()
             watchdog.wait(timeout=30)
+
+
+def _check_file_size_limit(object_store_mib: int) -> None:
+    """Ray's object store is one file in memory, and Ray dies without a word where it cannot be made."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < object_store_mib << 20:
+        raise UserError(
+            f"This shell lets no file grow beyond {limit >> 10} KiB (ulimit -f), and Ray's object store alone has "
+            f"{object_store_mib} MiB (cluster.object_store_mib): raise the limit."
+        )
 
 
 @contextmanager

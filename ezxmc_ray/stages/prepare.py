@@ -27,7 +27,6 @@ from ezxmc_ray.documents.shards import (
     ShardCounts,
     check_source,
     drop_duplicates,
-    needed,
     plan_shards,
     write_labels,
     write_rejected,
@@ -55,7 +54,7 @@ def prepare(context: Context) -> Result:
         storage.remove(old)
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
-        checked = list(needed(_check_sources(config, storage, inputs)))
+        checked = _check_sources(config, storage, inputs)
         parts = [part for one in checked for part in one.parts]
         dropped, duplicates = run_task(drop_duplicates, storage, parts)
         limit = config.prepare.limit_documents
@@ -79,7 +78,7 @@ def prepare(context: Context) -> Result:
 
 
 def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[CheckedSource]:
-    """Pass 1 over the sources in order; none is begun after one that alone reaches the limit of documents."""
+    """Pass 1, the results in the order of the sources; none is begun after one that alone reaches the limit."""
     checked: list[CheckedSource] = []
 
     def arguments() -> Iterator[tuple[Any, ...]]:
@@ -90,7 +89,7 @@ def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[Che
 
     for one in run_tasks(check_source, arguments()):
         checked.append(one)
-    return checked
+    return sorted(checked, key=lambda one: one.number)
 
 
 def _check_rejected(

@@ -147,6 +147,29 @@ def test_the_same_bytes_in_whatever_order_tasks_end(config: Config, sequential_p
         assert _digests(here) == _digests(there)
 
 
+def test_duplicates_name_the_first(
+    config: Config,
+    files: list[list[Row | bytes]],
+    sequential_prepare: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "PART_ROWS", 37)
+    _, storage = sequential_prepare(config)
+    first: dict[str, str] = {}
+    expected = []
+    for path, rows in zip(config.prepare.documents, files, strict=True):
+        for line, row in enumerate(rows, start=1):
+            if isinstance(row, bytes) or not (row["title"] + row["text"]).strip():
+                continue
+            if row["id"] in first:
+                expected.append((path, line, f"duplicate id: {row['id']!r}, first in {first[row['id']]}"))
+            first.setdefault(row["id"], f"{path}:{line}")
+    rejected = storage.read_table("rejected.parquet").to_pylist()
+    found = [(row["source"], row["line"], row["reason"]) for row in rejected if "duplicate" in row["reason"]]
+    assert found == expected
+    assert len(found) > 100
+
+
 def test_a_rerun_leaves_nothing_of_the_run_before(config: Config, sequential_prepare: Callable[..., Any]) -> None:
     sequential_prepare(config, "again")
     config.prepare.limit_documents = 70

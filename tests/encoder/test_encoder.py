@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_texts_that_are_cut_are_counted(encoder: Encoder) -> None:
 def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
     assert encoder.encode_labels([]).vectors.shape == (0, 384)
     assert encoder.encode_documents([], []).truncated == 0
+
+
+def test_a_text_without_tokens_still_has_a_vector(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_special_tokens = partial(encoder.tokenizer, add_special_tokens=False)
+    without_special_tokens.pad = encoder.tokenizer.pad  # type: ignore[attr-defined]
+    without_special_tokens.pad_token_id = encoder.tokenizer.pad_token_id  # type: ignore[attr-defined]
+    monkeypatch.setattr(encoder, "tokenizer", without_special_tokens)
+    vectors = encoder.encode_labels(["", " ", "Law"]).vectors
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_chunks_of_texts_keep_their_order(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,11 @@ class Project:
         return found
 
     def copy(self, folder: Path) -> Project:
-        """The same input, configuration and run elsewhere."""
+        """The same input and configuration with a copy of the run."""
         folder.mkdir(parents=True)
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True, copy_function=shutil.copy2)
-        for path in (folder / "conf.yaml", folder / "run" / "config.yaml"):
-            if path.exists():
-                path.write_text(path.read_text().replace(str(self.folder), str(folder)))
+        shutil.copytree(self.run, folder / "run", copy_function=shutil.copy2)
+        text = (self.folder / "conf.yaml").read_text()
+        (folder / "conf.yaml").write_text(text.replace(f"run: {self.run}", f"run: {folder}/run"))
         return Project(folder)
 
 

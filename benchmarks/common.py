@@ -1,0 +1,43 @@
+"""What every benchmark shares: a description of the machine, and where results go.
+
+A benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json;
+``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine, and its GPUs if torch sees any."""
+    import psutil
+    import torch
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    memory = round(psutil.virtual_memory().total / 2**30)
+    return ", ".join([f"{len(os.sched_getaffinity(0))} cores ({names[0]})", f"{memory} GiB", *gpus])
+
+
+def publish(name: str, title: str, result: dict[str, Any]) -> None:
+    """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
+    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    about = {"name": name, "title": title, "command": command, "machine": machine(), "date": f"{datetime.date.today()}"}
+    whole = {**about, **result}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+    print(json.dumps(whole))

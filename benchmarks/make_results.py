@@ -1,0 +1,48 @@
+"""Make benchmarks/RESULTS.md from benchmarks/results/*.json: ``python benchmarks/make_results.py``.
+
+A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
+list of sentences) the text below it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common import RESULTS, ROOT
+
+HEAD = """# Results
+
+Made by `python benchmarks/make_results.py` from `benchmarks/results/`; do not edit by hand. Machines are shared and
+noisy: compare within one table, not across.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    text = HEAD + "".join(section(result) for result in results)
+    (ROOT / "benchmarks" / "RESULTS.md").write_text(text)
+    print(f"benchmarks/RESULTS.md: {len(results)} results")
+
+
+def section(result: dict[str, Any]) -> str:
+    """One result as Markdown."""
+    lines = ["", f"## {result['title']}", "", f"`{result['command']}` · {result['machine']} · {result['date']}", ""]
+    rows = result["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(shown(row.get(name)) for name in names) + " |" for row in rows]
+    lines += [""] + [f"- {note}" for note in result.get("notes", [])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def shown(value: Any) -> str:
+    """A cell."""
+    if value is None:
+        return ""
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What a user does wrong gives one sentence and exit status 2, before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EZXMC = str(Path(sys.executable).with_name("ezxmc"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a small correct input and configuration."""
+    documents = [{"id": str(number), "text": f"text {number}", "labels": ["a"]} for number in range(20)]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
+    (tmp_path / "labels.jsonl").write_text('{"id": "a", "text": "first"}\n{"id": "b", "text": "second"}\n')
+    (tmp_path / "conf.yaml").write_text(
+        "run: run\nprepare: {documents: [documents.jsonl], labels: [labels.jsonl]}\nteacher: {readout: likelihood}\n"
+    )
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "file").write_text("a regular file")
+    (tmp_path / "broken.yaml").write_text("run: [unclosed\n")
+    (tmp_path / "noid.jsonl").write_text('{"number": 1, "text": "x"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"id": "1", "text": "fine"}\nnot json\n{"id": "1", "text": "again"}\n')
+    return tmp_path
+
+
+MISTAKES = {
+    "no such configuration": (["run", "nowhere.yaml"], "There is no configuration file nowhere.yaml"),
+    "not YAML": (["run", "broken.yaml"], "broken.yaml is not a YAML file: line "),
+    "unknown key": (["run", "conf.yaml", "teacher.modle=x"], "did you mean teacher.model?"),
+    "wrong type": (["run", "conf.yaml", "shortlist.size=ten"], "shortlist.size on the command line is 'ten'"),
+    "value not allowed": (["run", "conf.yaml", "student.loss=mse"], "must be one of listwise, lmtx, bce"),
+    "out of range": (["run", "conf.yaml", "prepare.test_share=1.5"], "must lie between 0 and 1"),
+    "not an override": (["run", "conf.yaml", "faster"], "'faster' is not an override"),
+    "no such documents": (["run", "conf.yaml", "prepare.documents=[gone-*.jsonl]"], "gone-*.jsonl"),
+    "no label file": (["run", "conf.yaml", "prepare.labels=[]"], "prepare.labels"),
+    "a run below a file": (["run", "conf.yaml", "run=file/run"], "a part of the path is a regular file"),
+    "no such package": (["run", "conf.yaml", "encoder.model=package:nosuchpackage/model"], "nosuchpackage"),
+    "no such teacher": (["run", "conf.yaml", "teacher.model=./nosuchdirectory"], "nosuchdirectory"),
+    "no such prompt": (["run", "conf.yaml", "teacher.prompt=nosuchprompt"], "nosuchprompt"),
+    "status of no run": (["status", "nowhere"], "nowhere is not a run"),
+    "tag with no run": (["tag", "nowhere"], "nowhere is not a run"),
+    "a stage too early": (["predict", "conf.yaml"], "The stage predict needs prepare"),
+    "unknown command": (["rum", "conf.yaml"], "rum"),
+}
+
+
+def run(
+    folder: Path, arguments: list[str], before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [EZXMC, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, preexec_fn=before)
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert done.stderr.startswith("ezxmc: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(folder: Path, name: str) -> None:
+    arguments, words = MISTAKES[name]
+    assert_one_sentence(run(folder, arguments), words)
+
+
+@pytest.mark.parametrize("kib", [1, 1000])
+def test_a_full_disk_is_one_sentence(folder: Path, kib: int) -> None:
+    """Simulated: files may not grow beyond a limit, which the configuration (1 KiB) or Ray's store (1 MB) reaches."""
+    limit = kib * 1024
+    done = run(folder, ["run", "conf.yaml"], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert_one_sentence(done, "ulimit -f")
+
+
+@pytest.mark.parametrize(
+    ("documents", "words"),
+    [("empty.jsonl", "There is no document"), ("noid.jsonl", "has no column 'id'; its columns are number, text")],
+)
+def test_an_input_without_documents_is_one_sentence(folder: Path, documents: str, words: str) -> None:
+    assert_one_sentence(run(folder, ["prepare", "conf.yaml", f"prepare.documents=[{documents}]"]), words)
+
+
+def test_bad_rows_are_counted_and_listed(folder: Path) -> None:
+    done = run(folder, ["prepare", "conf.yaml", "prepare.documents=[bad.jsonl]"])
+    assert done.returncode == 2
+    assert "2 " in done.stderr.splitlines()[0]
+    assert "prepare.on_bad_rows=skip" in done.stderr
+    assert "bad.jsonl:2: " in done.stderr and "bad.jsonl:3: " in done.stderr
+    assert (folder / "run" / "rejected.parquet").exists()
