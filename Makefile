@@ -13,12 +13,12 @@ endif
 # More for pip, such as --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_ARGS ?=
 # How many packages the demo takes (all = every one), and its teacher: a hub id (org/name) or a directory.
-DOCUMENTS ?= 1200
+DOCUMENTS ?= 800
 TEACHER ?=
 
 PIP := .venv/bin/python -m pip
 # What distinguishes this demo from the plain one, in the names of its directories.
-SAMPLE := $(if $(filter 1200,$(DOCUMENTS)),,-$(DOCUMENTS))
+SAMPLE := $(if $(filter 800,$(DOCUMENTS)),,-$(DOCUMENTS))
 DATA := data/debian-packages$(SAMPLE)
 RUN := runs/debian-packages$(SAMPLE)$(if $(TEACHER),-$(notdir $(TEACHER:%/=%)))
 

@@ -4,7 +4,7 @@ What comes in: this machine's own apt sources (no root needed; about 16 MB). Wha
 ``documents.jsonl.gz`` (id, title, text, labels, split; ordered by name) and ``labels.jsonl.gz`` (id, text). The gold
 labels are what Debian's volunteers tagged, so they are incomplete; they only ever measure. Command::
 
-    python examples/debian_packages.py --output data/debian-packages --documents 1200
+    python examples/debian_packages.py --output data/debian-packages --documents 800
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", required=True, help="directory to write documents.jsonl.gz and labels.jsonl.gz to")
     parser.add_argument(
-        "--documents", type=number_or_all, default=1200, help="how many, three in four to train on; or all"
+        "--documents", type=number_or_all, default=800, help="how many, three in four to train on; or all"
     )
     parser.add_argument(
         "--lists", help="directory to keep the downloaded lists in, and to take them from if it has them"

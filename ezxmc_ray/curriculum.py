@@ -321,14 +321,14 @@ def dry_run(config: Config) -> dict[str, Any]:
     amounts = _amounts(config, curriculum if done.get("prepare") else None)
     steps = estimate(config, amounts, rates, done)
     measured = ", ".join(sorted(rates.keys() & REFERENCE_RATES.keys()))
+    reference = "the rates of a 2-core machine without a GPU, small models, start-up of actors apart"
     return {
         "run": config.run,
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
         "labels": f"{amounts.labels:,}",
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
         "estimated_seconds": f"{sum(step['seconds'] for step in steps):,.0f}",
-        "estimated_from": f"this run's rates ({measured}), else" * bool(measured)
-        + " the rates of a 2-core machine without a GPU",
+        "estimated_from": f"this run's rates ({measured}), else {reference}" if measured else reference,
         "steps": steps,
     }
 

@@ -131,7 +131,7 @@ def _unpacked(gguf: Path, reference: str) -> Path:
     except OSError as error:
         if not target.is_dir():  # else another process was first, with the same content
             raise load_error(reference, error) from error
-    except (ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # what a parser makes of a broken file is anything
         raise load_error(reference, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

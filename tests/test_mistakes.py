@@ -81,12 +81,9 @@ def test_a_full_disk_is_one_sentence(folder: Path, kib: int) -> None:
     assert_one_sentence(done, "ulimit -f")
 
 
-@pytest.mark.parametrize(
-    ("documents", "words"),
-    [("empty.jsonl", "There is no document"), ("noid.jsonl", "has no column 'id'; its columns are number, text")],
-)
-def test_an_input_without_documents_is_one_sentence(folder: Path, documents: str, words: str) -> None:
-    assert_one_sentence(run(folder, ["prepare", "conf.yaml", f"prepare.documents=[{documents}]"]), words)
+def test_an_input_without_documents_is_one_sentence(folder: Path) -> None:
+    done = run(folder, ["prepare", "conf.yaml", "prepare.documents=[empty.jsonl]"])
+    assert_one_sentence(done, "There is no document")
 
 
 def test_bad_rows_are_counted_and_listed(folder: Path) -> None:

@@ -49,18 +49,19 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     known = context.documents.details
     encoders = config.curriculum.cycles + 1
     has_gold = known["gold_fingerprint"] is not None
-    ranked, files = 0, []
+    ranked = 0
+    items: list[Item] = []
     metrics: dict[str, Any] = {}
     with StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0) as progress:
         for encoder in range(encoders if has_gold else 0):
-            arguments = (storage, config.encoder, context.encoder_folder(encoder), encoder, config.evaluate.depth)
-            items: list[Item] = [
-                {"shard": s, "file": shard_path(f"{FOLDER}/encoder-{encoder}", s)} for s in range(shards)
-            ]
-            for done in map_files(storage, items, RankWorker, arguments, encoder_pool()):
-                ranked += done["documents"]
-                progress.advance(done["documents"])
-            files += [item["file"] for item in items]
+            folder = f"{FOLDER}/encoder-{encoder}"
+            items += [{"encoder": encoder, "shard": s, "file": shard_path(folder, s)} for s in range(shards)]
+        folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
+        arguments = (storage, config.encoder, folders, config.evaluate.depth)
+        for done in map_files(storage, items, RankWorker, arguments, encoder_pool()):
+            ranked += done["documents"]
+            progress.advance(done["documents"])
+        for encoder in range(encoders if has_gold else 0):
             metrics[encoder_name(encoder)] = run_task(metrics_of, storage, encoder, shards)
     sample = f"{FOLDER}/sample.parquet"
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
@@ -75,20 +76,27 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "depth": config.evaluate.depth,
         "teacher": teacher,
     }
-    return ranked, [*files, sample], details
+    return ranked, [*(item["file"] for item in items), sample], details
 
 
 class RankWorker:
-    """Actor: ranks the labels for the test documents of a shard with one encoder, by exact search."""
+    """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
 
-    def __init__(self, storage: Storage, config: EncoderConfig, folder: str | None, encoder: int, depth: int) -> None:
-        self.storage, self.depth = storage, depth
-        self.encoder = load_encoder(storage, config, folder)
-        self.index = ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{encoder}/label_vectors"))
+    def __init__(self, storage: Storage, config: EncoderConfig, folders: list[str | None], depth: int) -> None:
+        self.storage, self.config, self.folders, self.depth = storage, config, folders, depth
+        self.number = -1
+
+    def _use(self, number: int) -> None:
+        """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
+        if number != self.number:
+            self.encoder = load_encoder(self.storage, self.config, self.folders[number])
+            self.index = ShardedIndex.from_vectors(read_label_vectors(self.storage, f"cycle-{number}/label_vectors"))
+            self.number = number
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
+        self._use(int(item["encoder"]))
         documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
         gold = self.storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"]
         rows = np.flatnonzero(pc.and_(pc.equal(documents["split"], "test"), pc.is_valid(gold)).to_numpy()).astype(

@@ -31,14 +31,18 @@ _set_threads = torch.set_num_threads
 
 
 class VllmEngine:
-    """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them."""
+    """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them.
 
-    def __init__(self, teacher: Teacher) -> None:
+    ``llm``: a vLLM that runs already, with the same weights and room for this teacher's prompts, so that one model
+    serves two prompts or read-outs.
+    """
+
+    def __init__(self, teacher: Teacher, llm: Any | None = None) -> None:
         self._teacher = teacher
         _set_environment(teacher)
         self._block_tokens = teacher.config.block_tokens or (0 if torch.cuda.is_available() else _CPU_BLOCK_TOKENS)
         self._use_threads()
-        self._llm = self._start()
+        self.llm = llm or self._start()
 
     def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
@@ -53,8 +57,8 @@ class VllmEngine:
 
     def close(self) -> None:
         """Shut the engine down, worker processes included."""
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
 
     def _yes_no(self, pairs: list[PairPrompt]) -> tuple[list[float], int]:
         from vllm import SamplingParams
@@ -109,7 +113,7 @@ class VllmEngine:
         if not pairs:
             return []
         prompts = [{"prompt_token_ids": pair.tokens} for pair in pairs]
-        return list(self._llm.generate(prompts, parameters, use_tqdm=False))
+        return list(self.llm.generate(prompts, parameters, use_tqdm=False))
 
     def _use_threads(self) -> None:
         """OpenMP's thread count belongs to a thread, and Ray sets it to 1: set it in whichever thread calls."""
@@ -142,6 +146,8 @@ class VllmEngine:
             options["block_size"] = self._block_tokens
         if gpu:
             options["gpu_memory_utilization"] = config.gpu_memory_share
+        else:
+            options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib << 30
         try:
             return LLM(**options)
         except (OSError, ValueError, MemoryError, RuntimeError) as error:
@@ -167,14 +173,10 @@ def _set_environment(teacher: Teacher) -> None:
     values = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
         # Measured on 2 cores: an engine in this process is faster, starts sooner and leaves no process behind.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel == 1 else "1",
     }
     if os.path.isdir(teacher.resolved):
         values["HF_HUB_OFFLINE"] = "1"
-    if config.threads and config.tensor_parallel == 1:
-        cores = sorted(os.sched_getaffinity(0))[: config.threads]
-        values["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     for name, value in values.items():
         os.environ.setdefault(name, value)

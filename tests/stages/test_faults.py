@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import json
 import os
 import shutil
 import signal
@@ -9,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,8 +91,11 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def head() -> Iterator[str]:
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray head node on this machine with its job server; its address."""
+    # `ray start` asks for a token where ~/.ray holds one (a local Ray leaves it there); `ray job submit` must be told.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex)
     ray = str(Path(sys.executable).with_name("ray"))
     port, dashboard = free_port(), free_port()
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
@@ -108,12 +114,13 @@ def head() -> Iterator[str]:
         process.kill()
 
 
-def test_the_same_run_as_a_ray_job(
+def test_a_ray_job_with_other_gold_labels_trains_the_same_student(
     project: Project, new_project: Callable[..., Project], head: str, tmp_path: Path
 ) -> None:
-    job = new_project(tmp_path / "job")
+    """``ray job submit jobs/run.py`` on the same documents and stored verdicts, every gold label another one."""
+    job = new_project(tmp_path / "job", gold_shift=1)
     job.run.mkdir()
-    shutil.copytree(project.run / "verdicts", job.run / "verdicts")  # the engine was at work in the fixture's run
+    shutil.copytree(project.run / "verdicts", job.run / "verdicts")
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "job", "submit", "--address", head, "--", sys.executable, str(ROOT / "jobs" / "run.py")]
     submitted: list[subprocess.CompletedProcess[str]] = []
@@ -127,4 +134,12 @@ def test_the_same_run_as_a_ray_job(
     done = submitted[-1]
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
+    assert job.manifest("cycle-0/examples")["details"]["pairs_asked"] == 0
+    assert job.rows("gold") != project.rows("gold")
+    for folder in ("cycle-0/student", "student"):
+        weights = [one.run / folder / "model.safetensors" for one in (project, job)]
+        assert filecmp.cmp(*weights, shallow=False)
+    assert job.manifest("student")["details"]["chosen"] == project.manifest("student")["details"]["chosen"]
     assert job.rows("predictions") == project.rows("predictions")
+    reports = [json.loads((one.run / "report.json").read_text()) for one in (project, job)]
+    assert reports[0]["metrics"]["chosen"] != reports[1]["metrics"]["chosen"]
