@@ -38,7 +38,7 @@ class VllmEngine:
     """
 
     def __init__(self, teacher: Teacher, llm: Any | None = None) -> None:
-        self._teacher = teacher
+        self.teacher = teacher
         _set_environment(teacher)
         self._block_tokens = teacher.config.block_tokens or (0 if torch.cuda.is_available() else _CPU_BLOCK_TOKENS)
         self._use_threads()
@@ -48,12 +48,12 @@ class VllmEngine:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
         started = time.perf_counter()
         self._use_threads()
-        prompts = build_prompts(self._teacher.plan, batch)
-        if self._teacher.answers is not None:
+        prompts = build_prompts(self.teacher.plan, batch)
+        if self.teacher.answers is not None:
             raw, computed = self._yes_no(prompts.pairs)
         else:
             raw, computed = self._likelihood(prompts.pairs)
-        return judged(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
+        return judged(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
 
     def close(self) -> None:
         """Shut the engine down, worker processes included."""
@@ -63,7 +63,7 @@ class VllmEngine:
     def _yes_no(self, pairs: list[PairPrompt]) -> tuple[list[float], int]:
         from vllm import SamplingParams
 
-        answers = self._teacher.answers
+        answers = self.teacher.answers
         assert answers is not None
         parameters = SamplingParams(
             max_tokens=1,
@@ -85,13 +85,13 @@ class VllmEngine:
         raw = np.full(len(pairs), np.nan)
         # A prefix that ends with a block is cached whole by its first pair: the first label token's logit is lost then.
         aligned = [bool(self._block_tokens) and pair.label_start % self._block_tokens == 0 for pair in pairs]
-        computed = self._read_likelihood(pairs, [i for i, skip in enumerate(aligned) if not skip], raw, False)
+        computed = self.read_likelihood(pairs, [i for i, skip in enumerate(aligned) if not skip], raw, False)
         again = [int(i) for i in np.flatnonzero(np.isnan(raw))]
-        computed += self._read_likelihood(pairs, again, raw, True)
+        computed += self.read_likelihood(pairs, again, raw, True)
         return raw.tolist(), computed
 
-    def _read_likelihood(self, pairs: list[PairPrompt], rows: list[int], raw: np.ndarray, whole: bool) -> int:
-        """Fill ``raw[rows]`` where it can be read; returns the tokens that were computed."""
+    def read_likelihood(self, pairs: list[PairPrompt], rows: list[int], raw: np.ndarray, whole: bool) -> int:
+        """Fill ``raw[rows]`` where it can be read; returns the tokens computed. ``whole``: without the cache."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(
@@ -118,12 +118,12 @@ class VllmEngine:
     def _use_threads(self) -> None:
         """OpenMP's thread count belongs to a thread, and Ray sets it to 1: set it in whichever thread calls."""
         if not torch.cuda.is_available():
-            _set_threads(self._teacher.config.threads or len(os.sched_getaffinity(0)))
+            _set_threads(self.teacher.config.threads or len(os.sched_getaffinity(0)))
 
     def _start(self) -> Any:
         from vllm import LLM
 
-        config, teacher = self._teacher.config, self._teacher
+        config, teacher = self.teacher.config, self.teacher
         gpu = torch.cuda.is_available()
         context = teacher.plan.max_prompt_tokens + 1
         options: dict[str, Any] = {

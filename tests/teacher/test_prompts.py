@@ -72,5 +72,5 @@ def test_what_a_file_lacks_is_told(tmp_path: Path, old: str, new: str, told: str
 
 
 def test_the_likelihood_form_ends_in_the_label(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the text must end in the slot .label., whose"):
+    with pytest.raises(UserError, match=r"the text must end in the slot .label., whose"):
         load_template(written(tmp_path, 'name: a\nversion: 1\nlikelihood: {text: "{document} {label}."}'))

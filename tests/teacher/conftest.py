@@ -1,0 +1,41 @@
+"""The engines that the tests of the teacher share: one vLLM for all, and the float32 reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.teacher.engine import load_teacher
+from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+from ezxmc_ray.teacher.vllm_engine import VllmEngine
+
+
+def config_of(model: str, readout: str) -> TeacherConfig:
+    """Small limits, so that prompts are cheap; float32, so that two engines' numbers can be compared closely."""
+    return TeacherConfig(
+        model=model, readout=readout, dtype="float32", max_document_tokens=64, max_label_tokens=48, cpu_kv_cache_gib=1
+    )
+
+
+@pytest.fixture(scope="session")
+def vllm_engines(small_teacher: str) -> Iterator[dict[str, VllmEngine]]:
+    """By read-out: two engines over one vLLM (the yes_no prompt is the longer one, so its engine starts it)."""
+    environment = dict(os.environ)
+    yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")))
+    likelihood = VllmEngine(load_teacher(config_of(small_teacher, "likelihood")), yes_no.llm)
+    yield {"yes_no": yes_no, "likelihood": likelihood}
+    yes_no.close()
+    os.environ.clear()  # what vLLM puts there is not for the processes that later tests start
+    os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def reference_engines(small_teacher: str) -> dict[str, TransformersEngine]:
+    """By read-out: transformers in float32."""
+    return {
+        readout: TransformersEngine(load_teacher(config_of(small_teacher, readout)))
+        for readout in ("yes_no", "likelihood")
+    }

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.teacher.engine import describe, teacher_key
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that passes for a model as long as nobody loads it."""
+    monkeypatch.setenv("EZXMC_CACHE", str(tmp_path / "cache"))
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(b"weights")
+    return directory
+
+
+def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) -> None:
+    def key(**values: object) -> str:
+        return teacher_key(TeacherConfig(model=str(model), **values))  # type: ignore[arg-type]
+
+    first = key()
+    assert len(first) == 16
+    assert int(first, 16) >= 0
+    for same in (
+        {"engine": "transformers"},
+        {"calibration": "label_prior"},
+        {"batch_documents": 1, "engines": 4, "block_tokens": 64, "threads": 1, "enforce_eager": False},
+    ):
+        assert key(**same) == first
+    others = [
+        key(readout="likelihood"),
+        key(prompt="package"),
+        key(dtype="float32"),
+        key(quantization="awq"),
+        key(max_document_tokens=100),
+        key(max_label_tokens=10),
+    ]
+    assert len({first, *others}) == len(others) + 1
+    (model / "model.safetensors").write_bytes(b"other weights")
+    assert key() != first
+
+
+def test_the_description_is_json_and_names_the_prompt(model: Path) -> None:
+    config = TeacherConfig(model=str(model), prompt="library")
+    found = json.loads(json.dumps(describe(config)))
+    assert found["prompt"] == "library v1"
+    assert found["model"] == str(model)
+    assert found["key"] == teacher_key(config)
+    assert (found["readout"], found["dtype"]) == ("yes_no", "bfloat16")
