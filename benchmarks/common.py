@@ -35,7 +35,9 @@ def machine() -> str:
 
 def publish(name: str, title: str, result: dict[str, Any]) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
-    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    # A directory of this machine means nothing to a reader; its name does.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
     about = {"name": name, "title": title, "command": command, "machine": machine(), "date": f"{datetime.date.today()}"}
     whole = {**about, **result}
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -29,13 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--teacher", help="hub id or directory; without it the bundled one")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="a.b=c")
     given = parser.parse_args()
     teacher = [f"teacher.model={given.teacher}"] if given.teacher else []
     reports, verdicts = [], None
-    for seed in given.seeds:
+    seeds = list(range(given.seeds))
+    for seed in seeds:
         run = given.runs / given.name / f"seed-{seed}"
         if verdicts and not (run / "verdicts").exists():
             shutil.copytree(verdicts, run / "verdicts")
@@ -44,7 +45,7 @@ def main() -> None:
     publish(
         given.name,
         f"Demo (Debian packages): {Path(reports[0]['teacher']['model']).name}",
-        summary(reports, given.seeds),
+        summary(reports, seeds),
     )
 
 

@@ -189,10 +189,10 @@ def judged(
 ) -> Judged:
     """Put an engine's scores (aligned with ``prompts.pairs``) into a table. Errors: UserError for NaN scores."""
     scores = np.asarray(raw, dtype=np.float32)
-    if not np.isfinite(scores).all():
+    if broken := int((~np.isfinite(scores)).sum()):
         raise UserError(
-            f"The teacher {config.model} computes scores that are not numbers in {config.dtype}: set teacher.dtype to "
-            "bfloat16 or float32."
+            f"The teacher {config.model} gave {broken} of {len(scores)} pairs no finite score in {config.dtype}: "
+            "set teacher.dtype=float32, or take another teacher."
         )
     lengths = np.array([len(pair.tokens) for pair in prompts.pairs], dtype=np.int32)
     columns = [
