@@ -485,7 +485,7 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
             raise UserError(f"{what} is {value}; it is a share and must lie between 0 and 1.")
         if name in _POSITIVE and value <= 0:
             raise UserError(f"{what} is {value}; it must be greater than 0.")
-        if isinstance(value, int | float) and value < 0 and knob.key not in ("predict.min_score", "seed"):
+        if isinstance(value, int | float) and value < 0 and knob.key != "predict.min_score":
             raise UserError(f"{what} is {value}; it must not be negative.")
     if not config.run.strip():
         raise UserError("run is empty; set it to a directory or an object-store URI, for example run=runs/mine.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -40,7 +41,6 @@ Result = tuple[int, list[str], dict[str, Any]]
 
 #: Settings that change how fast a stage is, not what it writes; they are no part of a fingerprint.
 SPEED_KNOBS = {
-    "encoder": ("batch_size", "model"),  # the model comes in by its weights
     "teacher": (
         "model",
         "batch_documents",
@@ -136,7 +136,7 @@ class Curriculum:
         folder = f"cycle-{cycle}/shortlist"
 
         def inputs() -> list[Any]:
-            encoder = [self._encoder(cycle), self._settings("encoder")]
+            encoder = [self._encoder(cycle), self.context.encoder_settings]
             return [*self._content(), *encoder, self._settings("shortlist"), cycle, last, self.config.seed]
 
         return Step(f"cycle {cycle} shortlist", "shortlist", folder, inputs, lambda: self._run("shortlist", cycle))
@@ -160,7 +160,7 @@ class Curriculum:
                 self._commit(f"cycle-{cycle}/examples"),
                 start,
                 self._settings("student"),
-                self._settings("encoder"),
+                self.context.encoder_settings,
                 self.config.seed,
             ]
 
@@ -213,8 +213,9 @@ class Curriculum:
     def execute(self, step: Step) -> Manifest:
         """Run one step and commit its manifest."""
         mark, began = step.fingerprint(), time.monotonic()
-        self.storage.remove(manifest_path(step.folder))
-        self._keep_only(step.folder, mark)
+        if step.stage != "prepare":  # which replaces its output only when the new one is whole
+            self.storage.remove(manifest_path(step.folder))
+            self._keep_only(step.folder, mark)
         rows, files, details = step.run()
         manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
         write_manifest(self.storage, manifest_path(step.folder), manifest)
@@ -259,6 +260,7 @@ def run_stage(config: Config, stage: str) -> None:
 
 
 def _go(config: Config, stage: str | None) -> None:
+    _check_place(config)
     storage = Storage(config.run)
     check_writable(storage)
     with ExitStack() as stack:
@@ -266,6 +268,7 @@ def _go(config: Config, stage: str | None) -> None:
         _note_configuration(config, storage)
         curriculum = Curriculum(config, storage)
         worked = matched = False
+        after = ""
         for step in curriculum.steps():
             if curriculum.done(step):
                 matched = matched or step.stage == stage
@@ -276,6 +279,7 @@ def _go(config: Config, stage: str | None) -> None:
                         f"The stage {stage} needs {step.name}, which is not done in {config.run}: "
                         f"give ezxmc {step.stage} or ezxmc run first."
                     )
+                after = f"; next comes {step.name}"
                 break
             if not worked:
                 # A model that cannot be had is told now, not after the shortlists of a million documents.
@@ -287,11 +291,21 @@ def _go(config: Config, stage: str | None) -> None:
                 stack.enter_context(ray_cluster(config.cluster))
             curriculum.execute(step)
             worked = matched = True
-        what = "complete" if stage is None else f"up to date for {stage}"
+        what = "complete" if stage is None else f"up to date for {stage}{after}"
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
             say(f"Report: {storage.path('report.html')}")
+
+
+def _check_place(config: Config) -> None:
+    """A cluster's nodes do not share the driver's working directory, which a Ray job even loses when it ends."""
+    joins = config.cluster.address != "local" and (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    if joins and "://" not in config.run and not os.path.isabs(os.path.expanduser(config.run)):
+        raise UserError(
+            f"run is {config.run}, a path relative to this process, but the run works on the Ray cluster at {joins}: "
+            "set run to a URI or an absolute path that every node reaches."
+        )
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:
@@ -317,7 +331,7 @@ def dry_run(config: Config) -> dict[str, Any]:
             break
         done[step.name] = curriculum.done(step)
     manifests = [read_manifest(storage, manifest_path(step.folder)) for step in curriculum.steps()]
-    rates = {one.stage: one.rows / one.seconds for one in manifests if one and one.rows and one.seconds}
+    rates = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, curriculum if done.get("prepare") else None)
     steps = estimate(config, amounts, rates, done)
     measured = ", ".join(sorted(rates.keys() & REFERENCE_RATES.keys()))
@@ -331,6 +345,13 @@ def dry_run(config: Config) -> dict[str, Any]:
         "estimated_from": f"this run's rates ({measured}), else {reference}" if measured else reference,
         "steps": steps,
     }
+
+
+def _rate(manifest: Manifest) -> float:
+    """Units a second of a stage; of judge only the pairs that were asked, and the engine's own time; 0: unknown."""
+    if manifest.stage == "judge":
+        return float(manifest.details.get("engine_pairs_per_s") or 0.0)
+    return manifest.rows / manifest.seconds if manifest.seconds else 0.0
 
 
 def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
@@ -385,13 +406,25 @@ def status(run: str) -> list[dict[str, Any]]:
 
 def open_tagger(run: str, overrides: list[str]) -> Tagger:
     """The student and the index of a finished run, for texts that are at hand."""
-    context = open_run(run, overrides).context
-    if not context.storage.exists(manifest_path("index")):
+    curriculum = open_run(run, overrides)
+    context = curriculum.context
+    folders = ("documents", "student", "index")
+    parts = {folder: read_manifest(context.storage, manifest_path(folder)) for folder in folders}
+    built = parts["index"].details if parts["index"] else {}
+    student, documents = parts["student"], parts["documents"]
+    if student and documents:
+        expected = {
+            "student": student.commit,
+            "label_fingerprint": documents.details["label_fingerprint"],
+            "encoder_settings": context.encoder_settings,
+        }
+    if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
         raise UserError(
-            f"{run} has no index yet; finish it with `ezxmc run` first (ezxmc status {run} shows what is missing)."
+            f"The index of {run} is missing, or older than its labels, its student or its encoder settings: "
+            f"finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
         )
     config = context.config
-    shards = context.manifest("index").details["shards"]
+    shards = built["shards"]
     from ezxmc_ray.tagger import Tagger
 
     return Tagger(context.storage, config.encoder, shards, config.predict.top_k, context.min_score)

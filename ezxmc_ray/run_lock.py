@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ezxmc_ray.errors import UserError
@@ -52,9 +52,10 @@ def _object_lock(storage: Storage) -> Iterator[None]:
     ended = threading.Event()
 
     def renew() -> None:
-        while not ended.is_set():
-            storage.write_bytes(LOCK, _owner())
-            ended.wait(RENEW_S)
+        while not ended.wait(RENEW_S):
+            # A store that does not answer once must not cost the lock: three renewals fit into its life.
+            with suppress(OSError):
+                storage.write_bytes(LOCK, _owner())
 
     storage.write_bytes(LOCK, _owner())
     keeper = threading.Thread(target=renew, daemon=True)
@@ -64,17 +65,23 @@ def _object_lock(storage: Storage) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
-        storage.remove(LOCK)
+        if _is_mine(_read_owner(storage, LOCK)):
+            storage.remove(LOCK)
 
 
 def _owner() -> bytes:
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}).encode()
 
 
+def _is_mine(owner: dict[str, Any]) -> bool:
+    return (owner.get("host"), owner.get("pid")) == (socket.gethostname(), os.getpid())
+
+
 def _read_owner(storage: Storage, name: str) -> dict[str, Any]:
+    """Who wrote the file; empty if it is not there or holds nothing of the kind."""
     try:
         owner = storage.read_json(name)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return owner if isinstance(owner, dict) and "renewed" in owner else {}
 

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ _DISK_ERRORS = {
     errno.ENOTDIR: "a part of the path is a regular file",
     errno.EEXIST: "a part of the path is a regular file",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EISDIR: "it is a directory",
 }
 
 
@@ -73,7 +74,7 @@ class Storage:
             if "://" in root:
                 self.filesystem, self._base = fs.FileSystem.from_uri(root)
             else:
-                self.filesystem, self._base = fs.LocalFileSystem(), os.path.abspath(root)
+                self.filesystem, self._base = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(root))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"The path {root} cannot be used: {one_line(error)}.") from error
 
@@ -92,6 +93,10 @@ class Storage:
     def exists(self, relative: str) -> bool:
         """Whether a file or directory is there."""
         return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+
+    def is_folder(self, relative: str) -> bool:
+        """Whether a directory is there."""
+        return bool(self.filesystem.get_file_info(self.path(relative)).type == fs.FileType.Directory)
 
     def list(self, relative: str = "", suffix: str = "", recursive: bool = False) -> Names:
         """Files (not directories) below ``relative`` whose names end in ``suffix``, sorted, relative to the root."""
@@ -189,12 +194,32 @@ class Storage:
         elif kind == fs.FileType.File:
             self.filesystem.delete_file(self.path(relative))
 
+    def _put(self, target: str) -> Iterator[str]:
+        """As ``_commit`` on an object store: a put is atomic, but an error in its midst would commit a part."""
+        try:
+            yield target
+        except BaseException:
+            with suppress(OSError):
+                self.filesystem.delete_file(target)
+            raise
+
+    def rename(self, source: str, target: str) -> None:
+        """Move the file or directory ``source`` to ``target``, file by file; what ``target`` held before is gone."""
+        self.remove(target)
+        is_file = self.filesystem.get_file_info(self.path(source)).type == fs.FileType.File
+        for name in [source] if is_file else self.list(source, recursive=True):
+            new = target + name[len(source) :]
+            if self.is_local:
+                os.makedirs(os.path.dirname(self.path(new)), exist_ok=True)
+            self.filesystem.move(self.path(name), self.path(new))
+        self.remove(source)
+
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:
         """A path to write to; what was written becomes ``relative`` when the block ends well."""
         target = self.path(relative)
         if not self.is_local:
-            yield target  # a put of an object store is atomic by itself
+            yield from self._put(target)
             return
         temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
         try:
@@ -245,8 +270,11 @@ def missing_files(storage: Storage, manifest: Manifest) -> list[str]:
 def check_writable(storage: Storage) -> None:
     """Raise a UserError unless a file can be committed in the root."""
     probe = f".probe-{uuid.uuid4().hex[:8]}"
-    storage.write_bytes(probe, b"probe")
-    storage.remove(probe)
+    try:
+        storage.write_bytes(probe, b"probe")
+        storage.remove(probe)
+    except OSError as error:
+        raise UserError(f"Cannot write to {storage.root}: {one_line(error)}; set run=<another place>.") from error
 
 
 def copy_into(storage: Storage, source: Path, relative: str) -> None:

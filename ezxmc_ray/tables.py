@@ -85,7 +85,7 @@ NO_DOCUMENT = bytes(HASH_BYTES)
 
 
 def label_vectors_schema(dimension: int) -> pa.Schema:
-    """cycle-N/label_vectors/shard-NNN.parquet: ``label`` int32, consecutive; ``vector`` float32 [dimension]."""
+    """cycle-N/label_vectors/shard-NNNNN.parquet: ``label`` int32, consecutive; ``vector`` float32 [dimension]."""
     return pa.schema([("label", pa.int32()), ("vector", pa.list_(pa.float32(), dimension))])
 
 

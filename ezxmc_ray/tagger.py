@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +86,10 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
     """
     counts = TagCounts()
     sources = find_sources(inputs, prepare.format, "--input")
-    folder, _, name = output.rpartition("/")
+    folder, name = os.path.split(output)
     storage = Storage(folder or ".")
+    if not name or storage.is_folder(name):
+        raise UserError(f"--output {output} is a directory; name a file, for example {folder or '.'}/tags.parquet.")
     check_writable(storage)
     with storage.open_table(name, PREDICTIONS) as sink:
         rejected: list[pa.Table] = []

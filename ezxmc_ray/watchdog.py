@@ -66,9 +66,7 @@ def end(processes: set[psutil.Process]) -> None:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and any(
-        p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in _alive(processes)
-    ):
+    while time.monotonic() < deadline and _alive(processes):
         time.sleep(0.2)
     for process in _alive(processes):
         with contextlib.suppress(psutil.Error):
@@ -76,7 +74,13 @@ def end(processes: set[psutil.Process]) -> None:
 
 
 def _alive(processes: set[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running()]
+    """Those that run; a zombie waits for its parent and is none of them."""
+    alive = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
 
 
 if __name__ == "__main__":

@@ -105,6 +105,20 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
+def node_cpus() -> int:
+    """CPUs of the largest node: what one actor can have at most."""
+    return _largest_node("CPU") or 1
+
+
+def node_gpus() -> int:
+    """GPUs of the largest node."""
+    return _largest_node("GPU")
+
+
+def _largest_node(resource: str) -> int:
+    return max((int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]), default=0)
+
+
 @dataclass(frozen=True)
 class Pool:
     """A fixed pool of actors: how many, and what each takes."""
@@ -122,7 +136,7 @@ def encoder_pool() -> Pool:
     """One encoder a GPU; on a CPU cluster, one for every four CPUs."""
     if gpus := cluster_gpus():
         return Pool(gpus, 1, 1)
-    cpus = min(ENCODER_CPUS, cluster_cpus())
+    cpus = min(ENCODER_CPUS, node_cpus())
     return Pool(max(1, cluster_cpus() // cpus), cpus)
 
 

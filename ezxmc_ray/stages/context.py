@@ -8,8 +8,9 @@ last one's shortlists, made of the held-out documents only, serve the selection.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ezxmc_ray.config import Config
+from ezxmc_ray.config import Config, to_dict
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import shard_name
 
@@ -45,6 +46,12 @@ class Context:
         """The least score of a predicted label: as configured, else as fitted by the selection."""
         given = self.config.predict.min_score
         return float(self.manifest("student").details["min_score"] if given is None else given)
+
+    @property
+    def encoder_settings(self) -> dict[str, Any]:
+        """How documents and labels become vectors: the encoder's settings, the weights and the speed apart."""
+        settings: dict[str, Any] = to_dict(self.config.encoder)
+        return {key: value for key, value in settings.items() if key not in ("model", "batch_size")}
 
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""

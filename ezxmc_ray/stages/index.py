@@ -9,6 +9,7 @@ with label ranges, metric, parameters, checksums and the recall against exact se
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,7 +35,9 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     config, storage = context.config.index, context.storage
     labels = int(context.documents.details["labels"])
     vectors = f"cycle-{context.manifest('student').details['encoder']}/label_vectors"
-    slices = [(first, min(labels, first + config.shard_labels)) for first in range(0, labels, config.shard_labels)]
+    # Slices of equal size, so that none is too small to train the index that all the others have.
+    size = math.ceil(labels / math.ceil(labels / config.shard_labels))
+    slices = [(first, min(labels, first + size)) for first in range(0, labels, size)]
     arguments = [(storage, config, vectors, labels, number, first, stop) for number, (first, stop) in enumerate(slices)]
     shards: list[ShardInfo] = []
     with StageProgress("index", "labels", labels) as progress:
@@ -50,6 +53,10 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "shards": [dataclasses.asdict(shard) for shard in shards],
         "recall": run_task(recall_of, storage, vectors, shards),
         "gpus": cluster_gpus(),
+        # What belongs together: `ezxmc tag` refuses a run in which one of them is newer than this index.
+        "student": context.manifest("student").commit,
+        "encoder_settings": context.encoder_settings,
+        "label_fingerprint": context.documents.details["label_fingerprint"],
     }
     return labels, [f"{FOLDER}/{shard.file}" for shard in shards], details
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ezxmc_ray.config import TeacherConfig, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import Item, Pool, cluster_cpus, cluster_gpus, map_items, run_task, run_tasks
+from ezxmc_ray.stages.cluster import Item, Pool, cluster_gpus, map_items, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetSums, scale_of, sums_of
@@ -87,14 +87,14 @@ def start_store(storage: Storage, config: TeacherConfig) -> str:
 def _pool(config: TeacherConfig) -> Pool:
     """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine."""
     gpus = cluster_gpus()
-    if config.tensor_parallel > max(gpus, 1):
+    if config.tensor_parallel > max(node_gpus(), 1):
         raise UserError(
-            f"teacher.tensor_parallel is {config.tensor_parallel}, but the cluster has {gpus} GPUs; lower it."
+            f"teacher.tensor_parallel is {config.tensor_parallel}, but no node has more than {node_gpus()} GPUs."
         )
     if gpus:
         return Pool(config.engines or gpus // config.tensor_parallel, 1, config.tensor_parallel)
     engines = config.engines or 1
-    return Pool(engines, max(1, cluster_cpus() // engines))
+    return Pool(engines, max(1, node_cpus() // engines))
 
 
 def _items(context: Context, cycle: int) -> list[Item]:

@@ -39,6 +39,8 @@ from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import shard_name
 
+#: Where the new tables are made, below the run directory.
+NEW = ".prepare"
 Result = tuple[int, list[str], dict[str, Any]]
 
 
@@ -48,10 +50,10 @@ def prepare(context: Context) -> Result:
     Errors: UserError for files that are missing or unreadable, for bad rows unless ``prepare.on_bad_rows=skip``
     (rejected.parquet is written all the same), and if no label, no document or no train document is left.
     """
-    config, storage = context.config, context.storage
+    config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
-    for old in (DOCUMENTS_FOLDER, GOLD_FOLDER, LABELS_FILE, REJECTED_FILE):
-        storage.remove(old)
+    run.remove(NEW)
+    storage = Storage(f"{run.root}/{NEW}")
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
         checked = _check_sources(config, storage, inputs)
@@ -61,20 +63,24 @@ def prepare(context: Context) -> Result:
         plan = plan_shards(parts, dropped, config.prepare.shard_rows, limit)
         tables = [labels.rejected, *(table for one in checked for table in one.rejected), duplicates]
         rejected: RejectedSummary = run_task(write_rejected, storage, tables, parts, plan, limit)
-        _check_rejected(config, storage, inputs, rejected, plan)
+        _check_rejected(config, run.path(REJECTED_FILE), inputs, rejected, plan)
         with StageProgress(
             "prepare", "documents", sum(piece.stop - piece.start for shard in plan for piece in shard)
         ) as progress:
             shards = _write_shards(storage, parts, plan, progress.advance)
-    finally:
+        details = _details(inputs, labels, rejected, shards)
+        _check_train(details)
+        # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
         storage.remove(SCRATCH)
-    details = _details(inputs, labels, rejected, shards)
-    if not details["train"]:
-        raise UserError(
-            f"None of the {details['documents']} documents is for training; lower prepare.test_share, or mark "
-            "documents as train in the split column."
-        )
-    return details["documents"], _files(storage, shards, details["gold_documents"]), details
+        for name in (DOCUMENTS_FOLDER, GOLD_FOLDER, LABELS_FILE):
+            run.remove(name)
+            if storage.exists(name):
+                run.rename(f"{NEW}/{name}", name)
+    finally:
+        if storage.exists(REJECTED_FILE):
+            run.rename(f"{NEW}/{REJECTED_FILE}", REJECTED_FILE)
+        run.remove(NEW)
+    return details["documents"], _files(shards, details["gold_documents"]), details
 
 
 def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[CheckedSource]:
@@ -92,10 +98,20 @@ def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[Che
     return sorted(checked, key=lambda one: one.number)
 
 
+def _check_train(details: dict[str, Any]) -> None:
+    """Raise a UserError if nothing is left to train on."""
+    if not details["train"]:
+        raise UserError(
+            f"None of the {details['documents']} documents is for training; lower prepare.test_share, or mark "
+            "documents as train in the split column."
+        )
+    if details["train"] == details["held_out"]:
+        raise UserError(f"All {details['train']} train documents are held out; lower prepare.held_out_share.")
+
+
 def _check_rejected(
-    config: Config, storage: Storage, inputs: Inputs, rejected: RejectedSummary, plan: Sequence[Sequence[Piece]]
+    config: Config, where: str, inputs: Inputs, rejected: RejectedSummary, plan: Sequence[Sequence[Piece]]
 ) -> None:
-    where = storage.path(REJECTED_FILE)
     if rejected.rows and config.prepare.on_bad_rows == "fail":
         raise UserError(stop_message(rejected, inputs.sources, where))
     if not plan:
@@ -117,7 +133,7 @@ def _write_shards(
     return sorted(shards, key=lambda one: one.shard)
 
 
-def _files(storage: Storage, shards: Sequence[ShardCounts], gold: int) -> list[str]:
+def _files(shards: Sequence[ShardCounts], gold: int) -> list[str]:
     folders = [DOCUMENTS_FOLDER, GOLD_FOLDER] if gold else [DOCUMENTS_FOLDER]
     tables = [f"{folder}/{shard_name(one.shard)}.parquet" for folder in folders for one in shards]
     return [*tables, LABELS_FILE, REJECTED_FILE]

@@ -6,9 +6,9 @@ In: the examples of every cycle (held-out documents; each encoder's own shortlis
 student/, a copy of the chosen encoder: the start encoder if no cycle was better.
 
 How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
-the training target (fusion of verdict and start similarity, or the verdict alone) gives it in the pool: softmax(target
-/ target_temperature). An encoder's score is the mean nDCG@5 of its own order under those gains. The same pool and the
-same gains for every encoder; only the order differs.
+the target gives it in the pool: softmax(target / target_temperature); the target is the verdict alone for
+student.target=verdict, else its fusion with the start encoder's similarity. An encoder's score is the mean nDCG@5 of
+its own order under those gains. The same pool and the same gains for every encoder; only the order differs.
 """
 
 from __future__ import annotations

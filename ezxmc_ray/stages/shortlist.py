@@ -71,7 +71,7 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
     labels = int(context.documents.details["labels"])
     folder = f"cycle-{encoder}/label_vectors"
     items: list[Item] = [
-        {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:03d}.parquet"}
+        {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
         for number, first in enumerate(range(0, labels, LABEL_SLICE))
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))

@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ezxmc_ray.config import Config, fingerprint, from_dict, to_dict
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import cluster_cpus, cluster_gpus, run_task, user_errors
+from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
@@ -33,6 +33,8 @@ from ezxmc_ray.student.loop import StudentTrainer
 from ezxmc_ray.student.targets import TargetScale
 
 POLL_S = 1.0
+#: Settings that may change between a kill and the resumption.
+RESUMABLE = ("workers", "checkpoint_every_steps", "max_failures")
 #: Steps between two points of the loss curve, at most this many points.
 CURVE_POINTS = 500
 
@@ -56,7 +58,11 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "yes_threshold": examples.details["yes_threshold"],
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    name = "training-" + fingerprint([to_dict(config.student), config.seed, examples.commit, start, workers])
+    settled = {key: value for key, value in to_dict(config.student).items() if key not in RESUMABLE}
+    name = "training-" + fingerprint([settled, config.seed, examples.commit, start])
+    for old in storage.folders(f"cycle-{cycle}"):
+        if "/training-" in old and not old.endswith(name):
+            storage.remove(old)
     began = time.monotonic()
     with StageProgress(f"cycle {cycle} train", "steps", steps) as progress:
         _fit(storage, cycle, name, settings, workers, progress)
@@ -139,8 +145,8 @@ def _fit(
 
 
 def _cpus(workers: int) -> int:
-    """CPUs of a worker on a CPU machine: an equal share of the cluster's."""
-    return max(1, cluster_cpus() // workers)
+    """CPUs of a worker on a CPU machine: an equal share of the largest node's, so that all fit on it."""
+    return max(1, node_cpus() // workers)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
