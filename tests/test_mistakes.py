@@ -38,6 +38,8 @@ MISTAKES = {
     "wrong type": (["run", "conf.yaml", "shortlist.size=ten"], "shortlist.size on the command line is 'ten'"),
     "value not allowed": (["run", "conf.yaml", "student.loss=mse"], "must be one of listwise, lmtx, bce"),
     "out of range": (["run", "conf.yaml", "prepare.test_share=1.5"], "must lie between 0 and 1"),
+    "a negative seed": (["run", "conf.yaml", "seed=-1"], "seed"),
+    "a relative run on a cluster": (["run", "conf.yaml", "cluster.address=127.0.0.1:1"], "relative to this process"),
     "not an override": (["run", "conf.yaml", "faster"], "'faster' is not an override"),
     "no such documents": (["run", "conf.yaml", "prepare.documents=[gone-*.jsonl]"], "gone-*.jsonl"),
     "no label file": (["run", "conf.yaml", "prepare.labels=[]"], "prepare.labels"),

@@ -78,6 +78,26 @@ def test_upload_and_local_copy_a_directory(storage: Storage, tmp_path: Path) -> 
         assert (path / "sub" / "b").read_text() == "2"
 
 
+def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
+    storage.write_bytes("new/sub/a", b"1")
+    storage.write_bytes("old/b", b"2")
+    storage.rename("new", "old")
+    assert storage.list(recursive=True) == ["old/sub/a"]
+    storage.rename("old/sub/a", "c")
+    assert storage.read_bytes("c") == b"1"
+    assert storage.list(recursive=True) == ["c"]
+
+
+def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an object store (simulated), where what was written until an error would stay."""
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
+    with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD) as sink:
+        sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD))
+        raise KeyError("in the midst")
+    assert storage.list() == []
+
+
 def test_done_needs_the_same_fingerprint_and_every_file(storage: Storage) -> None:
     storage.write_bytes("stage/one", b"1")
     manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2})

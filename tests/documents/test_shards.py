@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -229,6 +230,19 @@ def test_bad_rows_stop_the_run_and_are_all_written_down(
         "content": '{"id": "1", "title": "", "text": "u"}',
     }
     assert Storage(str(run)).list("documents", recursive=True) == []
+
+
+def test_a_broken_input_leaves_a_finished_run_as_it_was(
+    config: Config, write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]
+) -> None:
+    _, storage = sequential_prepare(config)
+    before = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
+    broken = dataclasses.replace(config.prepare, documents=[write_jsonl("broken.jsonl", [b"{"])], on_bad_rows="fail")
+    with pytest.raises(UserError, match="rows"):
+        sequential_prepare(dataclasses.replace(config, prepare=broken))
+    after = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
+    assert after == before
+    assert storage.read_table("rejected.parquet").num_rows == 1
 
 
 def test_nothing_usable(write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]) -> None:

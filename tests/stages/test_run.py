@@ -167,6 +167,16 @@ def test_status_names_what_is_missing(project: Project, tmp_path: Path) -> None:
     assert re.search(r"predict\W+missing", partial.stdout)
 
 
+def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "copy")
+    manifest = copy.manifest("documents")
+    manifest["details"]["label_fingerprint"] = "of other labels"
+    (copy.run / "documents" / "manifest.json").write_text(json.dumps(manifest))
+    done = copy.ezxmc("tag", str(copy.run), "--input", str(tmp_path / "more.jsonl"))
+    assert done.returncode == 2
+    assert "is missing, or older than its labels" in done.stderr
+
+
 def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_path: Path) -> None:
     texts = [
         {"id": "a", "title": "The opening", "text": "a gambit with the bishop, then checkmate"},
