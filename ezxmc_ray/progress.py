@@ -46,12 +46,6 @@ class StageProgress:
             self._bar.start()
         return self
 
-    def expect(self, total: int) -> None:
-        """Set the total once it is known."""
-        self.total = total
-        if self._bar:
-            self._bar.update(self._task, total=total)
-
     def advance(self, count: int) -> None:
         """``count`` more units are done."""
         self.done += count

@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -281,13 +280,3 @@ def copy_into(storage: Storage, source: Path, relative: str) -> None:
     """Replace the directory ``relative`` by a copy of the local directory ``source``."""
     storage.remove(relative)
     storage.upload(source, relative)
-
-
-def scratch_directory() -> str:
-    """A fresh local directory for files on their way to the run directory; the caller removes it."""
-    return tempfile.mkdtemp(prefix="ezxmc-")
-
-
-def discard(directory: str) -> None:
-    """Remove a scratch directory."""
-    shutil.rmtree(directory, ignore_errors=True)

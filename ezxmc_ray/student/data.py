@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
-from ezxmc_ray.student.targets import TargetSums, sums_of
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 
@@ -88,10 +87,6 @@ class ExampleReader:
             self.rows_of_shards.append(usable)
             self.empty_shortlists += (pc.sum(trained).as_py() or 0) - usable
 
-    def target_sums(self) -> TargetSums:
-        """The sums that standardise the targets, over all usable rows."""
-        return sum((shard_sums(self.storage, name) for name in self.shards), TargetSums())
-
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
         """The part ``rows[rank::world]`` of a global batch; it may have no documents at all (labels: none either)."""
         mine = [(self._shard(shard), row) for shard, row in rows[rank::world]]
@@ -140,13 +135,6 @@ class ExampleReader:
             _lists(examples["similarity"], np.float32),
             _lists(examples["verdict"], np.float32),
         )
-
-
-def shard_sums(storage: Storage, name: str) -> TargetSums:
-    """The sums that standardise the targets, over the usable rows of one example shard."""
-    columns = ["held_out", "labels", "similarity", "verdict"]
-    table = _usable(storage.read_table(name, EXAMPLES, columns=columns))
-    return sums_of(_flat(table["verdict"], np.float32), _flat(table["similarity"], np.float32))
 
 
 def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:

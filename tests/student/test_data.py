@@ -100,13 +100,6 @@ def test_a_document_without_any_verdict_is_known_as_such(storage: Storage) -> No
     assert np.isnan(batch.verdict).all() and batch.best_verdict.tolist() == [-np.inf]
 
 
-def test_the_sums_leave_out_held_out_documents_and_missing_verdicts(storage: Storage) -> None:
-    sums = ExampleReader(storage, 1).target_sums()
-    assert sums.pairs == 5
-    assert sums.verdict == pytest.approx(1.0 + 0.25 + 0.0 + 0.75 + 0.125)
-    assert sums.similarity == pytest.approx(0.9 + 0.8 + 0.9 + 0.7 + 0.9)
-
-
 def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = ExampleReader(storage, 1, cached_shards=1)
     loaded: list[int] = []
