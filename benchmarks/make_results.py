@@ -28,13 +28,17 @@ def main() -> None:
 
 def section(result: dict[str, Any]) -> str:
     """One result as Markdown."""
-    lines = ["", f"## {result['title']}", "", f"`{result['command']}` · {result['machine']} · {result['date']}", ""]
+    about = f"`{result['command']}` · {result['machine']} · {result['date']}"
+    return "\n".join(["", f"## {result['title']}", "", about, "", *table(result)]).rstrip() + "\n"
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """The lines of its ``rows`` and ``notes``."""
     rows = result["rows"]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(shown(row.get(name)) for name in names) + " |" for row in rows]
-    lines += [""] + [f"- {note}" for note in result.get("notes", [])]
-    return "\n".join(lines).rstrip() + "\n"
+    return [*lines, "", *(f"- {note}" for note in result.get("notes", []))]
 
 
 def shown(value: Any) -> str:

@@ -200,6 +200,50 @@ def status(run: Run) -> None:
     _print_table(curriculum.status(run))
 
 
+@app.command(help="Show, export, import or compact the verdicts of a run.")
+def verdicts(
+    run: Run,
+    export_file: Annotated[
+        str | None, typer.Option("--export", metavar="FILE", help="write one teacher's verdicts to a Parquet file")
+    ] = None,
+    import_file: Annotated[
+        str | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="take verdicts from an export, or from a Parquet file with the columns document_id, label_id and raw",
+        ),
+    ] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="make one file of many")] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="whose verdicts: a teacher key, or configured; for an import also a new name"),
+    ] = None,
+) -> None:
+    """A table of the teachers, or what the one option that is given says."""
+    if (export_file is not None) + (import_file is not None) + compact > 1:
+        raise UserError("Give one of --export, --import and --compact at a time.")
+    from ezxmc_ray import curriculum
+    from ezxmc_ray.stages import verdict_files
+    from ezxmc_ray.stages import verdicts as store
+
+    context = curriculum.open_run(run).context
+    if export_file is not None:
+        pairs = verdict_files.export_verdicts(context, export_file, teacher)
+        print(f"Exported {pairs:,} verdicts to {export_file}")
+    elif import_file is not None:
+        done = verdict_files.import_verdicts(context, import_file, teacher)
+        print(
+            f"Imported {done.new:,} verdicts of the teacher {done.key}; {done.pairs - done.new:,} more in the file "
+            "were held already and stay as they were"
+        )
+    elif compact:
+        before, after = store.compact(context, teacher)
+        print(f"Made {after:,} files of {before:,}")
+    else:
+        _print_verdicts(store.summary(context, teacher))
+
+
 def _load(conf: str | None, overrides: Iterable[str] | None) -> Config:
     from ezxmc_ray.config import load_config
 
@@ -282,6 +326,16 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(*(_cell(value) for value in row.values()))
     console = Console(highlight=False)
     console.print(table, width=None if console.is_terminal else 200)
+
+
+def _print_verdicts(teachers: list[dict[str, Any]]) -> None:
+    """A column for each of ``teachers``, so that the table stays narrow."""
+    if not teachers:
+        print("The run holds no verdicts yet")
+        return
+    first, *names = teachers[0]
+    _print_table([{first: name, **{one[first]: _cell(one[name]) for one in teachers}} for name in names])
+    print("share of yes: as the run's cycles measured it; of a teacher without a cycle, by the split of its scores")
 
 
 def _cell(value: Any) -> str:

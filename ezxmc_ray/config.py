@@ -50,6 +50,9 @@ class PrepareConfig:
     split_column: str = _knob("split", "document column: train or test (may be absent: then test_share decides)")
     label_id_column: str = _knob("id", "label column: unique id")
     label_text_column: str = _knob("text", "label column: text")
+    label_description_column: str = _knob(
+        "description", "label column: what the label means, for the teacher to read (may be absent or empty)"
+    )
     test_share: float = _knob(0.1, "share of the documents kept for testing where no split column says so, 0 to 1")
     held_out_share: float = _knob(
         0.1, "share of the train documents that are judged but not trained on (selection), 0 to 1"
@@ -101,24 +104,41 @@ class TeacherConfig:
     )
     engine: str = _knob("vllm", "vllm, or transformers (slow reference)", ("vllm", "transformers"))
     readout: str = _knob(
-        "yes_no", "yes_no: P(yes); likelihood: log P(label | document) per token", ("yes_no", "likelihood")
+        "yes_no",
+        "yes_no: P(yes); likelihood: log P(label | document) per token; classify: the score of a reranker's head",
+        ("yes_no", "likelihood", "classify"),
     )
     prompt: str = _knob("generic", "name of a prompt template in ezxmc_ray/teacher/prompts, or the path of one")
+    examples: str | None = _knob(
+        None, "path of a YAML file with worked examples of your own (document, yes, no), shown before every document"
+    )
     calibration: str = _knob(
         "auto",
-        "of the raw score: none, label_prior (minus the label's score beside no document); auto: none for yes_no, label_prior for likelihood",
-        ("auto", "none", "label_prior"),
+        "of the raw score: none, label_prior (minus the label's score beside no document), batch (minus the label's mean over its documents); auto: none for classify, else label_prior",
+        ("auto", "none", "label_prior", "batch"),
     )
     max_document_tokens: int = _knob(256, "tokens of a document that the teacher reads; the rest is cut and counted")
     max_label_tokens: int = _knob(48, "tokens of a label that the teacher reads; the rest is cut and counted")
+    second_prompt_documents: int = _knob(
+        20, "documents that cycle 0 judges once more with another prompt, to see how much depends on it; 0 = none"
+    )
+    pad_prefix_tokens: int | None = _knob(
+        None,
+        "what a document's pairs share is padded to a multiple of so many tokens, so that engines cache all of it; 0: no padding; null: 0 for likelihood (padding spoils its prior), else 32",
+    )
     dtype: str = _knob("bfloat16", "dtype of weights and activations", ("bfloat16", "float16", "float32"))
+    head_dtype: str = _knob(
+        "auto",
+        "dtype of the last layer; in bfloat16 a logit near 20 comes in steps of 1/8; model: as dtype says; auto: model for likelihood, else float32",
+        ("auto", "float32", "model"),
+    )
     quantization: str | None = _knob(
         None, "vLLM's name of the checkpoint's quantisation, if vLLM does not find out itself"
     )
     batch_documents: int = _knob(
         32, "documents a batch: the unit that is judged, written and, after a crash, judged again"
     )
-    batches_in_flight: int = _knob(2, "batches that an engine holds at once")
+    batches_in_flight: int = _knob(2, "batches that an engine holds at once, so that it has work while one is written")
     engines: int = _knob(0, "engines at work, 0 = as many as the cluster's GPUs allow (one on a CPU machine)")
     tensor_parallel: int = _knob(1, "GPUs an engine")
     gpu_memory_share: float = _knob(0.9, "share of a GPU's memory that an engine takes, 0 to 1")
@@ -415,6 +435,7 @@ _KINDS = {
     "str": "a text",
     "str | None": "a text or null",
     "int": "a whole number",
+    "int | None": "a whole number or null",
     "float": "a number",
     "float | None": "a number or null",
     "bool": "true or false",
@@ -436,7 +457,7 @@ def _fitting(key: str, kind: str, value: Any, place: str) -> Any:
     if (kind == "list[str]") != isinstance(value, list) or any(isinstance(item, list | dict) for item in items):
         raise _wrong_type(key, kind, value, place)
     number_for_bool = kind == "bool" and isinstance(value, int | float) and not isinstance(value, bool)
-    if number_for_bool or (kind.startswith("float") and isinstance(value, bool)):
+    if number_for_bool or (kind.startswith(("float", "int |")) and isinstance(value, bool)):
         raise _wrong_type(key, kind, value, place)
     return value
 

@@ -1,9 +1,10 @@
 """Measures of ranked labels against gold labels, and of scores within a document's shortlist.
 
 Comes in: ranked label numbers (or scores) and gold labels of the same documents. Goes out: one value a document
-(float64; NaN where the measure is not defined for it), and their means. P@k and nDCG@k are defined as in the Extreme
-Classification Repository (manikvarma.org/downloads/XC/XMLRepository.html); all ranking measures are in percent.
-Documents without gold labels are left out of every mean; ``documents`` says how many are in it.
+(float64; NaN where the measure is not defined for it), their means, and bootstrap intervals of the means. P@k and
+nDCG@k are defined as in the Extreme Classification Repository (manikvarma.org/downloads/XC/XMLRepository.html); all
+ranking measures are in percent. Documents without gold labels are left out of every mean; ``documents`` says how many
+are in it.
 """
 
 from __future__ import annotations
@@ -74,21 +75,91 @@ def evaluate(ranked: npt.NDArray[Any], gold: Gold) -> dict[str, float | int]:
     return means(per_document(ranked, gold))
 
 
-def auc_within_document(
-    scores: Sequence[npt.NDArray[Any]], is_gold: Sequence[npt.NDArray[np.bool_]]
-) -> tuple[float | None, int]:
+def auc_per_document(scores: Sequence[npt.NDArray[Any]], is_gold: Sequence[npt.NDArray[np.bool_]]) -> Values:
     """How well scores order a document's labels: P(a gold one scores above another one), ties count half.
 
-    ``scores``: n float arrays; ``is_gold``: n bool arrays of the same lengths. Returns the mean (0 to 1) over the
-    documents that have both a gold label and another one, and their number; (None, 0) if there is no such document.
+    ``scores``: n float arrays; ``is_gold``: n bool arrays of the same lengths. Returns float64 [n], 0 to 1; NaN for a
+    document that has no gold label or no other one.
     """
-    values = []
-    for score, gold in zip(scores, is_gold, strict=True):
+    values = np.full(len(scores), np.nan)
+    for number, (score, gold) in enumerate(zip(scores, is_gold, strict=True)):
         above, below = score[gold], score[~gold]
         if len(above) and len(below):
             difference = above[:, None] - below[None, :]
-            values.append(float(np.mean((difference > 0) + 0.5 * (difference == 0))))
-    return (float(np.mean(values)), len(values)) if values else (None, 0)
+            values[number] = np.mean((difference > 0) + 0.5 * (difference == 0))
+    return values
+
+
+def precision_at_1_of_scores(scores: Sequence[npt.NDArray[Any]], is_gold: Sequence[npt.NDArray[np.bool_]]) -> Values:
+    """Whether the label with the highest score is a gold one, in percent; of equal ones, the share that is gold.
+
+    Arguments as auc_per_document. Returns float64 [n], NaN for a document without labels.
+    """
+    values = np.full(len(scores), np.nan)
+    for number, (score, gold) in enumerate(zip(scores, is_gold, strict=True)):
+        if len(score):
+            values[number] = 100.0 * gold[score == score.max()].mean()
+    return values
+
+
+def precision_of_highest(scores: npt.NDArray[Any], is_gold: npt.NDArray[np.bool_], count: int) -> float:
+    """Share of gold (0 to 1) among the ``count`` highest of ``scores`` (float [n]; 1 <= count <= n).
+
+    Where equal scores stand on both sides of the cut, each of them counts by its chance of being drawn.
+    """
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above, equal = scores > least, scores == least
+    return float((is_gold[above].sum() + (count - above.sum()) * is_gold[equal].mean()) / count)
+
+
+def equal_count_bins(values: npt.NDArray[Any], bins: int) -> list[npt.NDArray[np.int64]]:
+    """Positions of ``values`` (float [n]) in up to ``bins`` groups of rising value and as equal size as ties allow.
+
+    Equal values are never parted, so that fewer distinct values give fewer groups; none is empty.
+    """
+    if not len(values):
+        return []
+    exact = values.astype(np.float64)  # in which the middle of two float32 neighbours is neither of them
+    cuts = np.unique(np.quantile(exact, np.arange(1, bins) / bins))
+    group = np.searchsorted(cuts, exact, side="right")
+    return [np.flatnonzero(group == number) for number in np.unique(group)]
+
+
+def expected_calibration_error(probability: npt.NDArray[Any], is_gold: npt.NDArray[np.bool_], bins: int) -> float:
+    """How far probabilities are from what happens: the mean of |mean probability - share of gold| over bins, by size.
+
+    ``probability``: float [n], n > 0; ``is_gold``: bool [n]. Source: Guo et al., arXiv 1706.04599, with the
+    bins of equal_count_bins in place of equally wide ones.
+    """
+    gaps = [
+        len(group) * abs(probability[group].mean(dtype=np.float64) - is_gold[group].mean())
+        for group in equal_count_bins(probability, bins)
+    ]
+    return float(sum(gaps) / len(probability))
+
+
+#: A bootstrap interval of the mean of fewer values is much too narrow to be shown.
+LEAST_DOCUMENTS = 10
+RESAMPLES = 2000
+
+
+def bootstrap_intervals(values: dict[str, Values], seed: int) -> dict[str, tuple[float, float] | None]:
+    """95 % intervals of the means of ``values`` by the percentile bootstrap over documents (Efron 1979).
+
+    ``values``: float64 [n] each, without NaN, document for document. All are drawn together, so a difference of two of
+    them gets its paired interval. None for each where n is under LEAST_DOCUMENTS.
+    """
+    table = np.stack(list(values.values()), axis=1)
+    documents = len(table)
+    if documents < LEAST_DOCUMENTS:
+        return dict.fromkeys(values)
+    generator = np.random.default_rng(seed)
+    means = np.empty((RESAMPLES, len(values)))
+    for row in means:
+        times_drawn = np.bincount(generator.integers(documents, size=documents), minlength=documents)
+        row[:] = times_drawn.astype(np.float64) @ table / documents
+    low, high = np.percentile(means, (2.5, 97.5), axis=0).tolist()
+    return dict(zip(values, zip(low, high, strict=True), strict=True))
 
 
 def histogram(values: npt.NDArray[Any], edges: npt.NDArray[Any]) -> dict[str, list[Any]]:

@@ -35,8 +35,9 @@ DOCUMENTS = pa.schema(
 #: ``evaluate`` and ``report`` only; written only where the source names gold labels (null = none given for this one).
 GOLD = pa.schema([("labels", pa.list_(pa.int32()))])
 
-#: labels.parquet: the row is the label number; ``content_hash`` is content_hash("", text).
-LABELS = pa.schema([("id", pa.string()), ("text", pa.string()), ("content_hash", HASH)])
+#: labels.parquet: the row is the label number; ``description`` may be ""; ``content_hash`` is
+#: content_hash(description, text).
+LABELS = pa.schema([("id", pa.string()), ("text", pa.string()), ("description", pa.string()), ("content_hash", HASH)])
 
 #: rejected.parquet: rows of the sources that were left out, and why. ``line`` counts from 1 (Parquet: the row).
 REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
@@ -57,6 +58,17 @@ VERDICTS = pa.schema(
     ]
 )
 
+#: What ``ezxmc verdicts RUN --export`` writes: VERDICTS with the ids that the run has for the hashes (of a text that
+#: several documents or labels share, the first one's; null for what the run no longer has). A prior has no document.
+EXPORTED_VERDICTS = pa.schema(
+    [
+        *[VERDICTS.field(name) for name in ("document_hash", "label_hash")],
+        ("document_id", pa.string()),
+        ("label_id", pa.string()),
+        *[VERDICTS.field(name) for name in ("raw", "prompt_tokens", "truncated")],
+    ]
+)
+
 #: cycle-N/examples/shard-NNNNN.parquet: the shortlist joined with its verdicts, lists aligned with ``labels``.
 #: ``raw`` is the read-out's score, ``verdict`` the calibrated one.
 EXAMPLES = pa.schema(
@@ -66,6 +78,17 @@ EXAMPLES = pa.schema(
         ("labels", pa.list_(pa.int32())),
         ("similarity", pa.list_(pa.float32())),
         ("raw", pa.list_(pa.float32())),
+        ("verdict", pa.list_(pa.float32())),
+    ]
+)
+
+#: cycle-0/second_prompt.parquet: calibrated verdicts on the shortlists of some documents under another prompt; ``row``
+#: in the document shard ``shard``. Only there where the run asked for it.
+SECOND_PROMPT = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("shard", pa.int32()),
+        ("labels", pa.list_(pa.int32())),
         ("verdict", pa.list_(pa.float32())),
     ]
 )
@@ -90,7 +113,10 @@ def label_vectors_schema(dimension: int) -> pa.Schema:
 
 
 def content_hash(title: str, text: str) -> bytes:
-    """BLAKE2b of title and text, 16 bytes; the key of a document or a label (title "") in the verdict store."""
+    """BLAKE2b of title and text, 16 bytes; the key of a document in the verdict store.
+
+    A label's key is that of its description as the title and its text.
+    """
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
     digest.update(title.encode("utf-8"))
     digest.update(b"\x00")

@@ -47,7 +47,16 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
         ("prepare.text_column or prepare.title_column", (prepare.text_column, prepare.title_column)),
     )
     return Inputs(
-        [LabelSource(one, prepare.label_id_column, prepare.label_text_column, label_columns) for one in labels],
+        [
+            LabelSource(
+                one,
+                prepare.label_id_column,
+                prepare.label_text_column,
+                prepare.label_description_column,
+                label_columns,
+            )
+            for one in labels
+        ],
         [
             DocumentSource(
                 one,

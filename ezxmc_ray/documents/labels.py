@@ -34,6 +34,7 @@ class LabelSource:
     source: Source
     id_column: str
     text_column: str
+    description_column: str
     required: Required
 
 
@@ -56,6 +57,7 @@ def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
     """Read and check all labels; the first of two with the same id stays. UserError if no label is left."""
     ids: dict[str, int] = {}
     texts: list[str] = []
+    descriptions: list[str] = []
     hashes: list[bytes] = []
     numbers: list[int] = []
     rejected: list[RejectedRows] = []
@@ -63,10 +65,11 @@ def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
         start = len(numbers)
-        for row in read_rows(source.source, [source.id_column, source.text_column], source.required):
+        wanted = [source.id_column, source.text_column, source.description_column]
+        for row in read_rows(source.source, wanted, source.required):
             numbers += [NO_LABEL] * (start + row.line - len(numbers))
             try:
-                label_id, text = _check_label(row, source)
+                label_id, text, description = _check_label(row, source)
                 if label_id in ids:
                     numbers[-1] = ids[label_id]
                     raise BadRow(f"duplicate label id: {shown(label_id)}")
@@ -75,23 +78,26 @@ def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
                 continue
             numbers[-1] = ids[label_id] = len(ids)
             texts.append(text)
-            hashes.append(content_hash("", text))
+            descriptions.append(description)
+            hashes.append(content_hash(description, text))
     table = pa.concat_tables([bad.table() for bad in rejected])
     if not ids:
         raise UserError(_no_label(sources, table))
-    arrays = [pa.array(values, one.type) for values, one in zip([list(ids), texts, hashes], LABELS, strict=True)]
+    columns: list[list[Any]] = [list(ids), texts, descriptions, hashes]
+    arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS, strict=True)]
     labels = pa.Table.from_arrays(arrays, schema=LABELS)
-    return LabelSet(labels, np.array(numbers, np.int32), len(hashes) - len(set(hashes)), table)
+    return LabelSet(labels, np.array(numbers, np.int32), len(texts) - len(set(texts)), table)
 
 
-def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str]:
+def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str, str]:
+    """Id, text and description of a row."""
     if row.values is None:
         raise BadRow(row.reason)
     label_id = as_id(row.values.get(source.id_column), source.id_column)
     text = as_text(row.values.get(source.text_column), source.text_column)
     if not text:
         raise BadRow(f"empty label: {source.text_column} of {shown(label_id)} is empty")
-    return label_id, text
+    return label_id, text, as_text(row.values.get(source.description_column), source.description_column)
 
 
 def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:

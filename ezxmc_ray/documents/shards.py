@@ -109,7 +109,7 @@ def write_labels(storage: Storage, sources: Sequence[LabelSource]) -> LabelCount
     storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
     rejected = f"{SCRATCH}/rejected-labels.parquet"
     storage.write_table(rejected, labels.rejected)
-    fingerprint = table_fingerprint(labels.table, ["id", "text"])
+    fingerprint = table_fingerprint(labels.table, ["id", "text", "description"])
     return LabelCounts(labels.table.num_rows, labels.duplicate_texts, rejected, fingerprint)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ezxmc_ray.config import Config, knobs, to_dict
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.report.teacher import teacher_part
+from ezxmc_ray.report.teacher import pairs_asked, teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 
 #: Where each stage of the whole run leaves its manifest.
@@ -37,13 +37,13 @@ SAMPLE = "evaluation/sample.parquet"
 TEXT_CHARACTERS = 600
 
 #: Whole numbers in the stages' details that count nothing.
-_SETTINGS = ("chosen_cycle", "top_k", "size", "workers")
+_SETTINGS = ("chosen_cycle", "top_k", "size", "workers", "engines")
 
 Manifests = dict[str, Manifest | None]
 
 
 def build_report(storage: Storage, config: Config) -> dict[str, Any]:
-    """The report on the run in ``storage``: see docs/architecture.md for its keys; NaN and infinities become null.
+    """The report on the run in ``storage``: docs/report.md has its keys; NaN and infinities become null.
 
     Errors: UserError if the run holds no documents yet.
     """
@@ -93,11 +93,18 @@ def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> d
 
 
 def _timed(manifests: Manifests) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"seconds": m.seconds, "rows": m.rows, "rows_per_s": m.rows / m.seconds if m.seconds else None}
-        for name, m in manifests.items()
-        if m is not None
-    }
+    return {name: _time(manifest) for name, manifest in manifests.items() if manifest is not None}
+
+
+def _time(manifest: Manifest) -> dict[str, Any]:
+    rows, seconds = _rows(manifest), manifest.seconds
+    return {"seconds": seconds, "rows": rows, "rows_per_s": rows / seconds if seconds else None}
+
+
+def _rows(manifest: Manifest) -> int:
+    """What a stage worked on in its seconds: its rows; for judge the pairs it asked, since held ones cost no time."""
+    asked = pairs_asked(manifest.details) if manifest.stage == "judge" else None
+    return manifest.rows if asked is None else asked + manifest.details.get("second_prompt_pairs_asked", 0)
 
 
 def _counts(details: dict[str, dict[str, Any]], cycles: list[Manifests]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "duration": _duration, "named": _named, "json": _json}
+    environment.filters |= {"percent": _percent, "interval": _interval, "signed": _signed}
     return environment.get_template("template.html.j2").render(
         report=report,
         headline=_headline(report),
@@ -57,6 +58,8 @@ def render(report: dict[str, Any]) -> str:
         stage_rows=_stage_rows(report),
         left_out=_left_out(report),
         histogram=_histogram(report),
+        by_rank=_by_rank(report),
+        calibration=_calibration(report),
         losses=_losses(report),
     )
 
@@ -143,7 +146,17 @@ def _histogram(report: dict[str, Any]) -> Markup | None:
     histogram = teacher.get("histogram") or {}
     if not histogram.get("counts"):
         return None
-    return Markup(plots.verdict_histogram(histogram, teacher.get("yes_threshold"), teacher["readout"]))
+    return Markup(plots.verdict_histogram(histogram, teacher.get("yes_threshold")))
+
+
+def _by_rank(report: dict[str, Any]) -> Markup | None:
+    shares = (report["teacher"] or {}).get("share_yes_by_rank")
+    return Markup(plots.share_yes_by_rank(shares)) if shares else None
+
+
+def _calibration(report: dict[str, Any]) -> Markup | None:
+    curve = (report["teacher"] or {}).get("calibration_curve")
+    return Markup(plots.calibration_curve(curve)) if curve else None
 
 
 def _losses(report: dict[str, Any]) -> Markup | None:
@@ -154,6 +167,21 @@ def _losses(report: dict[str, Any]) -> Markup | None:
 def _number(value: Any, digits: int = 0) -> str:
     """1234.5 -> 1,234 (or with ``digits`` decimals); None -> a dash."""
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    """0.1234 -> 12.3 %; None -> a dash."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _signed(value: float | None) -> str:
+    """0.0123 -> +0.012; None -> a dash."""
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _interval(ends: list[float] | None) -> str:
+    """[0.79, 0.83] -> 0.790 to 0.830; None -> a dash."""
+    return "–" if ends is None else "{:.3f} to {:.3f}".format(*ends)
 
 
 def _json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The report's pictures as inline SVG: histogram of the verdicts and loss curves.
+"""The report's pictures as inline SVG: histogram of the verdicts, share of yes by rank, calibration and loss curves.
 
 Comes in: plain lists of numbers from report.json. Goes out: ``<svg>`` elements whose colours are the page's CSS
 variables, so that they follow the reader's light or dark scheme. No display and no network are needed.
@@ -13,13 +13,14 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 #: Drawn with these colours, which are then exchanged for variables of the page's style sheet.
 _INK, _FAINT, _LINES = "#010203", "#010204", ("#010205", "#010206", "#010207", "#010208", "#010209")
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {c: f"var(--line-{i})" for i, c in enumerate(_LINES)}
 
 
-def verdict_histogram(histogram: dict[str, Any], threshold: float | None, readout: str) -> str:
+def verdict_histogram(histogram: dict[str, Any], threshold: float | None) -> str:
     """Bars of ``histogram`` (edges, counts); ``threshold`` above which a verdict counts as yes is a dashed line."""
     figure, axes = _figure()
     edges, counts = histogram["edges"], histogram["counts"]
@@ -29,9 +30,38 @@ def verdict_histogram(histogram: dict[str, Any], threshold: float | None, readou
         axes.axvline(threshold, color=_INK, linestyle="--", linewidth=1)
         axes.annotate("yes from here", (threshold, 1), xycoords=("data", "axes fraction"), xytext=(4, -10),
                       textcoords="offset points", color=_INK, fontsize=9)  # fmt: skip
-    axes.set_xlabel("P(yes)" if readout == "yes_no" else "verdict")
+    axes.set_xlabel("verdict")
     axes.set_ylabel("pairs")
     return _svg(figure, "histogram")
+
+
+def share_yes_by_rank(shares: list[float]) -> str:
+    """A bar a rank, the nearest label's first: share of yes (0 to 1, drawn in percent)."""
+    figure, axes = _figure()
+    axes.bar(range(1, len(shares) + 1), [100 * share for share in shares], color=_LINES[0], edgecolor="none")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rank in the shortlist")
+    axes.set_ylabel("yes, %")
+    return _svg(figure, "rank")
+
+
+def calibration_curve(curve: list[dict[str, Any]]) -> str:
+    """Share of gold in each group of pairs, over its mean P(yes), with the line where both are equal.
+
+    Without P(yes) (a read-out that is no probability) it is drawn over the mean verdict, and there is no such line.
+    """
+    figure, axes = _figure()
+    name = "verdict" if curve[0]["p_yes"] is None else "p_yes"
+    values, shares = [group[name] for group in curve], [group["share_gold"] for group in curve]
+    if name == "p_yes":
+        ends = [min(values), max(values)]
+        axes.plot(ends, ends, color=_INK, linestyle="--", linewidth=1)
+        axes.annotate("P(yes) = share of gold", (ends[1], ends[1]), xytext=(-4, 4), textcoords="offset points",
+                      ha="right", color=_INK, fontsize=9)  # fmt: skip
+    axes.plot(values, shares, color=_LINES[0], marker="o")
+    axes.set_xlabel("verdict" if name == "verdict" else "P(yes)")
+    axes.set_ylabel("share of gold")
+    return _svg(figure, "calibration")
 
 
 def loss_curves(training: dict[str, Any]) -> str:

@@ -8,32 +8,80 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Differences of AUC within a document that are smaller than this are noise on 100 documents (measured).
+from ezxmc_ray.metrics import LEAST_DOCUMENTS
+
+#: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
+#: on 100 documents (measured).
 NOISE = 0.02
 
 #: The name of the teacher that comes from PyPI with the demo.
 STAND_IN = "smollm2-135m"
 
-_SUMS = ("pairs", "pairs_asked", "pairs_held", "prior_pairs_asked", "prompt_tokens", "computed_tokens")
+#: What the judge manifest calls the second prompt that differs by its worked examples only.
+WITHOUT_EXAMPLES = "without the worked examples"
+
+#: Counts and seconds of a cycle that add up over the cycles.
+_SUMS = (
+    "pairs",
+    "pairs_asked",
+    "pairs_held",
+    "prior_pairs_asked",
+    "prompt_tokens",
+    "computed_tokens",
+    "engine_seconds",
+    "engine_start_seconds",
+    "map_seconds",
+)
+
+#: What else report.json holds of each cycle.
+_OF_A_CYCLE = (
+    "truncated_documents",
+    "truncated_labels",
+    "share_yes",
+    "yes_threshold",
+    "engines",
+    "engine_pairs_per_s",
+    "busy_share",
+)
+
+#: What the audit of the stage evaluate measured, under the same names.
+_MEASURED = (
+    "auc",
+    "similarity_auc",
+    "fusion_auc",
+    "intervals",
+    "verdict_over_similarity",
+    "fusion_over_similarity",
+    "gold_documents",
+    "P@1",
+    "at_yes_threshold",
+    "calibration_curve",
+    "calibration_error",
+    "share_yes_by_rank",
+    "unjudged_pairs",
+)
 
 
 def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The teacher's identity, counts and sentence; None if no cycle has been judged.
+    """The teacher's identity, counts, speed, audit and sentence (docs/report.md); None if no cycle has been judged.
 
-    ``judged``: details of the judge manifests by encoder number. ``measured``: ``auc``, ``similarity_auc`` and
-    ``fusion_auc`` (within a document, 0 to 1) and ``documents``; None without gold labels. Counts are sums over the
-    cycles, ``share_yes`` is their mean by pairs, ``histogram`` is the first cycle's.
+    ``judged``: details of the judge manifests by encoder number. ``measured``: the audit of the stage evaluate, None
+    if that has not been done. Counts are sums over the cycles, ``share_yes`` is their mean by pairs, ``histogram`` and
+    ``second_prompt`` are the first cycle's. What a manifest does not hold is None.
     """
     if not judged:
         return None
-    cycles = [{"cycle": number, **_counts(details)} for number, details in sorted(judged.items())]
+    measured = measured or {}
+    cycles = [{"cycle": number, **_of_a_cycle(details)} for number, details in sorted(judged.items())]
     first = judged[min(judged)]
     part: dict[str, Any] = {"model": None, "key": None, "readout": None} | dict(first.get("teacher") or {})
-    part |= {name: _sum(cycles, name) for name in (*_SUMS, "engine_seconds")}
+    part |= {name: _sum(cycles, name) for name in _SUMS}
+    part |= _speed(part, cycles)
     part["share_yes"] = _mean_share_yes(cycles)
     part["yes_threshold"] = first.get("yes_threshold")
-    part |= {name: (measured or {}).get(name) for name in ("auc", "similarity_auc", "fusion_auc")}
-    part["auc_documents"] = (measured or {}).get("documents") or 0
+    part |= {name: measured.get(name) for name in _MEASURED}
+    part["auc_documents"] = measured.get("documents") or 0
+    part["second_prompt"] = _second_prompt(first, measured)
     part["histogram"] = first.get("histogram")
     part["cycles"] = cycles
     part["stand_in"] = STAND_IN in str(part["model"]).lower()
@@ -43,44 +91,85 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
 
 def sentence(part: dict[str, Any]) -> str:
     """What the numbers in ``part`` say about the teacher, for a reader who does not know what an AUC is."""
-    parts = [_judgement(part), _fusion(part), _yes(part), _stand_in(part)]
+    parts = [_judgement(part), _fusion(part), _prompts(part["second_prompt"]), _yes(part), _stand_in(part)]
     return " ".join(text for text in parts if text)
 
 
 def _judgement(part: dict[str, Any]) -> str:
     teacher, similarity = part["auc"], part["similarity_auc"]
     if teacher is None:
+        lacking = "both a gold label and another one in its shortlist" if part["gold_documents"] else "gold labels"
         return (
-            "No judged document has gold labels, so nothing here says how good this teacher is: "
+            f"No judged document has {lacking}, so nothing here says how good this teacher is: "
             "look at its share of yes and at the documents below."
         )
+    over = _over(part, "verdict_over_similarity", teacher)
     opening = (
-        f"Within a document, this teacher puts a gold label above another one with AUC {teacher:.2f} (0.50 is chance"
+        f"Within a document, this teacher puts a gold label above another one with AUC {teacher:.2f} (0.50 is chance; "
+        f"{part['auc_documents']:,} documents), against {similarity:.2f} for the encoder's similarity alone "
+        f"({_difference(over)}): "
     )
-    opening += f"; {part['auc_documents']:,} documents)" if part["auc_documents"] else ")"
-    if similarity is None:
-        return opening + "."
-    opening += f", against {similarity:.2f} for the encoder's similarity alone: "
-    if teacher < similarity - NOISE:
-        chance = "it cannot tell the labels apart" if teacher < 0.5 + NOISE else "it is weak"
+    if part["auc_documents"] < LEAST_DOCUMENTS:
+        return opening + "so few documents say nothing about a teacher."
+    if _direction(over) < 0:
+        chance = "it cannot tell the labels apart" if _at_chance(part) else "it is weak"
         return opening + f"{chance}, and a student that followed it alone would get worse."
-    if teacher > similarity + NOISE:
+    if _direction(over) > 0:
         return opening + "it knows more than the encoder, so there is something for the student to learn."
-    return opening + "it knows about as much as the encoder, so by itself it teaches little."
+    return opening + "these documents do not tell which of the two knows more."
 
 
 def _fusion(part: dict[str, Any]) -> str:
-    fusion, alone = part["fusion_auc"], [a for a in (part["auc"], part["similarity_auc"]) if a is not None]
-    if fusion is None or len(alone) < 2:
+    """Whether the teacher adds anything to the similarity."""
+    fusion = part["fusion_auc"]
+    if fusion is None or part["auc_documents"] < LEAST_DOCUMENTS:
         return ""
-    opening = f"The sum of both (student.target=fusion) has AUC {fusion:.2f}, "
-    if fusion > max(alone):
-        small = ", if only just" if fusion - max(alone) < NOISE else ""
-        return opening + f"more than either alone{small}: the verdicts add to the similarity."
-    better = "similarity" if alone[1] >= alone[0] else "the teacher"
-    if better == "similarity":
-        return opening + "no more than similarity alone: these verdicts add nothing here, so take a better teacher."
-    return opening + "no more than the teacher alone: student.target=verdict is worth a try."
+    over = _over(part, "fusion_over_similarity", fusion)
+    told = {
+        1: "this teacher adds to the encoder's similarity.",
+        0: "that this teacher adds anything to the encoder's similarity is not shown.",
+        -1: "this teacher adds nothing to the encoder's similarity and takes from it: take a better one.",
+    }[_direction(over)]
+    alone = " The teacher alone has more: student.target=verdict is worth a try." if part["auc"] > fusion else ""
+    return (
+        f"The sum of both (student.target=fusion) has AUC {fusion:.2f} "
+        f"(against similarity alone: {_difference(over)}): {told}{alone}"
+    )
+
+
+def _prompts(second: dict[str, Any] | None) -> str:
+    """Whether the worked examples, or the prompt, help; empty if no second prompt was asked."""
+    if second is None:
+        return ""
+    if second["auc"] is None:
+        return _agreement(second)
+    if second["what"] == WITHOUT_EXAMPLES:
+        told = ("The worked examples do harm", "That the worked examples help is not shown", "The worked examples help")
+        other = "without them"
+    else:
+        what = second["what"]
+        told = (
+            f"{what} does better",
+            f"That this prompt or {what} does better is not shown",
+            "This prompt does better",
+        )
+        other = second["asked"]
+    over = second["first_over_second"]
+    direction = _direction(over) if over["interval"] else 0
+    return (
+        f"{_capitalised(told[1 + direction])}: AUC {second['auc']:.2f}, and {second['second_auc']:.2f} {other} "
+        f"({_difference(over)}; {second['auc_documents']:,} documents)."
+    )
+
+
+def _agreement(second: dict[str, Any]) -> str:
+    """How alike two prompts judge, where no gold label says which of them is right."""
+    return (
+        f"Asked again {second['asked']}, its order of a document's labels has a rank correlation of "
+        f"{_two(second['spearman_within_document'])} with the one used, and {_percent(second['same_yes'])} of the "
+        f"pairs get the same yes or no ({second['documents']:,} documents): which of the two is right, only gold "
+        "labels can say."
+    )
 
 
 def _yes(part: dict[str, Any]) -> str:
@@ -102,9 +191,67 @@ def _stand_in(part: dict[str, Any]) -> str:
     )
 
 
-def _counts(details: dict[str, Any]) -> dict[str, Any]:
-    names = (*_SUMS, "engine_seconds", "truncated_documents", "truncated_labels", "share_yes", "yes_threshold")
-    return {name: details.get(name) for name in names}
+def _over(part: dict[str, Any], name: str, auc: float) -> dict[str, Any]:
+    """The difference of ``auc`` to the similarity's: as measured, or without an interval from a run that has none."""
+    found: dict[str, Any] = part[name] or {"difference": auc - part["similarity_auc"], "interval": None}
+    return found
+
+
+def _direction(over: dict[str, Any]) -> int:
+    """1 or -1 if a difference is shown to be one: its interval excludes zero, or without one it is above the noise."""
+    low, high = over["interval"] or (over["difference"] - NOISE, over["difference"] + NOISE)
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def _difference(over: dict[str, Any]) -> str:
+    told = f"difference {over['difference']:+.3f}"
+    return told + ", 95 % interval {:+.3f} to {:+.3f}".format(*over["interval"]) if over["interval"] else told
+
+
+def _at_chance(part: dict[str, Any]) -> bool:
+    interval = (part["intervals"] or {}).get("auc") or (part["auc"] - NOISE, 1.0)
+    return bool(interval[0] <= 0.5)
+
+
+def _second_prompt(first: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any] | None:
+    """The agreement of the two prompts, and with gold labels their AUC (else None); None if only one was asked."""
+    agreement = first.get("second_prompt")
+    if agreement is None:
+        return None
+    by_gold = measured.get("second_prompt") or {}
+    what = agreement["what"]
+    return {
+        **agreement,
+        "asked": what if what == WITHOUT_EXAMPLES else f"with {what}",
+        **{name: by_gold.get(name) for name in ("auc", "second_auc", "first_over_second")},
+        "auc_documents": by_gold.get("documents") or 0,
+    }
+
+
+def _of_a_cycle(details: dict[str, Any]) -> dict[str, Any]:
+    return {name: details.get(name) for name in (*_SUMS, *_OF_A_CYCLE)}
+
+
+def pairs_asked(details: dict[str, Any]) -> int | None:
+    """Pairs that the engines were asked, the labels' priors among them; ``details``: of a judge manifest, or sums."""
+    asked, priors = details.get("pairs_asked"), details.get("prior_pairs_asked")
+    return None if asked is None else asked + (priors or 0)
+
+
+def _speed(part: dict[str, Any], cycles: list[dict[str, Any]]) -> dict[str, float | None]:
+    """What the engines did in their time, over all cycles: ``part`` holds the sums.
+
+    ``busy_share`` is the share of the engines' time, starts apart, in which they judged: the mean over the cycles by
+    this time. The rest, ``overhead_share``, they waited for work: Ray, reading and writing.
+    """
+    asked, seconds = pairs_asked(part), part["engine_seconds"]
+    busy = [(c["engine_seconds"], c["engine_seconds"] / c["busy_share"]) for c in cycles if c["busy_share"]]
+    share = sum(judging for judging, _ in busy) / sum(held for _, held in busy) if busy else None
+    return {
+        "engine_pairs_per_s": asked / seconds if asked and seconds else None,
+        "busy_share": share,
+        "overhead_share": None if share is None else 1 - share,
+    }
 
 
 def _sum(cycles: list[dict[str, Any]], name: str) -> Any:
@@ -116,3 +263,16 @@ def _mean_share_yes(cycles: list[dict[str, Any]]) -> float | None:
     known = [(c["share_yes"], c["pairs"]) for c in cycles if c["share_yes"] is not None and c["pairs"]]
     total = sum(pairs for _, pairs in known)
     return sum(share * pairs for share, pairs in known) / total if total else None
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _two(value: float | None) -> str:
+    """A correlation; a dash where it is not defined."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"

@@ -15,6 +15,8 @@ from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import shard_name
 
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
+#: A second prompt's verdicts on some documents of cycle 0, where they were asked for.
+SECOND_PROMPT = "cycle-0/second_prompt.parquet"
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.metrics import auc_within_document
 from ezxmc_ray.metrics import evaluate as measure
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
-from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, Context, encoder_name, shard_path
+from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -28,8 +27,18 @@ from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import EXAMPLES, PREDICTIONS
 from ezxmc_ray.tables import GOLD as GOLD_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
+from ezxmc_ray.teacher.audit import (
+    JudgedPairs,
+    audit_by_gold,
+    compare_prompts,
+    count_by_rank,
+    join,
+    share_yes_by_rank,
+)
 
 FOLDER = "evaluation"
+_NO_LABELS = np.zeros(0, np.int32)
 RANKING = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
 SAMPLE = pa.schema(
     [
@@ -65,11 +74,8 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             metrics[encoder_name(encoder)] = run_task(metrics_of, storage, encoder, shards)
     sample = f"{FOLDER}/sample.parquet"
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
-    teacher = (
-        run_task(audit_teacher, storage, shards, context.manifest("cycle-0/examples").details["scale"])
-        if has_gold
-        else None
-    )
+    judged = context.manifest("cycle-0/examples").details
+    teacher = run_task(audit_teacher, storage, shards, judged, config.shortlist.size, has_gold, config.seed)
     details = {
         "metrics": metrics or None,
         "documents": next(iter(metrics.values()))["documents"] if metrics else 0,
@@ -114,21 +120,13 @@ class RankWorker:
 
 
 def metrics_of(storage: Storage, encoder: int, shards: int) -> dict[str, float]:
-    """Task: the metrics of one encoder's rankings against gold; a document's excluded labels do not count as gold."""
+    """Task: the metrics of one encoder's rankings against gold."""
     ranked: list[list[int]] = []
     gold: list[np.ndarray] = []
     for shard in range(shards):
         table = storage.read_table(shard_path(f"{FOLDER}/encoder-{encoder}", shard), RANKING)
-        truth = storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"].take(table["row"]).to_pylist()
-        excluded = (
-            storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["excluded"])["excluded"]
-            .take(table["row"])
-            .to_pylist()
-        )
         ranked += table["labels"].to_pylist()
-        gold += [
-            np.array(sorted(set(one) - set(out)), dtype=np.int32) for one, out in zip(truth, excluded, strict=True)
-        ]
+        gold += gold_of(storage, shard, table["row"])
     width = max((len(one) for one in ranked), default=1)
     padded = np.full((len(ranked), max(width, 1)), -1, dtype=np.int32)
     for row, labels in enumerate(ranked):
@@ -136,30 +134,93 @@ def metrics_of(storage: Storage, encoder: int, shards: int) -> dict[str, float]:
     return dict(measure(padded, gold))
 
 
-def audit_teacher(storage: Storage, shards: int, scale: dict[str, float]) -> dict[str, Any]:
-    """Task: AUC within a document of verdict, similarity and fusion (mean over those with a gold and another label)."""
-    scores: dict[str, list[np.ndarray]] = {"verdict": [], "similarity": [], "fusion": []}
-    is_gold: list[np.ndarray] = []
+def audit_teacher(
+    storage: Storage, shards: int, judged: dict[str, Any], size: int, has_gold: bool, seed: int
+) -> dict[str, Any]:
+    """Task: the audit of the teacher on the pairs of cycle 0; keys in docs/report.md.
+
+    ``judged``: details of cycle 0's judge manifest. ``size``: labels a shortlist at most. Pairs whose verdict is not a
+    finite number are left out and counted; without gold labels what needs them is measured over no document.
+    """
+    threshold, scale = float(judged["yes_threshold"]), TargetScale(**judged["scale"])
+    by_rank = np.zeros((2, size), np.int64)
+    with_gold, unjudged = [], 0
     for shard in range(shards):
         examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES)
-        truth = storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"].take(examples["row"]).to_pylist()
-        for labels, similarity, verdict, gold in zip(
-            examples["labels"], examples["similarity"], examples["verdict"], truth, strict=True
-        ):
-            if gold is None or not labels.values:
-                continue
-            values = {"verdict": verdict.values.to_numpy(), "similarity": similarity.values.to_numpy()}
-            values["fusion"] = target_scores(values["verdict"], values["similarity"], "fusion", TargetScale(**scale))
-            for name, value in values.items():
-                scores[name].append(value)
-            is_gold.append(np.isin(labels.values.to_numpy(), gold))
-    auc, documents = auc_within_document(scores["verdict"], is_gold)
+        gold = gold_of(storage, shard, examples["row"]) if has_gold else [_NO_LABELS] * len(examples)
+        pairs = judged_pairs(examples, gold, scale, shard)
+        finite = np.isfinite(pairs.verdict)
+        unjudged += int((~finite).sum())
+        by_rank += count_by_rank(pairs.take(finite), threshold, size)
+        measurable = np.repeat([len(labels) > 0 for labels in gold], _lengths(examples)).astype(bool)
+        with_gold.append(pairs.take(finite & measurable))
     return {
-        "auc": auc,
-        "similarity_auc": auc_within_document(scores["similarity"], is_gold)[0],
-        "fusion_auc": auc_within_document(scores["fusion"], is_gold)[0],
-        "documents": documents,
+        **audit_by_gold(join(with_gold), judged["teacher"]["readout"], threshold, seed),
+        "share_yes_by_rank": share_yes_by_rank(by_rank),
+        "unjudged_pairs": unjudged,
+        "second_prompt": audit_second_prompt(storage, seed) if has_gold and judged.get("second_prompt") else None,
     }
+
+
+def judged_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, shard: int) -> JudgedPairs:
+    """The pairs of a shard's ``examples``; ``gold``: an integer array of label numbers for each of its rows."""
+    lengths = _lengths(examples)
+    starts = np.cumsum(lengths) - lengths
+    verdict, similarity = _values(examples["verdict"]), _values(examples["similarity"])
+    labels = np.split(_values(examples["labels"]), starts[1:])
+    is_gold = [np.isin(one, wanted) for one, wanted in zip(labels, gold, strict=True)] if len(examples) else []
+    return JudgedPairs(
+        document=np.repeat((shard << 32) + examples["row"].to_numpy().astype(np.int64), lengths),
+        rank=np.arange(lengths.sum()) - np.repeat(starts, lengths),
+        raw=_values(examples["raw"]),
+        verdict=verdict,
+        similarity=similarity,
+        fusion=target_scores(verdict, similarity, "fusion", scale),
+        is_gold=np.concatenate([np.zeros(0, bool), *is_gold]),
+    )
+
+
+def audit_second_prompt(storage: Storage, seed: int) -> dict[str, Any] | None:
+    """Both prompts against gold on the documents that both judged; None if there is no second one or no such gold."""
+    if not storage.exists(SECOND_PROMPT):
+        return None
+    second = storage.read_table(SECOND_PROMPT, SECOND_PROMPT_SCHEMA)
+    first_verdicts, second_verdicts, is_gold = [], [], []
+    for shard in second["shard"].unique().to_pylist():
+        asked = second.filter(pc.equal(second["shard"], shard))
+        examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES, ["row", "labels", "verdict"])
+        examples = examples.filter(pc.is_in(examples["row"], asked["row"].combine_chunks()))
+        first = {row["row"]: dict(zip(row["labels"], row["verdict"], strict=True)) for row in examples.to_pylist()}
+        for row, gold in zip(asked.to_pylist(), gold_of(storage, shard, asked["row"]), strict=True):
+            verdicts = np.array([[first[row["row"]][label] for label in row["labels"]], row["verdict"]])
+            judged = np.isfinite(verdicts).all(axis=0)
+            first_verdicts.append(verdicts[0, judged])
+            second_verdicts.append(verdicts[1, judged])
+            is_gold.append(np.isin(row["labels"], gold)[judged])
+    return compare_prompts(first_verdicts, second_verdicts, is_gold, seed)
+
+
+def gold_of(storage: Storage, shard: int, rows: pa.ChunkedArray) -> list[np.ndarray]:
+    """The gold labels of a shard's ``rows`` (int32), int32 [g] each (0 of them where none are given).
+
+    A document's excluded labels do not count as gold.
+    """
+    truth = storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"].take(rows).to_pylist()
+    documents = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["excluded"])
+    excluded = documents["excluded"].take(rows).to_pylist()
+    return [
+        np.array(sorted(set(one or []) - set(out)), dtype=np.int32) for one, out in zip(truth, excluded, strict=True)
+    ]
+
+
+def _lengths(examples: pa.Table) -> np.ndarray:
+    """Labels of each row's shortlist, int64 [rows]."""
+    return np.asarray(pc.list_value_length(examples["labels"]).to_numpy(), dtype=np.int64)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, one after the other."""
+    return np.asarray(column.combine_chunks().flatten())
 
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:

@@ -3,44 +3,53 @@
     ezxmc judge conf.yaml
 
 In: cycle-c/shortlist/, documents/, labels.parquet, the teacher's model. Out: verdicts/<teacher key>/… (shared by all
-cycles) and cycle-c/examples/, the shortlist joined with its verdicts. Items: ranges of shortlist rows; actors: engines.
-A batch's verdicts are committed as soon as it is judged, so whatever dies, no committed pair is judged again.
+cycles) and cycle-c/examples/, the shortlist joined with its verdicts; in cycle 0 a second prompt's verdicts on a few
+documents. Items: ranges of shortlist rows; actors: engines. A batch's verdicts are committed as soon as it is judged,
+so whatever dies, no committed pair is judged again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from ezxmc_ray.config import TeacherConfig, to_dict
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, Pool, cluster_gpus, map_items, node_cpus, node_gpus, run_task, run_tasks
-from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
+from ezxmc_ray.stages.context import Context, shard_path
+from ezxmc_ray.stages.examples import make_examples
+from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
+from ezxmc_ray.stages.rehome import rehome
+from ezxmc_ray.stages.second_prompt import join_second, second_items, second_priors
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.targets import TargetSums, scale_of, sums_of
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXAMPLES, NO_DOCUMENT, SHORTLIST, shard_name
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
-from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration, yes_threshold
-from ezxmc_ray.teacher.engine import DocumentPairs, Judged, describe, start_engine, teacher_key
+from ezxmc_ray.tables import shard_name
+from ezxmc_ray.teacher.calibration import resolve_calibration
+from ezxmc_ray.teacher.engine import DocumentPairs, Engine, Judged, describe, start_engine, teacher_key
+from ezxmc_ray.teacher.prompts.second import second_prompt
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
 from ezxmc_ray.watchdog import start_watchdog
 
-HISTOGRAM_BINS = 256
-#: Documents a work item at most, and work items wanted: few enough for Ray, enough to show progress and share out.
-ITEM_DOCUMENTS, ITEMS = 1024, 64
+#: Documents a work item at most, and items an engine is to have at least: an engine runs dry between two items, and the
+#: more there are the better they share out.
+ITEM_DOCUMENTS, ITEMS_AN_ENGINE = 1024, 8
+PRIOR_ITEM_LABELS = 8192
+#: What an item asks for.
+PAIRS, LABEL_PRIORS, SECOND_PROMPT = "pairs", "priors", "second_prompt"
 
 
 @dataclass
 class Counts:
-    """What engines did: pairs judged, prompt tokens, of them computed (the rest came from the cache), cuts, seconds."""
+    """What engines did.
+
+    Pairs judged, prompt tokens, of them computed (the rest came from the cache), cuts; ``seconds`` that the engines
+    worked, ``worker_seconds`` that their actors were at it (from the engine's start, or the end of the item before),
+    ``start_seconds`` that engines took to start.
+    """
 
     pairs: int = 0
     prompt_tokens: int = 0
@@ -48,6 +57,8 @@ class Counts:
     truncated_documents: int = 0
     truncated_labels: int = 0
     seconds: float = 0.0
+    worker_seconds: float = 0.0
+    start_seconds: float = 0.0
 
     def add(self, other: dict[str, Any]) -> None:
         """Add another engine's counts, as its actor returns them."""
@@ -59,22 +70,40 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
     config, storage = context.config.teacher, context.storage
     key = run_task(start_store, storage, config)
+    rehome(context, key, run_tasks)
     calibration = resolve_calibration(config)
-    prior_counts = Counts()
+    details = _ask(context, cycle, key, calibration)
+    pairs, files, measures = make_examples(context, cycle, key, calibration)
+    details["pairs"] = pairs
+    details["pairs_held"] = pairs - details["pairs_asked"]
+    details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
+    twice = cycle == 0 and config.second_prompt_documents
+    details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if twice else None
+    storage.remove(prior_plan(cycle))
+    return pairs, files, details | measures
+
+
+def _ask(context: Context, cycle: int, key: str, calibration: str) -> dict[str, Any]:
+    """Let the engines judge what the stores do not hold; what they did, for the manifest."""
+    config, storage = context.config.teacher, context.storage
+    pool = _pool(config)
     pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
-    prior_items: list[Item] = []
+    items = _items(context, cycle, pool.size) if pending else []
     if calibration == "label_prior":
-        prior_items = _prior_items(storage, run_task(plan_priors, storage, key, cycle, context.shards), config, cycle)
-    items = _items(context, cycle) if pending else []
-    counts = Counts()
-    priors = sum(item["stop"] - item["start"] for item in prior_items)
-    with StageProgress(f"cycle {cycle} judge", "pairs", pending + priors) as progress:
-        for done in map_items(
-            prior_items + items, JudgeWorker, (storage, config, key, cycle), _pool(config), config.batches_in_flight
-        ):
-            (prior_counts if done.pop("prior") else counts).add(done)
-            progress.advance(done["pairs"])
-    return _examples(context, cycle, key, calibration, counts, prior_counts)
+        priors = run_task(plan_priors, storage, key, cycle, context.shards)
+        items = _ranges(LABEL_PRIORS, priors, PRIOR_ITEM_LABELS, 0) + items
+        pending += priors
+    if cycle == 0 and config.second_prompt_documents:
+        rehome(context, run_task(start_store, storage, second_prompt(config).config), run_tasks)
+        items += run_task(second_items, context, SECOND_PROMPT)
+    counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS, SECOND_PROMPT)}
+    began = time.monotonic()
+    with StageProgress(f"cycle {cycle} judge", "pairs", pending) as progress:
+        for done in map_items(items, JudgeWorker, (storage, config, key, cycle), pool):
+            kind = done.pop("kind")
+            counts[kind].add(done)
+            progress.advance(done["pairs"] if kind != SECOND_PROMPT else 0)
+    return _engine_details(counts, pool.capped(len(items)).size if items else 0, time.monotonic() - began)
 
 
 def start_store(storage: Storage, config: TeacherConfig) -> str:
@@ -82,6 +111,30 @@ def start_store(storage: Storage, config: TeacherConfig) -> str:
     key = teacher_key(config)
     VerdictStore(storage, key).write_description(describe(config))
     return key
+
+
+def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> dict[str, Any]:
+    """What the engines did, for the manifest; ``seconds``: wall time of the mapping, starts of the engines included."""
+    asked, second = Counts(), counts[SECOND_PROMPT]
+    for kind in (PAIRS, LABEL_PRIORS):
+        asked.add(vars(counts[kind]))
+    worked = asked.worker_seconds + second.worker_seconds
+    return {
+        "pairs_asked": counts[PAIRS].pairs,
+        "prior_pairs_asked": counts[LABEL_PRIORS].pairs,
+        "second_prompt_pairs_asked": second.pairs,
+        "prompt_tokens": asked.prompt_tokens,
+        "computed_tokens": asked.computed_tokens,
+        "truncated_documents": counts[PAIRS].truncated_documents,
+        "truncated_labels": asked.truncated_labels,
+        "engines": engines,
+        "engine_start_seconds": asked.start_seconds + second.start_seconds,
+        "engine_seconds": asked.seconds,
+        "engine_pairs_per_s": asked.pairs / asked.seconds if asked.seconds else None,
+        "worker_seconds": asked.worker_seconds,
+        "busy_share": (asked.seconds + second.seconds) / worked if worked else None,
+        "map_seconds": seconds,
+    }
 
 
 def _pool(config: TeacherConfig) -> Pool:
@@ -97,146 +150,67 @@ def _pool(config: TeacherConfig) -> Pool:
     return Pool(engines, max(1, node_cpus() // engines))
 
 
-def _items(context: Context, cycle: int) -> list[Item]:
+def _items(context: Context, cycle: int, engines: int) -> list[Item]:
     """Ranges of shortlist rows, none across shards."""
     storage, config = context.storage, context.config.teacher
     rows = [storage.rows(shard_path(f"cycle-{cycle}/shortlist", shard)) for shard in range(context.shards)]
-    size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // ITEMS))
-    return [
-        {"shard": shard, "start": start, "stop": min(count, start + size)}
-        for shard, count in enumerate(rows)
-        for start in range(0, count, size)
-    ]
+    size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
+    return [item for shard, count in enumerate(rows) for item in _ranges(PAIRS, count, size, shard)]
 
 
-def _prior_items(storage: Storage, labels: int, config: TeacherConfig, cycle: int) -> list[Item]:
-    size = max(1, min(ITEM_DOCUMENTS * 8, max(256, labels // ITEMS)))
-    return [{"shard": -1, "start": start, "stop": min(labels, start + size)} for start in range(0, labels, size)]
-
-
-def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
-    """Task: pairs of a shard's shortlist that the store does not hold."""
-    return int(_Pending(storage, key, cycle).of_shard(shard).size)
-
-
-def plan_priors(storage: Storage, key: str, cycle: int, shards: int) -> int:
-    """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet; how many."""
-    numbers = [
-        _flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)["labels"])
-        for shard in range(shards)
-    ]
-    wanted = np.unique(np.concatenate(numbers)) if numbers else np.zeros(0, np.int32)
-    hashes = (
-        storage.read_table(LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"].take(pa.array(wanted)).to_pylist()
-    )
-    raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(hashes), hashes)
-    missing = wanted[np.isnan(raw)]
-    storage.write_table(_prior_plan(cycle), pa.table({"label": pa.array(missing, pa.int32())}))
-    return len(missing)
-
-
-def _prior_plan(cycle: int) -> str:
-    return f"cycle-{cycle}/pending_priors.parquet"
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """The values of a list column, one after the other."""
-    return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
-
-
-class _Pending:
-    """Pairs that a cycle's shortlists have and the verdict store lacks."""
-
-    def __init__(self, storage: Storage, key: str, cycle: int) -> None:
-        self.storage, self.cycle = storage, cycle
-        self.store = VerdictStore(storage, key)
-        labels = storage.read_table(LABELS, LABELS_SCHEMA)
-        self.label_texts, self.label_hashes = labels["text"], labels["content_hash"]
-
-    def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
-        pairs = self.pairs(shard, start, stop)
-        raw = self.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
-        # The same text twice in a range (two documents alike) is asked once.
-        seen: set[tuple[bytes, bytes]] = set()
-        pending = []
-        for position in np.flatnonzero(np.isnan(raw)):
-            pair = (pairs["document_hash"][position], pairs["label_hash"][position])
-            if pair not in seen:
-                seen.add(pair)
-                pending.append(position)
-        return np.array(pending, dtype=np.int64)
-
-    def pairs(self, shard: int, start: int = 0, stop: int | None = None) -> dict[str, list[Any]]:
-        """The flattened pairs of shortlist rows ``start`` to ``stop``: row in the shard, label number, both hashes."""
-        rows = self.storage.read_table(shard_path(f"cycle-{self.cycle}/shortlist", shard), SHORTLIST).slice(
-            start, None if stop is None else stop - start
-        )
-        lists = rows["labels"].combine_chunks()
-        repeats = np.diff(lists.offsets.to_numpy())
-        row = np.repeat(rows["row"].to_numpy(), repeats)
-        labels = np.asarray(lists.flatten())
-        hashes = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["content_hash"])[
-            "content_hash"
-        ]
-        return {
-            "row": row.tolist(),
-            "label": labels.tolist(),
-            "document_hash": hashes.take(pa.array(row)).to_pylist(),
-            "label_hash": self.label_hashes.take(pa.array(labels)).to_pylist(),
-        }
-
-    def documents(self, shard: int, start: int, stop: int) -> list[DocumentPairs]:
-        """The pending pairs of a range of shortlist rows, grouped by document."""
-        pending = self.of_shard(shard, start, stop)
-        if not len(pending):
-            return []
-        pairs = self.pairs(shard, start, stop)
-        texts = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["title", "text"])
-        grouped: dict[int, list[int]] = {}
-        for position in pending:
-            grouped.setdefault(pairs["row"][position], []).append(int(position))
-        return [
-            DocumentPairs(
-                document_hash=pairs["document_hash"][positions[0]],
-                title=texts["title"][row].as_py(),
-                text=texts["text"][row].as_py(),
-                label_hashes=tuple(pairs["label_hash"][p] for p in positions),
-                labels=tuple(self.label_texts[pairs["label"][p]].as_py() for p in positions),
-            )
-            for row, positions in grouped.items()
-        ]
-
-    def priors(self, start: int, stop: int) -> list[DocumentPairs]:
-        """The labels ``start`` to ``stop`` of the plan of pending priors, as pairs with no document."""
-        numbers = self.storage.read_table(_prior_plan(self.cycle))["label"].slice(start, stop - start)
-        hashes = tuple(self.label_hashes.take(numbers).to_pylist())
-        raw = self.store.lookup(PRIORS, [NO_DOCUMENT] * len(hashes), list(hashes))
-        texts = self.label_texts.take(numbers).to_pylist()
-        first = {key: text for key, text, value in zip(hashes, texts, raw, strict=True) if np.isnan(value)}
-        return [DocumentPairs(NO_DOCUMENT, "", "", tuple(first), tuple(first.values()))] if first else []
+def _ranges(kind: str, count: int, size: int, shard: int) -> list[Item]:
+    starts = range(0, count, size)
+    return [{"kind": kind, "shard": shard, "start": start, "stop": min(count, start + size)} for start in starts]
 
 
 class JudgeWorker:
     """Actor: one engine, and the verdict store that it appends to."""
 
     def __init__(self, storage: Storage, config: TeacherConfig, key: str, cycle: int) -> None:
-        self.config = config
+        started = time.monotonic()
+        self.config, self.storage, self.cycle = config, storage, cycle
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self.watchdog = start_watchdog()
-        self.pending = _Pending(storage, key, cycle)
-        self.engine = start_engine(config)
+        self.pending = Pending(storage, key, cycle)
+        second = second_prompt(config) if cycle == 0 and config.second_prompt_documents else None
+        self.engine = start_engine(config, [second.config] if second else [])
+        self.second: tuple[Engine, Pending] | None = None
+        if second:
+            second_pending = Pending(storage, teacher_key(second.config), cycle)
+            self.second = self.engine.with_prompt(second.config), second_pending
+        self.mark = time.monotonic()
+        self.start_seconds = self.mark - started
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
-        shard, start, stop = int(item["shard"]), int(item["start"]), int(item["stop"])
-        prior = shard < 0
-        documents = self.pending.priors(start, stop) if prior else self.pending.documents(shard, start, stop)
-        folder = PRIORS if prior else shard_name(shard)
-        counts = Counts()
-        for batch in _batches(documents, self.config.batch_documents):
-            judged = self._judge(batch)
-            self.pending.store.append(folder, judged.table)
+        kind, shard, start, stop = item["kind"], int(item["shard"]), int(item["start"]), int(item["stop"])
+        counts = Counts(start_seconds=self.start_seconds)
+        self.start_seconds = 0.0
+        if kind == LABEL_PRIORS:
+            self._judge(self.engine, self.pending, PRIORS, self.pending.planned_priors(start, stop), counts)
+        elif kind == PAIRS:
+            documents = self.pending.documents(shard, start, stop)
+            self._judge(self.engine, self.pending, shard_name(shard), documents, counts)
+        else:
+            self._judge_second(shard, start, stop, counts)
+        mark, self.mark = self.mark, time.monotonic()
+        counts.worker_seconds = self.mark - mark
+        return {**vars(counts), "kind": kind}
+
+    def _judge_second(self, shard: int, start: int, stop: int, counts: Counts) -> None:
+        assert self.second is not None
+        engine, pending = self.second
+        self._judge(engine, pending, shard_name(shard), pending.documents(shard, start, stop), counts)
+        self._judge(engine, pending, PRIORS, second_priors(pending, self.config, shard, start, stop), counts)
+
+    def _judge(
+        self, engine: Engine, pending: Pending, folder: str, documents: list[DocumentPairs], counts: Counts
+    ) -> None:
+        """Judge ``documents`` batch by batch, commit each batch as soon as it is judged, and add to ``counts``."""
+        batches = _batches(documents, self.config.batch_documents)
+        for judged in _ending_with_the_engine(engine.judge_many(batches)):
+            cost = {"computed_tokens": judged.computed_tokens, "engine_ms": round(1000 * judged.seconds)}
+            pending.store.append(folder, judged.table, cost)
             counts.add(
                 {
                     "pairs": len(judged.table),
@@ -247,105 +221,23 @@ class JudgeWorker:
                     "seconds": judged.seconds,
                 }
             )
-        return {**vars(counts), "prior": prior}
 
-    def _judge(self, batch: list[DocumentPairs]) -> Judged:
-        try:
-            return self.engine.judge(batch)
-        except Exception as error:
-            if type(error).__name__ != "EngineDeadError":
-                raise
-            # A dead engine does not come back in this process. Ray replaces an actor that ends, and gives its items
-            # out again; raising would hand the next item to the same dead engine.
-            print(f"the engine died: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
+
+def _ending_with_the_engine(results: Iterable[Judged]) -> Iterator[Judged]:
+    """``results`` of an engine; this process ends if the engine dies.
+
+    A dead engine does not come back in its process. Ray replaces an actor that ends, and gives its items out again;
+    raising would hand the next item to the same dead engine.
+    """
+    try:
+        yield from results
+    except Exception as error:
+        if type(error).__name__ != "EngineDeadError":
+            raise
+        print(f"the engine died: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _batches(documents: list[DocumentPairs], size: int) -> Iterator[list[DocumentPairs]]:
     for start in range(0, len(documents), size):
         yield documents[start : start + size]
-
-
-def _examples(
-    context: Context, cycle: int, key: str, calibration: str, counts: Counts, prior_counts: Counts
-) -> tuple[int, list[str], dict[str, Any]]:
-    """Join shortlists and verdicts, measure the calibrated verdicts, and collect the manifest's details."""
-    storage, shards = context.storage, range(context.shards)
-    joined = list(
-        run_tasks(
-            join_examples, [(storage, key, cycle, shard, context.config.teacher, calibration) for shard in shards]
-        )
-    )
-    sums = sum((one["sums"] for one in joined), TargetSums())
-    pairs = sums.pairs
-    low, high = (min(one["low"] for one in joined), max(one["high"] for one in joined)) if pairs else (0.0, 1.0)
-    edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
-    histograms = run_tasks(histogram_of, [(storage, cycle, shard, edges) for shard in shards])
-    histogram = np.sum(list(histograms), axis=0)
-    threshold = yes_threshold(histogram, edges) if pairs else 0.0
-    yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
-    asked = counts.pairs + prior_counts.pairs
-    details = {
-        "teacher": {**run_task(describe, context.config.teacher), "key": key, "calibration": calibration},
-        "pairs": pairs,
-        "pairs_asked": counts.pairs,
-        "pairs_held": pairs - counts.pairs,
-        "prior_pairs_asked": prior_counts.pairs,
-        "prompt_tokens": counts.prompt_tokens + prior_counts.prompt_tokens,
-        "computed_tokens": counts.computed_tokens + prior_counts.computed_tokens,
-        "truncated_documents": counts.truncated_documents,
-        "truncated_labels": counts.truncated_labels + prior_counts.truncated_labels,
-        "engine_seconds": counts.seconds + prior_counts.seconds,
-        "engine_pairs_per_s": asked / max(1e-9, counts.seconds + prior_counts.seconds) if asked else None,
-        "scale": to_dict(scale_of(sums)),
-        "yes_threshold": threshold,
-        "share_yes": yes / max(1, pairs),
-        "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
-    }
-    storage.remove(_prior_plan(cycle))
-    return pairs, [shard_path(f"cycle-{cycle}/examples", shard) for shard in shards], details
-
-
-def join_examples(
-    storage: Storage, key: str, cycle: int, shard: int, config: TeacherConfig, calibration: str
-) -> dict[str, Any]:
-    """Task: write cycle-c/examples/ of one shard; returns the sums that the target's scale is made of."""
-    pending = _Pending(storage, key, cycle)
-    pairs = pending.pairs(shard)
-    raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
-    if missing := int(np.isnan(raw).sum()):
-        raise RuntimeError(f"{missing} pairs of {shard_name(shard)} have no verdict after judging")
-    prior = None
-    if calibration == "label_prior":
-        prior = pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(raw), pairs["label_hash"])
-    verdict = calibrate(raw, prior, config.readout, calibration)
-    rows = storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)
-    held_out = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(
-        rows["row"]
-    )
-    offsets = rows["labels"].combine_chunks().offsets
-    columns = [
-        rows["row"],
-        held_out,
-        rows["labels"],
-        rows["similarity"],
-        pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
-        pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
-    ]
-    storage.write_table(shard_path(f"cycle-{cycle}/examples", shard), pa.Table.from_arrays(columns, schema=EXAMPLES))
-    sums = sums_of(verdict, _flat(rows["similarity"]))
-    return {"sums": sums, "low": float(verdict.min(initial=np.inf)), "high": float(verdict.max(initial=-np.inf))}
-
-
-def _verdicts(storage: Storage, cycle: int, shard: int) -> np.ndarray:
-    return _flat(storage.read_table(shard_path(f"cycle-{cycle}/examples", shard), EXAMPLES, ["verdict"])["verdict"])
-
-
-def histogram_of(storage: Storage, cycle: int, shard: int, edges: np.ndarray) -> np.ndarray:
-    """Task: how many of a shard's verdicts fall between ``edges``, int64 [bins]."""
-    return np.histogram(_verdicts(storage, cycle, shard), edges)[0]
-
-
-def count_yes(storage: Storage, cycle: int, shard: int, threshold: float) -> int:
-    """Task: how many of a shard's verdicts reach ``threshold``."""
-    return int((_verdicts(storage, cycle, shard) >= threshold).sum())

@@ -1,9 +1,15 @@
 """From stored raw scores to calibrated verdicts, and the thresholds that are fitted on them. Cheap, no LLM.
 
 Comes in: raw scores, label priors, similarities. Goes out: verdicts in a space where differences mean something, the
-verdict from which on a pair counts as yes, the similarity from which on a label is predicted. Methods: ``none`` (for
-``yes_no`` the logit of P(yes), clipped to [1e-6, 1 - 1e-6]; for ``likelihood`` the raw score) and ``label_prior``
-(that, minus the same of the label beside no document).
+verdict from which on a pair counts as yes, the similarity from which on a label is predicted. Methods:
+
+- ``none``: for ``yes_no`` and ``classify`` the logit of P(yes), clipped to [1e-6, 1 - 1e-6]; for ``likelihood`` the
+  raw score;
+- ``label_prior``: that, minus the same of the label beside no document (a content-free prompt, as in contextual
+  calibration, Zhao et al., arXiv 2102.09690);
+- ``batch``: that, minus its mean over the documents that were judged against the label (batch calibration, Zhou et
+  al., arXiv 2309.17249, a label taken as one task): no further question to the teacher. The mean of a label with few
+  documents is drawn towards the mean over all.
 """
 
 from __future__ import annotations
@@ -15,30 +21,47 @@ from ezxmc_ray.config import TeacherConfig
 
 BINS = 256
 _LEAST_PROBABILITY = 1e-6
+#: Documents that a label's mean must have before it counts as much as the mean over all pairs (method batch).
+_MEAN_WEIGHT = 5.0
 
 
 def resolve_calibration(config: TeacherConfig) -> str:
-    """The method that ``config.calibration`` means: auto is none for yes_no, label_prior for likelihood."""
-    if config.calibration != "auto":
-        return config.calibration
-    return "label_prior" if config.readout == "likelihood" else "none"
+    """The method that ``config.calibration`` means: auto is label_prior, but none for classify."""
+    return _method(config.readout, config.calibration)
 
 
 def calibrate(raw: ArrayLike, prior: ArrayLike | None, readout: str, method: str) -> NDArray[np.float32]:
-    """Verdicts, float32 [n], from ``raw`` float32 [n] and, for label_prior, the labels' ``prior`` float32 [n].
+    """Verdicts, float32 [n], from ``raw`` float32 [n] and what the pairs' labels score by themselves.
 
-    ``method`` auto is resolved by ``readout`` as in :func:`resolve_calibration`. NaN stays NaN.
+    ``prior`` [n]: for label_prior raw scores, for batch the :func:`label_means`. ``method`` auto is resolved by
+    ``readout`` as in :func:`resolve_calibration`. NaN stays NaN.
     """
-    if readout not in ("yes_no", "likelihood") or method not in ("auto", "none", "label_prior"):
+    if readout not in ("yes_no", "likelihood", "classify") or method not in ("auto", "none", "label_prior", "batch"):
         raise ValueError(f"no calibration {method!r} of the read-out {readout!r}")
-    if method == "auto":
-        method = "label_prior" if readout == "likelihood" else "none"
-    verdicts = _additive(raw, readout)
-    if method == "label_prior":
+    method = _method(readout, method)
+    verdicts = additive(raw, readout)
+    if method != "none":
         if prior is None:
-            raise ValueError("the calibration label_prior needs the labels' priors")
-        verdicts = verdicts - _additive(prior, readout)
+            raise ValueError(f"the calibration {method} needs what the labels score by themselves")
+        own = additive(prior, readout) if method == "label_prior" else np.asarray(prior, dtype=np.float64)
+        verdicts = verdicts - own
     return verdicts.astype(np.float32)
+
+
+def _method(readout: str, method: str) -> str:
+    if method != "auto":
+        return method
+    return "none" if readout == "classify" else "label_prior"
+
+
+def label_means(sums: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
+    """Mean of each label's :func:`additive` scores, float64 [labels], from their ``sums`` and ``counts`` [labels].
+
+    A label's mean counts as ``counts`` documents against five with the mean over all pairs.
+    """
+    totals, numbers = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    overall = totals.sum() / max(numbers.sum(), 1.0)
+    return (totals + _MEAN_WEIGHT * overall) / (numbers + _MEAN_WEIGHT)
 
 
 def yes_threshold(counts: ArrayLike, edges: ArrayLike) -> float:
@@ -86,8 +109,8 @@ def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:
     return float(scores[ends[np.argmax(f1)]])
 
 
-def _additive(raw: ArrayLike, readout: str) -> NDArray[np.float64]:
-    """Raw scores in a space where a difference is a log ratio."""
+def additive(raw: ArrayLike, readout: str) -> NDArray[np.float64]:
+    """Raw scores, float64 [n], in a space where a difference is a log ratio: logits, or log likelihoods as they are."""
     values = np.asarray(raw, dtype=np.float64)
     if readout == "likelihood":
         return values

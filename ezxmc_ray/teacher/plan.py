@@ -16,16 +16,18 @@ from typing import Any
 from jinja2 import TemplateError
 
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.teacher.prompts import DOCUMENT, LABEL, PromptTemplate, YesNoForm
+from ezxmc_ray.teacher.prompts import DESCRIPTION, DOCUMENT, LABEL, Example, PromptTemplate, YesNoForm, fill
 
 #: What the document slot reads where a label's prior is asked for.
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
-PLAN_VERSION = 1
+PLAN_VERSION = 3
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
 #: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenised.
 _CHARACTERS_PER_TOKEN = 100
+#: Between a likelihood prompt's worked examples and its document.
+_EXAMPLE_GAP = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class PromptPlan:
     """Token ids of every prompt of one teacher.
 
     The document is cut to ``max_document_tokens``, and further where the longest label would not fit into
-    ``context_tokens`` otherwise (one token is left for the answer). Errors: UserError for a template without a form for
-    ``readout``, a chat template that cannot carry it, and a context that has no room for the prompt.
+    ``context_tokens`` otherwise (one token is left for the answer). ``pad_tokens``: line breaks before the line that
+    the document begins in make what its pairs share end with a block of so many tokens (0: no padding), so that an
+    engine that caches by blocks computes nothing of it twice; for the likelihood one token later, since the token
+    before the label must be computed for every pair. Errors: UserError for a template without a form for ``readout``,
+    a chat template that cannot carry it, and a context that has no room for the prompt.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class PromptPlan:
         max_document_tokens: int,
         max_label_tokens: int,
         context_tokens: int,
+        pad_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._added = _added_tokens(tokenizer)
@@ -61,11 +67,19 @@ class PromptPlan:
         head, self._document_lead = _split_spaces(head)
         middle, self._label_lead = _split_spaces(middle)
         start = [] if _is_chat(tokenizer, readout) else _start_tokens(tokenizer)
-        self._head = start + self._trusted(head)
+        before, line_break, line = head.rpartition("\n")
+        self._pad = _pad_token(tokenizer) if pad_tokens else None
+        self._pad_tokens = pad_tokens if self._pad is not None else 0
+        # Without padding in between, the two are tokenised as one text, as the model knows it.
+        self._head, self._line = start + self._trusted(head), list[int]()
+        if self._pad_tokens:
+            self._head, self._line = start + self._trusted(before + line_break), self._trusted(line)
         self._middle = self._trusted(middle)
         self._tail = self._trusted(tail)
+        self._described_label = template.described_label
         self.max_label_tokens = max_label_tokens
-        room = context_tokens - 1 - len(self._head) - len(self._middle) - len(self._tail) - max_label_tokens
+        self._shared_end = 1 if readout == "likelihood" else 0
+        room = context_tokens - 1 - self._fixed_tokens - max_label_tokens
         if room < 1:
             raise UserError(
                 f"The prompt {template.name} with labels of {max_label_tokens} tokens leaves no room for a document in "
@@ -76,22 +90,40 @@ class PromptPlan:
     @property
     def max_prompt_tokens(self) -> int:
         """Tokens of the longest prompt that this plan makes."""
-        fixed = len(self._head) + len(self._middle) + len(self._tail)
-        return fixed + self.max_document_tokens + self.max_label_tokens
+        return self._fixed_tokens + self.max_document_tokens + self.max_label_tokens
+
+    @property
+    def _fixed_tokens(self) -> int:
+        """Tokens of a prompt beside document and label, the most padding included."""
+        texts = len(self._head) + len(self._line) + len(self._middle) + len(self._tail)
+        return texts + max(0, self._pad_tokens - 1)
 
     def prefix(self, title: str, text: str) -> tuple[list[int], bool]:
         """Tokens up to the label for a document, and whether the document was cut."""
         document = "\n".join(part for part in (title, text) if part)
         tokens, truncated = self._cut(self._document_lead + document, self.max_document_tokens)
-        return self._head + tokens + self._middle, truncated
+        return self._joined(tokens), truncated
 
     def prior_prefix(self) -> list[int]:
         """Tokens up to the label where there is no document."""
         tokens, _ = self._cut(self._document_lead + NO_DOCUMENT_TEXT, self.max_document_tokens)
-        return self._head + tokens + self._middle
+        return self._joined(tokens)
 
-    def suffix(self, label: str) -> Suffix:
-        """Tokens from the label on; an empty label is one space, so that there is something to judge."""
+    def _joined(self, document: list[int]) -> list[int]:
+        """Head, padding, document and what comes before the label."""
+        rest = self._line + document + self._middle
+        if self._pad is None:
+            return self._head + rest
+        shared = len(self._head) + len(rest) - self._shared_end
+        return self._head + [self._pad] * (-shared % self._pad_tokens) + rest
+
+    def suffix(self, label: str, description: str = "") -> Suffix:
+        """Tokens from the label on, as the template shows one that has a description.
+
+        An empty label is one space, so that there is something to judge.
+        """
+        if description:
+            label = fill(self._described_label, {LABEL: label, DESCRIPTION: description})
         tokens, truncated = self._cut((self._label_lead + label) or " ", self.max_label_tokens)
         return Suffix((*tokens, *self._tail), len(tokens), truncated)
 
@@ -131,8 +163,17 @@ def _added_tokens(tokenizer: Any) -> _AddedTokens | None:
     return _AddedTokens(frozenset(added), re.compile("|".join(map(re.escape, longest_first))))
 
 
+def _pad_token(tokenizer: Any) -> int | None:
+    """The line break as one token (None: this tokenizer has none)."""
+    alone, before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "a", "a\n"))
+    if len(alone) == 1:
+        return int(alone[0])
+    # Tokenizers that put a space before every text have one only after something else.
+    return int(after[-1]) if after[:-1] == before else None
+
+
 def _is_chat(tokenizer: Any, readout: str) -> bool:
-    return readout == "yes_no" and bool(tokenizer.chat_template)
+    return readout != "likelihood" and bool(tokenizer.chat_template)
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:
@@ -146,11 +187,13 @@ def _rendered(tokenizer: Any, template: PromptTemplate, readout: str) -> tuple[s
     if readout == "likelihood":
         if template.likelihood is None:
             raise UserError(f"The prompt {template.name} has no likelihood form: set teacher.readout=yes_no.")
-        text = _filled(template.likelihood.text, _DOCUMENT_MARK, _LABEL_MARK)
+        form = template.likelihood.text
+        shown = [_filled(form, example.document, label) for example in template.examples for label in example.yes]
+        text = _EXAMPLE_GAP.join([*shown, _filled(form, _DOCUMENT_MARK, _LABEL_MARK)])
     else:
         if template.yes_no is None:
             raise UserError(f"The prompt {template.name} has no yes_no form: set teacher.readout=likelihood.")
-        text = _chat(tokenizer, template) if tokenizer.chat_template else _plain(template.yes_no)
+        text = _chat(tokenizer, template) if tokenizer.chat_template else _plain(template)
     head, found_document, rest = text.partition(_DOCUMENT_MARK)
     middle, found_label, tail = rest.partition(_LABEL_MARK)
     if not found_document or not found_label or _DOCUMENT_MARK in tail:
@@ -165,9 +208,7 @@ def _chat(tokenizer: Any, template: PromptTemplate) -> str:
     form = template.yes_no
     assert form is not None
     turns = [{"role": "user", "content": _filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}]
-    for example in reversed(form.examples):
-        turns.insert(0, {"role": "assistant", "content": form.answer_prefix + example.answer})
-        turns.insert(0, {"role": "user", "content": _filled(form.user, example.document, example.label)})
+    turns = [turn for example in template.examples for turn in _example_turns(form, example)] + turns
     try:
         rendered = _apply(tokenizer, [{"role": "system", "content": form.system}] * bool(form.system) + turns)
     except TemplateError:  # templates such as Gemma's refuse the role: what it says goes before the first turn
@@ -181,24 +222,35 @@ def _chat(tokenizer: Any, template: PromptTemplate) -> str:
     return rendered + form.answer_prefix
 
 
+def _example_turns(form: YesNoForm, example: Example) -> list[dict[str, str]]:
+    turns = []
+    for label, fits in example.answers:
+        turns.append({"role": "user", "content": _filled(form.user, example.document, label)})
+        turns.append({"role": "assistant", "content": form.answer_prefix + (form.yes if fits else form.no)[0]})
+    return turns
+
+
 def _apply(tokenizer: Any, turns: list[dict[str, str]]) -> str:
     # enable_thinking: templates that know it (Qwen3) then start with the answer itself; others ignore it
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
 
 
-def _plain(form: YesNoForm) -> str:
+def _plain(template: PromptTemplate) -> str:
     """The prompt for a model without a chat template: turns as paragraphs, the answer after the word Answer."""
+    form = template.yes_no
+    assert form is not None
     cue = form.answer_prefix or "Answer:"
     parts = [form.system] if form.system else []
-    parts += [f"{_filled(form.user, item.document, item.label)}\n{cue} {item.answer}" for item in form.examples]
+    for example in template.examples:
+        for label, fits in example.answers:
+            answer = (form.yes if fits else form.no)[0]
+            parts.append(f"{_filled(form.user, example.document, label)}\n{cue} {answer}")
     parts.append(f"{_filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}\n{cue}")
     return "\n\n".join(parts)
 
 
 def _filled(text: str, document: str, label: str) -> str:
-    """Both slots filled at once, so that a document that contains {label} stays as it is."""
-    values = {DOCUMENT: document, LABEL: label}
-    return re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], text)
+    return fill(text, {DOCUMENT: document, LABEL: label})
 
 
 def _split_spaces(text: str) -> tuple[str, str]:

@@ -1,9 +1,12 @@
 """How a raw score is read from the teacher's next-token distribution.
 
-Two read-outs. ``yes_no``: P(yes) = sum over the spellings of yes / (sum over yes + sum over no), from the logits of
-one step, the exact two-way softmax. ``likelihood``: the mean over the label's tokens of log P(token | document, tokens
-before it), natural logarithm, as in UPR (Sachan et al., arXiv 2204.07496). Comes in: a tokenizer, log probabilities.
-Goes out: token sets and raw scores; calibration is a step of its own.
+Three read-outs. ``yes_no``: P(yes) = sum over the spellings of yes / (sum over yes + sum over no), from the logits of
+one step, the exact two-way softmax (as in monoT5, arXiv 2003.06713, with every spelling). ``likelihood``: the mean over
+the label's tokens of log P(token | document, tokens before it), natural logarithm, as in UPR (Sachan et al., arXiv
+2204.07496). ``classify``: P(relevant) of a checkpoint's classification head; of a checkpoint without one, the head is
+made of two rows of its output layer, one spelling of yes and one of no (as Qwen3-Reranker's, arXiv 2506.05176), so that
+the whole vocabulary's logits are never computed. Comes in: a tokenizer, log probabilities. Goes out: token sets and raw
+scores; calibration is a step of its own.
 """
 
 from __future__ import annotations
@@ -48,6 +51,19 @@ def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
             f"The answers {form.yes[0]} and {form.no[0]} share a token of this teacher: choose other words."
         )
     return AnswerTokens(tuple(sorted(yes)), tuple(sorted(no)))
+
+
+def head_tokens(answers: AnswerTokens, tokenizer: Any, form: YesNoForm, after_space: bool) -> AnswerTokens:
+    """The one spelling of yes and of no that a classification head is made of, out of ``answers``.
+
+    It is the form's first word as it is written, with a space before it where the prompt ends in a word; another
+    spelling where that one is not a token.
+    """
+    chosen = []
+    for word, found in ((form.yes[0], answers.yes), (form.no[0], answers.no)):
+        tokens = tokenizer(" " * after_space + word, add_special_tokens=False)["input_ids"]
+        chosen.append((int(tokens[0]) if len(tokens) == 1 and tokens[0] in found else found[0],))
+    return AnswerTokens(*chosen)
 
 
 def probability_of_yes(log_probabilities: dict[int, float], answers: AnswerTokens) -> float:

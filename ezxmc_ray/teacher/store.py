@@ -1,14 +1,18 @@
 """The verdict store: what a teacher has judged, kept under its key and the content of document and label.
 
 Comes in: tables of verdicts (tables.VERDICTS), a batch at a time. Goes out: which pairs are held, and their raw scores.
-Files are only ever added: verdicts/<teacher key>/<folder>/<batch key>.parquet, where a folder is a document shard's
-name or ``priors`` and the batch key a hash of the batch's pairs, so that a batch judged again is the same file.
+Judging only ever adds files: verdicts/<teacher key>/<folder>/<batch key>.parquet, where a folder is a document shard's
+name, ``priors``, or ``absent`` (imported verdicts on documents that the run does not have), and the batch key a hash of
+the batch's pairs, so that a batch judged again is the same file. A pair may lie in several files and folders; within a
+folder the first file, by name, decides. A file's footer says what its batches cost the engine.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +22,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS
 
-PRIORS = "priors"
+VERDICT_FOLDER, PRIORS, ABSENT = "verdicts", "priors", "absent"
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
 PAIR = np.dtype((np.void, 2 * HASH_BYTES))
 Hashes: TypeAlias = "Sequence[bytes] | pa.Array | pa.ChunkedArray"
@@ -26,8 +30,26 @@ Hashes: TypeAlias = "Sequence[bytes] | pa.Array | pa.ChunkedArray"
 
 def pair_keys(document_hashes: Hashes, label_hashes: Hashes) -> np.ndarray:
     """Keys of aligned hashes, void32 [n]."""
-    parts = [_hash_bytes(hashes) for hashes in (document_hashes, label_hashes)]
+    parts = [hash_bytes(hashes) for hashes in (document_hashes, label_hashes)]
     return np.ascontiguousarray(np.hstack(parts)).view(PAIR).reshape(-1)
+
+
+def table_keys(table: pa.Table) -> np.ndarray:
+    """Keys of the rows of ``table`` (tables.VERDICTS), void32 [n]."""
+    return pair_keys(table["document_hash"], table["label_hash"])
+
+
+def places(held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of ``wanted`` [m] is in ``held`` [n], sorted: int64 [m], -1 where it is not."""
+    if not len(held):
+        return np.full(len(wanted), -1, np.int64)
+    place = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
+    return np.where(held[place] == wanted, place, -1)
+
+
+def teacher_keys(storage: Storage) -> list[str]:
+    """Keys of the teachers whose verdicts a run holds, sorted."""
+    return [_last(path) for path in storage.folders(VERDICT_FOLDER)]
 
 
 class VerdictStore:
@@ -35,39 +57,79 @@ class VerdictStore:
 
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
-        self._root = f"verdicts/{key}"
+        self.key = key
+        self._root = f"{VERDICT_FOLDER}/{key}"
+
+    def folders(self) -> list[str]:
+        """Names of the folders there are, sorted."""
+        return [_last(path) for path in self._storage.folders(self._root)]
+
+    def files(self, folder: str) -> list[str]:
+        """The folder's files, in the order in which they decide on a pair's verdict."""
+        return self._storage.list(f"{self._root}/{folder}", ".parquet")
 
     def held(self, folder: str) -> np.ndarray:
         """Keys of the pairs in ``folder``, void32 [n], sorted, each once."""
-        table = self._load(folder, ["document_hash", "label_hash"])
-        return np.unique(pair_keys(table["document_hash"], table["label_hash"]))
+        return np.unique(table_keys(self._load(folder, ["document_hash", "label_hash"])))
 
     def read(self, folder: str) -> pa.Table:
         """All verdicts of ``folder`` (tables.VERDICTS) ordered by key; of a pair held twice the first file's."""
         table = self._load(folder, VERDICTS.names)
-        _, first = np.unique(pair_keys(table["document_hash"], table["label_hash"]), return_index=True)
+        _, first = np.unique(table_keys(table), return_index=True)
         return table.take(pa.array(first))
 
-    def append(self, folder: str, table: pa.Table) -> str:
-        """Commit a batch (tables.VERDICTS, at least a row); returns its file. The same pairs again change nothing."""
+    def counts(self, folder: str) -> dict[str, int]:
+        """What the folder's batches cost, summed by name (see :meth:`append`)."""
+        totals: Counter[str] = Counter()
+        for name, value in self._batch_counts(self.files(folder)).items():
+            totals[name.partition(".")[2]] += value
+        return dict(totals)
+
+    def append(self, folder: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> str:
+        """Commit a batch (tables.VERDICTS, at least a row); returns its file. The same pairs again change nothing.
+
+        ``counts``: what the batch cost, for the file's footer: ``computed_tokens``, ``engine_ms``.
+        """
         if not len(table):
             raise ValueError("a batch without verdicts cannot be stored")
-        keys = np.unique(pair_keys(table["document_hash"], table["label_hash"]))
-        name = f"{self._root}/{folder}/{hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()}.parquet"
+        batch = _batch_key(table)
+        name = self._file(folder, batch)
         if not self._storage.exists(name):
-            self._storage.write_table(name, table.select(VERDICTS.names).cast(VERDICTS))
+            # Under the batch's key, so that a batch that lies in two files for a while is counted once.
+            footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
+            self._storage.write_table(name, table.select(VERDICTS.names).cast(VERDICTS), footer)
         return name
+
+    def append_missing(self, folder: str, table: pa.Table) -> np.ndarray:
+        """Append the rows whose pair ``folder`` lacks, as one batch; returns which they are, bool [n]."""
+        missing = places(self.held(folder), table_keys(table)) < 0
+        if missing.any():
+            self.append(folder, table.filter(pa.array(missing)))
+        return missing
+
+    def compact(self, folder: str, kept: pa.Table) -> None:
+        """Put ``kept``, rows of :meth:`read`, into one file in the place of all the folder's files; counts add up.
+
+        Nobody else may write to the folder meanwhile. A kill in between loses nothing and changes no answer: the new
+        file comes first, and the old ones go from the last name to the first, so that of a pair with several raw
+        scores the one that decided still does. Compacting again removes what such a kill has left.
+        """
+        old = self.files(folder)
+        counts = self._batch_counts(old)
+        name = self._file(folder, _batch_key(kept))
+        if len(kept) or counts:
+            self._storage.write_table(name, kept, counts)
+            old = [one for one in old if one != name]
+        for one in reversed(old):
+            self._storage.remove(one)
 
     def lookup(self, folder: str, document_hashes: Hashes, label_hashes: Hashes) -> np.ndarray:
         """Raw scores of the aligned pairs, float32 [n]; NaN where the store holds none."""
         wanted = pair_keys(document_hashes, label_hashes)
         raw = np.full(len(wanted), np.nan, dtype=np.float32)
         table = self.read(folder)
-        if not len(table) or not len(wanted):
-            return raw
-        held = pair_keys(table["document_hash"], table["label_hash"])
-        place = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
-        found = held[place] == wanted
+        place = places(table_keys(table), wanted)
+        found = place >= 0
         raw[found] = table["raw"].to_numpy()[place[found]]
         return raw
 
@@ -75,36 +137,64 @@ class VerdictStore:
         """Note beside the verdicts which teacher they are from."""
         self._storage.write_json(f"{self._root}/teacher.json", description)
 
-    def statistics(self) -> dict[str, int]:
-        """``pairs`` (rows of all files, priors included) and ``files``."""
-        names = self._storage.list(self._root, ".parquet", recursive=True)
-        return {"pairs": sum(self._rows(name) for name in names), "files": len(names)}
+    def description(self) -> dict[str, Any] | None:
+        """Which teacher the verdicts are from; None if nothing is noted."""
+        found: dict[str, Any] | None = self._note("teacher.json")
+        return found
+
+    def write_layout(self, layout: dict[str, Any]) -> None:
+        """Note that every folder holds what it should where the run's documents lie as ``layout`` says."""
+        self._storage.write_json(f"{self._root}/layout.json", layout)
+
+    def layout(self) -> dict[str, Any] | None:
+        """The layout of documents that the folders were last made to fit; None if nothing is noted."""
+        found: dict[str, Any] | None = self._note("layout.json")
+        return found
+
+    def _note(self, name: str) -> Any:
+        path = f"{self._root}/{name}"
+        return self._storage.read_json(path) if self._storage.exists(path) else None
+
+    def _file(self, folder: str, batch: str) -> str:
+        return f"{self._root}/{folder}/{batch}.parquet"
 
     def _load(self, folder: str, columns: list[str]) -> pa.Table:
-        names = self._storage.list(f"{self._root}/{folder}", ".parquet")
-        tables = [self._table(name, columns) for name in names]
+        tables = []
+        for name in self.files(folder):
+            with self._readable(name):
+                tables.append(self._storage.read_table(name, VERDICTS, columns))
         return pa.concat_tables([pa.schema([VERDICTS.field(column) for column in columns]).empty_table(), *tables])
 
-    def _table(self, name: str, columns: list[str]) -> pa.Table:
+    def _batch_counts(self, names: list[str]) -> dict[str, int]:
+        """Counts of the batches in the files ``names``: ``<batch key>.<name>`` to value."""
+        counts: dict[str, int] = {}
+        for name in names:
+            with self._readable(name):
+                counts |= self._storage.read_counts(name)
+        return counts
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            return self._storage.read_table(name, VERDICTS, columns)
+            yield
         except (pa.ArrowException, OSError) as error:
-            raise self._broken(name, error) from error
-
-    def _rows(self, name: str) -> int:
-        try:
-            return self._storage.rows(name)
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(name, error) from error
-
-    def _broken(self, name: str, error: BaseException) -> UserError:
-        path = self._storage.path(name)
-        return UserError(
-            f"The verdicts in {path} cannot be read ({one_line(error)}): remove the file; its pairs are judged again."
-        )
+            path = self._storage.path(name)
+            raise UserError(
+                f"The verdicts in {path} cannot be read ({one_line(error)}): remove the file; its pairs are judged "
+                "again."
+            ) from error
 
 
-def _hash_bytes(hashes: Hashes) -> np.ndarray:
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _batch_key(table: pa.Table) -> str:
+    """Hash of the pairs of ``table``, whatever their order."""
+    return hashlib.blake2b(np.unique(table_keys(table)).tobytes(), digest_size=16).hexdigest()
+
+
+def hash_bytes(hashes: Hashes) -> np.ndarray:
     """uint8 [n, 16]."""
     array = hashes if isinstance(hashes, pa.Array | pa.ChunkedArray) else pa.array(list(hashes), HASH)
     if isinstance(array, pa.ChunkedArray):

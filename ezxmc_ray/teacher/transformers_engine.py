@@ -7,13 +7,22 @@ pairs, so the computed tokens are all of the prompts'.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
-from ezxmc_ray.teacher.engine import DocumentPairs, Judged, PairPrompt, Teacher, build_prompts, judged
+from ezxmc_ray.teacher.engine import (
+    DocumentPairs,
+    Judged,
+    PairPrompt,
+    Teacher,
+    build_prompts,
+    judged,
+    load_teacher,
+)
 from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
 
 #: Prompts a forward; their logits are taken where they are read only.
@@ -23,14 +32,15 @@ _PROMPTS_A_FORWARD = 8
 class TransformersEngine:
     """See the module's text; errors at the start are UserErrors where the model or memory cause them."""
 
-    def __init__(self, teacher: Teacher) -> None:
-        from transformers import AutoModelForCausalLM
+    def __init__(self, teacher: Teacher, model: Any | None = None) -> None:
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+        loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
         self._teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, teacher.config.dtype)
         try:
-            self._model = AutoModelForCausalLM.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
+            self._model = model or loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
         except (OSError, ValueError, KeyError, MemoryError, torch.OutOfMemoryError) as error:
             raise load_error(teacher.reference, error) from error
 
@@ -44,12 +54,22 @@ class TransformersEngine:
         computed = sum(len(pair.tokens) for pair in prompts.pairs)
         return judged(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
 
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[Judged]:
+        """Judge batch after batch."""
+        return map(self.judge, batches)
+
+    def with_prompt(self, config: TeacherConfig) -> TransformersEngine:
+        """An engine of another prompt over the same model."""
+        return TransformersEngine(load_teacher(config), self._model)
+
     def close(self) -> None:
         """Free the model."""
         del self._model
 
     @torch.inference_mode()
     def _scores(self, pairs: list[PairPrompt]) -> list[float]:
+        if self._teacher.classifier:
+            return self._class_scores(pairs)
         answers = self._teacher.answers
         # Rows that are read, counted from the prompts' common end: the logit of token i stands at position i - 1.
         kept = 1 if answers is not None else max(len(pair.tokens) - pair.label_start for pair in pairs) + 1
@@ -58,6 +78,15 @@ class TransformersEngine:
             rows = logits[:, -1, answers.all].double().tolist()
             return [probability_of_yes(dict(zip(answers.all, row, strict=True)), answers) for row in rows]
         return [_label_score(pair, row) for pair, row in zip(pairs, logits, strict=True)]
+
+    def _class_scores(self, pairs: list[PairPrompt]) -> list[float]:
+        """P(relevant) of a classification head, pair by pair: its pooling finds the last token by padding's id."""
+        scores = []
+        for pair in pairs:
+            logits = self._model(input_ids=torch.tensor([pair.tokens], device=self._device)).logits[0].double()
+            chances = torch.softmax(logits, -1) if len(logits) > 1 else torch.sigmoid(logits)
+            scores.append(float(chances[-1]))
+        return scores
 
     def _logits(self, pairs: list[PairPrompt], kept: int) -> torch.Tensor:
         """float [pairs, kept, vocabulary]: logits of the last ``kept`` positions, prompts padded on the left."""

@@ -1,26 +1,40 @@
-"""The vLLM engine: offline, automatic prefix caching, one step a pair.
+"""The vLLM engine: offline, automatic prefix caching, one step a pair, more than one batch in flight.
 
-Comes in: a batch of documents with their labels. Goes out: raw scores in the batch's order. ``yes_no`` allows only the
-answers' tokens and reads their exact softmax. ``likelihood`` asks for prompt log probabilities. vLLM then computes each
-prompt whole by default; here it may read its prefix cache, since only the label's tokens are wanted: the values of
-cached positions are garbage, those of computed ones are right. The logit that predicts token i stands at position
-i - 1, so a pair counts if at most label_start - 1 of its tokens were cached, and is asked again without the cache
-otherwise.
+Comes in: batches of documents with their labels. Goes out: raw scores in the batches' order. ``yes_no`` allows only the
+answers' tokens and reads their exact softmax. ``classify`` runs the checkpoint's classification head. ``likelihood``
+asks for prompt log probabilities. vLLM then computes each prompt whole by default; here it may read its prefix cache,
+since only the label's tokens are wanted: the values of cached positions are garbage, those of computed ones are right.
+The logit that predicts token i stands at position i - 1, so a pair counts if at most label_start - 1 of its tokens
+were cached, and is asked again without the cache otherwise.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
-from ezxmc_ray.teacher.engine import DocumentPairs, Judged, PairPrompt, Teacher, build_prompts, judged
-from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
+from ezxmc_ray.teacher.engine import (
+    BatchPrompts,
+    DocumentPairs,
+    Judged,
+    PairPrompt,
+    Teacher,
+    build_prompts,
+    head_dtype,
+    judged,
+    load_teacher,
+)
+from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood, probability_of_yes
 
 #: The smallest block that vLLM's CPU attention takes: least of a shared prefix is computed again.
 _CPU_BLOCK_TOKENS = 32
@@ -28,130 +42,267 @@ _CPU_BLOCK_TOKENS = 32
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 2048, 16384
 #: vLLM replaces torch.set_num_threads once it runs; its own CPU threads are these.
 _set_threads = torch.set_num_threads
+#: Names of requests, never the same twice in an engine.
+_NUMBERS = itertools.count()
 
 
 class VllmEngine:
     """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them.
 
-    ``llm``: a vLLM that runs already, with the same weights and room for this teacher's prompts, so that one model
-    serves two prompts or read-outs.
+    ``others``: the same model with other prompts or read-outs, whose prompts must find room as well (not classify and
+    another read-out: they run different heads). ``llm``: the vLLM of another engine, to be shared.
     """
 
-    def __init__(self, teacher: Teacher, llm: Any | None = None) -> None:
+    def __init__(self, teacher: Teacher, others: Sequence[Teacher] = (), llm: Any | None = None) -> None:
         self.teacher = teacher
         _set_environment(teacher)
-        self._block_tokens = teacher.config.block_tokens or (0 if torch.cuda.is_available() else _CPU_BLOCK_TOKENS)
         self._use_threads()
-        self.llm = llm or self._start()
+        self.llm = llm or _start(teacher, [teacher, *others])
+        self._requests = _requests(teacher)
+
+    def with_prompt(self, config: TeacherConfig) -> VllmEngine:
+        """An engine of another prompt over the same vLLM; one of the ``others`` that this one was started for."""
+        return VllmEngine(load_teacher(config), llm=self.llm)
 
     def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
-        started = time.perf_counter()
+        return next(self.judge_many([batch]))
+
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[Judged]:
+        """Judge batch after batch: ``batches_in_flight`` are in the engine, one more is being tokenised meanwhile.
+
+        ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
+        """
         self._use_threads()
-        prompts = build_prompts(self.teacher.plan, batch)
-        if self.teacher.answers is not None:
-            raw, computed = self._yes_no(prompts.pairs)
-        else:
-            raw, computed = self._likelihood(prompts.pairs)
-        return judged(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
+        stream = _Stream(self.llm.llm_engine, self._requests)
+        try:
+            for prompts in _ahead(lambda batch: build_prompts(self.teacher.plan, batch), batches):
+                stream.add(prompts)
+                if len(stream.waiting) >= self.teacher.config.batches_in_flight:
+                    yield self._judged(stream)
+            while stream.waiting:
+                yield self._judged(stream)
+        finally:
+            stream.abort()
 
     def close(self) -> None:
         """Shut the engine down, worker processes included."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _yes_no(self, pairs: list[PairPrompt]) -> tuple[list[float], int]:
-        from vllm import SamplingParams
-
-        answers = self.teacher.answers
-        assert answers is not None
-        parameters = SamplingParams(
-            max_tokens=1,
-            temperature=1.0,
-            logprobs=len(answers.all),
-            allowed_token_ids=answers.all,
-            flat_logprobs=True,
-            detokenize=False,
-        )
-        raw, computed = [], 0
-        for output in self._generate(pairs, parameters):
-            flat = output.outputs[0].logprobs
-            raw.append(probability_of_yes(dict(zip(flat.token_ids, flat.logprobs, strict=True)), answers))
-            computed += len(output.prompt_token_ids) - output.num_cached_tokens
-        return raw, computed
-
-    def _likelihood(self, pairs: list[PairPrompt]) -> tuple[list[float], int]:
-        """Read the cache where the label can still be read, then ask again, whole, for the pairs where it could not."""
-        raw = np.full(len(pairs), np.nan)
-        # A prefix that ends with a block is cached whole by its first pair: the first label token's logit is lost then.
-        aligned = [bool(self._block_tokens) and pair.label_start % self._block_tokens == 0 for pair in pairs]
-        computed = self.read_likelihood(pairs, [i for i, skip in enumerate(aligned) if not skip], raw, False)
-        again = [int(i) for i in np.flatnonzero(np.isnan(raw))]
-        computed += self.read_likelihood(pairs, again, raw, True)
-        return raw.tolist(), computed
-
-    def read_likelihood(self, pairs: list[PairPrompt], rows: list[int], raw: np.ndarray, whole: bool) -> int:
-        """Fill ``raw[rows]`` where it can be read; returns the tokens computed. ``whole``: without the cache."""
-        from vllm import SamplingParams
-
-        parameters = SamplingParams(
-            max_tokens=1,
-            prompt_logprobs=0,
-            flat_logprobs=True,
-            detokenize=False,
-            skip_reading_prefix_cache=whole,
-        )
-        computed = 0
-        for row, output in zip(rows, self._generate([pairs[i] for i in rows], parameters), strict=True):
-            pair = pairs[row]
-            computed += len(pair.tokens) - output.num_cached_tokens
-            if output.num_cached_tokens < pair.label_start:
-                raw[row] = _label_score(pair, output.prompt_logprobs)
-        return computed
-
-    def _generate(self, pairs: list[PairPrompt], parameters: Any) -> list[Any]:
-        if not pairs:
-            return []
-        prompts = [{"prompt_token_ids": pair.tokens} for pair in pairs]
-        return list(self.llm.generate(prompts, parameters, use_tqdm=False))
+    def _judged(self, stream: _Stream) -> Judged:
+        done = stream.finish_first()
+        return judged(done.prompts, done.raw, done.computed_tokens, done.seconds, self.teacher.config)
 
     def _use_threads(self) -> None:
         """OpenMP's thread count belongs to a thread, and Ray sets it to 1: set it in whichever thread calls."""
         if not torch.cuda.is_available():
             _set_threads(self.teacher.config.threads or len(os.sched_getaffinity(0)))
 
-    def _start(self) -> Any:
-        from vllm import LLM
 
-        config, teacher = self.teacher.config, self.teacher
-        gpu = torch.cuda.is_available()
-        context = teacher.plan.max_prompt_tokens + 1
-        options: dict[str, Any] = {
-            "model": teacher.resolved,
-            "tokenizer": teacher.resolved,
-            "skip_tokenizer_init": True,  # prompts are token ids, and nothing is turned back into text
-            "dtype": config.dtype,
-            "quantization": config.quantization,
-            "max_model_len": context,
-            "max_num_batched_tokens": max(context, _STEP_TOKENS_GPU if gpu else _STEP_TOKENS_CPU),
-            "max_logprobs": max(20, len(teacher.answers.all) if teacher.answers else 0),
-            "logprobs_mode": "processed_logprobs",
-            "enforce_eager": config.enforce_eager,
-            "enable_prefix_caching": True,
-            "tensor_parallel_size": config.tensor_parallel,
-            "disable_log_stats": False,  # the count of cached tokens comes with the statistics
-            "seed": 0,
-        }
-        if self._block_tokens:
-            options["block_size"] = self._block_tokens
-        if gpu:
-            options["gpu_memory_utilization"] = config.gpu_memory_share
+class _Requests(Protocol):
+    """What a read-out asks the engine for, and how it reads the answer."""
+
+    def parameters(self, again: bool) -> Any:
+        """vLLM's parameters of a pair; ``again``: of one whose first answer could not be read."""
+        ...
+
+    def score(self, pair: PairPrompt, output: Any) -> float | None:
+        """The raw score; None: the pair must be asked again."""
+        ...
+
+
+class _YesNo:
+    def __init__(self, answers: AnswerTokens) -> None:
+        self._answers = answers
+
+    def parameters(self, again: bool) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=1,
+            temperature=1.0,
+            logprobs=len(self._answers.all),
+            allowed_token_ids=self._answers.all,
+            flat_logprobs=True,
+            detokenize=False,
+        )
+
+    def score(self, pair: PairPrompt, output: Any) -> float | None:
+        flat = output.outputs[0].logprobs
+        return probability_of_yes(dict(zip(flat.token_ids, flat.logprobs, strict=True)), self._answers)
+
+
+class _Classify:
+    def parameters(self, again: bool) -> Any:
+        from vllm import PoolingParams
+
+        return PoolingParams(task="classify", use_activation=True)
+
+    def score(self, pair: PairPrompt, output: Any) -> float | None:
+        return float(output.outputs.data[-1])  # one output: a sigmoid; two (no, yes): a softmax
+
+
+class _Likelihood:
+    def parameters(self, again: bool) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=1,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=again,
+        )
+
+    def score(self, pair: PairPrompt, output: Any) -> float | None:
+        if output.num_cached_tokens >= pair.label_start:
+            return None
+        return _label_score(pair, output.prompt_logprobs)
+
+
+def _requests(teacher: Teacher) -> _Requests:
+    if teacher.config.readout == "likelihood":
+        return _Likelihood()
+    if teacher.config.readout == "classify":
+        return _Classify()
+    assert teacher.answers is not None
+    return _YesNo(teacher.answers)
+
+
+class _OpenBatch:
+    """A batch in the engine: its raw scores so far, and how many are missing."""
+
+    def __init__(self, prompts: BatchPrompts) -> None:
+        self.prompts = prompts
+        self.raw = np.full(len(prompts.pairs), np.nan)
+        self.missing = len(prompts.pairs)
+        self.computed_tokens = 0
+        self.seconds = 0.0
+
+
+class _Stream:
+    """Batches that go through vLLM's engine one after the other, with no pause between them."""
+
+    def __init__(self, engine: Any, requests: _Requests) -> None:
+        self.waiting: deque[_OpenBatch] = deque()
+        self._engine, self._requests = engine, requests
+        self._places: dict[str, tuple[_OpenBatch, int]] = {}
+        self._seconds = 0.0
+
+    def add(self, prompts: BatchPrompts) -> None:
+        """Hand a batch's pairs to the engine."""
+        batch = _OpenBatch(prompts)
+        self.waiting.append(batch)
+        started = time.perf_counter()
+        parameters = self._requests.parameters(again=False)
+        for row in range(len(prompts.pairs)):
+            self._ask(batch, row, parameters)
+        self._seconds += time.perf_counter() - started
+
+    def finish_first(self) -> _OpenBatch:
+        """Let the engine work until the first waiting batch is done, and take it out."""
+        started = time.perf_counter()
+        batch = self.waiting[0]
+        while batch.missing:
+            for output in self._engine.step():
+                self._read(output)
+        batch.seconds = self._seconds + time.perf_counter() - started
+        self._seconds = 0.0
+        return self.waiting.popleft()
+
+    def abort(self) -> None:
+        """Take back what has no answer yet, so that the engine is free for others."""
+        if self._places:
+            self._engine.abort_request(list(self._places))
+            self._places.clear()
+
+    def _ask(self, batch: _OpenBatch, row: int, parameters: Any) -> None:
+        from vllm.inputs import tokens_input
+
+        prompt = tokens_input(batch.prompts.pairs[row].tokens)
+        name = str(next(_NUMBERS))
+        self._engine.add_request(name, prompt, parameters)
+        self._places[name] = batch, row
+
+    def _read(self, output: Any) -> None:
+        batch, row = self._places.pop(output.request_id)
+        pair = batch.prompts.pairs[row]
+        batch.computed_tokens += len(pair.tokens) - output.num_cached_tokens
+        score = self._requests.score(pair, output)
+        if score is None:
+            self._ask(batch, row, self._requests.parameters(again=True))
         else:
-            options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib << 30
-        try:
-            return LLM(**options)
-        except (OSError, ValueError, MemoryError, RuntimeError) as error:
-            raise load_error(teacher.reference, error) from error
+            batch.raw[row] = score
+            batch.missing -= 1
+
+
+def _ahead(prepare: Any, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[BatchPrompts]:
+    """``prepare(batch)`` of every batch, in order, the next one being made in a thread while one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[BatchPrompts] | None = None
+        for batch in batches:
+            previous, coming = coming, thread.submit(prepare, batch)
+            if previous is not None:
+                yield previous.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _start(teacher: Teacher, all_teachers: Sequence[Teacher]) -> Any:
+    from vllm import LLM
+
+    config = teacher.config
+    gpu = torch.cuda.is_available()
+    context = max(one.plan.max_prompt_tokens for one in all_teachers) + 1
+    answers = max(len(one.answers.all) if one.answers else 0 for one in all_teachers)
+    block_tokens = config.block_tokens or (0 if gpu else _CPU_BLOCK_TOKENS)
+    options: dict[str, Any] = {
+        "model": teacher.resolved,
+        "tokenizer": teacher.resolved,
+        # Prompts are token ids, and nothing is turned back into text; a classification head is made of two words.
+        "skip_tokenizer_init": config.readout != "classify",
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "max_model_len": context,
+        "max_num_batched_tokens": max(context, _STEP_TOKENS_GPU if gpu else _STEP_TOKENS_CPU),
+        "enforce_eager": config.enforce_eager,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": config.tensor_parallel,
+        "disable_log_stats": False,  # the count of cached tokens comes with the statistics
+        "seed": 0,
+        "hf_overrides": {"head_dtype": head_dtype(config)},
+    }
+    if config.readout == "classify":
+        options |= {"runner": "pooling", "convert": "classify"}
+        if not teacher.classifier:
+            options["hf_overrides"] |= _head_overrides(teacher)
+    else:
+        options["max_logprobs"] = max(20, answers)
+        options["logprobs_mode"] = "processed_logprobs"
+    if block_tokens:
+        options["block_size"] = block_tokens
+    if gpu:
+        options["gpu_memory_utilization"] = config.gpu_memory_share
+    else:
+        options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib << 30
+    try:
+        return LLM(**options)
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+        raise load_error(teacher.reference, error) from error
+
+
+def _head_overrides(teacher: Teacher) -> dict[str, Any]:
+    """Makes vLLM turn a causal model into a classifier whose logit is logit(yes) - logit(no)."""
+    from transformers import AutoTokenizer
+
+    assert teacher.answers is not None
+    tokenizer = AutoTokenizer.from_pretrained(teacher.resolved)
+    return {
+        "architectures": [teacher.architecture.replace("ForCausalLM", "ForSequenceClassification")],
+        "classifier_from_token": tokenizer.convert_ids_to_tokens([teacher.answers.no[0], teacher.answers.yes[0]]),
+        "method": "from_2_way_softmax",
+    }
 
 
 def _label_score(pair: PairPrompt, flat: Any) -> float:

@@ -23,8 +23,8 @@ LABEL_IDS = ["a", "b", "c;d", "7"]
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelsById:
     storage = Storage(str(tmp_path))
-    hashes = [content_hash("", one) for one in LABEL_IDS]
-    storage.write_table("labels.parquet", pa.table([LABEL_IDS, LABEL_IDS, pa.array(hashes, LABELS[2].type)], LABELS))
+    rows = [{"id": one, "text": one, "description": "", "content_hash": content_hash("", one)} for one in LABEL_IDS]
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
     return LabelsById(LabelNumbers(storage), "labels")
 
 

@@ -26,7 +26,7 @@ def test_labels_are_numbered_over_all_files(write_jsonl: Callable[..., str], tmp
     found = _read(first, str(tmp_path / "2.csv"))
     assert found.table.schema == LABELS
     assert found.table.to_pylist() == [
-        {"id": one, "text": text, "content_hash": content_hash("", text)}
+        {"id": one, "text": text, "description": "", "content_hash": content_hash("", text)}
         for one, text in [("3", "x"), ("s", "same"), ("t", "same"), ("u", "two, parts")]
     ]
     assert found.duplicate_texts == 1
@@ -39,6 +39,15 @@ def test_labels_are_numbered_over_all_files(write_jsonl: Callable[..., str], tmp
     ]
     # Rows of the sources, one after the other (lines 4 of the first and 1 of the second are no rows).
     assert found.numbers.tolist() == [0, -1, -1, -1, 1, -1, 1, 2, -1, 3]
+
+
+def test_a_description_is_part_of_what_a_label_is(write_jsonl: Callable[..., str]) -> None:
+    rows = [{"id": 1, "text": "bass"}, {"id": 2, "text": "bass", "description": "a fish"}]
+    found = _read(write_jsonl("a.jsonl", [*rows, {"id": 3, "text": "x", "description": [1]}]))
+    assert found.table["description"].to_pylist() == ["", "a fish"]
+    assert found.table["content_hash"].to_pylist() == [content_hash("", "bass"), content_hash("a fish", "bass")]
+    assert found.duplicate_texts == 1
+    assert found.rejected.to_pylist()[0]["reason"] == "bad text: description is [1], not a string"
 
 
 def test_no_label_at_all(write_jsonl: Callable[..., str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.teacher.audit import JudgedPairs, audit_by_gold
 
 VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
 MakeRun = Callable[..., tuple[Storage, Config]]
@@ -50,10 +51,45 @@ def judged(seed: int, pairs: int, readout: str, model: str) -> dict[str, Any]:
         "computed_tokens": 55 * pairs,
         "truncated_documents": 31,
         "truncated_labels": 0,
-        "engine_seconds": pairs / 13.3,
+        "engine_seconds": (pairs - 1000) / 13.3,
+        "engine_pairs_per_s": 13.3,
+        "engines": 2,
+        "engine_start_seconds": 54.0,
+        "map_seconds": pairs / 13.3 / 2,
+        "busy_share": (pairs - 1000) / pairs,
+        "second_prompt": {
+            "what": "without the worked examples",
+            "documents": 100,
+            "pairs": 1000,
+            "spearman_within_document": 0.83,
+            "same_yes": 0.91,
+        },
         "yes_threshold": 0.5,
         "share_yes": float((verdicts > 0.5).mean()),
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def audited(readout: str) -> dict[str, Any]:
+    """What evaluate says of a made-up teacher that knows more than the similarity: 120 documents of 10 labels."""
+    draw = np.random.default_rng(5)
+    similarity = -np.sort(-draw.uniform(0.2, 0.7, (120, 10)), axis=1).ravel().astype(np.float32)
+    is_gold = draw.random(1200) < 0.6 * similarity - 0.1
+    verdict = (2 * is_gold - 1.5 + 2 * similarity + draw.normal(0, 1.4, 1200)).astype(np.float32)
+    pairs = JudgedPairs(
+        document=np.repeat(np.arange(120), 10),
+        rank=np.tile(np.arange(10), 120),
+        raw=1 / (1 + np.exp(-verdict)),
+        verdict=verdict,
+        similarity=similarity,
+        fusion=verdict / 1.6 + similarity / 0.14,
+        is_gold=is_gold,
+    )
+    second = {"auc": 0.85, "second_auc": 0.81, "documents": 87}
+    return audit_by_gold(pairs, readout, 0.5, 0) | {
+        "share_yes_by_rank": [0.5 - 0.04 * rank for rank in range(10)],
+        "unjudged_pairs": 0,
+        "second_prompt": second | {"first_over_second": {"difference": 0.04, "interval": [0.011, 0.07]}},
     }
 
 
@@ -63,7 +99,7 @@ def loss_curve(seed: int, steps: int) -> list[dict[str, Any]]:
     return [{"step": n, "loss": float(v), "learning_rate": 5e-5} for n, v in enumerate(values)]
 
 
-def run_stages(cycles: int, chosen: int | None) -> dict[str, Manifest]:
+def run_stages(cycles: int, chosen: int | None, readout: str) -> dict[str, Manifest]:
     names = ["untrained", *(f"cycle_{n}" for n in range(cycles))]
     scores = [{"encoder": name, "score": 0.41 + 0.02 * n, "documents": 150} for n, name in enumerate(names)]
     prepare = {
@@ -79,7 +115,6 @@ def run_stages(cycles: int, chosen: int | None) -> dict[str, Manifest]:
         "shards": 4,
         "filtered_pairs": 0,
     }
-    teacher = {"auc": 0.813, "documents": 118, "similarity_auc": 0.754, "fusion_auc": 0.834}
     return {
         "documents": Manifest("prepare", "f", 3000, 2.5, details=prepare, versions=VERSIONS),
         "student": Manifest(
@@ -113,7 +148,7 @@ def run_stages(cycles: int, chosen: int | None) -> dict[str, Manifest]:
             details={
                 "metrics": {n: metrics(49.5 + 3 * i) for i, n in enumerate(names)},
                 "documents": 1500,
-                "teacher": teacher,
+                "teacher": audited(readout),
             },
         ),
     }
@@ -179,7 +214,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         without: tuple[str, ...] = (),
     ) -> tuple[Storage, Config]:
         storage = Storage(str(tmp_path / "runs" / "library"))
-        manifests = dict(run_stages(cycles, chosen))
+        manifests = run_stages(cycles, chosen, readout)
         for number in range(cycles + 1):
             stages = cycle_stages(number, cycles, readout, model)
             manifests |= {f"cycle-{number}/{name}": manifest for name, manifest in stages.items()}

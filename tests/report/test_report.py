@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,8 +55,8 @@ def test_report_json_keeps_its_contract(make_run: Any) -> None:
     assert report["stages"]["index"] == {"seconds": 44.0, "rows": 8000, "rows_per_s": pytest.approx(8000 / 44)}
     assert report["stages"]["cycle_0"]["judge"] == {
         "seconds": 1130.0,
-        "rows": 15000,
-        "rows_per_s": pytest.approx(15000 / 1130),
+        "rows": 14000,  # the 1,000 pairs that were held cost no time
+        "rows_per_s": pytest.approx(14000 / 1130),
     }
     assert list(report["stages"]["cycle_2"]) == ["shortlist", "judge"]
     assert set(report["stages"]) == {
@@ -91,8 +94,107 @@ def test_teacher_counts_are_sums_and_share_of_yes_a_mean_by_pairs(make_run: Any)
     assert (teacher["pairs"], teacher["pairs_asked"], teacher["pairs_held"]) == (16500, 14500, 2000)
     expected = (15000 * details[0]["share_yes"] + 1500 * details[1]["share_yes"]) / 16500
     assert teacher["share_yes"] == pytest.approx(expected, abs=1e-12)
-    assert (teacher["auc"], teacher["similarity_auc"], teacher["fusion_auc"]) == (0.813, 0.754, 0.834)
     assert teacher["histogram"] == details[0]["histogram"]
+
+
+def test_the_teachers_audit_is_in_the_report_as_evaluate_measured_it(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    measured = read_manifest(storage, "evaluation/manifest.json").details["teacher"]  # type: ignore[union-attr]
+    agreement = read_manifest(storage, "cycle-0/examples/manifest.json").details["second_prompt"]  # type: ignore[union-attr]
+    teacher = build_report(storage, config)["teacher"]
+    documents, second = measured.pop("documents"), measured.pop("second_prompt")
+    assert {name: teacher[name] for name in measured} == measured
+    assert teacher["auc_documents"] == documents
+    auc_documents = second.pop("documents")
+    assert teacher["second_prompt"] == {
+        **agreement,
+        **second,
+        "asked": "without the worked examples",
+        "auc_documents": auc_documents,
+    }
+
+
+def test_every_key_is_documented(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=1, chosen=0))
+    teacher = report["teacher"]
+    nested = ("second_prompt", "at_yes_threshold", "calibration_error", "verdict_over_similarity", "P@1")
+    keys = [*report, *teacher, *(key for name in nested for key in teacher[name])]
+    keys += [*teacher["cycles"][0], *teacher["calibration_curve"][0], *report["stages"]["cycle_0"]["judge"]]
+    told = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    assert [key for key in keys if f"`{key}`" not in told and key != "cycle"] == []
+
+
+def test_engine_numbers_are_sums_and_shares_of_all_the_engines_time(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    teacher = build_report(storage, config)["teacher"]
+    assert teacher["engine_start_seconds"] == 108.0
+    assert teacher["map_seconds"] == pytest.approx(16500 / 13.3 / 2)
+    assert teacher["engine_pairs_per_s"] == pytest.approx(13.3)
+    # Two engines were at hand for 16500 / 13.3 seconds together, and judged for 14500 / 13.3 of them.
+    assert teacher["busy_share"] == pytest.approx(14500 / 16500)
+    assert teacher["overhead_share"] == pytest.approx(2000 / 16500)
+    assert [cycle["engines"] for cycle in teacher["cycles"]] == [2, 2]
+    assert "engines" not in build_report(storage, config)["counts"]["cycle_0"]["judge"]
+
+
+def change_details(storage: Any, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    manifest = read_manifest(storage, path)
+    assert manifest is not None
+    write_manifest(storage, path, replace(manifest, details=change(manifest.details)))
+
+
+def test_priors_count_as_pairs_asked_and_a_stage_that_asked_none_has_no_speed(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    asked = {"pairs_asked": 600, "prior_pairs_asked": 400, "second_prompt_pairs_asked": 50}
+    nothing = {"pairs_asked": 0, "engine_seconds": 0.0, "engine_pairs_per_s": None, "busy_share": None}
+    for number, values in enumerate((asked, nothing)):
+        change_details(storage, f"cycle-{number}/examples/manifest.json", lambda details, new=values: details | new)
+    report = build_report(storage, config)
+    assert [report["stages"][f"cycle_{number}"]["judge"]["rows"] for number in (0, 1)] == [1050, 0]
+    assert report["teacher"]["engine_pairs_per_s"] == pytest.approx(1000 / report["teacher"]["engine_seconds"])
+    assert report["teacher"]["busy_share"] == pytest.approx(14000 / 15000)
+
+
+NEWER = ["engines", "engine_start_seconds", "map_seconds", "busy_share", "engine_pairs_per_s", "second_prompt"]
+
+
+def test_a_run_made_before_the_audit_has_a_report(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    for number in (0, 1):
+        path = f"cycle-{number}/examples/manifest.json"
+        change_details(storage, path, lambda details: {k: v for k, v in details.items() if k not in NEWER})
+    measured = {"auc": 0.813, "documents": 118, "similarity_auc": 0.754, "fusion_auc": 0.834}
+    change_details(storage, "evaluation/manifest.json", lambda details: details | {"teacher": measured})
+    report = build_report(storage, config)
+    write_report(storage, report)
+    assert (report["teacher"]["busy_share"], report["teacher"]["overhead_share"]) == (None, None)
+    assert "No second prompt was asked" in page(storage)
+    assert "it knows more than the encoder" in report["teacher"]["sentence"]
+
+
+def test_the_page_shows_the_audit(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    report = build_report(storage, config)
+    write_report(storage, report)
+    text, teacher = page(storage), report["teacher"]
+    low, high = teacher["verdict_over_similarity"]["interval"]
+    assert f"<td>{low:.3f} to {high:.3f}</td>" in text
+    assert f"<td>{100 * teacher['at_yes_threshold']['similarity_precision']:.1f} %</td>" in text
+    assert f"Expected calibration error: {teacher['calibration_error']['p_yes']:.3f} of P(yes)" in text
+    assert "<h3>Asked again without the worked examples</h3>" in text
+    assert "<dt>rank correlation</dt><dd>0.83</dd>" in text
+    assert "<dt>its 95 % interval</dt><dd>0.011 to 0.070</dd>" in text
+    assert "<dt>engines busy</dt><dd>87.9 %</dd>" in text
+    assert "<dt>engines waiting (Ray, tables)</dt><dd>12.1 %</dd>" in text
+
+
+def test_a_readout_that_is_no_probability_has_a_curve_over_its_verdict(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0, readout="likelihood")
+    report = build_report(storage, config)
+    write_report(storage, report)
+    assert report["teacher"]["calibration_error"] is None
+    assert "Expected calibration error" not in page(storage)
+    assert "P(yes)" not in page(storage)
 
 
 def test_the_page_needs_no_network_and_runs_no_script_from_a_document(make_run: Any) -> None:
@@ -103,7 +205,7 @@ def test_the_page_needs_no_network_and_runs_no_script_from_a_document(make_run: 
     assert parser.open == []
     names = {tag for tag, _ in parser.seen}
     assert not names & {"script", "link", "img", "iframe"}
-    assert [tag for tag, _ in parser.seen].count("svg") == 2
+    assert [tag for tag, _ in parser.seen].count("svg") == 4
     links = [
         value for _, attributes in parser.seen for key, value in attributes.items() if key.endswith(("href", "src"))
     ]

@@ -10,53 +10,148 @@ from ezxmc_ray.report.teacher import sentence, teacher_part
 
 
 def part(teacher: float | None, similarity: float | None, fusion: float | None, **other: Any) -> dict[str, Any]:
+    """What a run without intervals holds, as runs did before there were any."""
     values = {"auc": teacher, "similarity_auc": similarity, "fusion_auc": fusion, "auc_documents": 120}
-    return values | {"readout": "yes_no", "share_yes": 0.2, "stand_in": False} | other
+    values |= dict.fromkeys(("intervals", "verdict_over_similarity", "fusion_over_similarity", "second_prompt"))
+    return values | {"gold_documents": None, "readout": "yes_no", "share_yes": 0.2, "stand_in": False} | other
 
 
-def opening(auc: float) -> str:
+def over(low: float, high: float) -> dict[str, Any]:
+    return {"difference": (low + high) / 2, "interval": [low, high]}
+
+
+def with_intervals(verdict: tuple[float, float], fusion: tuple[float, float], **other: Any) -> dict[str, Any]:
+    return part(0.8, 0.74, 0.83, verdict_over_similarity=over(*verdict), fusion_over_similarity=over(*fusion), **other)
+
+
+def opening(auc: float, difference: str) -> str:
     return (
         f"Within a document, this teacher puts a gold label above another one with AUC {auc:.2f} (0.50 is chance; "
-        "120 documents), against 0.74 for the encoder's similarity alone: "
+        f"120 documents), against 0.74 for the encoder's similarity alone ({difference}): "
     )
+
+
+def summed(auc: float, difference: str) -> str:
+    return f" The sum of both (student.target=fusion) has AUC {auc:.2f} (against similarity alone: {difference}): "
+
+
+WORSE = ", and a student that followed it alone would get worse."
+MORE = "it knows more than the encoder, so there is something for the student to learn."
+NOT_TOLD = "these documents do not tell which of the two knows more."
+ADDS = "this teacher adds to the encoder's similarity."
+NOT_SHOWN = "that this teacher adds anything to the encoder's similarity is not shown."
+TAKES = "this teacher adds nothing to the encoder's similarity and takes from it: take a better one."
+ALONE = " The teacher alone has more: student.target=verdict is worth a try."
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fusion", "told", "told_of_both"),
+    [
+        ((0.02, 0.10), (0.05, 0.13), MORE, ADDS),
+        ((0.0, 0.10), (0.001, 0.13), NOT_TOLD, ADDS),  # an interval that begins at zero does not exclude it
+        ((-0.02, 0.10), (-0.01, 0.13), NOT_TOLD, NOT_SHOWN),
+        ((-0.1, -0.01), (-0.01, 0.005), "it is weak" + WORSE, NOT_SHOWN),
+        ((-0.1, -0.01), (-0.09, -0.005), "it is weak" + WORSE, TAKES),
+        # However small a difference is, and however large: what counts is the interval.
+        ((0.001, 0.003), (0.001, 0.003), MORE, ADDS),
+        ((-0.2, 0.4), (-0.2, 0.4), NOT_TOLD, NOT_SHOWN),
+    ],
+)
+def test_the_sentence_follows_from_the_paired_intervals(
+    verdict: tuple[float, float], fusion: tuple[float, float], told: str, told_of_both: str
+) -> None:
+    def between(ends: tuple[float, float]) -> str:
+        return f"difference {sum(ends) / 2:+.3f}, 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}"
+
+    expected = opening(0.8, between(verdict)) + told + summed(0.83, between(fusion)) + told_of_both
+    assert sentence(with_intervals(verdict, fusion)) == expected
+
+
+def test_a_teacher_at_chance_cannot_tell_the_labels_apart() -> None:
+    lost = {"verdict": (-0.3, -0.1), "fusion": (-0.1, 0.1)}
+    assert "it is weak" in sentence(with_intervals(**lost, intervals={"auc": [0.51, 0.6]}))
+    assert "it cannot tell the labels apart" in sentence(with_intervals(**lost, intervals={"auc": [0.5, 0.6]}))
 
 
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        (
-            part(None, None, None),
-            "No judged document has gold labels, so nothing here says how good this teacher is: "
-            "look at its share of yes and at the documents below.",
-        ),
-        (
-            part(0.51, 0.74, 0.72),
-            opening(0.51) + "it cannot tell the labels apart, and a student that followed it "
-            "alone would get worse. The sum of both (student.target=fusion) has AUC 0.72, no more than similarity "
-            "alone: these verdicts add nothing here, so take a better teacher.",
-        ),
-        (
-            part(0.67, 0.74, 0.762),
-            opening(0.67) + "it is weak, and a student that followed it alone would get worse. "
-            "The sum of both (student.target=fusion) has AUC 0.76, more than either alone: "
-            "the verdicts add to the similarity.",
-        ),
-        (
-            part(0.82, 0.74, 0.81),
-            opening(0.82) + "it knows more than the encoder, so there is something for the "
-            "student to learn. The sum of both (student.target=fusion) has AUC 0.81, no more than the teacher alone: "
-            "student.target=verdict is worth a try.",
-        ),
-        (
-            part(0.75, 0.74, 0.755),
-            opening(0.75) + "it knows about as much as the encoder, so by itself it teaches "
-            "little. The sum of both (student.target=fusion) has AUC 0.76, more than either alone, if only just: "
-            "the verdicts add to the similarity.",
-        ),
+        ((0.51, 0.74, 0.73), ("it cannot tell the labels apart" + WORSE, NOT_SHOWN)),
+        ((0.67, 0.74, 0.765), ("it is weak" + WORSE, ADDS)),
+        ((0.82, 0.74, 0.81), (MORE, ADDS + ALONE)),
+        ((0.75, 0.74, 0.755), (NOT_TOLD, NOT_SHOWN)),
+        ((0.50, 0.74, 0.7), ("it cannot tell the labels apart" + WORSE, TAKES)),
     ],
 )
-def test_the_sentence_follows_from_the_aucs(numbers: dict[str, Any], expected: str) -> None:
-    assert sentence(numbers) == expected
+def test_without_intervals_small_differences_are_noise(
+    numbers: tuple[float, float, float], expected: tuple[str, str]
+) -> None:
+    teacher, similarity, fusion = numbers
+    first = opening(teacher, f"difference {teacher - similarity:+.3f}") + expected[0]
+    both = summed(fusion, f"difference {fusion - similarity:+.3f}") + expected[1]
+    assert sentence(part(*numbers)) == first + both
+
+
+def test_without_gold_labels_nothing_is_claimed() -> None:
+    nothing = "so nothing here says how good this teacher is: look at its share of yes and at the documents below."
+    assert sentence(part(None, None, None)) == f"No judged document has gold labels, {nothing}"
+    told = sentence(part(None, None, None, gold_documents=3))
+    assert told == f"No judged document has both a gold label and another one in its shortlist, {nothing}"
+
+
+def test_a_few_documents_say_nothing() -> None:
+    told = sentence(part(1.0, 0.0, 1.0, auc_documents=9))
+    assert told.endswith("(difference +1.000): so few documents say nothing about a teacher.")
+    assert "student.target" not in told
+
+
+def asked_again(what: str, first: dict[str, Any] | None) -> str:
+    judged = {
+        "teacher": {"model": "m", "readout": "likelihood"},
+        "second_prompt": {
+            "what": what,
+            "documents": 100,
+            "pairs": 1000,
+            "spearman_within_document": 0.834,
+            "same_yes": 0.912,
+        },
+    }
+    second = None if first is None else {"auc": 0.84, "second_auc": 0.8, "documents": 87, "first_over_second": first}
+    told = teacher_part({0: judged}, {"auc": None, "second_prompt": second})
+    assert told is not None
+    return str(told["sentence"])
+
+
+EXAMPLES, PROMPT = "without the worked examples", "the prompt generic v1"
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "expected"),
+    [
+        (EXAMPLES, over(0.01, 0.07), "The worked examples help: AUC 0.84, and 0.80 without them ("),
+        (EXAMPLES, over(-0.01, 0.09), "That the worked examples help is not shown: AUC 0.84, and 0.80 without them ("),
+        (EXAMPLES, over(-0.09, -0.01), "The worked examples do harm: AUC 0.84, and 0.80 without them ("),
+        (PROMPT, over(0.01, 0.07), "This prompt does better: AUC 0.84, and 0.80 with the prompt generic v1 ("),
+        (PROMPT, over(-0.01, 0.09), "That this prompt or the prompt generic v1 does better is not shown: AUC 0.84, "),
+        (PROMPT, over(-0.09, -0.01), "The prompt generic v1 does better: AUC 0.84, "),
+        # Fewer documents than an interval needs.
+        (EXAMPLES, {"difference": 0.4, "interval": None}, "That the worked examples help is not shown: AUC 0.84, "),
+    ],
+)
+def test_the_sentence_says_whether_the_examples_or_the_prompt_help(
+    what: str, first: dict[str, Any], expected: str
+) -> None:
+    told = asked_again(what, first)
+    assert expected in told
+    assert told.endswith("; 87 documents).")
+
+
+@pytest.mark.parametrize(("what", "asked"), [(EXAMPLES, EXAMPLES), (PROMPT, f"with {PROMPT}")])
+def test_without_gold_labels_two_prompts_only_agree_or_not(what: str, asked: str) -> None:
+    assert asked_again(what, None).endswith(
+        f"Asked again {asked}, its order of a document's labels has a rank correlation of 0.83 with the one used, and "
+        "91 % of the pairs get the same yes or no (100 documents): which of the two is right, only gold labels can say."
+    )
 
 
 def test_a_teacher_that_always_says_the_same_is_told() -> None:

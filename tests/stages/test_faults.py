@@ -27,9 +27,9 @@ Project = Any  # conftest.Project
 ROOT = Path(__file__).parents[2]
 
 
-def verdict_files(project: Project) -> list[Path]:
-    """Committed batches of pairs (priors apart)."""
-    return sorted((project.run / "verdicts").glob("*/shard-*/*.parquet"))
+def verdict_files(project: Project, key: str) -> list[Path]:
+    """The teacher's committed batches of pairs (priors apart)."""
+    return sorted((project.run / "verdicts" / key).glob("shard-*/*.parquet"))
 
 
 def pairs_in(files: list[Path]) -> list[tuple[bytes, bytes]]:
@@ -57,17 +57,18 @@ def test_a_driver_killed_while_judging_leaves_no_process_and_no_pair_is_judged_t
     project: Project, tmp_path: Path
 ) -> None:
     copy = project.copy(tmp_path / "copy")
+    key = project.manifest("cycle-0/examples")["details"]["teacher"]["key"]
     shutil.rmtree(copy.run / "verdicts")
     shutil.rmtree(copy.run / "cycle-0" / "examples")
     driver = copy.start("judge", *copy.arguments)
-    assert wait_for(lambda: len(verdict_files(copy)) >= 2 or driver.poll() is not None, 150)
+    assert wait_for(lambda: len(verdict_files(copy, key)) >= 2 or driver.poll() is not None, 150)
     assert driver.poll() is None, "the driver ended before it could be killed"
     of_the_run = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert len(of_the_run) > 5
     assert wait_for(lambda: not any(map(running, of_the_run)), 30), [p for p in of_the_run if running(p)]
-    held = pairs_in(verdict_files(copy))
+    held = pairs_in(verdict_files(copy, key))
     assert 0 < len(held) < project.manifest("cycle-0/examples")["rows"]
 
     again = copy.ezxmc("judge", *copy.arguments)
@@ -75,7 +76,7 @@ def test_a_driver_killed_while_judging_leaves_no_process_and_no_pair_is_judged_t
     judged = copy.manifest("cycle-0/examples")
     assert judged["details"]["pairs_held"] == len(held)
     assert judged["details"]["pairs_asked"] == judged["rows"] - len(held)
-    pairs = pairs_in(verdict_files(copy))
+    pairs = pairs_in(verdict_files(copy, key))
     assert len(pairs) == len(set(pairs)) == judged["rows"]
     mine, undisturbed = copy.rows("cycle-0/examples"), project.rows("cycle-0/examples")
     assert [one["labels"] for one in mine] == [one["labels"] for one in undisturbed]

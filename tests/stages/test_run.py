@@ -109,6 +109,42 @@ def test_each_pair_of_the_shortlists_has_exactly_one_verdict(project: Project) -
     assert second["prior_pairs_asked"] == 0 or judged["details"]["prior_pairs_asked"] < 12
 
 
+def test_the_verdict_store_knows_what_its_batches_cost(project: Project) -> None:
+    judged = [project.manifest(f"cycle-{cycle}/examples")["details"] for cycle in (0, 1)]
+    printed = project.ezxmc("verdicts", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout
+    table = dict(re.findall(r"^  ([a-z ]+?)  +(\S+) *$", printed, re.M))
+    assert int(table["pairs"]) == sum(one["pairs_asked"] for one in judged)
+    assert int(table["priors"]) == sum(one["prior_pairs_asked"] for one in judged)
+    for name in ("prompt tokens", "computed tokens"):
+        assert int(table[name].replace(",", "")) == sum(one[name.replace(" ", "_")] for one in judged)
+    seconds = sum(one["engine_seconds"] for one in judged)
+    assert float(table["engine seconds"]) == pytest.approx(seconds, abs=0.1)
+
+
+def test_some_documents_are_judged_with_a_second_prompt(project: Project) -> None:
+    judged = project.manifest("cycle-0/examples")["details"]
+    assert judged["second_prompt"]["documents"] == 20
+    assert judged["second_prompt"]["pairs"] == 80
+    assert judged["second_prompt"]["what"] == "the prompt paraphrase v1"
+    assert -1 <= judged["second_prompt"]["spearman_within_document"] <= 1
+    # Pairs, and the priors of the labels among them.
+    assert 80 < judged["second_prompt_pairs_asked"] <= 92
+    first = {(row["shard"], row["row"]): row["labels"] for row in project.rows("cycle-0") if "shard" in row}
+    assert len(first) == 20
+    assert project.manifest("cycle-1/examples")["details"]["second_prompt"] is None
+    report = json.loads((project.run / "report.json").read_text())
+    assert report["teacher"]["second_prompt"]["documents"] == 20
+
+
+def test_the_engines_time_is_accounted_for(project: Project) -> None:
+    judged = project.manifest("cycle-0/examples")["details"]
+    assert judged["engines"] == 1
+    assert 0 < judged["engine_seconds"] < judged["worker_seconds"]
+    assert 0.2 < judged["busy_share"] < 1
+    assert judged["engine_start_seconds"] + judged["worker_seconds"] < judged["map_seconds"]
+    assert 0 < judged["computed_tokens"] < judged["prompt_tokens"]
+
+
 def test_held_out_and_test_documents_are_never_trained_on(project: Project) -> None:
     documents = project.manifest("documents")["details"]
     trained = project.manifest("cycle-0/student")

@@ -52,7 +52,9 @@ def storage(tmp_path: Path) -> Storage:
     storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES))
     examples = [example(0, [5], [0.125]), example(1, [1], [None])]
     storage.write_table("cycle-1/examples/shard-00001.parquet", pa.Table.from_pylist(examples, EXAMPLES))
-    rows = [{"id": text, "text": text, "content_hash": content_hash("", text)} for text in LABEL_TEXTS]
+    rows = [
+        {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
+    ]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
     return storage
 

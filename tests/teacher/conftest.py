@@ -22,10 +22,11 @@ def config_of(model: str, readout: str) -> TeacherConfig:
 
 @pytest.fixture(scope="session")
 def vllm_engines(small_teacher: str) -> Iterator[dict[str, VllmEngine]]:
-    """By read-out: two engines over one vLLM (the yes_no prompt is the longer one, so its engine starts it)."""
+    """By read-out: two engines over one vLLM."""
     environment = dict(os.environ)
-    yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")))
-    likelihood = VllmEngine(load_teacher(config_of(small_teacher, "likelihood")), yes_no.llm)
+    other = config_of(small_teacher, "likelihood")
+    yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")), [load_teacher(other)])
+    likelihood = yes_no.with_prompt(other)
     yield {"yes_no": yes_no, "likelihood": likelihood}
     yes_no.close()
     os.environ.clear()  # what vLLM puts there is not for the processes that later tests start

@@ -9,6 +9,7 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.calibration import (
     calibrate,
     fit_min_score,
+    label_means,
     resolve_calibration,
     yes_threshold,
     yes_threshold_of,
@@ -16,9 +17,10 @@ from ezxmc_ray.teacher.calibration import (
 
 
 def test_auto_goes_by_the_readout() -> None:
-    assert resolve_calibration(TeacherConfig(readout="yes_no")) == "none"
+    assert resolve_calibration(TeacherConfig(readout="yes_no")) == "label_prior"
     assert resolve_calibration(TeacherConfig(readout="likelihood")) == "label_prior"
-    assert resolve_calibration(TeacherConfig(readout="yes_no", calibration="label_prior")) == "label_prior"
+    assert resolve_calibration(TeacherConfig(readout="classify")) == "none"
+    assert resolve_calibration(TeacherConfig(readout="yes_no", calibration="batch")) == "batch"
 
 
 def test_against_plain_float64() -> None:
@@ -41,10 +43,28 @@ def test_certain_answers_stay_finite() -> None:
 
 
 def test_a_missing_prior_and_an_unknown_method_are_faults() -> None:
-    with pytest.raises(ValueError, match="needs the labels' priors"):
+    with pytest.raises(ValueError, match="label_prior needs what the labels score by themselves"):
         calibrate([0.5], None, "likelihood", "auto")
     with pytest.raises(ValueError, match="no calibration"):
         calibrate([0.5], None, "none", "yes_no")
+
+
+def test_batch_calibration_takes_a_labels_own_mean_away() -> None:
+    raw = np.array([0.9, 0.8, 0.7, 0.1, 0.2], dtype=np.float32)
+    label = np.array([0, 0, 0, 1, 1])
+    logit = np.log(raw.astype(float)) - np.log1p(-raw.astype(float))
+    means = label_means(np.bincount(label, logit, minlength=3), np.bincount(label, minlength=3))
+    mean = logit.mean()
+    expected = [(logit[:3].sum() + 5 * mean) / 8, (logit[3:].sum() + 5 * mean) / 7, mean]
+    np.testing.assert_allclose(means, expected)
+    np.testing.assert_allclose(calibrate(raw, means[label], "yes_no", "batch"), logit - means[label], rtol=1e-5)
+    np.testing.assert_array_equal(label_means([0.0, 0.0], [0, 0]), [0.0, 0.0])
+
+
+def test_a_classifiers_score_is_taken_as_a_probability() -> None:
+    np.testing.assert_array_equal(
+        calibrate([0.3, 0.9], None, "classify", "auto"), calibrate([0.3, 0.9], None, "yes_no", "none")
+    )
 
 
 def test_the_threshold_lies_between_two_heaps_wherever_they_are() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import takewhile
+
 import numpy as np
 import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS, content_hash
-from ezxmc_ray.teacher.engine import DocumentPairs, Engine, build_prompts, start_engine
+from ezxmc_ray.teacher.engine import DocumentPairs, Engine, build_prompts, load_teacher, start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
 
@@ -68,20 +71,50 @@ def test_judged_pairs_come_in_the_batchs_order_with_their_counts(vllm_engines: d
     assert judged.seconds > 0
 
 
-def test_a_likelihood_read_from_the_cache_is_that_of_the_whole_prompt(vllm_engines: dict[str, VllmEngine]) -> None:
-    engine = vllm_engines["likelihood"]
-    prompts = build_prompts(engine.teacher.plan, BATCH).pairs
-    whole = np.full(len(prompts), np.nan)
-    computed = engine.read_likelihood(prompts, list(range(len(prompts))), whole, True)
-    assert computed == sum(len(pair.tokens) for pair in prompts)
-    np.testing.assert_allclose(raw(engine, BATCH), whole, atol=1e-3)
+@pytest.mark.parametrize("readout", ["yes_no", "likelihood"])
+def test_nothing_that_pairs_share_is_computed_twice(
+    vllm_engines: dict[str, VllmEngine], small_teacher: str, readout: str
+) -> None:
+    """A label begins a new block (for the likelihood its first token's logit is the only one computed again)."""
+    config = replace(config_of(small_teacher, readout), pad_prefix_tokens=32)
+    engine = vllm_engines["yes_no"].with_prompt(config)
+    batch = [pairs("", f"{number} is what this document, unlike any other, tells of") for number in range(101, 105)]
+    prompts = build_prompts(engine.teacher.plan, batch).pairs
+    over = 1 if readout == "likelihood" else 0
+    assert {pair.label_start % 32 for pair in prompts} == {over}
+    columns = zip(*(pair.tokens for pair in prompts), strict=False)
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)) // 32 * 32
+    engine.judge([pairs("", "100 is what this document, unlike any other, tells of")])  # brings what all share
+    prefixes = sum(pair.label_start - over - alike for pair in prompts[:: len(LABELS)])
+    suffixes = sum(len(pair.tokens) - pair.label_start + over for pair in prompts)
+    assert engine.judge(batch).computed_tokens == prefixes + suffixes
+
+
+def test_batches_come_in_order_whatever_is_in_flight(vllm_engines: dict[str, VllmEngine]) -> None:
+    engine = vllm_engines["yes_no"]
+    batches = [[pairs(f"{number}", "one of several batches", LABELS[: number + 1])] for number in range(5)]
+    alone = [raw(engine, batch) for batch in batches]
+    for judged, batch, scores in zip(engine.judge_many(batches), batches, alone, strict=True):
+        assert judged.table["document_hash"][0].as_py() == batch[0].document_hash
+        np.testing.assert_allclose(np.asarray(judged.table["raw"]), scores, atol=1e-4)
+    assert list(engine.judge_many([])) == []
+
+
+def test_an_engine_that_is_left_in_the_middle_is_free_for_others(vllm_engines: dict[str, VllmEngine]) -> None:
+    engine = vllm_engines["yes_no"]
+    left = engine.judge_many([[pairs(f"{number}", "left behind")] for number in range(4)])
+    next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    assert len(raw(engine, BATCH)) == len(BATCH) * len(LABELS)
 
 
 def test_labels_that_begin_alike_and_prefixes_that_end_with_a_block_are_read_right(
-    vllm_engines: dict[str, VllmEngine],
+    vllm_engines: dict[str, VllmEngine], small_teacher: str
 ) -> None:
     """Where the cache reaches into the label, its logits are garbage: those pairs must be asked again, whole."""
-    engine = vllm_engines["likelihood"]
+    config = replace(config_of(small_teacher, "likelihood"), pad_prefix_tokens=0)
+    engine, reference = vllm_engines["yes_no"].with_prompt(config), TransformersEngine(load_teacher(config))
     labels = tuple(f"{'one two three four ' * 9}{end}" for end in ("five", "six", "seven"))
     shortest = len(engine.teacher.plan.prefix("", "word")[0]) - 1  # tokens beside the words
     batch = [pairs("", " ".join(["word"] * (64 - shortest + beside)), labels) for beside in (-1, 0, 1)]
@@ -89,9 +122,7 @@ def test_labels_that_begin_alike_and_prefixes_that_end_with_a_block_are_read_rig
     assert {pair.label_start % 32 for pair in prompts} == {31, 0, 1}
     judged = engine.judge(batch)
     assert judged.computed_tokens > 0.8 * judged.prompt_tokens
-    whole = np.full(len(prompts), np.nan)
-    engine.read_likelihood(prompts, list(range(len(prompts))), whole, True)
-    np.testing.assert_allclose(np.asarray(judged.table["raw"]), whole, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(judged.table["raw"]), raw(reference, batch), atol=1e-3)
 
 
 @pytest.mark.parametrize("readout", ["yes_no", "likelihood"])

@@ -33,6 +33,8 @@ def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) ->
         {"batch_documents": 1, "engines": 4, "block_tokens": 64, "threads": 1, "enforce_eager": False},
     ):
         assert key(**same) == first
+    examples = str(model.parent / "examples.yaml")
+    Path(examples).write_text("- {document: x, yes: [y]}")
     others = [
         key(readout="likelihood"),
         key(prompt="package"),
@@ -40,6 +42,9 @@ def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) ->
         key(quantization="awq"),
         key(max_document_tokens=100),
         key(max_label_tokens=10),
+        key(pad_prefix_tokens=16),
+        key(head_dtype="model"),
+        key(examples=examples),
     ]
     assert len({first, *others}) == len(others) + 1
     (model / "model.safetensors").write_bytes(b"other weights")
@@ -49,7 +54,7 @@ def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) ->
 def test_the_description_is_json_and_names_the_prompt(model: Path) -> None:
     config = TeacherConfig(model=str(model), prompt="library")
     found = json.loads(json.dumps(describe(config)))
-    assert found["prompt"] == "library v1"
+    assert found["prompt"] == "library v2"
     assert found["model"] == str(model)
     assert found["key"] == teacher_key(config)
     assert (found["readout"], found["dtype"]) == ("yes_no", "bfloat16")

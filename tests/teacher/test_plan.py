@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.teacher.plan import PromptPlan
-from ezxmc_ray.teacher.prompts import Example, LikelihoodForm, PromptTemplate, YesNoForm, load_template
+from ezxmc_ray.teacher.prompts import Example, LikelihoodForm, PromptTemplate, YesNoForm, load_template, template_names
 from ezxmc_ray.teacher.readout import answer_tokens
 
 FORM = YesNoForm(user="Right?\n\nText: {document}\n\nTag: {label}", yes=("yes",), no=("no",), system="Be brief.")
@@ -28,9 +28,9 @@ def plain_tokenizer(small_teacher_directory: str) -> Any:
 
 
 def plan_of(
-    tokenizer: Any, template: PromptTemplate = TEMPLATE, readout: str = "yes_no", context: int = 2048
+    tokenizer: Any, template: PromptTemplate = TEMPLATE, readout: str = "yes_no", context: int = 2048, pad: int = 0
 ) -> PromptPlan:
-    return PromptPlan(tokenizer, template, readout, 256, 48, context)
+    return PromptPlan(tokenizer, template, readout, 256, 48, context, pad)
 
 
 def prompt(plan: PromptPlan, title: str, text: str, label: str) -> list[int]:
@@ -57,12 +57,63 @@ def test_only_the_label_and_the_closing_tokens_differ_within_a_document(tokenize
     assert "Text: N/A\n\nTag:" in tokenizer.decode(plan.prior_prefix())
 
 
+EXAMPLES = (Example("Cats.", ("animals", "fur"), ("cars",)), Example("Trains.", (), ("fish",)))
+
+
 def test_worked_examples_come_before_the_document(tokenizer: Any) -> None:
-    examples = (Example("Cats.", "animals", "yes"), Example("Cats.", "cars", "no"))
-    form = YesNoForm(user=FORM.user, yes=("yes",), no=("no",), examples=examples)
-    text = tokenizer.decode(prompt(plan_of(tokenizer, PromptTemplate("test", 1, form, None)), "", "Dogs.", "pets"))
-    places = [text.index(part) for part in ("Cats.", "animals", "yes", "cars", "assistant\nno", "Dogs.", "pets")]
-    assert places == sorted(places)
+    template = PromptTemplate("test", 1, FORM, TEMPLATE.likelihood, EXAMPLES)
+    text = tokenizer.decode(prompt(plan_of(tokenizer, template), "", "Dogs.", "pets"))
+    shown = ["Cats.", "animals", "assistant\nyes", "Cats.", "cars", "assistant\nno", "Cats.", "fur", "assistant\nyes"]
+    assert places_of([*shown, "Trains.", "fish", "assistant\nno", "Dogs.", "pets"], text)
+    assert text.count("Be brief.") == 1
+
+
+def test_a_likelihood_prompt_shows_the_labels_that_fit(tokenizer: Any) -> None:
+    template = PromptTemplate("test", 1, FORM, TEMPLATE.likelihood, EXAMPLES)
+    text = tokenizer.decode(prompt(plan_of(tokenizer, template, "likelihood"), "", "Dogs.", "pets"))
+    assert text == "Cats.\n\nTopic: animals\n\nCats.\n\nTopic: fur\n\nDogs.\n\nTopic: pets"
+
+
+def test_examples_of_a_model_without_a_chat_template(plain_tokenizer: Any) -> None:
+    template = PromptTemplate("test", 1, FORM, None, EXAMPLES)
+    text = plain_tokenizer.decode(prompt(plan_of(plain_tokenizer, template), "", "Dogs.", "pets"))
+    assert text.startswith("Be brief.\n\nRight?\n\nText: Cats.\n\nTag: animals\nAnswer: yes\n\nRight?")
+    assert text.endswith("Tag: pets\nAnswer:")
+
+
+def places_of(parts: list[str], text: str) -> bool:
+    """Whether ``parts`` occur in ``text`` one after the other."""
+    at = 0
+    for part in parts:
+        at = text.find(part, at) + len(part)
+        if at < len(part):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("document", ["", "x", "Some text.", "word " * 40, "word " * 1000])
+@pytest.mark.parametrize(("readout", "over"), [("yes_no", 0), ("likelihood", 1)])
+def test_what_a_documents_pairs_share_ends_with_a_block(tokenizer: Any, document: str, readout: str, over: int) -> None:
+    plan, bare = plan_of(tokenizer, readout=readout, pad=32), plan_of(tokenizer, readout=readout)
+    for prefix, without in (
+        (plan.prefix("", document)[0], bare.prefix("", document)[0]),
+        (plan.prior_prefix(), bare.prior_prefix()),
+    ):
+        assert len(prefix) % 32 == over
+        assert 0 <= len(prefix) - len(without) + 1 < 33  # two line breaks at the end of a text may be one token
+        breaks = len(tokenizer.decode(prefix)) - len(tokenizer.decode(without))
+        before, line, after = tokenizer.decode(without).partition("Text:")
+        if readout == "likelihood":
+            before, line, after = "", "", tokenizer.decode(without)
+        assert tokenizer.decode(prefix) == before + "\n" * breaks + line + after
+
+
+def test_a_label_with_a_description_is_shown_as_the_template_says(tokenizer: Any) -> None:
+    plan = plan_of(tokenizer, readout="likelihood")
+    assert tokenizer.decode(plan.suffix("bass", "a {label} fish").tokens) == " bass (a {label} fish)"
+    own = PromptTemplate("test", 1, FORM, TEMPLATE.likelihood, described_label="{label}: {description}")
+    assert tokenizer.decode(plan_of(tokenizer, own, "likelihood").suffix("bass", "fish").tokens) == " bass: fish"
+    assert plan_of(tokenizer, own).suffix("bass") == plan_of(tokenizer).suffix("bass")
 
 
 def test_a_model_without_a_chat_template_gets_plain_text(plain_tokenizer: Any) -> None:
@@ -113,6 +164,8 @@ def test_a_prompt_always_fits_the_context(tokenizer: Any) -> None:
     plan = plan_of(tokenizer, context=120)
     assert plan.max_document_tokens < 256
     assert len(prompt(plan, "t", "word " * 1000, "label " * 1000)) == plan.max_prompt_tokens == 119
+    padded = plan_of(tokenizer, context=150, pad=32)
+    assert all(len(prompt(padded, "t", "word " * n, "label " * 1000)) <= 149 for n in range(0, 60, 3))
     with pytest.raises(UserError, match="leaves no room for a document in the teacher's context of 60 tokens"):
         plan_of(tokenizer, context=60)
 
@@ -146,6 +199,6 @@ def test_answers_that_cannot_be_read_are_told(tokenizer: Any) -> None:
 
 
 def test_the_templates_that_come_along_fit_this_tokenizer(tokenizer: Any) -> None:
-    for name in ("generic", "library", "package"):
+    for name in template_names():
         for readout in ("yes_no", "likelihood"):
             assert len(prompt(plan_of(tokenizer, load_template(name), readout), "t", "x", "y")) > 5

@@ -3,17 +3,25 @@
 Comes in: a name (a file beside this one) or the path of a user's own file. Goes out: a checked
 :class:`PromptTemplate`. A template has a form for each read-out that it serves:
 
-- ``yes_no``: ``system`` (optional), ``user`` (with {document} before {label}), ``answer_prefix`` (optional, the first
-  words of the answer), ``yes`` and ``no`` (spellings of the two answers), ``examples`` (optional; each ``document``,
-  ``label`` and ``answer``, yes or no; they come before the document, so that all documents share them);
+- ``yes_no`` (and ``classify``): ``system`` (optional), ``user`` (with {document} before {label}), ``answer_prefix``
+  (optional, the first words of the answer), ``yes`` and ``no`` (spellings of the two answers);
 - ``likelihood``: ``text``, which ends in {label}.
+
+``described_label``, optional, says how a label with a description fills {label}: "{label} ({description})" if it is
+not there.
+
+Worked examples, optional, are a list of documents, each with the labels that fit (``yes``) and some that do not
+(``no``). They stand in a template under ``examples``, or in a file of their own (``teacher.examples``), which takes
+their place. They come before the document, so that all documents share their computation. A yes/no prompt shows each
+example's labels in turn, a yes before a no; a likelihood prompt shows the labels that fit.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +31,22 @@ from ezxmc_ray.errors import UserError, one_line
 
 DOCUMENT = "{document}"
 LABEL = "{label}"
+DESCRIPTION = "{description}"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example: ``answer`` is the template's first spelling of yes or of no."""
+    """A worked example: a document, labels that fit it and labels that do not."""
 
     document: str
-    label: str
-    answer: str
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+
+    @property
+    def answers(self) -> list[tuple[str, bool]]:
+        """Its labels and whether they fit: a fitting one, one that does not, and so on."""
+        pairs = zip_longest(((label, True) for label in self.yes), ((label, False) for label in self.no))
+        return [answer for pair in pairs for answer in pair if answer is not None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,6 @@ class YesNoForm:
     no: tuple[str, ...]
     system: str = ""
     answer_prefix: str = ""
-    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,8 @@ class PromptTemplate:
     version: int
     yes_no: YesNoForm | None
     likelihood: LikelihoodForm | None
+    examples: tuple[Example, ...] = ()
+    described_label: str = f"{LABEL} ({DESCRIPTION})"
 
     @property
     def title(self) -> str:
@@ -68,71 +84,97 @@ class PromptTemplate:
         return f"{self.name} v{self.version}"
 
 
+def fill(text: str, values: dict[str, str]) -> str:
+    """``text`` with all slots filled at once, so that a document that contains {label} stays as it is."""
+    return re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], text)
+
+
 def template_names() -> list[str]:
     """Names of the templates that come with the program."""
     return sorted(item.name[: -len(".yaml")] for item in resources.files(__name__).iterdir() if _is_template(item.name))
 
 
-def load_template(name_or_path: str) -> PromptTemplate:
-    """The template of that name, or the one in that YAML file.
+def load_template(name_or_path: str, examples: str | None = None) -> PromptTemplate:
+    """The template of that name, or the one in that YAML file; with the worked examples of the file ``examples``.
 
     Errors: UserError for an unknown name (it lists the known ones), a file that is not there or not YAML, and for what
     a file lacks or has wrong.
     """
     if name_or_path in template_names():
-        return _parse(resources.files(__name__).joinpath(f"{name_or_path}.yaml").read_text("utf-8"), name_or_path)
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        known = ", ".join(template_names())
-        raise UserError(f"There is no prompt template {name_or_path}: take one of {known}, or the path of a YAML file.")
+        content = resources.files(__name__).joinpath(f"{name_or_path}.yaml").read_text("utf-8")
+    else:
+        known = f"take one of {', '.join(template_names())}, or the path of a YAML file"
+        content = _read(name_or_path, f"There is no prompt template {name_or_path}: {known}.")
+    template = _parse(content, f"prompt template {name_or_path}")
+    if examples is None:
+        return template
+    where = f"file of worked examples {examples}"
+    values = _yaml(_read(examples, f"There is no {where} (teacher.examples): give the path of a YAML file."), where)
+    return replace(template, examples=_examples(values, where))
+
+
+def _read(path: str, missing: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(missing)
     try:
-        return _parse(path.read_text("utf-8"), name_or_path)
+        return file.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"The prompt template {name_or_path} is not UTF-8 text.") from error
+        raise UserError(f"{path} is not UTF-8 text: save it as such.") from error
 
 
 def _is_template(name: str) -> bool:
     return name.endswith(".yaml")
 
 
-def _parse(content: str, where: str) -> PromptTemplate:
+def _yaml(content: str, where: str) -> Any:
     try:
         # BaseLoader leaves every scalar a string: to YAML's other loaders a bare yes or no is a truth value.
-        values = yaml.load(content, Loader=yaml.BaseLoader)
+        return yaml.load(content, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"The prompt template {where} is not YAML: {one_line(error)}.") from error
-    known = {"name": str, "version": str, "yes_no": dict, "likelihood": dict}
-    values = _section(values, known, ("name", "version"), where)
+        raise UserError(f"The {where} is not YAML: {one_line(error)}.") from error
+
+
+def _parse(content: str, where: str) -> PromptTemplate:
+    known = {
+        "name": str,
+        "version": str,
+        "yes_no": dict,
+        "likelihood": dict,
+        "examples": list,
+        "described_label": str,
+    }
+    values = _section(_yaml(content, where), known, ("name", "version"), where)
     if not values["version"].isdecimal():
-        raise UserError(f"The prompt template {where}: version {values['version']!r} is not a whole number.")
+        raise UserError(f"The {where}: version {values['version']!r} is not a whole number.")
     yes_no, likelihood = values.get("yes_no"), values.get("likelihood")
+    described = values.get("described_label", PromptTemplate.described_label)
+    if LABEL not in described or DESCRIPTION not in described:
+        raise UserError(f"The {where}: described_label must hold the slots {LABEL} and {DESCRIPTION}.")
     if yes_no is None and likelihood is None:
-        raise UserError(f"The prompt template {where} has neither a yes_no nor a likelihood form: add one.")
+        raise UserError(f"The {where} has neither a yes_no nor a likelihood form: add one.")
     return PromptTemplate(
         name=values["name"],
         version=int(values["version"]),
         yes_no=None if yes_no is None else _yes_no(yes_no, f"{where}, yes_no"),
         likelihood=None if likelihood is None else _likelihood(likelihood, f"{where}, likelihood"),
+        examples=_examples(values.get("examples", []), where),
+        described_label=described,
     )
 
 
 def _yes_no(values: dict[str, Any], where: str) -> YesNoForm:
-    known = {"user": str, "system": str, "answer_prefix": str, "yes": list, "no": list, "examples": list}
+    known = {"user": str, "system": str, "answer_prefix": str, "yes": list, "no": list}
     values = _section(values, known, ("user", "yes", "no"), where)
     _check_slots(values["user"], f"{where}, user")
     for key in ("system", "answer_prefix"):
         _check_no_slots(values.get(key, ""), f"{where}, {key}")
-    yes, no = _spellings(values["yes"], f"{where}, yes"), _spellings(values["no"], f"{where}, no")
     return YesNoForm(
         user=values["user"],
-        yes=yes,
-        no=no,
+        yes=_words(values["yes"], f"{where}, yes"),
+        no=_words(values["no"], f"{where}, no"),
         system=values.get("system", ""),
         answer_prefix=values.get("answer_prefix", ""),
-        examples=tuple(
-            _example(item, yes, no, f"{where}, example {number}")
-            for number, item in enumerate(values.get("examples", []), 1)
-        ),
     )
 
 
@@ -140,58 +182,55 @@ def _likelihood(values: dict[str, Any], where: str) -> LikelihoodForm:
     text = _section(values, {"text": str}, ("text",), where)["text"]
     _check_slots(text, f"{where}, text")
     if not text.endswith(LABEL):
-        raise UserError(
-            f"The prompt template {where}: the text must end in the slot {LABEL}, whose likelihood is read."
-        )
+        raise UserError(f"The {where}: the text must end in the slot {LABEL}, whose likelihood is read.")
     return LikelihoodForm(text)
 
 
-def _example(values: Any, yes: tuple[str, ...], no: tuple[str, ...], where: str) -> Example:
-    known = {"document": str, "label": str, "answer": str}
-    values = _section(values, known, tuple(known), where)
-    answer = values["answer"]
-    if answer in yes:
-        return Example(values["document"], values["label"], yes[0])
-    if answer in no:
-        return Example(values["document"], values["label"], no[0])
-    raise UserError(f"The prompt template {where}: the answer {answer!r} is neither {yes[0]} nor {no[0]}.")
+def _examples(values: Any, where: str) -> tuple[Example, ...]:
+    if not isinstance(values, list):
+        raise UserError(f"The {where} must hold a list of examples, each with document, yes and no.")
+    return tuple(_example(value, f"{where}, example {number}") for number, value in enumerate(values, 1))
 
 
-def _spellings(values: list[Any], where: str) -> tuple[str, ...]:
+def _example(values: Any, where: str) -> Example:
+    values = _section(values, {"document": str, "yes": list, "no": list}, ("document",), where)
+    yes, no = (tuple(_words(values[key], f"{where}, {key}")) if key in values else () for key in ("yes", "no"))
+    if not yes and not no:
+        raise UserError(f"The {where} has no label: list some that fit under yes, and some that do not under no.")
+    return Example(values["document"], yes, no)
+
+
+def _words(values: list[Any], where: str) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) and value.strip() for value in values):
-        raise UserError(f"The prompt template {where} must be a list of words, such as [yes].")
+        raise UserError(f"The {where} must be a list of texts, such as [one, another].")
     return tuple(values)
 
 
 def _section(values: Any, known: dict[str, Any], needed: tuple[str, ...], where: str) -> dict[str, Any]:
     """``values``, checked to be a mapping with known keys of the right types."""
     if not isinstance(values, dict):
-        raise UserError(f"The prompt template {where} must hold keys and values: {', '.join(known)}.")
+        raise UserError(f"The {where} must hold keys and values: {', '.join(known)}.")
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"The prompt template {where} has an unknown key {key!r}; known are {', '.join(known)}.")
+            raise UserError(f"The {where} has an unknown key {key!r}; known are {', '.join(known)}.")
         if not isinstance(value, known[key]):
-            raise UserError(f"The prompt template {where}: {key} has the wrong type {type(value).__name__}.")
+            raise UserError(f"The {where}: {key} has the wrong type {type(value).__name__}.")
     for key in needed:
         if key not in values:
-            raise UserError(f"The prompt template {where} lacks {key!r}: add it.")
+            raise UserError(f"The {where} lacks {key!r}: add it.")
     return values
 
 
 def _check_slots(text: str, where: str) -> None:
     for slot in re.findall(r"\{\w+\}", text):
         if slot not in (DOCUMENT, LABEL):
-            raise UserError(
-                f"The prompt template {where} has an unknown slot {slot}; known are {DOCUMENT} and {LABEL}."
-            )
+            raise UserError(f"The {where} has an unknown slot {slot}; known are {DOCUMENT} and {LABEL}.")
     for slot in (DOCUMENT, LABEL):
         if text.count(slot) != 1:
-            raise UserError(
-                f"The prompt template {where} must hold the slot {slot} once, it does {text.count(slot)} times."
-            )
+            raise UserError(f"The {where} must hold the slot {slot} once, it does {text.count(slot)} times.")
     if text.index(DOCUMENT) > text.index(LABEL):
         raise UserError(
-            f"The prompt template {where}: {DOCUMENT} comes after {LABEL}; put it first, so that a document's pairs "
+            f"The {where}: {DOCUMENT} comes after {LABEL}; put it first, so that a document's pairs "
             "share their beginning."
         )
 
@@ -199,4 +238,4 @@ def _check_slots(text: str, where: str) -> None:
 def _check_no_slots(text: str, where: str) -> None:
     for slot in (DOCUMENT, LABEL):
         if slot in text:
-            raise UserError(f"The prompt template {where} holds the slot {slot}, which belongs in user.")
+            raise UserError(f"The {where} holds the slot {slot}, which belongs in user.")

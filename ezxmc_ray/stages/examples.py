@@ -1,0 +1,117 @@
+"""The examples of a cycle: its shortlists joined with their verdicts, calibrated. No question to the teacher.
+
+In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/; the measures of the calibrated
+verdicts (scale, threshold of yes, histogram) for the manifest; for the calibration batch, cycle-c/label_means.parquet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray.config import TeacherConfig, to_dict
+from ezxmc_ray.stages.cluster import run_task, run_tasks
+from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
+from ezxmc_ray.stages.pending import Pending, flat
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.targets import TargetSums, scale_of, sums_of
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import EXAMPLES, NO_DOCUMENT, SHORTLIST, shard_name
+from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold
+from ezxmc_ray.teacher.store import PRIORS
+
+HISTOGRAM_BINS = 256
+
+
+def make_examples(context: Context, cycle: int, key: str, calibration: str) -> tuple[int, list[str], dict[str, Any]]:
+    """Join and measure; returns pairs, files and details of the manifest."""
+    storage, shards, config = context.storage, range(context.shards), context.config.teacher
+    if calibration == "batch":
+        run_task(write_label_means, storage, key, cycle, context.shards, config.readout)
+    joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
+    sums = sum((one["sums"] for one in joined), TargetSums())
+    pairs = sums.pairs
+    low, high = (min(one["low"] for one in joined), max(one["high"] for one in joined)) if pairs else (0.0, 1.0)
+    edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
+    histograms = run_tasks(histogram_of, [(storage, cycle, shard, edges) for shard in shards])
+    histogram = np.sum(list(histograms), axis=0)
+    threshold = yes_threshold(histogram, edges) if pairs else 0.0
+    yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
+    details = {
+        "scale": to_dict(scale_of(sums)),
+        "yes_threshold": threshold,
+        "share_yes": yes / max(1, pairs),
+        "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
+    }
+    return pairs, [shard_path(f"cycle-{cycle}/examples", shard) for shard in shards], details
+
+
+def write_label_means(storage: Storage, key: str, cycle: int, shards: int, readout: str) -> None:
+    """Task: each label's mean score over the cycle's pairs, by label number."""
+    pending = Pending(storage, key, cycle)
+    labels = len(pending.label_texts)
+    sums, counts = np.zeros(labels), np.zeros(labels)
+    for shard in range(shards):
+        pairs = pending.pairs(shard)
+        raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        sums += np.bincount(pairs["label"], additive(raw, readout), minlength=labels)
+        counts += np.bincount(pairs["label"], minlength=labels)
+    storage.write_table(_means_file(cycle), pa.table({"mean": label_means(sums, counts)}))
+
+
+def _means_file(cycle: int) -> str:
+    return f"cycle-{cycle}/label_means.parquet"
+
+
+def join_examples(
+    storage: Storage, key: str, cycle: int, shard: int, config: TeacherConfig, calibration: str
+) -> dict[str, Any]:
+    """Task: write cycle-c/examples/ of one shard; returns the sums that the target's scale is made of."""
+    pending = Pending(storage, key, cycle)
+    pairs = pending.pairs(shard)
+    raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+    if missing := int(np.isnan(raw).sum()):
+        raise RuntimeError(f"{missing} pairs of {shard_name(shard)} have no verdict after judging")
+    verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)
+    rows = storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)
+    held_out = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(
+        rows["row"]
+    )
+    offsets = rows["labels"].combine_chunks().offsets
+    columns = [
+        rows["row"],
+        held_out,
+        rows["labels"],
+        rows["similarity"],
+        pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
+        pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
+    ]
+    storage.write_table(shard_path(f"cycle-{cycle}/examples", shard), pa.Table.from_arrays(columns, schema=EXAMPLES))
+    sums = sums_of(verdict, flat(rows["similarity"]))
+    return {"sums": sums, "low": float(verdict.min(initial=np.inf)), "high": float(verdict.max(initial=-np.inf))}
+
+
+def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str) -> np.ndarray | None:
+    """What the labels of ``pairs`` score by themselves, float [pairs], as ``calibration`` wants it; None for none."""
+    if calibration == "label_prior":
+        return pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
+    if calibration == "batch":
+        means = pending.storage.read_table(_means_file(pending.cycle))["mean"].to_numpy()
+        return np.asarray(means[np.asarray(pairs["label"], dtype=np.int64)])
+    return None
+
+
+def _verdicts(storage: Storage, cycle: int, shard: int) -> np.ndarray:
+    return flat(storage.read_table(shard_path(f"cycle-{cycle}/examples", shard), EXAMPLES, ["verdict"])["verdict"])
+
+
+def histogram_of(storage: Storage, cycle: int, shard: int, edges: np.ndarray) -> np.ndarray:
+    """Task: how many of a shard's verdicts fall between ``edges``, int64 [bins]."""
+    return np.histogram(_verdicts(storage, cycle, shard), edges)[0]
+
+
+def count_yes(storage: Storage, cycle: int, shard: int, threshold: float) -> int:
+    """Task: how many of a shard's verdicts reach ``threshold``."""
+    return int((_verdicts(storage, cycle, shard) >= threshold).sum())

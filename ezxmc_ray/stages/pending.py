@@ -1,0 +1,136 @@
+"""Which pairs of a cycle's shortlists the verdict store does not hold yet, and their texts for the teacher.
+
+In: cycle-c/shortlist/, documents/, labels.parquet, verdicts/<teacher key>/. Out: counts for the driver, documents with
+their pending pairs for the engines' actors; cycle-c/pending_priors.parquet, the plan of label priors to ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray.stages.context import DOCUMENTS, LABELS, shard_path
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from ezxmc_ray.tables import NO_DOCUMENT, SHORTLIST, shard_name
+from ezxmc_ray.teacher.engine import DocumentPairs
+from ezxmc_ray.teacher.store import PRIORS, VerdictStore
+
+#: Labels that are asked for as one document when priors are: about as many as a shortlist has.
+PRIORS_A_DOCUMENT = 16
+
+
+def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
+    """Task: pairs of a shard's shortlist that the store does not hold."""
+    return int(Pending(storage, key, cycle).of_shard(shard).size)
+
+
+def plan_priors(storage: Storage, key: str, cycle: int, shards: int) -> int:
+    """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet; how many."""
+    numbers = [
+        flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)["labels"])
+        for shard in range(shards)
+    ]
+    wanted = np.unique(np.concatenate(numbers)) if numbers else np.zeros(0, np.int32)
+    hashes = (
+        storage.read_table(LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"].take(pa.array(wanted)).to_pylist()
+    )
+    raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(hashes), hashes)
+    missing = wanted[np.isnan(raw)]
+    storage.write_table(prior_plan(cycle), pa.table({"label": pa.array(missing, pa.int32())}))
+    return len(missing)
+
+
+def prior_plan(cycle: int) -> str:
+    """The file of the labels whose priors are to be asked for."""
+    return f"cycle-{cycle}/pending_priors.parquet"
+
+
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, one after the other."""
+    return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
+
+
+class Pending:
+    """The pairs of a cycle's shortlists, and those of them that the store of the teacher ``key`` lacks."""
+
+    def __init__(self, storage: Storage, key: str, cycle: int) -> None:
+        self.storage, self.cycle = storage, cycle
+        self.store = VerdictStore(storage, key)
+        labels = storage.read_table(LABELS, LABELS_SCHEMA)
+        self.label_texts, self.label_hashes = labels["text"], labels["content_hash"]
+        self.label_descriptions = labels["description"]
+
+    def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
+        pairs = self.pairs(shard, start, stop)
+        raw = self.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        # The same text twice in a range (two documents alike) is asked once.
+        seen: set[tuple[bytes, bytes]] = set()
+        pending = []
+        for position in np.flatnonzero(np.isnan(raw)):
+            pair = (pairs["document_hash"][position], pairs["label_hash"][position])
+            if pair not in seen:
+                seen.add(pair)
+                pending.append(position)
+        return np.array(pending, dtype=np.int64)
+
+    def pairs(self, shard: int, start: int = 0, stop: int | None = None) -> dict[str, list[Any]]:
+        """The flattened pairs of shortlist rows ``start`` to ``stop``: row in the shard, label number, both hashes."""
+        rows = self.storage.read_table(shard_path(f"cycle-{self.cycle}/shortlist", shard), SHORTLIST).slice(
+            start, None if stop is None else stop - start
+        )
+        lists = rows["labels"].combine_chunks()
+        repeats = np.diff(lists.offsets.to_numpy())
+        row = np.repeat(rows["row"].to_numpy(), repeats)
+        labels = np.asarray(lists.flatten())
+        hashes = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["content_hash"])[
+            "content_hash"
+        ]
+        return {
+            "row": row.tolist(),
+            "label": labels.tolist(),
+            "document_hash": hashes.take(pa.array(row)).to_pylist(),
+            "label_hash": self.label_hashes.take(pa.array(labels)).to_pylist(),
+        }
+
+    def documents(self, shard: int, start: int, stop: int) -> list[DocumentPairs]:
+        """The pending pairs of a range of shortlist rows, grouped by document."""
+        pending = self.of_shard(shard, start, stop)
+        if not len(pending):
+            return []
+        pairs = self.pairs(shard, start, stop)
+        texts = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["title", "text"])
+        grouped: dict[int, list[int]] = {}
+        for position in pending:
+            grouped.setdefault(pairs["row"][position], []).append(int(position))
+        return [
+            DocumentPairs(
+                document_hash=pairs["document_hash"][positions[0]],
+                title=texts["title"][row].as_py(),
+                text=texts["text"][row].as_py(),
+                label_hashes=tuple(pairs["label_hash"][p] for p in positions),
+                labels=tuple(self.label_texts[pairs["label"][p]].as_py() for p in positions),
+                descriptions=tuple(self.label_descriptions[pairs["label"][p]].as_py() for p in positions),
+            )
+            for row, positions in grouped.items()
+        ]
+
+    def planned_priors(self, start: int, stop: int) -> list[DocumentPairs]:
+        """The labels ``start`` to ``stop`` of the plan of pending priors, as pairs with no document."""
+        return self.priors(self.storage.read_table(prior_plan(self.cycle))["label"].slice(start, stop - start))
+
+    def priors(self, numbers: pa.Array | pa.ChunkedArray) -> list[DocumentPairs]:
+        """The labels ``numbers`` (int32) whose prior the store lacks, as pairs with no document, a few a document."""
+        hashes = tuple(self.label_hashes.take(numbers).to_pylist())
+        raw = self.store.lookup(PRIORS, [NO_DOCUMENT] * len(hashes), list(hashes))
+        texts = zip(
+            self.label_texts.take(numbers).to_pylist(), self.label_descriptions.take(numbers).to_pylist(), strict=True
+        )
+        first = {key: both for key, both, value in zip(hashes, texts, raw, strict=True) if np.isnan(value)}
+        missing = [(key, *both) for key, both in first.items()]
+        groups = [missing[start : start + PRIORS_A_DOCUMENT] for start in range(0, len(missing), PRIORS_A_DOCUMENT)]
+        return [DocumentPairs(NO_DOCUMENT, "", "", *zip(*group, strict=True)) for group in groups]

@@ -1,0 +1,123 @@
+"""The audit of the teacher reads the right rows of the right tables; without Ray, on tables made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ezxmc_ray.stages.context import DOCUMENTS, GOLD, SECOND_PROMPT, shard_path
+from ezxmc_ray.stages.evaluate import audit_teacher
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import EXAMPLES
+from ezxmc_ray.tables import GOLD as GOLD_SCHEMA
+from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
+
+NAN = float("nan")
+JUDGED = {
+    "yes_threshold": 0.0,
+    "scale": {"verdict_mean": 0.0, "verdict_std": 1.0, "similarity_mean": 0.5, "similarity_std": 0.1},
+    "teacher": {"readout": "yes_no"},
+}
+ASKED_TWICE = JUDGED | {"second_prompt": {"what": "without the worked examples"}}
+
+
+def example(row: int, labels: list[int], similarity: list[float], verdict: list[float]) -> dict[str, Any]:
+    raw = [0.75 if value > 0 else 0.25 for value in verdict]
+    return {
+        "row": row,
+        "held_out": False,
+        "labels": labels,
+        "similarity": similarity,
+        "raw": raw,
+        "verdict": verdict,
+    }
+
+
+#: A shard each: gold and excluded labels of every document, and the examples of those that were judged.
+SHARDS: list[tuple[list[Any], list[list[int]], list[dict[str, Any]]]] = [
+    (
+        [[9], [5, 6], None, [7]],
+        [[], [6], [], []],
+        [
+            example(1, [5, 6, 8], [0.6, 0.5, 0.4], [-1.0, 2.0, -2.0]),  # 6 is excluded, so only 5 is gold
+            example(2, [5, 7], [0.6, 0.5], [1.0, 1.0]),  # no gold given
+        ],
+    ),
+    ([None], [[]], []),
+    (
+        [[3, 4], []],
+        [[], []],
+        [
+            example(0, [1, 3, 2, 4], [0.6, 0.5, 0.4, 0.3], [NAN, 1.0, -1.0, 2.0]),
+            example(1, [1, 2], [0.6, 0.5], [1.0, -1.0]),  # gold given, but none
+        ],
+    ),
+]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    storage = Storage(str(tmp_path))
+    for shard, (gold, excluded, examples) in enumerate(SHARDS):
+        documents = [
+            {"id": f"{shard}-{row}", "title": "", "text": "t", "split": "train", "held_out": False, "excluded": out}
+            for row, out in enumerate(excluded)
+        ]
+        tables = {
+            DOCUMENTS: pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA),
+            GOLD: pa.table({"labels": pa.array(gold, GOLD_SCHEMA.field(0).type)}),
+            "cycle-0/examples": pa.Table.from_pylist(examples, EXAMPLES),
+        }
+        for folder, table in tables.items():
+            storage.write_table(shard_path(folder, shard), table)
+    return storage
+
+
+def write_second_prompt(storage: Storage) -> None:
+    rows = [
+        {"row": 0, "shard": 2, "labels": [4, 1, 2, 3], "verdict": [2.0, 5.0, -1.0, -2.0]},
+        {"row": 1, "shard": 0, "labels": [5, 6, 8], "verdict": [3.0, 2.0, 1.0]},
+        {"row": 2, "shard": 0, "labels": [5, 7], "verdict": [3.0, 2.0]},
+    ]
+    storage.write_table(SECOND_PROMPT, pa.Table.from_pylist(rows, SECOND_PROMPT_SCHEMA))
+
+
+def test_gold_measures_only_where_it_is_given_and_not_excluded(storage: Storage) -> None:
+    found = audit_teacher(storage, 3, JUDGED, 5, True, 0)
+    assert (found["gold_documents"], found["documents"]) == (2, 2)
+    # Shard 0: 5 between 6 and 8. Shard 2: 3 and 4 above 2; the pair without a verdict is left out.
+    assert found["auc"] == pytest.approx((0.5 + 1.0) / 2)
+    assert found["similarity_auc"] == pytest.approx((1.0 + 0.5) / 2)
+    # A tenth of similarity weighs as much as one of the verdict: 5 at 0, 6 at 2, 8 at -3; 3 at 1, 2 at -2, 4 at 0.
+    assert found["fusion_auc"] == pytest.approx((0.5 + 1.0) / 2)
+    assert found["P@1"] == {"verdict": 50.0, "similarity": 100.0, "fusion": 50.0}
+    assert (found["at_yes_threshold"]["pairs"], found["at_yes_threshold"]["share_gold"]) == (6, 0.5)
+    assert (found["at_yes_threshold"]["precision"], found["at_yes_threshold"]["recall"]) == (2 / 3, 2 / 3)
+    assert found["unjudged_pairs"] == 1
+
+
+@pytest.mark.parametrize("has_gold", [True, False])
+def test_the_share_of_yes_by_rank_is_of_all_documents(storage: Storage, has_gold: bool) -> None:
+    found = audit_teacher(storage, 3, JUDGED, 5, has_gold, 0)
+    assert found["share_yes_by_rank"] == [2 / 3, 3 / 4, 0 / 2, 1.0]
+    assert (found["auc"] is None) is not has_gold
+
+
+def test_the_second_prompt_is_measured_on_its_documents_label_by_label(storage: Storage) -> None:
+    write_second_prompt(storage)
+    second = audit_teacher(storage, 3, ASKED_TWICE, 5, True, 0)["second_prompt"]
+    assert second["documents"] == 2
+    assert second["auc"] == pytest.approx((0.5 + 1.0) / 2)
+    assert second["second_auc"] == pytest.approx((1.0 + 0.5) / 2)
+    assert second["first_over_second"]["interval"] is None
+
+
+def test_a_second_prompt_that_is_not_there_or_not_of_this_run_is_left_alone(storage: Storage) -> None:
+    assert audit_teacher(storage, 3, ASKED_TWICE, 5, True, 0)["second_prompt"] is None
+    write_second_prompt(storage)
+    assert audit_teacher(storage, 3, JUDGED, 5, True, 0)["second_prompt"] is None
+    assert audit_teacher(storage, 3, ASKED_TWICE, 5, False, 0)["second_prompt"] is None

@@ -1,0 +1,56 @@
+"""The read-out classify: a head of two rows of the output layer, in vLLM's pooling runner, in a process of its own.
+
+One process holds one vLLM, and the other tests' one runs a language model's head.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ezxmc_ray.teacher.engine import load_teacher, start_engine
+from ezxmc_ray.teacher.prompts.second import second_prompt
+from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+
+from .conftest import config_of
+from .test_engines import BATCH, LABELS
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def classified(model: str) -> tuple[list[float], int, int, list[float]]:
+    """Scores, prompt tokens and computed tokens of BATCH, and scores under a second prompt; in a fresh process."""
+    config = config_of(model, "classify")
+    other = second_prompt(config).config
+    engine = start_engine(config, [other])
+    judged = engine.judge(BATCH)
+    second = engine.with_prompt(other).judge(BATCH)
+    engine.close()
+    scores = [one.table["raw"].to_pylist() for one in (judged, second)]
+    return scores[0], judged.prompt_tokens, judged.computed_tokens, scores[1]
+
+
+def test_a_head_of_two_words_gives_their_softmax(small_teacher: str) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        scores, prompt_tokens, computed_tokens, second = process.submit(classified, small_teacher).result()
+    config = config_of(small_teacher, "classify")
+    reference = TransformersEngine(load_teacher(config))
+    np.testing.assert_allclose(scores, np.asarray(reference.judge(BATCH).table["raw"]), atol=1e-3)
+    other = reference.with_prompt(second_prompt(config).config)
+    np.testing.assert_allclose(second, np.asarray(other.judge(BATCH).table["raw"]), atol=1e-3)
+    assert len(scores) == len(BATCH) * len(LABELS)
+    assert np.std(scores) > 0.005
+    assert computed_tokens < 0.6 * prompt_tokens
+
+
+def test_the_head_is_made_of_one_spelling_each(small_teacher: str) -> None:
+    config = config_of(small_teacher, "classify")
+    every, one = load_teacher(replace(config, readout="yes_no")).answers, load_teacher(config).answers
+    assert every is not None
+    assert one is not None
+    assert len(one.yes) == len(one.no) == 1
+    assert set(one.all) < set(every.all)
