@@ -252,6 +252,26 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
+#: Knobs that change how fast a stage is or what it tells of itself, not what it writes for the next one. (Of
+#: teacher.model the weights count, not where they lie.)
+SPEED_KNOBS = {
+    "teacher": (
+        "model",
+        "batch_documents",
+        "batches_in_flight",
+        "second_prompt_documents",
+        "engines",
+        "tensor_parallel",
+        "gpu_memory_share",
+        "cpu_kv_cache_gib",
+        "block_tokens",
+        "enforce_eager",
+        "threads",
+    ),
+    "student": ("workers", "checkpoint_every_steps", "max_failures"),
+}
+
+
 @dataclass(frozen=True)
 class Knob:
     """One leaf of the configuration: dotted key, type as written, default, explanation and allowed values."""
@@ -311,6 +331,15 @@ def literal(value: Any) -> Any:
     if isinstance(value, list):
         return [literal(item) for item in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def settled(config: Config, section: str) -> dict[str, Any]:
+    """The knobs of ``section`` that change what a stage writes, not only how fast it is; fingerprints are made of them.
+
+    A run that was stopped may go on with other :data:`SPEED_KNOBS`.
+    """
+    values: dict[str, Any] = to_dict(getattr(config, section))
+    return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
 
 
 def fingerprint(value: Any) -> str:

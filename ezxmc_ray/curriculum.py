@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ezxmc_ray.config import Config, apply_overrides, differences, fingerprint, from_dict, to_dict
+from ezxmc_ray.config import Config, apply_overrides, differences, fingerprint, from_dict, settled, to_dict
 from ezxmc_ray.documents.inputs import find_inputs, inputs_fingerprint
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
@@ -38,23 +38,6 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 Result = tuple[int, list[str], dict[str, Any]]
-
-#: Settings that change how fast a stage is, not what it writes; they are no part of a fingerprint.
-SPEED_KNOBS = {
-    "teacher": (
-        "model",
-        "batch_documents",
-        "batches_in_flight",
-        "engines",
-        "tensor_parallel",
-        "gpu_memory_share",
-        "cpu_kv_cache_gib",
-        "block_tokens",
-        "enforce_eager",
-        "threads",
-    ),
-    "student": ("workers", "checkpoint_every_steps", "max_failures"),
-}
 
 
 @dataclass(frozen=True)
@@ -98,8 +81,7 @@ class Curriculum:
         return [*steps, self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
 
     def _settings(self, section: str) -> dict[str, Any]:
-        values: dict[str, Any] = to_dict(getattr(self.config, section))
-        return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
+        return settled(self.config, section)
 
     def _commit(self, folder: str) -> str:
         return self.context.manifest(folder).commit

@@ -21,7 +21,7 @@ import torch
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ezxmc_ray.config import Config, fingerprint, from_dict, to_dict
+from ezxmc_ray.config import Config, fingerprint, from_dict, settled, to_dict
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
@@ -33,8 +33,6 @@ from ezxmc_ray.student.loop import StudentTrainer
 from ezxmc_ray.student.targets import TargetScale
 
 POLL_S = 1.0
-#: Settings that may change between a kill and the resumption.
-RESUMABLE = ("workers", "checkpoint_every_steps", "max_failures")
 #: Steps between two points of the loss curve, at most this many points.
 CURVE_POINTS = 500
 
@@ -58,8 +56,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "yes_threshold": examples.details["yes_threshold"],
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    settled = {key: value for key, value in to_dict(config.student).items() if key not in RESUMABLE}
-    name = "training-" + fingerprint([settled, config.seed, examples.commit, start])
+    name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit, start])
     for old in storage.folders(f"cycle-{cycle}"):
         if "/training-" in old and not old.endswith(name):
             storage.remove(old)

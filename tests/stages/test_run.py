@@ -142,7 +142,7 @@ def test_the_engines_time_is_accounted_for(project: Project) -> None:
     assert 0 < judged["engine_seconds"] < judged["worker_seconds"]
     assert 0.2 < judged["busy_share"] < 1
     assert judged["engine_start_seconds"] + judged["worker_seconds"] < judged["map_seconds"]
-    assert 0 < judged["computed_tokens"] < judged["prompt_tokens"]
+    assert 0 < judged["computed_tokens"] <= judged["prompt_tokens"]
 
 
 def test_held_out_and_test_documents_are_never_trained_on(project: Project) -> None:
