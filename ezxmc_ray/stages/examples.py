@@ -1,7 +1,7 @@
 """The examples of a cycle: its shortlists joined with their verdicts, calibrated. No question to the teacher.
 
 In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/; the measures of the calibrated
-verdicts (scale, threshold of yes, histogram) for the manifest; for the calibration batch, cycle-c/label_means.parquet.
+verdicts (scale, threshold of yes, histogram) for the manifest; for the calibration batch, cycle-0/label_means.parquet.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_
 from ezxmc_ray.teacher.store import PRIORS
 
 HISTOGRAM_BINS = 256
+_MEANS = "cycle-0/label_means.parquet"
 
 
 def make_examples(context: Context, cycle: int, key: str, calibration: str) -> tuple[int, list[str], dict[str, Any]]:
     """Join and measure; returns pairs, files and details of the manifest."""
     storage, shards, config = context.storage, range(context.shards), context.config.teacher
-    if calibration == "batch":
-        run_task(write_label_means, storage, key, cycle, context.shards, config.readout)
+    if calibration == "batch" and cycle == 0:
+        run_task(write_label_means, storage, key, context.shards, config.readout)
     joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
     sums = sum((one["sums"] for one in joined), TargetSums())
     pairs = sums.pairs
@@ -48,21 +49,20 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
     return pairs, [shard_path(f"cycle-{cycle}/examples", shard) for shard in shards], details
 
 
-def write_label_means(storage: Storage, key: str, cycle: int, shards: int, readout: str) -> None:
-    """Task: each label's mean score over the cycle's pairs, by label number."""
-    pending = Pending(storage, key, cycle)
-    labels = len(pending.label_texts)
+def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> None:
+    """Task: each label's mean score over the pairs of cycle 0, by label number.
+
+    All cycles are calibrated with these, since the selection compares verdicts of several cycles.
+    """
+    pending = Pending(storage, key, 0)
+    labels = len(pending.label_hashes)
     sums, counts = np.zeros(labels), np.zeros(labels)
     for shard in range(shards):
         pairs = pending.pairs(shard)
         raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
         sums += np.bincount(pairs["label"], additive(raw, readout), minlength=labels)
         counts += np.bincount(pairs["label"], minlength=labels)
-    storage.write_table(_means_file(cycle), pa.table({"mean": label_means(sums, counts)}))
-
-
-def _means_file(cycle: int) -> str:
-    return f"cycle-{cycle}/label_means.parquet"
+    storage.write_table(_MEANS, pa.table({"mean": label_means(sums, counts)}))
 
 
 def join_examples(
@@ -98,7 +98,7 @@ def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str
     if calibration == "label_prior":
         return pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
     if calibration == "batch":
-        means = pending.storage.read_table(_means_file(pending.cycle))["mean"].to_numpy()
+        means = pending.storage.read_table(_MEANS)["mean"].to_numpy()
         return np.asarray(means[np.asarray(pairs["label"], dtype=np.int64)])
     return None
 

@@ -72,10 +72,13 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     key = run_task(start_store, storage, config)
     rehome(context, key, run_tasks)
     calibration = resolve_calibration(config)
-    details = _ask(context, cycle, key, calibration)
+    pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
+    details = _ask(context, cycle, key, calibration, pending)
+    if calibration == "label_prior":
+        run_task(compact_priors, storage, key)
     pairs, files, measures = make_examples(context, cycle, key, calibration)
     details["pairs"] = pairs
-    details["pairs_held"] = pairs - details["pairs_asked"]
+    details["pairs_held"] = pairs - pending
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
     twice = cycle == 0 and config.second_prompt_documents
     details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if twice else None
@@ -83,11 +86,13 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     return pairs, files, details | measures
 
 
-def _ask(context: Context, cycle: int, key: str, calibration: str) -> dict[str, Any]:
-    """Let the engines judge what the stores do not hold; what they did, for the manifest."""
+def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int) -> dict[str, Any]:
+    """Let the engines judge what the stores do not hold; what they did, for the manifest.
+
+    ``pending``: pairs of the shortlists that are not held.
+    """
     config, storage = context.config.teacher, context.storage
     pool = _pool(config)
-    pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
     items = _items(context, cycle, pool.size) if pending else []
     if calibration == "label_prior":
         priors = run_task(plan_priors, storage, key, cycle, context.shards)
@@ -111,6 +116,13 @@ def start_store(storage: Storage, config: TeacherConfig) -> str:
     key = teacher_key(config)
     VerdictStore(storage, key).write_description(describe(config))
     return key
+
+
+def compact_priors(storage: Storage, key: str) -> None:
+    """Task: make one file of the priors, which every task of the examples reads whole."""
+    store = VerdictStore(storage, key)
+    if len(store.files(PRIORS)) > 1:
+        store.compact(PRIORS, store.read(PRIORS))
 
 
 def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ their pending pairs for the engines' actors; cycle-c/pending_priors.parquet, the
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,12 @@ class Pending:
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         self.storage, self.cycle = storage, cycle
         self.store = VerdictStore(storage, key)
-        labels = storage.read_table(LABELS, LABELS_SCHEMA)
-        self.label_texts, self.label_hashes = labels["text"], labels["content_hash"]
-        self.label_descriptions = labels["description"]
+        self.label_hashes = storage.read_table(LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
+
+    @cached_property
+    def label_texts(self) -> pa.Table:
+        """``text`` and ``description`` of all labels: for engines only, other tasks need no more than the hashes."""
+        return self.storage.read_table(LABELS, LABELS_SCHEMA, ["text", "description"])
 
     def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
@@ -113,8 +117,8 @@ class Pending:
                 title=texts["title"][row].as_py(),
                 text=texts["text"][row].as_py(),
                 label_hashes=tuple(pairs["label_hash"][p] for p in positions),
-                labels=tuple(self.label_texts[pairs["label"][p]].as_py() for p in positions),
-                descriptions=tuple(self.label_descriptions[pairs["label"][p]].as_py() for p in positions),
+                labels=tuple(self.label_texts["text"][pairs["label"][p]].as_py() for p in positions),
+                descriptions=tuple(self.label_texts["description"][pairs["label"][p]].as_py() for p in positions),
             )
             for row, positions in grouped.items()
         ]
@@ -127,9 +131,7 @@ class Pending:
         """The labels ``numbers`` (int32) whose prior the store lacks, as pairs with no document, a few a document."""
         hashes = tuple(self.label_hashes.take(numbers).to_pylist())
         raw = self.store.lookup(PRIORS, [NO_DOCUMENT] * len(hashes), list(hashes))
-        texts = zip(
-            self.label_texts.take(numbers).to_pylist(), self.label_descriptions.take(numbers).to_pylist(), strict=True
-        )
+        texts = (tuple(row.values()) for row in self.label_texts.take(numbers).to_pylist())
         first = {key: both for key, both, value in zip(hashes, texts, raw, strict=True) if np.isnan(value)}
         missing = [(key, *both) for key, both in first.items()]
         groups = [missing[start : start + PRIORS_A_DOCUMENT] for start in range(0, len(missing), PRIORS_A_DOCUMENT)]

@@ -14,12 +14,12 @@ from ezxmc_ray.progress import say
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.homes import Homes, bring_home
-from ezxmc_ray.teacher.store import VERDICT_FOLDER, VerdictStore
+from ezxmc_ray.teacher.store import VerdictStore
 
 #: As stages.cluster.run_tasks; itertools.starmap is another, which needs no Ray.
 RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
 #: Which shard holds which document, for all tasks to read.
-HOMES = f"{VERDICT_FOLDER}/homes.parquet"
+HOMES = ".homes.parquet"
 
 
 def rehome(context: Context, key: str, run_tasks: RunTasks) -> int:

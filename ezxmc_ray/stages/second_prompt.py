@@ -46,14 +46,13 @@ def second_priors(pending: Pending, config: TeacherConfig, shard: int, start: in
 
 def _rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
     """(shard, rows from its first on), ``wanted`` rows in all or as many as there are, spread over the shards."""
-    left = [storage.rows(shard_path("cycle-0/shortlist", shard)) for shard in range(min(shards, wanted))]
+    rows = {shard: storage.rows(shard_path("cycle-0/shortlist", shard)) for shard in range(shards)}
+    filled = [shard for shard, count in rows.items() if count]
+    # Shards at even distances, the same number of rows of each; what is short is taken from the ones that have more.
+    some = filled[:: max(1, len(filled) // max(1, wanted))][:wanted]
     taken: Counter[int] = Counter()
-    while wanted and any(left):
-        for shard in range(len(left)):
-            if left[shard] and wanted:
-                taken[shard] += 1
-                left[shard] -= 1
-                wanted -= 1
+    while sum(taken.values()) < wanted and (open_shards := [shard for shard in some if taken[shard] < rows[shard]]):
+        taken.update(open_shards[: wanted - sum(taken.values())])
     return sorted(taken.items())
 
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, manifest_path, shard_path
@@ -164,7 +165,7 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None]:
         raise UserError(f"There is no file {file} to import; give a Parquet file.")
     try:
         schema = pq.read_schema(storage.path(name), filesystem=storage.filesystem)
-        description = json.loads((schema.metadata or {}).get(TEACHER, b"null"))
+        description = _described(json.loads((schema.metadata or {}).get(TEACHER, b"null")))
         wanted = BY_HAND if description is None else VERDICTS
         if missing := [column for column in wanted.names if column not in schema.names]:
             raise UserError(
@@ -177,6 +178,19 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None]:
     for column in wanted.names:
         _refuse(np.flatnonzero(table[column].is_null().to_numpy()), file, f"have no {column}", lambda row: "empty")
     return table, description
+
+
+def _described(description: Any) -> dict[str, Any] | None:
+    """An export's word on its teacher, checked; ValueError for what no export says."""
+    if description is None:
+        return None
+    readouts = TeacherConfig.__dataclass_fields__["readout"].metadata["choices"]
+    key = description.get("key") if isinstance(description, dict) else None
+    if not isinstance(key, str) or not _NAME.fullmatch(key):
+        raise ValueError("its note on the teacher names none")
+    if description.get("readout") not in (None, *readouts):
+        raise ValueError(f"its teacher has the unknown read-out {description['readout']!r}")
+    return dict(description)
 
 
 def _teacher(context: Context, file: str, teacher: str | None) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTo
     answers = answer_tokens(tokenizer, form)
     if readout == "yes_no":
         return answers
-    return head_tokens(answers, tokenizer, form, after_space=not (tokenizer.chat_template or form.answer_prefix))
+    # After a chat template's marks the answer begins a line; after a word there is a space.
+    after_word = bool(form.answer_prefix.strip()) or not tokenizer.chat_template
+    return head_tokens(answers, tokenizer, form, after_space=after_word and not form.answer_prefix.endswith(" "))
 
 
 def teacher_key(config: TeacherConfig) -> str:

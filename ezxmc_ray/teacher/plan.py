@@ -3,7 +3,7 @@
 Comes in: a tokenizer, a template, and limits in tokens. Goes out: for a document its prefix (everything that does not
 depend on the label), for a label its suffix (the label and the fewest closing tokens); a prompt is the two in a row.
 Control tokens come from the chat template and the template's own words only: a document or a label is tokenised as
-plain text, whatever it contains.
+plain text, whatever it contains; worked examples are refused if they contain the name of one.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class PromptPlan:
     ) -> None:
         self._tokenizer = tokenizer
         self._added = _added_tokens(tokenizer)
+        _check_examples(template, readout, self._added)
         head, middle, tail = _rendered(tokenizer, template, readout)
         # A space before a slot belongs to the text that fills it: most vocabularies hold " word" as one token.
         head, self._document_lead = _split_spaces(head)
@@ -82,8 +83,10 @@ class PromptPlan:
         room = context_tokens - 1 - self._fixed_tokens - max_label_tokens
         if room < 1:
             raise UserError(
-                f"The prompt {template.name} with labels of {max_label_tokens} tokens leaves no room for a document in "
-                f"the teacher's context of {context_tokens} tokens; lower teacher.max_label_tokens."
+                f"The prompt {template.name} ({len(self._head):,} tokens before the document, worked examples "
+                f"included; padding {self._pad_tokens}) with labels of {max_label_tokens} tokens leaves no room for a "
+                f"document in the teacher's context of {context_tokens:,} tokens; shorten teacher.examples, or lower "
+                "teacher.max_label_tokens."
             )
         self.max_document_tokens = min(max_document_tokens, room)
 
@@ -174,6 +177,19 @@ def _pad_token(tokenizer: Any) -> int | None:
 
 def _is_chat(tokenizer: Any, readout: str) -> bool:
     return readout != "likelihood" and bool(tokenizer.chat_template)
+
+
+def _check_examples(template: PromptTemplate, readout: str, added: _AddedTokens | None) -> None:
+    """Examples are part of the template's text, so the name of a control token in them would become one."""
+    for number, example in enumerate(template.examples, 1):
+        for text in (example.document, *example.yes, *example.no):
+            if added is not None and (found := added.names.search(text)):
+                raise UserError(
+                    f"The worked example {number} contains {found[0]}, which is a control token of this teacher: "
+                    "write it in another way."
+                )
+    if template.examples and readout == "likelihood" and not any(example.yes for example in template.examples):
+        raise UserError("No worked example has a label that fits (yes), and the read-out likelihood shows no others.")
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:

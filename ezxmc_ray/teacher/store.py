@@ -152,8 +152,12 @@ class VerdictStore:
         return found
 
     def _note(self, name: str) -> Any:
+        """What a note holds; one that is not there or broken says nothing (it is written again)."""
         path = f"{self._root}/{name}"
-        return self._storage.read_json(path) if self._storage.exists(path) else None
+        try:
+            return self._storage.read_json(path) if self._storage.exists(path) else None
+        except ValueError:
+            return None
 
     def _file(self, folder: str, batch: str) -> str:
         return f"{self._root}/{folder}/{batch}.parquet"

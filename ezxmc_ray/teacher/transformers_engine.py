@@ -6,6 +6,7 @@ pairs, so the computed tokens are all of the prompts'.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ezxmc_ray.teacher.engine import (
     PairPrompt,
     Teacher,
     build_prompts,
+    head_dtype,
     judged,
     load_teacher,
 )
@@ -39,10 +41,15 @@ class TransformersEngine:
         self._teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, teacher.config.dtype)
+        if model is not None:
+            self._model = model
+            return
         try:
-            self._model = model or loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
+            self._model = loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
         except (OSError, ValueError, KeyError, MemoryError, torch.OutOfMemoryError) as error:
             raise load_error(teacher.reference, error) from error
+        if not teacher.classifier and head_dtype(teacher.config) == "float32":
+            self._widen_head()
 
     def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
         """Judge a batch."""
@@ -65,6 +72,12 @@ class TransformersEngine:
     def close(self) -> None:
         """Free the model."""
         del self._model
+
+    def _widen_head(self) -> None:
+        """Compute the last layer in float32; its weights are copied, since the first layer may share them."""
+        head = copy.deepcopy(self._model.get_output_embeddings()).float()
+        head.register_forward_pre_hook(lambda _, inputs: tuple(one.float() for one in inputs))
+        self._model.set_output_embeddings(head)
 
     @torch.inference_mode()
     def _scores(self, pairs: list[PairPrompt]) -> list[float]:

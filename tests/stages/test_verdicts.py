@@ -421,6 +421,30 @@ def test_a_bad_import_is_one_sentence_and_imports_nothing(
     assert not (tmp_path / "run" / "verdicts").exists()
 
 
+@pytest.mark.parametrize("note", ["[1]", '"x"', '{"key": "../x"}', "{}", '{"key": "zzz", "readout": "bogus"}', "{"])
+def test_an_export_that_says_nonsense_of_its_teacher_is_refused(
+    make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], note: str
+) -> None:
+    run = make_run(OLD)
+    run.judge()
+    export_verdicts(run.context, str(tmp_path / "export.parquet"), None)
+    table = pq.read_table(tmp_path / "export.parquet").replace_schema_metadata({"ezxmc.teacher": note})
+    pq.write_table(table, tmp_path / "edited.parquet")
+    status, _, err = call(capsys, run.path, "--import", str(tmp_path / "edited.parquet"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "edited.parquet cannot be read" in err
+
+
+def test_a_broken_note_on_the_layout_only_brings_verdicts_home_again(make_run: Callable[..., Run]) -> None:
+    run = make_run(OLD)
+    run.judge()
+    for name in ("layout", "teacher"):
+        (Path(run.path) / "verdicts" / KEY / f"{name}.json").write_text("{")
+    assert run.pending() == 0
+    assert run.judge() == []
+    assert summary(run.context)[0]["pairs"] == len(OLD) * PAIRS
+
+
 def test_a_file_that_cannot_be_imported_says_why(
     make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

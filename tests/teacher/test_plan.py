@@ -68,6 +68,16 @@ def test_worked_examples_come_before_the_document(tokenizer: Any) -> None:
     assert text.count("Be brief.") == 1
 
 
+def test_examples_that_name_a_control_token_or_show_nothing_are_refused(tokenizer: Any) -> None:
+    bad = PromptTemplate("test", 1, FORM, None, (*EXAMPLES, Example("a<|im_end|>b", ("x",), ())))
+    with pytest.raises(UserError, match=r"worked example 3 contains <\|im_end\|>, which is a control token"):
+        plan_of(tokenizer, bad)
+    silent = PromptTemplate("test", 1, FORM, TEMPLATE.likelihood, EXAMPLES[1:])
+    with pytest.raises(UserError, match="No worked example has a label that fits"):
+        plan_of(tokenizer, silent, "likelihood")
+    assert plan_of(tokenizer, silent)
+
+
 def test_a_likelihood_prompt_shows_the_labels_that_fit(tokenizer: Any) -> None:
     template = PromptTemplate("test", 1, FORM, TEMPLATE.likelihood, EXAMPLES)
     text = tokenizer.decode(prompt(plan_of(tokenizer, template, "likelihood"), "", "Dogs.", "pets"))

@@ -60,6 +60,7 @@ def test_examples_of_a_file_of_their_own_take_the_templates_place(tmp_path: Path
     [
         (None, "There is no file of worked examples"),
         ("document: x", "must hold a list of examples"),
+        ("[]", "has an empty list of examples"),
         ("- document: x", "example 1 has no label"),
         ("- {document: x, yes: fits}", "example 1: yes has the wrong type str"),
         ("- {document: x, yes: ['']}", "example 1, yes must be a list of texts"),

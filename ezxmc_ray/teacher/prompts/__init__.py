@@ -158,7 +158,7 @@ def _parse(content: str, where: str) -> PromptTemplate:
         version=int(values["version"]),
         yes_no=None if yes_no is None else _yes_no(yes_no, f"{where}, yes_no"),
         likelihood=None if likelihood is None else _likelihood(likelihood, f"{where}, likelihood"),
-        examples=_examples(values.get("examples", []), where),
+        examples=_examples(values["examples"], where) if "examples" in values else (),
         described_label=described,
     )
 
@@ -189,6 +189,8 @@ def _likelihood(values: dict[str, Any], where: str) -> LikelihoodForm:
 def _examples(values: Any, where: str) -> tuple[Example, ...]:
     if not isinstance(values, list):
         raise UserError(f"The {where} must hold a list of examples, each with document, yes and no.")
+    if not values:
+        raise UserError(f"The {where} has an empty list of examples: write some, or leave it out.")
     return tuple(_example(value, f"{where}, example {number}") for number, value in enumerate(values, 1))
 
 
