@@ -63,9 +63,12 @@ class Timing:
 def main() -> None:
     """Run one method and write what it gave; an error is written too, and raised."""
     method, folder, output = sys.argv[1:]
-    os.environ.update(VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(VLLM_NO_USAGE_STATS="1", TOKENIZERS_PARALLELISM="false")
     try:
-        result = METHODS[method](read_task(folder))
+        task = read_task(folder)
+        if os.path.isdir(resolve_model(task.config.teacher.model)):
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        result = METHODS[method](task)
     except Exception as error:
         Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
         raise
