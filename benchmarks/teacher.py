@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     result = summary(rounds, tokens_of(config.teacher, task.documents()), agreement)
-    result["notes"].append(about_the_pairs(given, data, sample, rounds[0]))
+    result["notes"] += [*about_cores(given.methods), about_the_pairs(given, data, sample, rounds[0])]
     about = {
         "model": Path(config.teacher.model).name,
         "dtype": config.teacher.dtype,
@@ -169,6 +170,19 @@ def shown(timing: dict[str, Any]) -> str:
         return f"cannot run here: {timing['error']}"
     rate = timing["pairs"] / timing["seconds"]
     return f"{rate:.2f} pairs/s ({timing['pairs']} in {timing['seconds']:.1f} s, start {timing['start_seconds']:.0f} s)"
+
+
+def about_cores(rivals: list[str]) -> list[str]:
+    """On a CPU, what vLLM's default does with the cores."""
+    import torch
+
+    if torch.cuda.is_available() or "vllm_default" not in rivals:
+        return []
+    return [
+        f"By default vLLM on a CPU computes with all cores but one (here {len(os.sched_getaffinity(0))}), which it "
+        "leaves to its other processes: ray_data_llm and vllm_default do so; what ends in _all_cores, and all others, "
+        "take every core."
+    ]
 
 
 def about_the_pairs(given: argparse.Namespace, data: Path, sample: Sample, done: dict[str, Any]) -> str:

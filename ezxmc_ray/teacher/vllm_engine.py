@@ -23,6 +23,7 @@ import torch
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
+from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,
     DocumentPairs,
@@ -42,6 +43,8 @@ _CPU_BLOCK_TOKENS = 32
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 2048, 16384
 #: vLLM replaces torch.set_num_threads once it runs; its own CPU threads are these.
 _set_threads = torch.set_num_threads
+#: The first steps of an engine compile and allocate: they belong to its start.
+_WARM_UP = DocumentPairs(NO_DOCUMENT, "", "", (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
 #: Names of requests, never the same twice in an engine.
 _NUMBERS = itertools.count()
 
@@ -59,6 +62,8 @@ class VllmEngine:
         self._use_threads()
         self.llm = llm or _start(teacher, [teacher, *others])
         self._requests = _requests(teacher)
+        if llm is None:
+            self.judge([_WARM_UP])
 
     def with_prompt(self, config: TeacherConfig) -> VllmEngine:
         """An engine of another prompt over the same vLLM; one of the ``others`` that this one was started for."""

@@ -147,12 +147,15 @@ def test_prompts_of_many_lengths_in_one_forward_score_as_they_do_alone(
         np.testing.assert_allclose(raw(engine, batch), alone, atol=1e-4)
 
 
-def test_the_references_last_layer_is_float32_like_the_fast_engines(small_teacher: str) -> None:
-    """In bfloat16 logits near 20 come in steps of 1/8, so many pairs would score alike."""
+def test_the_references_last_layer_is_float32_like_the_fast_engines(
+    small_teacher: str, reference_engines: dict[str, TransformersEngine]
+) -> None:
+    """In bfloat16 logits near 20 come in steps of 1/8; the rest of the network rounds as well, but less."""
     config = replace(config_of(small_teacher, "yes_no"), dtype="bfloat16")
-    wide = raw(TransformersEngine(load_teacher(config)), BATCH)
-    narrow = raw(TransformersEngine(load_teacher(replace(config, head_dtype="model"))), BATCH)
-    assert len(np.unique(narrow)) < len(np.unique(wide)) == len(wide)
+    exact = raw(reference_engines["yes_no"], BATCH)
+    wide = np.abs(raw(TransformersEngine(load_teacher(config)), BATCH) - exact)
+    narrow = np.abs(raw(TransformersEngine(load_teacher(replace(config, head_dtype="model"))), BATCH) - exact)
+    assert wide.mean() < 0.8 * narrow.mean()
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_one_sentence(tmp_path: object) -> None:
