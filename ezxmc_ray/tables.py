@@ -93,6 +93,9 @@ SECOND_PROMPT = pa.schema(
     ]
 )
 
+#: What the second prompt is where only the user's worked examples are left out; the report words it by this.
+WITHOUT_EXAMPLES = "without the worked examples"
+
 #: predictions/shard-NNNNN.parquet and the output of ``ezxmc tag``: lists in falling score.
 PREDICTIONS = pa.schema(
     [

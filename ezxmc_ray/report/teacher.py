@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ezxmc_ray.metrics import LEAST_DOCUMENTS
+from ezxmc_ray.tables import WITHOUT_EXAMPLES
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
 #: on 100 documents (measured).
@@ -16,9 +17,6 @@ NOISE = 0.02
 
 #: The name of the teacher that comes from PyPI with the demo.
 STAND_IN = "smollm2-135m"
-
-#: What the judge manifest calls the second prompt that differs by its worked examples only.
-WITHOUT_EXAMPLES = "without the worked examples"
 
 #: Counts and seconds of a cycle that add up over the cycles.
 _SUMS = (

@@ -20,6 +20,7 @@ from ezxmc_ray.metrics import evaluate as measure
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
+from ezxmc_ray.stages.pending import flat
 from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -166,13 +167,13 @@ def judged_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale,
     """The pairs of a shard's ``examples``; ``gold``: an integer array of label numbers for each of its rows."""
     lengths = _lengths(examples)
     starts = np.cumsum(lengths) - lengths
-    verdict, similarity = _values(examples["verdict"]), _values(examples["similarity"])
-    labels = np.split(_values(examples["labels"]), starts[1:])
+    verdict, similarity = flat(examples["verdict"]), flat(examples["similarity"])
+    labels = np.split(flat(examples["labels"]), starts[1:])
     is_gold = [np.isin(one, wanted) for one, wanted in zip(labels, gold, strict=True)] if len(examples) else []
     return JudgedPairs(
         document=np.repeat((shard << 32) + examples["row"].to_numpy().astype(np.int64), lengths),
         rank=np.arange(lengths.sum()) - np.repeat(starts, lengths),
-        raw=_values(examples["raw"]),
+        raw=flat(examples["raw"]),
         verdict=verdict,
         similarity=similarity,
         fusion=target_scores(verdict, similarity, "fusion", scale),
@@ -216,11 +217,6 @@ def gold_of(storage: Storage, shard: int, rows: pa.ChunkedArray) -> list[np.ndar
 def _lengths(examples: pa.Table) -> np.ndarray:
     """Labels of each row's shortlist, int64 [rows]."""
     return np.asarray(pc.list_value_length(examples["labels"]).to_numpy(), dtype=np.int64)
-
-
-def _values(column: pa.ChunkedArray) -> np.ndarray:
-    """The values of a list column, one after the other."""
-    return np.asarray(column.combine_chunks().flatten())
 
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:

@@ -59,7 +59,7 @@ def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> 
     sums, counts = np.zeros(labels), np.zeros(labels)
     for shard in range(shards):
         pairs = pending.pairs(shard)
-        raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        raw = pending.raw(shard, pairs)
         sums += np.bincount(pairs["label"], additive(raw, readout), minlength=labels)
         counts += np.bincount(pairs["label"], minlength=labels)
     storage.write_table(_MEANS, pa.table({"mean": label_means(sums, counts)}))
@@ -71,7 +71,7 @@ def join_examples(
     """Task: write cycle-c/examples/ of one shard; returns the sums that the target's scale is made of."""
     pending = Pending(storage, key, cycle)
     pairs = pending.pairs(shard)
-    raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+    raw = pending.raw(shard, pairs)
     if missing := int(np.isnan(raw).sum()):
         raise RuntimeError(f"{missing} pairs of {shard_name(shard)} have no verdict after judging")
     verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)

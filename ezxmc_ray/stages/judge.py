@@ -25,12 +25,11 @@ from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
 from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
 from ezxmc_ray.stages.rehome import rehome
-from ezxmc_ray.stages.second_prompt import join_second, second_items, second_priors
+from ezxmc_ray.stages.second_prompt import join_second, second_items, second_of, second_priors
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import shard_name
 from ezxmc_ray.teacher.calibration import resolve_calibration
 from ezxmc_ray.teacher.engine import DocumentPairs, Engine, Judged, describe, start_engine, teacher_key
-from ezxmc_ray.teacher.prompts.second import second_prompt
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
 from ezxmc_ray.watchdog import start_watchdog
 
@@ -80,8 +79,8 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details["pairs"] = pairs
     details["pairs_held"] = pairs - pending
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
-    twice = cycle == 0 and config.second_prompt_documents
-    details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if twice else None
+    second = second_of(config, cycle)
+    details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if second else None
     storage.remove(prior_plan(cycle))
     return pairs, files, details | measures
 
@@ -98,8 +97,8 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
         priors = run_task(plan_priors, storage, key, cycle, context.shards)
         items = _ranges(LABEL_PRIORS, priors, PRIOR_ITEM_LABELS, 0) + items
         pending += priors
-    if cycle == 0 and config.second_prompt_documents:
-        rehome(context, run_task(start_store, storage, second_prompt(config).config), run_tasks)
+    if second := second_of(config, cycle):
+        rehome(context, run_task(start_store, storage, second.config), run_tasks)
         items += run_task(second_items, context, SECOND_PROMPT)
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS, SECOND_PROMPT)}
     began = time.monotonic()
@@ -180,11 +179,11 @@ class JudgeWorker:
 
     def __init__(self, storage: Storage, config: TeacherConfig, key: str, cycle: int) -> None:
         started = time.monotonic()
-        self.config, self.storage, self.cycle = config, storage, cycle
+        self.config = config
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self.watchdog = start_watchdog()
         self.pending = Pending(storage, key, cycle)
-        second = second_prompt(config) if cycle == 0 and config.second_prompt_documents else None
+        second = second_of(config, cycle)
         self.engine = start_engine(config, [second.config] if second else [])
         self.second: tuple[Engine, Pending] | None = None
         if second:

@@ -70,8 +70,15 @@ class Pending:
 
     def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
-        pairs = self.pairs(shard, start, stop)
-        raw = self.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        return self._missing(shard, self.pairs(shard, start, stop))
+
+    def raw(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
+        """Raw scores of a shard's ``pairs``, float32; NaN where the store holds none."""
+        return self.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+
+    def _missing(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
+        """Positions, int64, of those of ``pairs`` that the store lacks."""
+        raw = self.raw(shard, pairs)
         # The same text twice in a range (two documents alike) is asked once.
         seen: set[tuple[bytes, bytes]] = set()
         pending = []
@@ -103,10 +110,10 @@ class Pending:
 
     def documents(self, shard: int, start: int, stop: int) -> list[DocumentPairs]:
         """The pending pairs of a range of shortlist rows, grouped by document."""
-        pending = self.of_shard(shard, start, stop)
+        pairs = self.pairs(shard, start, stop)
+        pending = self._missing(shard, pairs)
         if not len(pending):
             return []
-        pairs = self.pairs(shard, start, stop)
         texts = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["title", "text"])
         grouped: dict[int, list[int]] = {}
         for position in pending:

@@ -18,12 +18,17 @@ from ezxmc_ray.stages.context import SECOND_PROMPT, Context, shard_path
 from ezxmc_ray.stages.examples import label_scores
 from ezxmc_ray.stages.pending import Pending
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import EXAMPLES, shard_name
+from ezxmc_ray.tables import EXAMPLES
 from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
 from ezxmc_ray.teacher.audit import agreement
 from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration
 from ezxmc_ray.teacher.engine import DocumentPairs, teacher_key
-from ezxmc_ray.teacher.prompts.second import second_prompt
+from ezxmc_ray.teacher.prompts.second import SecondPrompt, second_prompt
+
+
+def second_of(config: TeacherConfig, cycle: int) -> SecondPrompt | None:
+    """The second prompt that ``cycle`` asks; None for no one."""
+    return second_prompt(config) if cycle == 0 and config.second_prompt_documents else None
 
 
 def second_items(context: Context, kind: str) -> list[Item]:
@@ -71,7 +76,7 @@ def join_second(context: Context, threshold: float) -> dict[str, Any]:
     first: list[np.ndarray] = []
     for shard, count in _rows(storage, context.shards, config.second_prompt_documents):
         pairs = pending.pairs(shard, 0, count)
-        raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        raw = pending.raw(shard, pairs)
         verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)
         examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES).slice(0, count)
         ends = np.cumsum([len(labels) for labels in examples["labels"].to_pylist()])

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.tables import WITHOUT_EXAMPLES
 from ezxmc_ray.teacher.prompts import load_template
 
 PLAIN, PARAPHRASE = "generic", "paraphrase"
-WITHOUT = "without the worked examples"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class SecondPrompt:
 def second_prompt(config: TeacherConfig) -> SecondPrompt:
     """The second prompt of a teacher."""
     if config.examples is not None:
-        without = "with the template's own worked examples" if load_template(config.prompt).examples else WITHOUT
+        without = (
+            "with the template's own worked examples" if load_template(config.prompt).examples else WITHOUT_EXAMPLES
+        )
         return SecondPrompt(replace(config, examples=None), without)
     other = PARAPHRASE if load_template(config.prompt).name == PLAIN else PLAIN
     return SecondPrompt(replace(config, prompt=other), f"the prompt {load_template(other).title}")
