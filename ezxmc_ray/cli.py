@@ -7,8 +7,9 @@ inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at onc
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from ezxmc_ray.errors import UserError
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
+    from ezxmc_ray.report.compare import Comparison
     from ezxmc_ray.tagger import Tagger
 
 #: Each stage and what it does, in the order of a run.
@@ -36,6 +38,9 @@ STAGES = {
 
 #: Texts that are tagged together when they come from a pipe; on a terminal each is answered at once.
 LINES_A_BATCH = 64
+
+#: Characters of a line where stdout is not a terminal.
+PLAIN_WIDTH = 200
 
 HELP = """Tag documents with labels out of thousands to millions, without a labelled example.
 
@@ -244,6 +249,30 @@ def verdicts(
         _print_verdicts(store.summary(context, teacher))
 
 
+@app.command(help="Compare runs: quality, what it cost, differences with intervals.")
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="directories or URIs of evaluated runs")],
+    measure: Annotated[str, typer.Option(metavar="NAME", help="what the plot shows: P@1, R@10, PSP@5 …")] = "P@1",
+    markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help="also write Markdown")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="also write a page like the report")
+    ] = None,
+) -> None:
+    """A table and a plot; differences are to the first run."""
+    from ezxmc_ray.report import compare_page
+    from ezxmc_ray.report.compare import compare_runs
+
+    compare_page.check_measure(measure)
+    comparison = compare_runs(runs)
+    if markdown is not None:
+        compare_page.write_text(markdown, "--markdown", compare_page.markdown(comparison, measure))
+    if html is not None:
+        compare_page.write_text(html, "--html", compare_page.page(comparison, measure))
+    _print_comparison(comparison)
+    for line in [*compare_page.legend(comparison), "", *compare_page.plot_lines(comparison, measure)]:
+        print(line)
+
+
 def _load(conf: str | None, overrides: Iterable[str] | None) -> Config:
     from ezxmc_ray.config import load_config
 
@@ -304,16 +333,25 @@ def _next(texts: Iterator[str], count: int) -> list[str]:
         ) from error
 
 
+def _line_width() -> int:
+    """Characters of a line of stdout."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _print_plan(plan: dict[str, Any]) -> None:
     """The steps of a dry run as a table, and everything else in ``plan`` as a line each."""
     for name, value in plan.items():
         if name != "steps":
-            print(f"{name.replace('_', ' ')}: {value}")
+            print(f"{_words(name)}: {value}")
     _print_table(plan["steps"])
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    """``rows`` as a table, a column for each key; nothing is cut where stdout is not a terminal."""
+def _print_table(rows: Sequence[dict[str, Any]], heading: Callable[[str], str] = _words) -> None:
+    """``rows`` as a table, a column for each key under its ``heading``; nothing is cut where there is no terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -321,11 +359,19 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE)
     for name in rows[0] if rows else ["step"]:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(heading(name), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(highlight=False, width=_line_width()).print(table)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """As many runs beside each other as the width holds."""
+    from ezxmc_ray.report.compare_page import table_rows
+
+    beside = max(1, (_line_width() - 20) // 26)  # the first column, and a difference with its interval
+    for start in range(0, len(comparison.entries), beside):
+        _print_table(table_rows(comparison, comparison.entries[start : start + beside]), heading=str)
 
 
 def _print_verdicts(teachers: list[dict[str, Any]]) -> None:

@@ -78,9 +78,30 @@ class EncoderConfig:
     max_label_tokens: int = _knob(32, "tokens of a label that the encoder reads")
     document_prompt: str = _knob("", "text put before every document")
     label_prompt: str = _knob("", "text put before every label")
-    batch_size: int = _knob(64, "texts a batch when encoding")
+    pooling: str = _knob(
+        "auto",
+        "from a text's tokens to its vector: mean, cls (the first token), last (the last token); auto: the model's own, mean for a plain Hugging Face encoder",
+        ("auto", "mean", "cls", "last"),
+    )
+    dimensions: int | None = _knob(
+        None, "keep the first so many numbers of a vector (for Matryoshka models); null: all, or what the model says"
+    )
+    long_documents: str = _knob(
+        "head",
+        "what is read of a document beyond max_document_tokens: head; head_tail (half of them from its end); chunks (each so long, vectors averaged; training reads the first)",
+        ("head", "head_tail", "chunks"),
+    )
+    max_chunks: int = _knob(8, "chunks of a document that are read, for long_documents=chunks")
+    batch_tokens: int | None = _knob(
+        None, "tokens of a batch when encoding, padding included; null: 2,048 on a CPU, 65,536 on a GPU"
+    )
     dtype: str = _knob(
-        "auto", "auto: bfloat16 on a GPU that has it, else float32", ("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "of the weights when encoding; auto: bfloat16 on a GPU that has it or a CPU with AVX-512 BF16 or AMX, else float32",
+        ("auto", "float32", "bfloat16", "float16"),
+    )
+    vector_dtype: str = _knob(
+        "float32", "of the vectors in memory and of the label vectors in the run", ("float32", "float16")
     )
 
 
@@ -152,12 +173,17 @@ class TeacherConfig:
 class StudentConfig:
     """How the bi-encoder learns from the verdicts."""
 
-    loss: str = _knob("listwise", "listwise, lmtx (the paper's hinge) or bce (graded)", ("listwise", "lmtx", "bce"))
+    loss: str = _knob(
+        "listwise",
+        "listwise, lmtx (the paper's hinge), bce (graded) or infonce (contrastive, several positives)",
+        ("listwise", "lmtx", "bce", "infonce"),
+    )
     target: str = _knob(
         "fusion",
         "what the student learns: verdict, similarity, or fusion (sum of both, standardised)",
         ("fusion", "verdict", "similarity"),
     )
+    past_verdicts: bool = _knob(True, "a document also teaches the verdicts of earlier cycles, at no cost")
     start: str = _knob(
         "previous", "each cycle starts from the previous student, or from the base encoder", ("previous", "base")
     )
@@ -169,11 +195,33 @@ class StudentConfig:
     max_gradient_norm: float = _knob(1.0, "gradients are clipped to this norm")
     temperature: float = _knob(0.05, "of the student's cosine similarities in the loss")
     target_temperature: float = _knob(0.5, "of the standardised target in the listwise loss")
-    max_document_tokens: int = _knob(128, "tokens of a document in training")
-    dtype: str = _knob(
-        "auto", "auto: bfloat16 autocast on a GPU that has it, else float32", ("auto", "float32", "bfloat16")
+    no_margin: float = _knob(
+        0.0, "lmtx, infonce: a no is a hard negative from so many standard deviations below the threshold of a yes on"
     )
+    false_negative_ratio: float = _knob(
+        0.0, "an unjudged label is no negative from this share of the best label's similarity on, 0 = all are"
+    )
+    max_document_tokens: int = _knob(128, "tokens of a document in training")
+    batch_tokens: int = _knob(8192, "tokens of a forward on a worker, padding included; texts of like length together")
+    dropout: bool = _knob(True, "the encoder's own dropout; without it training is faster, most of all on a CPU")
+    gradient_cache: bool = _knob(
+        False, "hold the activations of one forward only, for batches larger than memory; each text goes through twice"
+    )
+    dtype: str = _knob(
+        "auto",
+        "auto: bfloat16 autocast on a GPU that has it or a CPU with AVX-512 BF16 or AMX, else float32",
+        ("auto", "float32", "bfloat16"),
+    )
+    validate_every_steps: int = _knob(
+        0, "steps between two looks at how the student orders held-out shortlists, 0 = never"
+    )
+    validation_documents: int = _knob(200, "held-out documents that are looked at")
+    patience: int = _knob(0, "stop after so many looks without a better one, and take the best weights; 0 = go on")
     workers: int = _knob(0, "training workers, 0 = one a GPU (two on a CPU machine)")
+    min_workers: int = _knob(0, "go on with as few workers when there are no more to be had, 0 = wait for all")
+    trackers: list[str] = _knob(  # noqa: RUF009
+        [], "where the curves also go: tensorboard, wandb, mlflow", ("tensorboard", "wandb", "mlflow")
+    )
     checkpoint_every_steps: int = _knob(50, "steps between checkpoints")
     max_failures: int = _knob(3, "times that training starts again from its last checkpoint after a worker died")
 
@@ -212,6 +260,10 @@ class EvaluateConfig:
     """Measures on the test documents that have gold labels."""
 
     depth: int = _knob(100, "labels retrieved a document; recall is measured down to here")
+    propensity_a: float = _knob(
+        0.55, "A of the propensity model of PSP@k (KDD 2016): 0.5 for Wikipedia, 0.6 for Amazon"
+    )
+    propensity_b: float = _knob(1.5, "B of the same model: 0.4 for Wikipedia, 2.6 for Amazon")
 
 
 @dataclass
@@ -253,8 +305,9 @@ class Config:
 
 
 #: Knobs that change how fast a stage is or what it tells of itself, not what it writes for the next one. (Of
-#: teacher.model the weights count, not where they lie.)
+#: encoder.model and teacher.model the weights count, not where they lie.)
 SPEED_KNOBS = {
+    "encoder": ("model", "batch_tokens"),
     "teacher": (
         "model",
         "batch_documents",
@@ -268,7 +321,7 @@ SPEED_KNOBS = {
         "enforce_eager",
         "threads",
     ),
-    "student": ("workers", "checkpoint_every_steps", "max_failures"),
+    "student": ("workers", "min_workers", "trackers", "checkpoint_every_steps", "max_failures"),
 }
 
 
@@ -501,7 +554,11 @@ _POSITIVE = (
     "shard_rows",
     "max_document_tokens",
     "max_label_tokens",
+    "dimensions",
+    "max_chunks",
     "batch_size",
+    "batch_tokens",
+    "validation_documents",
     "size",
     "batch_documents",
     "batches_in_flight",
@@ -516,6 +573,8 @@ _POSITIVE = (
     "probes",
     "top_k",
     "depth",
+    "propensity_a",
+    "propensity_b",
     "epochs",
 )
 
@@ -525,17 +584,23 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
     for knob in knobs():
         value, name = values[knob.key], knob.key.rsplit(".", 1)[-1]
         what = f"{knob.key} {places.get(knob.key, '')}".strip()
-        if knob.choices and value not in knob.choices:
-            nearest = difflib.get_close_matches(str(value), knob.choices, 1)
-            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise UserError(f"{what} is {value!r}; it must be one of {', '.join(knob.choices)}{hint}.")
+        for item in value if isinstance(value, list) else [value]:
+            if knob.choices and item not in knob.choices:
+                nearest = difflib.get_close_matches(str(item), knob.choices, 1)
+                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+                raise UserError(f"{what} is {item!r}; it must be one of {', '.join(knob.choices)}{hint}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{what} is {value}; it must be a finite number.")
         if name in _SHARES and not 0 <= value <= 1:
             raise UserError(f"{what} is {value}; it is a share and must lie between 0 and 1.")
-        if name in _POSITIVE and value <= 0:
+        if name in _POSITIVE and value is not None and value <= 0:
             raise UserError(f"{what} is {value}; it must be greater than 0.")
         if isinstance(value, int | float) and value < 0 and knob.key != "predict.min_score":
             raise UserError(f"{what} is {value}; it must not be negative.")
+    if config.student.patience and not config.student.validate_every_steps:
+        raise UserError(
+            f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is looked "
+            "at: set it too."
+        )
     if not config.run.strip():
         raise UserError("run is empty; set it to a directory or an object-store URI, for example run=runs/mine.")

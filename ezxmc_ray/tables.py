@@ -106,13 +106,20 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+#: evaluation/encoder-N/shard-NNNNN.parquet: a row for every test document with gold given; ``labels`` in falling score.
+RANKINGS = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
+
 #: Marks a label's prior in the verdict store: no document's text hashes to zeros.
 NO_DOCUMENT = bytes(HASH_BYTES)
 
 
-def label_vectors_schema(dimension: int) -> pa.Schema:
-    """cycle-N/label_vectors/shard-NNNNN.parquet: ``label`` int32, consecutive; ``vector`` float32 [dimension]."""
-    return pa.schema([("label", pa.int32()), ("vector", pa.list_(pa.float32(), dimension))])
+def label_vectors_schema(dimension: int, dtype: str) -> pa.Schema:
+    """cycle-N/label_vectors/shard-NNNNN.parquet: ``label`` int32, consecutive; ``vector`` [dimension] of ``dtype``.
+
+    ``dtype``: float32 or float16, as ``encoder.vector_dtype`` says.
+    """
+    number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    return pa.schema([("label", pa.int32()), ("vector", pa.list_(number, dimension))])
 
 
 def content_hash(title: str, text: str) -> bytes:

@@ -79,6 +79,14 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ("prepare.test_share=2", f"prepare.test_share {HERE} is 2.0; it is a share and must lie between 0 and 1."),
         ("student.learning_rate=nan", f"student.learning_rate {HERE} is nan; it must be a finite number."),
         (
+            "student.trackers=[tensorboard,wandbs]",
+            f"student.trackers {HERE} is 'wandbs'; it must be one of tensorboard, wandb, mlflow (did you mean wandb?).",
+        ),
+        (
+            "student.patience=2",
+            "student.patience is 2, but student.validate_every_steps is 0, so nothing is looked at: set it too.",
+        ),
+        (
             "teacher.engine=vlm",
             f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, transformers (did you mean vllm?).",
         ),
@@ -166,4 +174,5 @@ def test_every_knob_is_explained_and_its_default_is_allowed() -> None:
     load_config(None)
     for knob in knobs():
         assert len(knob.help) > 5
-        assert not knob.choices or knob.default in knob.choices
+        defaults = knob.default if isinstance(knob.default, list) else [knob.default]
+        assert not knob.choices or set(defaults) <= set(knob.choices)

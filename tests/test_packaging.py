@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 #: The command that each file in jobs/ runs: the one it is named after, but a select.py would shadow the standard one.
-JOBS = {name: name for name in ["run", *STAGES] if name != "select"} | {"select_student": "select"}
+JOBS = {name: name for name in ["run", "compare", *STAGES] if name != "select"} | {"select_student": "select"}
 
 
 def lock(name: str) -> dict[str, str]:
@@ -111,7 +111,7 @@ def test_a_job_runs_its_command_with_the_arguments_it_was_given(
     assert f"ray job submit --working-dir . -- python jobs/{name}.py" in job["__doc__"]
 
 
-def test_there_is_a_job_for_every_stage_and_none_that_shadows_a_module() -> None:
+def test_there_is_a_job_for_every_stage_and_for_compare_and_none_that_shadows_a_module() -> None:
     names = {path.stem for path in (ROOT / "jobs").glob("*.py")}
     assert names == JOBS.keys()
     assert not names & sys.stdlib_module_names

@@ -1,48 +1,53 @@
 """The bi-encoder: one network that turns documents and labels into vectors of unit length.
 
-Comes in: a model reference (hub id, directory or ``package:NAME/PATH``) of a SentenceTransformer or of a plain
-Hugging Face encoder, which then gets mean pooling and normalisation. Goes out: float32 vectors with the count of the
-texts that were cut; a directory that plain ``SentenceTransformer(path)`` loads; and, for training, token tensors and
-a forward pass with gradients.
+Comes in: a model reference (hub id, directory or ``package:NAME/PATH``) and texts. Goes out: vectors with the count of
+the texts that were cut; a directory that plain ``SentenceTransformer(path)`` loads; and, for training, token ids,
+features and a forward pass with gradients. Texts are tokenised and padded in a thread, a part ahead of the network.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.utils import logging as transformers_logging
 
+from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.models import resolve_model
+from ezxmc_ray.encoder.groups import length_groups
+from ezxmc_ray.encoder.loading import load_module, pooling_of
+from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
+from ezxmc_ray.encoder.tokens import Chunks, TextReader, Tokens
 
-#: Texts that are tokenised and sorted by length together: bounds the memory of encoding a million labels.
-CHUNK_TEXTS = 16_384
+#: Texts that are tokenised and grouped by length together, while the network works on those before.
+PART_TEXTS = 1024
+#: Tokens of a forward pass where ``encoder.batch_tokens`` is null.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 65536
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """``vectors``: float32 [n, d], unit rows, in the order of the texts; ``truncated``: how many texts were cut."""
+    """``vectors``: [n, d], unit rows in the order of the texts, float32 or float16 as ``encoder.vector_dtype`` says.
+
+    ``truncated``: how many texts were cut.
+    """
 
     vectors: np.ndarray
     truncated: int
 
 
 @dataclass(frozen=True)
-class _Tokenized:
-    """Token ids of some texts, cut to their limit, and how many were cut."""
+class _Part:
+    """Some texts, ready for the network: their ``chunks``, and of each group the chunks' positions and features."""
 
-    token_ids: list[list[int]]
-    truncated: int
+    chunks: Chunks
+    groups: list[tuple[np.ndarray, dict[str, Tensor]]]
 
 
 def document_text(title: str, text: str) -> str:
@@ -56,7 +61,7 @@ def unit_vectors(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
     ``features`` is copied, because the modules of sentence-transformers write into it.
     """
     embedding = module(dict(features))["sentence_embedding"]
-    # Again in float32: under autocast the network's own normalisation is only as good as bfloat16.
+    # Again in float32: in half precision the network's own normalisation is only as good as that.
     return functional.normalize(embedding.float(), dim=-1)
 
 
@@ -67,28 +72,14 @@ class Encoder:
         self.module = module
         self.config = config
         self.name = name
-        self.tokenizer = module[0].tokenizer
+        self.reader = TextReader(module[0].tokenizer)
+        self._copy: nn.Module = module
+        self._copied_state: tuple[object, ...] = ()
 
     @classmethod
     def load(cls, reference: str, config: EncoderConfig, device: str | None = None) -> Encoder:
-        """Load the model ``reference`` onto ``device`` (None: cuda if there is one, else cpu), weights in float32.
-
-        Errors: UserError for a model that is not found or is no text encoder, and for lengths beyond what it reads.
-        """
-        path = resolve_model(reference)
-        transformers_logging.disable_progress_bar()  # a bar of 0.1 s for every worker that loads the model
-        try:
-            module = SentenceTransformer(path, device=device or _best_device(), model_kwargs={"dtype": torch.float32})
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-            raise UserError(
-                f"The encoder {reference} cannot be loaded ({one_line(error)}): give a SentenceTransformer or a "
-                "Hugging Face encoder as encoder.model."
-            ) from error
-        _check_model(module, reference, config)
-        if not isinstance(module[-1], Normalize):
-            module.append(Normalize())
-        module.max_seq_length = config.max_document_tokens
-        return cls(module, config, reference)
+        """Load the model ``reference`` onto ``device`` (None: cuda if there is one, else cpu); errors: UserError."""
+        return cls(load_module(reference, config, device), config, reference)
 
     @property
     def dimension(self) -> int:
@@ -101,27 +92,49 @@ class Encoder:
         return self.module.device
 
     def encode_documents(self, titles: Sequence[str], texts: Sequence[str]) -> Encoded:
-        """Vectors of documents, each cut to ``max_document_tokens``; none: float32 [0, d]."""
+        """Vectors of documents, long ones read as ``encoder.long_documents`` says; none: [0, d].
+
+        Of a document in several chunks: the mean of the chunks' unit vectors, of unit length again.
+        """
         joined = [document_text(title, text) for title, text in zip(titles, texts, strict=True)]
-        return self._encode(joined, self.config.document_prompt, self.config.max_document_tokens)
+        if self.config.long_documents == "chunks":
+            return self._encode(joined, self.config.document_prompt, self._document_chunks)
+        return self._encode(joined, self.config.document_prompt, lambda part: _uncut(self.document_tokens(part)))
 
     def encode_labels(self, texts: Sequence[str]) -> Encoded:
-        """Vectors of labels, each cut to ``max_label_tokens``; none: float32 [0, d]."""
-        return self._encode(texts, self.config.label_prompt, self.config.max_label_tokens)
+        """Vectors of labels, each cut to ``max_label_tokens``; none: [0, d]."""
+        return self._encode(texts, self.config.label_prompt, lambda part: _uncut(self.label_tokens(part)))
 
-    def tokenize(self, texts: Sequence[str], max_tokens: int, prompt: str = "") -> dict[str, Tensor]:
-        """Features of ``prompt`` + each text, cut to ``max_tokens``, padded: int64 tensors [n, longest] on the CPU."""
-        return self._features(self._token_ids(texts, max_tokens, prompt).token_ids, prompt)
+    def document_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> Tokens:
+        """Token ids of documents (:func:`document_text`), at most ``max_tokens`` each (None: as configured).
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """float32 [n, d] of the features of :meth:`tokenize`: rows of unit length, with gradients."""
-        return unit_vectors(self.module, {name: tensor.to(self.device) for name, tensor in features.items()})
+        One sequence a document, which is what training takes: where long documents are read in chunks, the first one.
+        """
+        limit = max_tokens or self.config.max_document_tokens
+        if self.config.long_documents == "head_tail":
+            return self.reader.head_tail(texts, self.config.document_prompt, limit)
+        return self.reader.head(texts, self.config.document_prompt, limit)
+
+    def label_tokens(self, texts: Sequence[str]) -> Tokens:
+        """Token ids of labels, at most ``max_label_tokens`` each."""
+        return self.reader.head(texts, self.config.label_prompt, self.config.max_label_tokens)
+
+    def features(self, token_ids: Sequence[Sequence[int]], prompt: str = "") -> dict[str, Tensor]:
+        """What the network takes: int64 tensors [n, longest] on the CPU, padded.
+
+        The length of the ``prompt`` that the token ids begin with comes along where the pooling leaves it out.
+        """
+        features = self.reader.features(token_ids)
+        pooling = pooling_of(self.module)
+        if prompt and pooling is not None and not pooling.include_prompt:
+            features["prompt_length"] = torch.full((len(token_ids),), len(self.reader.lead(prompt)))
+        return features
 
     def save(self, directory: str | Path) -> None:
         """Write a directory that plain ``SentenceTransformer(directory)`` loads, in float32.
 
-        Its ``encode(texts)`` is :meth:`encode_documents`'s (prompt "document", the default one, and the same limit);
-        ``encode(texts, prompt_name="label")`` reads labels.
+        Its ``encode(texts)`` is :meth:`encode_documents`'s (prompt "document", the default one, and the same limit;
+        of long documents it reads the head), ``encode(texts, prompt_name="label")`` reads labels.
         """
         self.module.max_seq_length = self.config.max_document_tokens
         self.module.prompts = {
@@ -132,80 +145,67 @@ class Encoder:
         self.module.default_prompt_name = "document" if self.config.document_prompt else None
         self.module.save(str(directory), create_model_card=False)
 
-    def _encode(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Encoded:
-        """Vectors of ``prompt`` + each text, chunk by chunk."""
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        truncated = 0
+    def _document_chunks(self, texts: Sequence[str]) -> Chunks:
+        config = self.config
+        return self.reader.chunks(texts, config.document_prompt, config.max_document_tokens, config.max_chunks)
+
+    def _encode(self, texts: Sequence[str], prompt: str, read: Callable[[Sequence[str]], Chunks]) -> Encoded:
+        """Vectors of ``texts``, part by part; ``read`` gives the token ids of a part."""
+        vectors = np.empty((len(texts), self.dimension), dtype=self.config.vector_dtype)
+        truncated = done = 0
+        parts = [texts[start : start + PART_TEXTS] for start in range(0, len(texts), PART_TEXTS)]
         was_training = self.module.training
-        self.module.eval()
-        with torch.inference_mode(), autocast(self.device, self.config.dtype):
-            for start in range(0, len(texts), CHUNK_TEXTS):
-                tokens = self._token_ids(texts[start : start + CHUNK_TEXTS], max_tokens, prompt)
-                self._encode_chunk(tokens.token_ids, prompt, vectors[start : start + CHUNK_TEXTS])
-                truncated += tokens.truncated
-        self.module.train(was_training)
+        network = self._encoding_network().eval()
+        try:
+            for part in ahead(lambda part: self._prepare(read(part), prompt), parts):
+                found = self._run(network, part)
+                vectors[done : done + len(found)] = found
+                done += len(found)
+                truncated += part.chunks.truncated
+        finally:
+            self.module.train(was_training)
         return Encoded(vectors, truncated)
 
-    def _encode_chunk(self, token_ids: list[list[int]], prompt: str, out: np.ndarray) -> None:
-        """Fill ``out`` with the vectors of the texts; batches hold texts of like length, so that little is padding."""
-        order = sorted(range(len(token_ids)), key=lambda row: -len(token_ids[row]))
-        for start in range(0, len(order), self.config.batch_size):
-            rows = order[start : start + self.config.batch_size]
-            features = self._features([token_ids[row] for row in rows], prompt)
-            out[rows] = self.forward(features).cpu().numpy()
+    def _prepare(self, chunks: Chunks, prompt: str) -> _Part:
+        """Group the chunks by length, and pad each group."""
+        budget = self.config.batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+        groups = length_groups([len(ids) for ids in chunks.token_ids], budget)
+        features = [self.features([chunks.token_ids[place] for place in group], prompt) for group in groups]
+        return _Part(chunks, list(zip(groups, features, strict=True)))
 
-    def _token_ids(self, texts: Sequence[str], max_tokens: int, prompt: str) -> _Tokenized:
-        """Token ids with the model's special tokens, at most ``max_tokens`` a text."""
-        if not len(texts):
-            return _Tokenized([], 0)
-        encoding = self.tokenizer([prompt + text for text in texts], truncation=True, max_length=max_tokens)
-        # A text of which nothing is left (a tokeniser without special tokens, an empty text) still needs a vector.
-        token_ids = [ids or [self.tokenizer.pad_token_id] for ids in encoding["input_ids"]]
-        return _Tokenized(token_ids, sum(bool(one.overflowing) for one in encoding.encodings))
+    @torch.inference_mode()
+    def _run(self, network: nn.Module, part: _Part) -> np.ndarray:
+        """Vectors of the texts of ``part``: float32 [n, d], unit rows."""
+        found = []
+        for _, features in part.groups:
+            on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in features.items()}
+            found.append(unit_vectors(network, on_device))
+        vectors = np.empty((len(part.chunks.token_ids), self.dimension), dtype=np.float32)
+        # Back once a part: each way to the CPU waits for all that the device has been given.
+        vectors[np.concatenate([group for group, _ in part.groups])] = torch.cat(found).cpu().numpy()
+        return _means(vectors, part.chunks.first)
 
-    def _features(self, token_ids: list[list[int]], prompt: str) -> dict[str, Tensor]:
-        """Pad token ids to a batch; the prompt's length comes along where the pooling leaves the prompt out."""
-        features = dict(self.tokenizer.pad({"input_ids": token_ids}, return_tensors="pt"))
-        pooling = next((one for one in self.module if isinstance(one, Pooling)), None)
-        if prompt and pooling is not None and not pooling.include_prompt:
-            ids = self.tokenizer(prompt)["input_ids"]
-            length = len(ids) - int(ids[-1] in self.tokenizer.all_special_ids)
-            features["prompt_length"] = torch.full((len(token_ids),), length)
-        return features
-
-
-def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast on ``device`` to the configured ``dtype`` (auto: bfloat16 on a GPU that has it, else float32: none)."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    if dtype == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype])
+    def _encoding_network(self) -> nn.Module:
+        """The network that encodes: the module, or its copy in half precision, made again when the weights change."""
+        dtype = chosen_dtype(self.device, self.config.dtype)
+        if dtype == torch.float32:
+            return self.module
+        state = weights_state(self.module)
+        if state != self._copied_state:
+            self._copy, self._copied_state = copy_in(self.module, dtype), state
+        return self._copy
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _uncut(tokens: Tokens) -> Chunks:
+    """One chunk a text."""
+    return Chunks(tokens.token_ids, np.arange(len(tokens.token_ids)), tokens.truncated)
 
 
-def _check_model(module: SentenceTransformer, reference: str, config: EncoderConfig) -> None:
-    """Refuse what is no text transformer with a fast tokeniser, and lengths that its positions do not reach."""
-    first = module[0]
-    if not isinstance(first, Transformer) or not getattr(first.tokenizer, "is_fast", False):
-        raise UserError(
-            f"The encoder {reference} is not a transformer with a fast tokeniser: give another one as encoder.model."
-        )
-    limit = _position_limit(first)
-    for key in ("max_document_tokens", "max_label_tokens"):
-        if getattr(config, key) > limit:
-            raise UserError(
-                f"encoder.{key}={getattr(config, key)} is more than the encoder {reference} can read: "
-                f"set it to {limit} at most."
-            )
-
-
-def _position_limit(module: nn.Module) -> int:
-    """Tokens that learned position embeddings reach (RoBERTa's begin after the padding's); unbounded without them."""
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Embedding) and name.endswith("position_embeddings"):
-            return child.num_embeddings - (0 if child.padding_idx is None else child.padding_idx + 1)
-    return 2**31
+def _means(vectors: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Of unit rows [c, d], the mean of every text's, from its ``first`` on, of unit length again: float32 [n, d]."""
+    if len(first) == len(vectors):
+        return vectors
+    sums = np.add.reduceat(vectors, first, axis=0)
+    # Chunks that point in opposite directions: any vector is as good, NaN is none.
+    norms = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.asarray(sums / norms, dtype=np.float32)

@@ -48,7 +48,7 @@ def choose_factory(config: IndexConfig, labels: int, dimension: int) -> str:
 
 
 def build_shard(vectors: np.ndarray, first_label: int, factory: str, probes: int = 32) -> faiss.Index:
-    """An index of ``vectors`` (float32 [n, d], unit rows), which belong to the labels from ``first_label`` on.
+    """An index of ``vectors`` (floats [n, d], unit rows), which belong to the labels from ``first_label`` on.
 
     ``probes``: cells visited a query, where the index has cells. Errors: UserError for an unknown factory string, and
     where there are too few labels to train such an index.

@@ -37,7 +37,7 @@ class ShardedIndex:
         probes: int = 32,
         shard_labels: int = 1_000_000,
     ) -> ShardedIndex:
-        """Index ``vectors`` (float32 [n, d], unit rows; the row is the label number) in memory; exact by default."""
+        """Index ``vectors`` (floats [n, d], unit rows; the row is the label number) in memory; exact by default."""
         starts = range(0, len(vectors), shard_labels)
         return cls([build_shard(vectors[start : start + shard_labels], start, factory, probes) for start in starts])
 
@@ -52,7 +52,7 @@ class ShardedIndex:
         """The ``k`` best labels of each query.
 
         Args:
-            queries: float32 [q, d], unit rows.
+            queries: float32 or float16 [q, d], unit rows.
             k: labels a query.
             excluded: for each query the labels that it must not get; the next best come instead.
 
@@ -106,9 +106,9 @@ class ShardedIndex:
 
 
 def measured_recall(index: ShardedIndex, queries: np.ndarray, vectors: np.ndarray, k: int) -> float:
-    """Share of the exact ``k`` nearest labels that ``index`` finds, mean over ``queries`` (float32 [q, d]), 0 to 1.
+    """Share of the exact ``k`` nearest labels that ``index`` finds, mean over ``queries`` ([q, d]), 0 to 1.
 
-    ``vectors``: float32 [n, d], all label vectors in order.
+    ``vectors``: [n, d], all label vectors in order.
     """
     _, found = index.search(queries, k)
     _, exact = ShardedIndex.from_vectors(vectors).search(queries, k)

@@ -33,6 +33,9 @@ CYCLE_STAGES = {
 
 SAMPLE = "evaluation/sample.parquet"
 
+#: What else the stage evaluate measured against gold labels; report.json has it under the same names.
+BESIDE_METRICS = ("intervals", "over_untrained", "label_bins", "label_counts")
+
 #: Characters of a document's text that the report shows.
 TEXT_CHARACTERS = 600
 
@@ -61,6 +64,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "run": storage.root,
         "chosen_cycle": chosen,
         "metrics": _metrics(details["evaluate"], chosen, stages["select"] is not None),
+        **{name: details["evaluate"].get(name) for name in BESIDE_METRICS},
         "selection": details["select"] or None,
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
         "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},

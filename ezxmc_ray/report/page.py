@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ezxmc_ray.metrics import BIN_MEASURES, MEASURES, PROPENSITY_MEASURES
 from ezxmc_ray.report import plots
 from ezxmc_ray.storage import Storage
 
@@ -42,26 +44,40 @@ def write_report(storage: Storage, report: dict[str, Any]) -> list[str]:
 
 def render(report: dict[str, Any]) -> str:
     """The page for ``report``, a whole HTML document."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            report=report,
+            headline=_headline(report),
+            metric_rows=_metric_rows(report, list(MEASURES)),
+            propensity_rows=_metric_rows(report, list(PROPENSITY_MEASURES)),
+            bin_measures=BIN_MEASURES,
+            bin_names=_bin_names(report),
+            counted=_counted(report),
+            stage_rows=_stage_rows(report),
+            left_out=_left_out(report),
+            histogram=_histogram(report),
+            by_rank=_by_rank(report),
+            calibration=_calibration(report),
+            losses=_curves(report, "loss_curve", plots.loss_curves),
+            held_out=_curves(report, "validation_curve", plots.held_out_curves),
+        )
+    )
+
+
+def environment() -> Environment:
+    """The templates of this package, with the filters that write numbers as the report has them."""
+    found = Environment(
         loader=PackageLoader("ezxmc_ray.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "named": _named, "json": _json}
-    environment.filters |= {"percent": _percent, "interval": _interval, "signed": _signed}
-    return environment.get_template("template.html.j2").render(
-        report=report,
-        headline=_headline(report),
-        metric_rows=_metric_rows(report),
-        stage_rows=_stage_rows(report),
-        left_out=_left_out(report),
-        histogram=_histogram(report),
-        by_rank=_by_rank(report),
-        calibration=_calibration(report),
-        losses=_losses(report),
-    )
+    found.filters |= {"number": _number, "duration": _duration, "named": _named, "json": _json}
+    found.filters |= {"percent": _percent, "interval": _interval, "signed": _signed, "ends": _ends}
+    return found
 
 
 def _headline(report: dict[str, Any]) -> str:
@@ -82,30 +98,68 @@ def _headline(report: dict[str, Any]) -> str:
     return f"{shipped}. Its first label is a gold one for {after:.1f} % of {documents:,} test documents{against}."
 
 
-def _metric_rows(report: dict[str, Any]) -> dict[str, Any] | None:
-    """Names of the measures, and a row an encoder: name, whether it is chosen, (value, difference) a measure."""
-    metrics = report["metrics"]
-    if not metrics:
+def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] | None:
+    """Those of ``measures`` that were taken, and a row an encoder: name, whether it is chosen, a cell a measure.
+
+    None without metrics, or where a run of an earlier version took none of the measures.
+    """
+    encoders = {name: values for name, values in (report["metrics"] or {}).items() if name != "chosen"}
+    names = [name for name in measures if name in next(iter(encoders.values()), {})]
+    if not names:
         return None
-    encoders = {name: values for name, values in metrics.items() if name != "chosen"}
-    names = [name for name in next(iter(encoders.values())) if name != "documents"]
-    base, chosen = (
-        encoders.get("untrained"),
-        "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}",
-    )
-    rows = []
-    for encoder, values in encoders.items():
-        cells = [
-            (values.get(name), _difference(values, base, name) if encoder != "untrained" else None) for name in names
-        ]
-        marked = report["selection"] is not None and encoder == chosen
-        rows.append({"name": encoder, "chosen": marked, "cells": cells, "documents": values["documents"]})
-    return {"names": names, "rows": rows, "error": _standard_error(metrics["chosen"] or next(iter(encoders.values())))}
+    chosen = _chosen_name(report)
+    rows = [
+        {
+            "name": encoder,
+            "chosen": report["selection"] is not None and encoder == chosen,
+            "cells": [_measure_cell(report, encoder, name) for name in names],
+            "documents": values["documents"],
+        }
+        for encoder, values in encoders.items()
+    ]
+    shown = encoders.get(chosen) or next(iter(encoders.values()))
+    has_intervals = bool(report["intervals"])
+    error = None if has_intervals else _standard_error(shown)
+    return {"names": names, "rows": rows, "has_intervals": has_intervals, "error": error}
 
 
-def _difference(values: dict[str, Any], base: dict[str, Any] | None, name: str) -> float | None:
-    known = base is not None and base.get(name) is not None and values.get(name) is not None
-    return values[name] - base[name] if known and base is not None else None
+def _measure_cell(report: dict[str, Any], encoder: str, name: str) -> dict[str, Any]:
+    """One measure of one encoder: its value, its interval, its difference to the untrained one, and ``direction``.
+
+    The direction, up or down, goes by the paired interval; without one, by whether the difference would be seen.
+    """
+    metrics, value = report["metrics"], report["metrics"][encoder].get(name)
+    base = None if encoder == "untrained" else metrics.get("untrained", {}).get(name)
+    difference = None if base is None or value is None else value - base
+    interval = (report["over_untrained"] or {}).get(encoder, {}).get(name, {}).get("interval")
+    low, high = interval or (difference or 0.0,) * 2
+    least = 0 if interval else 0.05
+    return {
+        "value": value,
+        "interval": (report["intervals"] or {}).get(encoder, {}).get(name),
+        "difference": difference,
+        "direction": "up" if low > least else "down" if high < -least else None,
+    }
+
+
+def _bin_names(report: dict[str, Any]) -> list[str]:
+    """The encoders that the table by label frequency compares: the untrained one and the chosen one."""
+    bins = report["label_bins"] or [{"encoders": {}}]
+    return [name for name in bins[0]["encoders"] if name in ("untrained", _chosen_name(report))]
+
+
+def _chosen_name(report: dict[str, Any]) -> str:
+    return "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}"
+
+
+def _counted(report: dict[str, Any]) -> str | None:
+    """The documents that the labels' frequencies were counted on."""
+    counted = report["label_counts"]
+    if not counted:
+        return None
+    if counted["counted_from"] == "train":
+        return f"the {counted['documents']:,} train documents with gold labels (which training does not see)"
+    return f"the {counted['documents']:,} test documents themselves, since no train document has gold labels"
 
 
 def _standard_error(values: dict[str, Any]) -> float | None:
@@ -159,9 +213,9 @@ def _calibration(report: dict[str, Any]) -> Markup | None:
     return Markup(plots.calibration_curve(curve)) if curve else None
 
 
-def _losses(report: dict[str, Any]) -> Markup | None:
-    training = {name: details for name, details in report["training"].items() if details.get("loss_curve")}
-    return Markup(plots.loss_curves(training)) if training else None
+def _curves(report: dict[str, Any], name: str, plot: Callable[[dict[str, Any]], str]) -> Markup | None:
+    training = {cycle: details for cycle, details in report["training"].items() if details.get(name)}
+    return Markup(plot(training)) if training else None
 
 
 def _number(value: Any, digits: int = 0) -> str:
@@ -182,6 +236,11 @@ def _signed(value: float | None) -> str:
 def _interval(ends: list[float] | None) -> str:
     """[0.79, 0.83] -> 0.790 to 0.830; None -> a dash."""
     return "–" if ends is None else "{:.3f} to {:.3f}".format(*ends)
+
+
+def _ends(ends: list[float]) -> str:
+    """[49.81, 54.95] -> 49.8 to 55.0, of measures in percent."""
+    return "{:.1f} to {:.1f}".format(*ends)
 
 
 def _json(value: Any) -> str:

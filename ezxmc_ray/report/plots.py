@@ -1,4 +1,5 @@
-"""The report's pictures as inline SVG: histogram of the verdicts, share of yes by rank, calibration and loss curves.
+"""The report's pictures as inline SVG: histogram of the verdicts, share of yes by rank, calibration and curves of
+training; and the picture of a comparison, quality over pairs.
 
 Comes in: plain lists of numbers from report.json. Goes out: ``<svg>`` elements whose colours are the page's CSS
 variables, so that they follow the reader's light or dark scheme. No display and no network are needed.
@@ -13,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 #: Drawn with these colours, which are then exchanged for variables of the page's style sheet.
 _INK, _FAINT, _LINES = "#010203", "#010204", ("#010205", "#010206", "#010207", "#010208", "#010209")
@@ -66,17 +67,52 @@ def calibration_curve(curve: list[dict[str, Any]]) -> str:
 
 def loss_curves(training: dict[str, Any]) -> str:
     """One line a cycle: loss over steps."""
+    return _by_step(training, "loss_curve", "loss", "loss")
+
+
+def held_out_curves(training: dict[str, Any]) -> str:
+    """One line a cycle: nDCG@5 of the held-out shortlists, by the teacher's judgement, over steps."""
+    return _by_step(training, "validation_curve", "score", "nDCG@5, held out")
+
+
+def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str) -> str:
     figure, axes = _figure()
     for number, (name, details) in enumerate(training.items()):
-        curve = [point for point in details.get("loss_curve") or [] if point.get("loss") is not None]
-        steps, losses = [point["step"] for point in curve], [point["loss"] for point in curve]
+        curve = [point for point in details.get(curve_name) or [] if point.get(value) is not None]
+        steps, values = [point["step"] for point in curve], [point[value] for point in curve]
         marker = "o" if len(curve) < 3 else None
-        axes.plot(steps, losses, color=_LINES[number % len(_LINES)], label=name.replace("_", " "), marker=marker)
+        axes.plot(steps, values, color=_LINES[number % len(_LINES)], label=name.replace("_", " "), marker=marker)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set_ylabel(label)
     if len(training) > 1:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
-    return _svg(figure, "loss")
+    return _svg(figure, value)
+
+
+def quality_over_pairs(runs: dict[str, list[dict[str, Any]]], measure: str) -> str:
+    """One line a run: ``value`` of ``measure`` over ``pairs`` judged, a point a student with its ``interval``.
+
+    The student that a run ships (``shipped``) is a filled point.
+    """
+    figure, axes = _figure()
+    most = max((point["pairs"] for points in runs.values() for point in points), default=0)
+    for number, (name, points) in enumerate(runs.items()):
+        colour = _LINES[number % len(_LINES)]
+        # Side by side, since runs are often compared at equal pairs.
+        places = [point["pairs"] + 0.008 * most * (number - (len(runs) - 1) / 2) for point in points]
+        style = ("-", "--", ":")[number // len(_LINES) % 3]
+        axes.plot(places, [point["value"] for point in points], style, color=colour, label=name, linewidth=1)
+        for place, point in zip(places, points, strict=True):
+            low, high = point["interval"] or (point["value"], point["value"])
+            axes.plot([place, place], [low, high], color=colour, linewidth=1, alpha=0.6)
+            face = colour if point["shipped"] else "none"
+            axes.plot(place, point["value"], color=colour, marker="o", markerfacecolor=face, linestyle="none")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("pairs judged by the teacher")
+    axes.set_ylabel(f"{measure}, %")
+    if len(runs) > 1:
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    return _svg(figure, "pairs")
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ezxmc_ray.config import Config, to_dict
+from ezxmc_ray.config import Config, settled
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import shard_name
 
@@ -52,8 +52,7 @@ class Context:
     @property
     def encoder_settings(self) -> dict[str, Any]:
         """How documents and labels become vectors: the encoder's settings, the weights and the speed apart."""
-        settings: dict[str, Any] = to_dict(self.config.encoder)
-        return {key: value for key, value in settings.items() if key not in ("model", "batch_size")}
+        return settled(self.config, "encoder")
 
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""

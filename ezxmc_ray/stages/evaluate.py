@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.metrics import evaluate as measure
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.report.measured import gold_of, measure_encoders
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
@@ -25,7 +25,7 @@ from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXAMPLES, PREDICTIONS
+from ezxmc_ray.tables import EXAMPLES, PREDICTIONS, RANKINGS
 from ezxmc_ray.tables import GOLD as GOLD_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
 from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
@@ -40,7 +40,6 @@ from ezxmc_ray.teacher.audit import (
 
 FOLDER = "evaluation"
 _NO_LABELS = np.zeros(0, np.int32)
-RANKING = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
 SAMPLE = pa.schema(
     [
         ("id", pa.string()),
@@ -61,7 +60,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     has_gold = known["gold_fingerprint"] is not None
     ranked = 0
     items: list[Item] = []
-    metrics: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0) as progress:
         for encoder in range(encoders if has_gold else 0):
             folder = f"{FOLDER}/encoder-{encoder}"
@@ -71,16 +70,22 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool()):
             ranked += done["documents"]
             progress.advance(done["documents"])
-        for encoder in range(encoders if has_gold else 0):
-            metrics[encoder_name(encoder)] = run_task(metrics_of, storage, encoder, shards)
+        if has_gold:
+            names = [encoder_name(encoder) for encoder in range(encoders)]
+            labels = int(known["labels"])
+            measured = run_task(measure_encoders, storage, names, shards, labels, config.evaluate, config.seed)
     sample = f"{FOLDER}/sample.parquet"
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
     judged = context.manifest("cycle-0/examples").details
     teacher = run_task(audit_teacher, storage, shards, judged, config.shortlist.size, has_gold, config.seed)
     details = {
-        "metrics": metrics or None,
-        "documents": next(iter(metrics.values()))["documents"] if metrics else 0,
+        "metrics": None,
+        **measured,
+        "documents": measured["metrics"][encoder_name(0)]["documents"] if measured else 0,
         "depth": config.evaluate.depth,
+        "student": context.manifest("student").commit,
+        "document_fingerprint": known["document_fingerprint"],
+        "gold_fingerprint": known["gold_fingerprint"],
         "teacher": teacher,
     }
     return ranked, [*(item["file"] for item in items), sample], details
@@ -113,26 +118,11 @@ class RankWorker:
         encoded = self.encoder.encode_documents(wanted["title"].to_pylist(), wanted["text"].to_pylist())
         _, labels = self.index.search(encoded.vectors, self.depth, wanted["excluded"].to_pylist())
         table = pa.table(
-            [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKING.field(1).type)], schema=RANKING
+            [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS.field(1).type)], schema=RANKINGS
         )
         counts = {"documents": len(rows)}
         self.storage.write_table(item["file"], table, counts)
         return counts
-
-
-def metrics_of(storage: Storage, encoder: int, shards: int) -> dict[str, float]:
-    """Task: the metrics of one encoder's rankings against gold."""
-    ranked: list[list[int]] = []
-    gold: list[np.ndarray] = []
-    for shard in range(shards):
-        table = storage.read_table(shard_path(f"{FOLDER}/encoder-{encoder}", shard), RANKING)
-        ranked += table["labels"].to_pylist()
-        gold += gold_of(storage, shard, table["row"])
-    width = max((len(one) for one in ranked), default=1)
-    padded = np.full((len(ranked), max(width, 1)), -1, dtype=np.int32)
-    for row, labels in enumerate(ranked):
-        padded[row, : len(labels)] = labels
-    return dict(measure(padded, gold))
 
 
 def audit_teacher(
@@ -199,19 +189,6 @@ def audit_second_prompt(storage: Storage, seed: int) -> dict[str, Any] | None:
             second_verdicts.append(verdicts[1, judged])
             is_gold.append(np.isin(row["labels"], gold)[judged])
     return compare_prompts(first_verdicts, second_verdicts, is_gold, seed)
-
-
-def gold_of(storage: Storage, shard: int, rows: pa.ChunkedArray) -> list[np.ndarray]:
-    """The gold labels of a shard's ``rows`` (int32), int32 [g] each (0 of them where none are given).
-
-    A document's excluded labels do not count as gold.
-    """
-    truth = storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"].take(rows).to_pylist()
-    documents = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["excluded"])
-    excluded = documents["excluded"].take(rows).to_pylist()
-    return [
-        np.array(sorted(set(one or []) - set(out)), dtype=np.int32) for one, out in zip(truth, excluded, strict=True)
-    ]
 
 
 def _lengths(examples: pa.Table) -> np.ndarray:

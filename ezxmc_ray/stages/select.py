@@ -27,12 +27,12 @@ from ezxmc_ray.stages.context import DOCUMENTS, Context, encoder_name, shard_pat
 from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import EXAMPLES
 from ezxmc_ray.teacher.calibration import fit_min_score
 
 FOLDER = "student"
-SCORED_AT = 5
 
 
 def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
@@ -86,9 +86,9 @@ def score_encoders(storage: Storage, config: Config, shards: int, scales: list[d
             target = target_scores(
                 np.array([verdicts[label] for label in pool], np.float32), similarity.of(shard, row, pool), kind, scale
             )
-            gains = np.exp((target - target.max()) / config.student.target_temperature)
-            gain = dict(zip(pool, gains / gains.sum(), strict=True))
-            values.append([_ndcg([gain[int(label)] for label in labels], list(gain.values())) for labels, _ in lists])
+            gain = dict(zip(pool, gains_of(target, config.student.target_temperature), strict=True))
+            all_gains = list(gain.values())
+            values.append([graded_ndcg([gain[int(label)] for label in labels], all_gains) for labels, _ in lists])
     table = np.array(values, dtype=np.float64).reshape(-1, len(scales))
     return {"documents": len(table), "scores": [_summary(table, number) for number in range(len(scales))]}
 
@@ -107,15 +107,6 @@ def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
         "difference_standard_error": 100 * float(difference.std() / root),
         "documents": len(table),
     }
-
-
-def _ndcg(gains: list[float], all_gains: list[float]) -> float:
-    """nDCG@5 of labels with ``gains`` in the encoder's order, against the best order of ``all_gains``."""
-    discount = 1 / np.log2(np.arange(2, SCORED_AT + 2))
-    best = sorted(all_gains, reverse=True)[:SCORED_AT]
-    ideal = float(np.dot(best, discount[: len(best)]))
-    mine = gains[:SCORED_AT]
-    return float(np.dot(mine, discount[: len(mine)])) / ideal if ideal else 0.0
 
 
 def _held_out_lists(
@@ -150,7 +141,7 @@ class _StartSimilarity:
             held_out = documents.take(rows)
             encoded = self.encoder.encode_documents(held_out["title"].to_pylist(), held_out["text"].to_pylist())
             self._shard, self._vectors = shard, dict(zip(rows.tolist(), encoded.vectors, strict=True))
-        return np.asarray(self.labels[labels] @ self._vectors[row], dtype=np.float32)
+        return self.labels[labels].astype(np.float32) @ self._vectors[row].astype(np.float32)
 
 
 def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:

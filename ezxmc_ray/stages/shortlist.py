@@ -100,7 +100,7 @@ def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) ->
 
 
 def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int | None = None) -> np.ndarray:
-    """Label vectors of label numbers ``first`` to ``stop`` (None: the last): float32 [n, d], rows of unit length."""
+    """Label vectors of label numbers ``first`` to ``stop`` (None: the last): [n, d] as stored, rows of unit length."""
     parts: list[np.ndarray] = []
     for name in storage.list(folder, ".parquet"):
         table = storage.read_table(name)
@@ -111,7 +111,7 @@ def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int 
         vectors = table["vector"].combine_chunks()
         flat = vectors.flatten().to_numpy().reshape(len(table), -1)
         parts.append(flat[keep])
-    return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+    return np.concatenate(parts)
 
 
 class LabelWorker:
@@ -128,7 +128,8 @@ class LabelWorker:
         encoded = self.encoder.encode_labels(self.texts.slice(first, stop - first).to_pylist())
         vectors = pa.FixedSizeListArray.from_arrays(encoded.vectors.reshape(-1), self.encoder.dimension)
         columns = [pa.array(np.arange(first, stop, dtype=np.int32)), vectors]
-        table = pa.Table.from_arrays(columns, schema=label_vectors_schema(self.encoder.dimension))
+        schema = label_vectors_schema(self.encoder.dimension, self.encoder.config.vector_dtype)
+        table = pa.Table.from_arrays(columns, schema=schema)
         counts = {"labels": stop - first, "truncated": encoded.truncated}
         self.storage.write_table(item["file"], table, counts)
         return counts

@@ -4,8 +4,9 @@
 
 In: cycle-c/examples/, documents/, the encoder to start from. Out: cycle-c/student/, a SentenceTransformer directory.
 Every worker walks through the same seeded plan of global batches and takes its share of each, so the order does not
-depend on the number of workers and can be taken up again at any step. Checkpoints go through Ray Train, which hands
-them back after a worker or the driver has died.
+depend on the number of workers and can be taken up again at any step, by as many workers as there are then (elastic
+training: student.min_workers). Checkpoints go through Ray Train, which hands them back after a worker or the driver
+has died.
 """
 
 from __future__ import annotations
@@ -21,20 +22,28 @@ import torch
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, fingerprint, from_dict, settled, to_dict
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import load_encoder
+from ezxmc_ray.stages.trackers import open_trackers
 from ezxmc_ray.storage import Storage, copy_into
-from ezxmc_ray.student.batches import BatchPlan
-from ezxmc_ray.student.data import ExampleReader
-from ezxmc_ray.student.loop import StudentTrainer
+from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
+from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer
+from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
+from ezxmc_ray.student.validation import Looks, look
 
 POLL_S = 1.0
 #: Steps between two points of the loss curve, at most this many points.
 CURVE_POINTS = 500
+#: Batches that are read and tokenised while one trains.
+READ_AHEAD = 2
+#: The folder of a cycle with TensorBoard's event files.
+TENSORBOARD = "tensorboard"
 
 
 def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
@@ -70,7 +79,6 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details = {
         **outcome,
         "steps": steps,
-        "workers": workers,
         "documents_per_s": documents / max(1e-9, outcome["training_seconds"]),
         "start_seconds": time.monotonic() - began - outcome["training_seconds"],
         "loss": config.student.loss,
@@ -118,12 +126,15 @@ def _fit(
     counter = Steps.remote()  # type: ignore[attr-defined]
     config = settings["config"]["student"]
     use_gpu = cluster_gpus() > 0
+    least = config["min_workers"]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={**settings, "counter": counter},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": _cpus(workers)}
+            num_workers=(least, workers) if 0 < least < workers else workers,
+            use_gpu=use_gpu,
+            resources_per_worker=None if use_gpu else {"CPU": _cpus(workers)},
         ),
         run_config=ray_train.RunConfig(
             name=name,
@@ -148,79 +159,150 @@ def _cpus(workers: int) -> int:
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What every training worker runs (one process of the DDP group)."""
-    config, storage, cycle = from_dict(settings["config"]), settings["storage"], settings["cycle"]
-    rank, world = ray_train.get_context().get_world_rank(), ray_train.get_context().get_world_size()
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    torch.manual_seed(config.seed)
-    encoder = load_encoder(storage, config.encoder, settings["start"])
-    trainer = StudentTrainer(
-        encoder,
-        config.student,
-        config.encoder,
-        settings["steps"],
-        ray_train.torch.get_device(),
-        config.seed,
-        rank,
-        world,
-    )
-    if world > 1:
-        trainer.module = ray_train.torch.prepare_model(trainer.module)
-    progress = _restore(trainer)
-    reader = ExampleReader(storage, cycle)
-    plan = BatchPlan(reader.rows_of_shards, config.student.batch_size, config.seed)
-    scale = TargetScale(**settings["scale"])
-    every = max(1, settings["steps"] // CURVE_POINTS)
-    began, before = time.monotonic(), progress["training_seconds"]
-    for step, rows in enumerate(plan.batches(trainer.step_number, settings["steps"]), trainer.step_number):
-        batch = reader.read(rows, rank, world)
-        result = trainer.step(batch, scale, settings["yes_threshold"])
-        progress["documents"] += batch.global_documents
-        loss = _mean_over_workers(result.loss, world)
-        if step % every == 0 or step == settings["steps"] - 1:
-            progress["loss_curve"].append({"step": step + 1, "loss": loss, "learning_rate": result.learning_rate})
-        progress["training_seconds"] = before + time.monotonic() - began
-        if rank == 0:
-            settings["counter"].at.remote(step + 1)
-        if (step + 1) % config.student.checkpoint_every_steps == 0 and step + 1 < settings["steps"]:
-            _checkpoint(trainer, progress, rank)
-    if rank == 0:
-        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
-            encoder.save(folder)
-            copy_into(storage, Path(folder), f"cycle-{cycle}/student")
-        storage.write_json(f"cycle-{cycle}/{ray_train.get_context().get_experiment_name()}.json", progress)
-    ray_train.report({"documents": progress["documents"]})
-
-
-def _mean_over_workers(loss: float, world: int) -> float:
-    """Mean over the workers; each one's loss is weighted so that this is the mean over the global batch."""
-    if world == 1:
-        return loss
-    total = torch.tensor(loss, dtype=torch.float64)
-    if torch.distributed.get_backend() == "nccl":
-        total = total.to(ray_train.torch.get_device())
-    torch.distributed.all_reduce(total)
-    return float(total) / world
-
-
-def _checkpoint(trainer: StudentTrainer, progress: dict[str, Any], rank: int) -> None:
-    """Report a checkpoint of the model, the optimiser and the counts; a barrier for all workers."""
     with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+        worker = TrainWorker(settings, Path(folder))
+        worker.train()
+        worker.finish()
+
+
+class TrainWorker:
+    """One worker: its trainer, its part of the data, and what is known of the training so far.
+
+    ``folder``: of this machine, for what goes from there into the run's directory.
+    """
+
+    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.config: Config = from_dict(settings["config"])
+        self.storage: Storage = settings["storage"]
+        self.cycle: int = settings["cycle"]
+        context = ray_train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        torch.manual_seed(self.config.seed)
+        student = self.config.student
+        scale = TargetScale(**settings["scale"])
+        self.trainer = StudentTrainer(
+            load_encoder(self.storage, self.config.encoder, settings["start"]),
+            Objective(student, scale, settings["yes_threshold"]),
+            settings["steps"],
+            ray_train.torch.get_device(),
+            self.config.seed,
+            self.rank,
+            self.world,
+        )
+        if self.world > 1:
+            self.trainer.module = ray_train.torch.prepare_model(self.trainer.module)
+        self.looks = Looks(student.patience)
+        self.progress = self._restore()
+        self.reader = ExampleReader(self.storage, self.cycle, past_verdicts=student.past_verdicts)
+        self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
+        self.held_out: list[HeldOut] = []
+        if student.validate_every_steps:
+            wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
+            self.held_out = wanted[self.rank :: self.world]
+        names = student.trackers if self.rank == 0 else []
+        title = f"{Path(self.config.run).name} cycle {self.cycle}"
+        self.trackers = open_trackers(names, title, folder / TENSORBOARD, settings["config"]["student"])
+
+    def train(self) -> None:
+        """All steps that are still to be done, or fewer where the looks say so."""
+        student, steps = self.config.student, self.settings["steps"]
+        every = max(1, steps // CURVE_POINTS)
+        began, before = time.monotonic(), self.progress["training_seconds"]
+        for texts in ahead(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
+            result = self.trainer.step(texts)
+            step = self.trainer.step_number
+            loss = self._sum(result.loss) / self.world
+            self.progress["documents"] += texts.batch.global_documents
+            if step % every == 0 or step in (1, steps):
+                self._note(step, loss, result)
+            self.progress["training_seconds"] = before + time.monotonic() - began
+            if self.rank == 0:
+                self.settings["counter"].at.remote(step)
+            if student.validate_every_steps and step % student.validate_every_steps == 0:
+                self._look(step)
+                if self.looks.should_stop():
+                    self.progress["stopped_at"] = step
+                    break
+            if step % student.checkpoint_every_steps == 0 and step < steps:
+                self._checkpoint()
+        self.looks.take_best(self.trainer.encoder.module)
+
+    def finish(self) -> None:
+        """The first worker writes the student and what is known of its training; a barrier for all workers."""
+        if self.rank == 0:
+            self.trainer.encoder.save(self.folder / "student")
+            copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
+            name = ray_train.get_context().get_experiment_name()
+            self.storage.write_json(f"cycle-{self.cycle}/{name}.json", self._outcome())
+        for tracker in self.trackers:
+            tracker.close()
+        self._upload_events()
+        ray_train.report({"documents": self.progress["documents"]})
+
+    def _texts(self, rows: list[Row]) -> StepInput:
+        return self.trainer.tokenize(self.reader.read(rows, self.rank, self.world))
+
+    def _outcome(self) -> dict[str, Any]:
+        looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
+        return {**self.progress, **looks, "workers": self.world}
+
+    def _note(self, step: int, loss: float, result: StepResult) -> None:
+        """A point of the curves."""
+        self.progress["loss_curve"].append({"step": step, "loss": loss, "learning_rate": result.learning_rate})
+        figures = {"loss": loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
+        for tracker in self.trackers:
+            tracker.log(step, figures)
+
+    def _look(self, step: int) -> None:
+        """See how the student orders held-out shortlists; every worker takes its share of them."""
+        student = self.config.student
+        total, documents = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
+        everywhere = self._sum(documents)
+        score = 100 * self._sum(total) / max(1, everywhere)
+        if everywhere:
+            self.looks.add(step, score, self.trainer.encoder.module)
+            for tracker in self.trackers:
+                tracker.log(step, {"held_out_ndcg": score})
+
+    def _sum(self, value: float) -> float:
+        """Over the workers. Each one's loss is weighted so that the mean is the mean over the global batch."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        if torch.distributed.get_backend() == "nccl":
+            total = total.to(ray_train.torch.get_device())
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+    def _checkpoint(self) -> None:
+        """Report a checkpoint of the model, the optimiser and the counts; a barrier for all workers."""
         checkpoint = None
-        if rank == 0:
-            torch.save({"trainer": trainer.state(), "progress": progress}, os.path.join(folder, "state.pt"))
-            checkpoint = ray_train.Checkpoint.from_directory(folder)
-        ray_train.report({"step": trainer.step_number}, checkpoint=checkpoint)
+        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+            if self.rank == 0:
+                state = {"trainer": self.trainer.state(), "progress": self.progress, "looks": self.looks.state()}
+                torch.save(state, os.path.join(folder, "state.pt"))
+                checkpoint = ray_train.Checkpoint.from_directory(folder)
+            ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
+        self._upload_events()
 
+    def _upload_events(self) -> None:
+        """Event files of TensorBoard go into the run; those of an earlier start of this training stay beside them."""
+        for file in sorted((self.folder / TENSORBOARD).glob("events*")):
+            self.storage.write_bytes(f"cycle-{self.cycle}/{TENSORBOARD}/{file.name}", file.read_bytes())
 
-def _restore(trainer: StudentTrainer) -> dict[str, Any]:
-    """Load the latest checkpoint, if there is one; returns the counts so far."""
-    checkpoint = ray_train.get_checkpoint()
-    if checkpoint is None:
-        return {"documents": 0, "training_seconds": 0.0, "loss_curve": [], "resumed_at": []}
-    with checkpoint.as_directory() as folder:
-        state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=False)
-    trainer.load_state(state["trainer"])
-    progress: dict[str, Any] = state["progress"]
-    progress["resumed_at"].append(trainer.step_number)
-    return progress
+    def _restore(self) -> dict[str, Any]:
+        """Load the latest checkpoint, if there is one; returns the counts so far."""
+        checkpoint = ray_train.get_checkpoint()
+        if checkpoint is None:
+            curves: dict[str, Any] = {"loss_curve": [], "resumed_at": []}
+            return {"documents": 0, "training_seconds": 0.0, "stopped_at": None, **curves}
+        with checkpoint.as_directory() as folder:
+            state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
+        self.trainer.load_state(state["trainer"])
+        self.looks.load_state(state["looks"])
+        progress: dict[str, Any] = state["progress"]
+        progress["resumed_at"].append(self.trainer.step_number)
+        return progress

@@ -1,8 +1,9 @@
 """Reading the examples of a cycle: from rows of the batch plan to texts, verdicts and similarities of a batch.
 
 Comes in: ``cycle-N/examples/shard-NNNNN.parquet`` with the documents' shards and the labels' texts. Goes out: for each
-global batch the part of one worker. Held-out documents are never trained on; documents with an empty shortlist are
-left out and counted. A shard is read once a window and kept while the plan works on it.
+global batch the part of one worker. Held-out documents are never trained on, and read by :func:`held_out_documents`
+only; documents with an empty shortlist are left out and counted. A shard is read once a window and kept while the plan
+works on it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a global batch: b documents and the m distinct labels of their shortlists.
+    """One worker's part of a global batch: b of its documents, and all m distinct labels of all its shortlists.
 
-    ``label_numbers`` int32 [m], rising, with their ``label_texts``; ``verdict`` and ``similarity`` float32 [b, m], NaN
-    where the label is not in the document's shortlist (the verdict also where it was not judged); ``excluded`` bool
-    [b, m]: labels that the document must not get; ``best_verdict`` float32 [g]: the highest verdict of each of the g
-    documents of the *global* batch (-inf: none judged), by which every worker knows how many of them teach something.
+    ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
+    ``similarity`` float32 [b, m], NaN where the label is not in the document's shortlist (the verdict also where it was
+    not judged); ``excluded`` bool [b, m]: labels that the document must not get; ``best_verdict`` float32 [g]: the
+    highest verdict of each of the g documents of the *global* batch (-inf: none judged), by which every worker knows
+    how many of them teach something.
     """
 
     document_texts: list[str]
@@ -51,17 +53,28 @@ class _Shard:
 
     titles: pa.Array
     texts: pa.Array
+    lengths: np.ndarray  # characters of the text, int32
     excluded: list[np.ndarray]
     labels: list[np.ndarray]
     similarity: list[np.ndarray]
     verdict: list[np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A document's labels, int32 [k], and what is known of them: float32 [k] each, NaN: not judged."""
+
+    labels: np.ndarray
+    similarity: np.ndarray
+    verdict: np.ndarray
+
+
 class ExampleReader:
     """The examples of ``cycle``. A row of a shard is counted among its *usable* ones: trained on, shortlist not empty.
 
-    ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
-    windows of the plan, since a batch may reach over the end of a window.
+    ``past_verdicts``: a document also has the labels that it was judged with in earlier cycles. ``label_texts``: by
+    label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two windows of the plan,
+    since a batch may reach over the end of a window.
     """
 
     def __init__(
@@ -71,10 +84,12 @@ class ExampleReader:
         documents_dir: str = "documents",
         label_texts: Sequence[str] | None = None,
         cached_shards: int = 16,
+        past_verdicts: bool = False,
     ) -> None:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
+        self._past = [f"cycle-{past}/examples" for past in reversed(range(cycle))] if past_verdicts else []
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
@@ -88,10 +103,14 @@ class ExampleReader:
             self.empty_shortlists += (pc.sum(trained).as_py() or 0) - usable
 
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
-        """The part ``rows[rank::world]`` of a global batch; it may have no documents at all (labels: none either)."""
-        mine = [(self._shard(shard), row) for shard, row in rows[rank::world]]
-        none = [np.empty(0, dtype=np.int32)]
-        numbers = np.unique(np.concatenate([shard.labels[row] for shard, row in mine] or none)).astype(np.int32)
+        """The part of worker ``rank`` of ``world`` of a global batch; it may have no documents at all.
+
+        Documents are dealt by length, so that all workers have about as many tokens.
+        """
+        everyone = [(self._shard(shard), row) for shard, row in rows]
+        shortlists = [shard.labels[row] for shard, row in everyone]
+        numbers = np.unique(np.concatenate([np.empty(0, np.int32), *shortlists])).astype(np.int32)
+        mine = sorted(everyone, key=lambda one: -one[0].lengths[one[1]])[rank::world]
         verdict = np.full((len(mine), len(numbers)), np.nan, dtype=np.float32)
         similarity = verdict.copy()
         excluded = np.zeros(verdict.shape, dtype=bool)
@@ -101,16 +120,9 @@ class ExampleReader:
             similarity[place, columns] = shard.similarity[row]
             excluded[place] = np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
-        best = [_highest(self._shard(shard).verdict[row]) for shard, row in rows]
-        return Batch(
-            texts,
-            numbers,
-            self._label_texts.take(pa.array(numbers)).to_pylist(),
-            verdict,
-            similarity,
-            excluded,
-            np.array(best, dtype=np.float32),
-        )
+        best = [_highest(shard.verdict[row]) for shard, row in everyone]
+        label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
+        return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
     def _shard(self, number: int) -> _Shard:
         if number not in self._cache:
@@ -122,19 +134,61 @@ class ExampleReader:
 
     def _load(self, number: int) -> _Shard:
         """Read an example shard and the documents' shard of the same name, usable rows only."""
-        name = self.shards[number]
-        examples = _usable(self.storage.read_table(name, EXAMPLES))
-        documents = f"{self.documents_dir}/{name.rpartition('/')[2]}"
-        table = self.storage.read_table(documents, DOCUMENTS, columns=["title", "text", "excluded"])
+        file = self.shards[number].rpartition("/")[2]
+        examples = _usable(self.storage.read_table(self.shards[number], EXAMPLES))
+        judged = _judged(examples)
+        for folder in self._past:
+            past = self.storage.read_table(f"{folder}/{file}", EXAMPLES)
+            known = dict(zip(past["row"].to_pylist(), _judged(past), strict=True))
+            judged = [
+                _with_past(one, known.get(row)) for row, one in zip(examples["row"].to_pylist(), judged, strict=True)
+            ]
+        table = self.storage.read_table(
+            f"{self.documents_dir}/{file}", DOCUMENTS, columns=["title", "text", "excluded"]
+        )
         table = table.take(examples["row"]).combine_chunks()
+        texts = pc.fill_null(table["text"], "").combine_chunks()
         return _Shard(
             pc.fill_null(table["title"], "").combine_chunks(),
-            pc.fill_null(table["text"], "").combine_chunks(),
+            texts,
+            pc.utf8_length(texts).to_numpy(),
             _lists(table["excluded"], np.int32),
-            _lists(examples["labels"], np.int32),
-            _lists(examples["similarity"], np.float32),
-            _lists(examples["verdict"], np.float32),
+            [one.labels for one in judged],
+            [one.similarity for one in judged],
+            [one.verdict for one in judged],
         )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A judged document that is not trained on: its text, its shortlist's texts, and what is known of these labels.
+
+    ``verdict``, ``similarity``: float32 [k].
+    """
+
+    document_text: str
+    label_texts: list[str]
+    verdict: np.ndarray
+    similarity: np.ndarray
+
+
+def held_out_documents(storage: Storage, cycle: int, limit: int, documents_dir: str = "documents") -> list[HeldOut]:
+    """The first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards."""
+    found: list[HeldOut] = []
+    label_texts = _label_texts(storage, None)
+    for name in storage.list(f"cycle-{cycle}/examples", suffix=".parquet"):
+        if len(found) >= limit:
+            break
+        examples = storage.read_table(name, EXAMPLES)
+        examples = examples.filter(pc.and_(examples["held_out"], _has_shortlist(examples)))
+        table = storage.read_table(f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS, columns=["title", "text"])
+        texts = table.take(examples["row"]).to_pylist()
+        for text, one in zip(texts, _judged(examples), strict=True):
+            if np.isfinite(one.verdict).all():
+                document = document_text(text["title"] or "", text["text"] or "")
+                labels = label_texts.take(pa.array(one.labels)).to_pylist()
+                found.append(HeldOut(document, labels, one.verdict, one.similarity))
+    return found[:limit]
 
 
 def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
@@ -162,6 +216,27 @@ def _lists(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray]:
     """A list column as one array a row; a missing list is empty."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).combine_chunks().to_numpy()
     return np.split(_flat(column, dtype), np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+
+def _judged(examples: pa.Table) -> list[_Judged]:
+    """Of every row of an example shard."""
+    columns = (
+        _lists(examples["labels"], np.int32),
+        *(_lists(examples[key], np.float32) for key in ("similarity", "verdict")),
+    )
+    return [_Judged(*lists) for lists in zip(*columns, strict=True)]
+
+
+def _with_past(now: _Judged, past: _Judged | None) -> _Judged:
+    """``now`` and those judged labels of ``past`` that it does not have."""
+    if past is None:
+        return now
+    more = np.isfinite(past.verdict) & ~np.isin(past.labels, now.labels)
+    return _Judged(
+        np.concatenate([now.labels, past.labels[more]]),
+        np.concatenate([now.similarity, past.similarity[more]]),
+        np.concatenate([now.verdict, past.verdict[more]]),
+    )
 
 
 def _highest(verdict: np.ndarray) -> float:

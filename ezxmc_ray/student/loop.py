@@ -1,9 +1,9 @@
 """The training step of the student, and all of its state; the loop around it belongs to the train stage.
 
-Comes in: an encoder, the configuration, and one :class:`~ezxmc_ray.student.data.Batch` a step. Goes out: the encoder
-with better weights, the step's figures, and a state from which training goes on to the same losses. Distributed
-training replaces ``trainer.module`` by a wrapper (DDP); each step is one call of its ``forward``, so that its hooks
-average the gradients, and the loss is weighted so that their average is the gradient over the global batch.
+Comes in: an encoder, the objective, and one :class:`~ezxmc_ray.student.data.Batch` a step. Goes out: the encoder with
+better weights, the step's figures, and a state from which training goes on to the same losses. Distributed training
+replaces ``trainer.module`` by a wrapper (DDP) that averages the gradients; the loss is weighted so that their average
+is the gradient over the global batch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ezxmc_ray.config import EncoderConfig, StudentConfig
-from ezxmc_ray.encoder.encoder import Encoder, autocast, unit_vectors
+from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
+from ezxmc_ray.encoder.groups import length_groups
+from ezxmc_ray.encoder.loading import check_length
+from ezxmc_ray.encoder.precision import autocast
 from ezxmc_ray.student.data import Batch
-from ezxmc_ray.student.losses import bce_loss, listwise_loss, lmtx_loss
-from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.forward import Features, GroupedForward, backward_cached, backward_whole, gather_rows
+from ezxmc_ray.student.objective import Objective
+
+#: Labels whose tokens are kept; a million of them take about 300 MB.
+CACHED_LABELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -38,67 +43,87 @@ class StepResult:
     gradient_norm: float
 
 
-class BiEncoderStep(nn.Module):
-    """Documents and labels through one network in one ``forward``, as DDP needs it."""
+@dataclass(frozen=True)
+class StepInput:
+    """A batch with its texts as padded groups of like length, on the CPU.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    ``groups``: token features of documents, then of this worker's slice of the labels; ``places`` int64 [n]: where the
+    vector of each text (documents in order, then labels in order) is among those of all groups; ``documents``: how
+    many of the texts are documents (one, of no text, if the worker has none).
+    """
 
-    def forward(
-        self, document_features: Mapping[str, Tensor], label_features: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the documents, float32 [b, d], and of the labels, float32 [m, d]."""
-        return unit_vectors(self.network, document_features), unit_vectors(self.network, label_features)
+    batch: Batch
+    groups: list[Features]
+    places: Tensor
+    documents: int
 
 
 class StudentTrainer:
     """AdamW with linear warm-up and decay over ``total_steps``, around ``encoder``, whose weights it changes.
 
-    ``rank`` of ``world`` workers, each of which calls :meth:`step` with its part of the same global batches.
+    ``rank`` of ``world`` workers, each of which calls :meth:`step` with its part of the same global batches; more than
+    one need a process group. Errors: UserError if ``student.max_document_tokens`` is more than the encoder reads.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        config: StudentConfig,
-        encoder_config: EncoderConfig,
+        objective: Objective,
         total_steps: int,
         device: str | torch.device = "cpu",
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.encoder, self.config, self.encoder_config = encoder, config, encoder_config
+        self.encoder, self.objective, self.config = encoder, objective, objective.config
+        key, tokens = "student.max_document_tokens", self.config.max_document_tokens
+        check_length(encoder.module[0], encoder.name, key, tokens, encoder.config.document_prompt)
         self.total_steps, self.seed, self.rank, self.world = total_steps, seed, rank, world
         self.device = torch.device(device)
         self.step_number = 0
-        self._own = BiEncoderStep(encoder.module).to(self.device)
-        _freeze_unused(self._own.network, encoder.tokenize(["a text"], 8))
+        self._label_tokens: dict[str, list[int]] = {}
+        self._own = GroupedForward(encoder.module).to(self.device)
+        _freeze_unused(self._own.network, encoder.features(encoder.label_tokens(["a text"]).token_ids))
         self.module: nn.Module = self._own
+        config = self.config
         self.optimizer = torch.optim.AdamW(_parameter_groups(self._own, config.weight_decay), lr=config.learning_rate)
 
-    def step(self, batch: Batch, scale: TargetScale, yes_threshold: float) -> StepResult:
-        """Learn from this worker's part of a global batch; ``yes_threshold``: least verdict that lmtx takes for a yes.
+    def tokenize(self, batch: Batch) -> StepInput:
+        """What :meth:`step` takes; touches no weights, so that a thread may do it ahead of the step."""
+        # A part without documents still runs the network (on one empty text): the others wait for its gradients.
+        texts = batch.document_texts or [""]
+        documents = self.encoder.document_tokens(texts, self.config.max_document_tokens).token_ids
+        labels = self._tokens_of_labels(batch)
+        groups: list[Features] = []
+        order: list[int] = []
+        prompts = self.encoder.config.document_prompt, self.encoder.config.label_prompt
+        for tokens, prompt, first in ((documents, prompts[0], 0), (labels, prompts[1], len(documents))):
+            for places in length_groups([len(one) for one in tokens], self.config.batch_tokens):
+                groups.append(self.encoder.features([tokens[place] for place in places], prompt))
+                order += [first + int(place) for place in places]
+        return StepInput(batch, groups, torch.from_numpy(np.argsort(order)), len(documents))
+
+    def step(self, texts: StepInput) -> StepResult:
+        """Learn from this worker's part of a global batch.
 
         A part without documents takes part in the averaging with a loss of 0. Errors: RuntimeError when gradients are
         not finite.
         """
-        self._seed_step()
         learning_rate = self.learning_rate_at(self.step_number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.module.train()
-        with autocast(self.device, self.config.dtype):
-            documents, labels = self.module(self._document_features(batch), self._label_features(batch))
-        loss = self._loss(documents, labels, batch, scale, yes_threshold)
+        # A transformer in evaluation mode differs by its dropout only.
+        self.module.train(self.config.dropout)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        groups = [self._on_device(features) for features in texts.groups]
+        backward = backward_cached if self.config.gradient_cache else backward_whole
+        with autocast(self.device, self.config.dtype):
+            loss = backward(self.module, groups, self._seeds(len(groups)), lambda vectors: self._loss(vectors, texts))
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.config.max_gradient_norm, error_if_nonfinite=True)
         self.optimizer.step()
         self.step_number += 1
-        return StepResult(float(loss.detach()), len(batch.document_texts), learning_rate, float(norm))
+        return StepResult(loss, len(texts.batch.document_texts), learning_rate, float(norm))
 
     def learning_rate_at(self, step: int) -> float:
         """Rises over ``warmup_share`` of the steps, then falls linearly; the first and last steps still learn."""
@@ -129,48 +154,42 @@ class StudentTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step_number = int(state["step"])
 
-    def _seed_step(self) -> None:
-        """Dropout that depends on seed, step and rank only, so that a resumed run draws the same."""
-        seed = np.random.SeedSequence([self.seed, self.step_number, self.rank]).generate_state(2, np.uint32)
-        torch.manual_seed(int(seed[0]) << 31 | int(seed[1]) >> 1)
+    def _seeds(self, groups: int) -> list[int]:
+        """Dropout that depends on seed, step, rank and group only, so that a resumed run draws the same."""
+        drawn = np.random.SeedSequence([self.seed, self.step_number, self.rank]).generate_state(groups, np.uint64)
+        return [int(seed >> np.uint64(1)) for seed in drawn]
 
-    def _document_features(self, batch: Batch) -> dict[str, Tensor]:
-        # An empty part still runs the network (on one empty text), because the other workers wait for its gradients.
-        texts, prompt = batch.document_texts or [""], self.encoder_config.document_prompt
-        return self._on_device(self.encoder.tokenize(texts, self.config.max_document_tokens, prompt))
+    def _slice(self, labels: int) -> tuple[int, int]:
+        """Which of the batch's labels this worker embeds: the first, and how many a worker takes at most."""
+        share = -(-labels // self.world)
+        return min(labels, self.rank * share), share
 
-    def _label_features(self, batch: Batch) -> dict[str, Tensor]:
-        texts, prompt = batch.label_texts or [""], self.encoder_config.label_prompt
-        return self._on_device(self.encoder.tokenize(texts, self.encoder_config.max_label_tokens, prompt))
+    def _tokens_of_labels(self, batch: Batch) -> list[list[int]]:
+        """Of this worker's slice; a label's text is tokenised once in a run (again where they are too many to keep)."""
+        first, share = self._slice(len(batch.label_texts))
+        wanted = batch.label_texts[first : first + share]
+        if len(self._label_tokens) > CACHED_LABELS:
+            self._label_tokens.clear()
+        new = [text for text in dict.fromkeys(wanted) if text not in self._label_tokens]
+        self._label_tokens.update(zip(new, self.encoder.label_tokens(new).token_ids, strict=True))
+        return [self._label_tokens[text] for text in wanted]
 
-    def _on_device(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _on_device(self, features: Features) -> Features:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in features.items()}
 
-    def _loss(
-        self, documents: Tensor, labels: Tensor, batch: Batch, scale: TargetScale, yes_threshold: float
-    ) -> Tensor:
+    def _loss(self, vectors: Tensor, texts: StepInput) -> Tensor:
         """This worker's share of the loss: its mean times (its documents that teach * workers / all that teach)."""
-        threshold = yes_threshold if self.config.loss == "lmtx" else np.finfo(np.float32).min
-        everywhere = int((batch.best_verdict >= threshold).sum())
-        judged = np.isfinite(batch.verdict)
-        here = int((judged & (batch.verdict >= threshold) & ~batch.excluded).any(axis=1).sum())
+        vectors = vectors[texts.places.to(vectors.device)]
+        documents, labels = vectors[: texts.documents], vectors[texts.documents :]
+        if self.world > 1:
+            count = len(texts.batch.label_texts)
+            labels = gather_rows(labels, self._slice(count)[1])[:count]
+        here, everywhere = self.objective.teaching(texts.batch)
         if here == 0:
             return (documents.sum() + labels.sum()) * 0.0
-        mean = self._mean_loss(documents @ labels.T, batch, scale, yes_threshold)
-        return mean * (here * self.world / everywhere)
-
-    def _mean_loss(self, scores: Tensor, batch: Batch, scale: TargetScale, yes_threshold: float) -> Tensor:
-        masked = torch.from_numpy(batch.excluded).to(self.device)
-        if self.config.loss == "lmtx":
-            positive = torch.from_numpy(np.nan_to_num(batch.verdict, nan=-np.inf) >= yes_threshold)
-            return lmtx_loss(scores, positive.to(self.device), masked)
-        target = torch.from_numpy(target_scores(batch.verdict, batch.similarity, self.config.target, scale))
-        target = target.to(self.device)
-        if self.config.loss == "listwise":
-            return listwise_loss(scores, target, self.config.temperature, self.config.target_temperature, masked)
-        # A label of average similarity starts at even odds, as its target (z = 0) does on average.
-        bias = -scale.similarity_mean / self.config.temperature
-        return bce_loss(scores, torch.sigmoid(target), torch.isfinite(target), self.config.temperature, bias, masked)
+        # Not under autocast: in bfloat16 the similarities would have two digits.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.objective.loss(documents @ labels.T, texts.batch) * (here * self.world / everywhere)
 
 
 def _freeze_unused(network: nn.Module, features: Mapping[str, Tensor]) -> None:

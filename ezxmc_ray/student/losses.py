@@ -52,7 +52,7 @@ def listwise_loss(
 def lmtx_loss(scores: Tensor, positive: Tensor, masked: Tensor | None = None) -> Tensor:
     """The published hinge loss: every positive above the ten hardest negatives by a margin of 0.3.
 
-    Paper: LMTX (arXiv 2406.09288, section 3.3). For a document with positives P and its ten most similar negatives
+    Paper: LMTX (arXiv 2406.09288). For a document with positives P and its ten most similar negatives
     N, ``mean over p in P of sum over n in N of w_n * max(0, s_n - s_p + 0.3)`` with ``w = softmax(s_N / 0.1)``,
     through which gradients flow. Differences from the published code: all positives of a document instead of one
     drawn at random (the same in expectation), the weights also cover negatives that already keep the margin, and
@@ -116,6 +116,36 @@ def bce_loss(
     goal = torch.where(judged, target_probability, torch.zeros_like(target_probability))
     pairs = functional.binary_cross_entropy_with_logits(scores / temperature + bias, goal, reduction="none")
     return pairs.masked_fill(masked, 0.0).sum(dim=1)[learns].mean()
+
+
+def infonce_loss(scores: Tensor, positive: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
+    """Contrastive loss with several positives: each by itself against all negatives of its document.
+
+    Paper: InfoNCE (arXiv 1807.03748); with several positives the outer sum of supervised contrastive learning
+    (arXiv 2004.11362, equation 2), whose other positives are left out of the denominator here, since one right label
+    takes nothing from another. For a document with positives P and negatives N:
+    ``mean over p in P of -log(e(s_p) / (e(s_p) + sum over n in N of e(s_n)))`` with ``e(s) = exp(s / temperature)``.
+
+    Args:
+        scores: float [b, m], cosine similarities.
+        positive: bool [b, m], labels that are right; all others that are not masked are negatives.
+        temperature: divides the cosine similarities.
+        masked: bool [b, m], pairs that are neither positives nor negatives; None: none.
+
+    Returns:
+        Scalar: mean over the documents with at least one positive (0 for one without a negative).
+    """
+    masked = _no_mask(scores, masked)
+    positive = positive & ~masked
+    learns = positive.any(dim=1)
+    if not bool(learns.any()):
+        return scores.sum() * 0.0
+    logits, positive, masked = scores[learns] / temperature, positive[learns], masked[learns]
+    # A finite stand-in for minus infinity: a row without any negative would be NaN in the gradient of logsumexp.
+    lowest = torch.finfo(scores.dtype).min
+    negatives = torch.logsumexp(logits.masked_fill(positive | masked, lowest), dim=1, keepdim=True)
+    by_label = torch.logaddexp(logits, negatives) - logits
+    return ((by_label * positive).sum(dim=1) / positive.sum(dim=1)).mean()
 
 
 def _no_mask(scores: Tensor, masked: Tensor | None) -> Tensor:

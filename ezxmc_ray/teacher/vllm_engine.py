@@ -15,12 +15,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
 from ezxmc_ray.tables import NO_DOCUMENT
@@ -81,7 +81,7 @@ class VllmEngine:
         self._use_threads()
         stream = _Stream(self.llm.llm_engine, self._requests)
         try:
-            for prompts in _ahead(lambda batch: build_prompts(self.teacher.plan, batch), batches):
+            for prompts in ahead(lambda batch: build_prompts(self.teacher.plan, batch), batches):
                 stream.add(prompts)
                 if len(stream.waiting) >= self.teacher.config.batches_in_flight:
                     yield self._judged(stream)
@@ -240,18 +240,6 @@ class _Stream:
         else:
             batch.raw[row] = score
             batch.missing -= 1
-
-
-def _ahead(prepare: Any, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[BatchPrompts]:
-    """``prepare(batch)`` of every batch, in order, the next one being made in a thread while one is used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming: Future[BatchPrompts] | None = None
-        for batch in batches:
-            previous, coming = coming, thread.submit(prepare, batch)
-            if previous is not None:
-                yield previous.result()
-        if coming is not None:
-            yield coming.result()
 
 
 def _start(teacher: Teacher, all_teachers: Sequence[Teacher]) -> Any:

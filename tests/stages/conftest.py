@@ -103,9 +103,10 @@ def make_project(folder: Path, gold_shift: int = 0) -> Project:
         f"""
 run: {folder}/run
 prepare: {{documents: [{folder}/input/documents.jsonl.gz], labels: [{folder}/input/labels.jsonl], held_out_share: 0.25}}
+encoder: {{dtype: float32}}
 shortlist: {{size: 4}}
 teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48}}
-student: {{epochs: 2, batch_size: 16, checkpoint_every_steps: 3}}
+student: {{epochs: 2, batch_size: 16, checkpoint_every_steps: 3, validate_every_steps: 4, trackers: [tensorboard]}}
 """
     )
     return Project(folder)

@@ -52,6 +52,11 @@ def test_report_json_keeps_its_contract(project: Project) -> None:
         assert set(report["metrics"][encoder]) >= {"P@1", "P@3", "P@5", "nDCG@5", "R@10", "R@100", "documents"}
         assert report["metrics"][encoder]["documents"] == 24
         assert 0 < report["metrics"][encoder]["P@1"] <= 100
+        assert 0 < report["metrics"][encoder]["PSP@5"] < 100.001
+    low, high = report["intervals"]["cycle_0"]["P@1"]
+    assert low <= report["metrics"]["cycle_0"]["P@1"] <= high
+    assert report["label_counts"] | {"counted_from": "train", "documents": 72} == report["label_counts"]
+    assert sum(row["labels"] for row in report["label_bins"]) == 12
     assert (
         report["metrics"]["chosen"] == report["metrics"]["untrained" if report["chosen_cycle"] is None else "cycle_0"]
     )
@@ -64,6 +69,17 @@ def test_report_json_keeps_its_contract(project: Project) -> None:
     assert report["versions"]["ray"]
     html = (project.run / "report.html").read_text()
     assert "<html" in html and "http-equiv" not in html and "<script src" not in html
+
+
+def test_compare_shows_the_reports_measures(project: Project) -> None:
+    report = json.loads((project.run / "report.json").read_text())
+    done = project.ezxmc("compare", str(project.run))
+    assert done.returncode == 0, done.stderr
+    measure = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["PSP@5"])
+    shown = [f"{report['metrics'][name]['PSP@5']:.1f} (" for name in ("untrained", "chosen")]
+    assert [cell in measure for cell in shown] == [True, True]
+    pairs = sum(report["teacher"][name] for name in ("pairs_asked", "pairs_held"))
+    assert pairs >= int(next(line for line in done.stdout.splitlines() if "pairs judged" in line).split()[-1]) > 0
 
 
 def test_the_better_encoder_by_the_teachers_judgement_is_shipped(project: Project) -> None:
@@ -152,7 +168,12 @@ def test_held_out_and_test_documents_are_never_trained_on(project: Project) -> N
     assert trained["rows"] == 2 * trained["details"]["examples"]
     assert trained["details"]["workers"] == 2
     losses = [point["loss"] for point in trained["details"]["loss_curve"]]
-    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    # Two epochs of four batches each, which hold other documents in each epoch.
+    assert np.mean(losses[4:]) < np.mean(losses[:4])
+    looks = trained["details"]["validation_curve"]
+    assert [look["step"] for look in looks] == [4, 8] and all(0 < look["score"] <= 100 for look in looks)
+    assert trained["details"]["stopped_at"] is None
+    assert list((project.run / "cycle-0" / "tensorboard").glob("events*"))
 
 
 def test_a_second_run_does_nothing_and_says_so(project: Project) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.data import ExampleReader
+from ezxmc_ray.student.data import ExampleReader, held_out_documents
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
@@ -68,33 +68,45 @@ def test_held_out_documents_and_empty_shortlists_are_left_out_and_counted(storag
 def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     nan = np.nan
     batch = ExampleReader(storage, 1).read([(0, 1), (1, 0), (0, 0)])
-    assert batch.document_texts == ["title 4\ntext 4", "title 10\ntext 10", "title 1\ntext 1"]
+    # The longest text first.
+    assert batch.document_texts == ["title 10\ntext 10", "title 4\ntext 4", "title 1\ntext 1"]
     assert batch.label_numbers.tolist() == [2, 3, 5, 7, 8] and batch.label_numbers.dtype == np.int32
     assert batch.label_texts == ["label 2", "label 3", "label 5", "label 7", "label 8"]
     np.testing.assert_array_equal(
-        batch.verdict, [[nan, 0, nan, nan, 0.75], [nan, nan, 0.125, nan, nan], [0.25, nan, nan, 1, nan]]
+        batch.verdict, [[nan, nan, 0.125, nan, nan], [nan, 0, nan, nan, 0.75], [0.25, nan, nan, 1, nan]]
     )
     np.testing.assert_allclose(
-        batch.similarity, [[0.8, 0.9, nan, nan, 0.7], [nan, nan, 0.9, nan, nan], [0.8, nan, nan, 0.9, nan]], atol=1e-6
+        batch.similarity, [[nan, nan, 0.9, nan, nan], [0.8, 0.9, nan, nan, 0.7], [0.8, nan, nan, 0.9, nan]], atol=1e-6
     )
     assert batch.verdict.dtype == batch.similarity.dtype == np.float32
     np.testing.assert_array_equal(batch.excluded, [[False] * 5, [False] * 5, [False, True, True, False, False]])
     assert batch.best_verdict.tolist() == [0.75, 0.125, 1.0] and batch.global_documents == 3
 
 
-def test_workers_read_their_slices_and_know_the_whole(storage: Storage) -> None:
+def test_workers_read_their_documents_and_know_the_labels_of_all(storage: Storage) -> None:
     reader = ExampleReader(storage, 1, label_texts=LABEL_TEXTS)
     rows = [(0, 1), (1, 0), (0, 0)]
     parts = [reader.read(rows, rank, 4) for rank in range(4)]
     assert [part.document_texts for part in parts] == [
-        ["title 4\ntext 4"],
         ["title 10\ntext 10"],
+        ["title 4\ntext 4"],
         ["title 1\ntext 1"],
         [],
     ]
-    assert [part.label_numbers.tolist() for part in parts] == [[2, 3, 8], [5], [2, 7], []]
+    assert {tuple(part.label_numbers) for part in parts} == {(2, 3, 5, 7, 8)}
     assert {tuple(part.best_verdict) for part in parts} == {(0.75, 0.125, 1.0)}
-    assert parts[3].verdict.shape == (0, 0) and parts[3].label_texts == []
+    whole = reader.read(rows)
+    np.testing.assert_array_equal(np.concatenate([part.verdict for part in parts]), whole.verdict)
+    np.testing.assert_array_equal(np.concatenate([part.excluded for part in parts]), whole.excluded)
+    assert parts[3].verdict.shape == (0, 5)
+
+
+def test_held_out_documents_come_with_their_shortlists(storage: Storage) -> None:
+    found = held_out_documents(storage, 1, limit=10)
+    assert [one.document_text for one in found] == ["title 2\ntext 2"]
+    assert found[0].label_texts == ["label 2", "label 3"]
+    assert found[0].verdict.tolist() == [0.5, 0.5] and found[0].similarity.tolist() == pytest.approx([0.9, 0.8])
+    assert held_out_documents(storage, 1, limit=0) == []
 
 
 def test_a_document_without_any_verdict_is_known_as_such(storage: Storage) -> None:
@@ -110,3 +122,18 @@ def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, mon
     for rows in ([(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)], [(0, 0)]):
         reader.read(rows)
     assert loaded == [0, 1, 0]
+
+
+def test_verdicts_of_earlier_cycles_come_along(storage: Storage) -> None:
+    past = [example(1, [7, 4, 6], [0.0, 0.25, None]), example(4, [8, 1], [0.0, 1.0])]
+    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(past, EXAMPLES))
+    storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES))
+    batch = ExampleReader(storage, 1, past_verdicts=True).read([(0, 0), (0, 1), (1, 0)])
+    assert batch.label_numbers.tolist() == [1, 2, 3, 4, 5, 7, 8]
+    known = {text: row for text, row in zip(batch.document_texts, batch.verdict.tolist(), strict=True)}
+    nan = np.nan
+    # Label 7 and 8 keep this cycle's verdicts; label 6 was never judged.
+    np.testing.assert_array_equal(known["title 1\ntext 1"], [nan, 0.25, nan, 0.25, nan, 1.0, nan])
+    np.testing.assert_array_equal(known["title 4\ntext 4"], [1.0, nan, 0.0, nan, nan, nan, 0.75])
+    np.testing.assert_array_equal(known["title 10\ntext 10"], [nan, nan, nan, nan, 0.125, nan, nan])
+    assert sorted(batch.best_verdict.tolist()) == [0.125, 1.0, 1.0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ezxmc_ray.student.losses import bce_loss, listwise_loss, lmtx_loss
+from ezxmc_ray.student.losses import bce_loss, infonce_loss, listwise_loss, lmtx_loss
 
 # The references are loops over documents and labels in float64; gradients are central differences of these.
 
@@ -62,6 +62,19 @@ def reference_bce(
     return sum(losses) / len(losses) if losses else 0.0
 
 
+def reference_infonce(scores: np.ndarray, positive: np.ndarray, masked: np.ndarray, temperature: float) -> float:
+    losses = []
+    for s, yes, out in zip(scores, positive, masked, strict=True):
+        positives = [s[j] for j in range(len(s)) if yes[j] and not out[j]]
+        negatives = [s[j] for j in range(len(s)) if not yes[j] and not out[j]]
+        if not positives:
+            continue
+        against = sum(math.exp(n / temperature) for n in negatives)
+        each = [-math.log(math.exp(p / temperature) / (math.exp(p / temperature) + against)) for p in positives]
+        losses.append(sum(each) / len(each))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
 class Case:
     """Random pairs: scores, judged ones, targets, and masked ones."""
 
@@ -86,6 +99,10 @@ class Case:
             "lmtx": (
                 lambda s: lmtx_loss(s, positive, masked),
                 lambda s: reference_lmtx(s, self.positive, self.masked),
+            ),
+            "infonce": (
+                lambda s: infonce_loss(s, positive, 0.05, masked),
+                lambda s: reference_infonce(s, self.positive, self.masked, 0.05),
             ),
             "bce": (
                 lambda s: bce_loss(s, probability.to(s.dtype), judged, 0.1, -3.0, masked),
@@ -113,7 +130,7 @@ CASES["documents that teach nothing are not counted"] = SOME_EMPTY
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("loss", ["listwise", "lmtx", "bce"])
+@pytest.mark.parametrize("loss", ["listwise", "lmtx", "bce", "infonce"])
 def test_value_and_gradient_are_those_of_the_float64_loop(name: str, loss: str) -> None:
     case = CASES[name]
     function, reference = case.losses()[loss]
@@ -133,7 +150,7 @@ def test_value_and_gradient_are_those_of_the_float64_loop(name: str, loss: str) 
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("loss", ["listwise", "lmtx", "bce"])
+@pytest.mark.parametrize("loss", ["listwise", "lmtx", "bce", "infonce"])
 def test_float32_is_as_good(name: str, loss: str) -> None:
     case = CASES[name]
     function, reference = case.losses()[loss]

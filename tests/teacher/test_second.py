@@ -28,4 +28,4 @@ def test_a_templates_own_examples_stay(tmp_path: Path) -> None:
     (tmp_path / "examples.yaml").write_text(EXAMPLES)
     (tmp_path / "mine.yaml").write_text(TEMPLATE + "examples: [{document: a, yes: [b]}]\n")
     config = TeacherConfig(prompt=str(tmp_path / "mine.yaml"), examples=str(tmp_path / "examples.yaml"))
-    assert second_prompt(config).what == "with the template's own worked examples"
+    assert second_prompt(config).what == "the template's own worked examples"

@@ -27,9 +27,7 @@ class SecondPrompt:
 def second_prompt(config: TeacherConfig) -> SecondPrompt:
     """The second prompt of a teacher."""
     if config.examples is not None:
-        without = (
-            "with the template's own worked examples" if load_template(config.prompt).examples else WITHOUT_EXAMPLES
-        )
+        without = "the template's own worked examples" if load_template(config.prompt).examples else WITHOUT_EXAMPLES
         return SecondPrompt(replace(config, examples=None), without)
     other = PARAPHRASE if load_template(config.prompt).name == PLAIN else PLAIN
     return SecondPrompt(replace(config, prompt=other), f"the prompt {load_template(other).title}")

@@ -1,0 +1,30 @@
+"""Work that is done ahead: what comes next is prepared in a thread while the caller uses what came before.
+
+For work that releases Python's lock (tokenising, reading files) beside work that waits for a device. Goes in: a
+function and its arguments, one after the other; goes out: its results in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(prepare: Callable[[Item], Result], items: Iterable[Item], depth: int = 1) -> Iterator[Result]:
+    """``prepare(item)`` of every item, in order, up to ``depth`` of them made in a thread while one is used.
+
+    An error of ``prepare`` is raised here, in the place of its result. ``items`` is read in the caller's thread.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming: deque[Future[Result]] = deque()
+        for item in items:
+            coming.append(thread.submit(prepare, item))
+            if len(coming) > depth:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

@@ -1,0 +1,138 @@
+"""From texts to token ids: special tokens, prompt, and what is read of a text that is longer than its limit.
+
+Comes in: a fast tokeniser and texts. Goes out: token ids within a limit with the count of the texts that were cut, and
+padded tensors. Three ways to read a long text: its head; its head and its tail (arXiv 1905.05583, section 5.3.1, which
+found the two together best); or chunks of it, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """``token_ids``: of each text, special tokens and prompt included; ``truncated``: how many texts were cut."""
+
+    token_ids: list[list[int]]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """``token_ids``: of the chunks, text after text; ``first``: int64 [n], each text's first chunk.
+
+    ``truncated``: how many texts were cut.
+    """
+
+    token_ids: list[list[int]]
+    first: np.ndarray
+    truncated: int
+
+
+class TextReader:
+    """A fast tokeniser that cuts texts; ``after``: the special tokens that it puts behind a text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.after = _special_tokens_after(tokenizer)
+        # The padding is masked: a tokeniser without a padding token can take any.
+        self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+    def head(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Tokens:
+        """``prompt`` + each text; of a longer one the first ``max_tokens`` tokens."""
+        return self._cut(texts, prompt, max_tokens, cut_head)
+
+    def head_tail(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Tokens:
+        """``prompt`` + each text; of a longer one the first and the last half of ``max_tokens`` tokens."""
+        return self._cut(texts, prompt, max_tokens, cut_head_tail)
+
+    def chunks(self, texts: Sequence[str], prompt: str, max_tokens: int, max_chunks: int) -> Chunks:
+        """``prompt`` + each text in up to ``max_chunks`` chunks of ``max_tokens``, each with prompt and all."""
+        lead, tail = self.lead(prompt), len(self.after)
+        of_texts = [cut_chunks(ids, max_tokens, lead, tail) for ids in self._whole(texts, prompt)]
+        kept = [chunks[:max_chunks] for chunks in of_texts]
+        first = np.cumsum([0, *map(len, kept)], dtype=np.int64)[:-1]
+        truncated = sum(len(chunks) > max_chunks for chunks in of_texts)
+        return Chunks([ids for chunks in kept for ids in chunks], first, truncated)
+
+    def lead(self, prompt: str) -> list[int]:
+        """What stands before every text: special tokens and ``prompt``."""
+        ids = self._tokenize([prompt])[0]
+        return ids[: len(ids) - len(self.after)]
+
+    def features(self, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, int64 [n, longest] on the CPU, padded on the tokeniser's side."""
+        longest = max(map(len, token_ids))
+        input_ids = np.full((len(token_ids), longest), self.pad_id, dtype=np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for row, ids in enumerate(token_ids):
+            start = longest - len(ids) if self.tokenizer.padding_side == "left" else 0
+            input_ids[row, start : start + len(ids)] = ids
+            attention_mask[row, start : start + len(ids)] = 1
+        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+
+    def _cut(
+        self, texts: Sequence[str], prompt: str, max_tokens: int, cut: Callable[[list[int], int, int], list[int]]
+    ) -> Tokens:
+        whole = self._whole(texts, prompt)
+        token_ids = [cut(ids, max_tokens, len(self.after)) for ids in whole]
+        return Tokens(token_ids, sum(len(ids) > max_tokens for ids in whole))
+
+    def _whole(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
+        # A text of which nothing is left (a tokeniser without special tokens, an empty text) still needs a vector.
+        return [ids or [self.pad_id] for ids in self._tokenize([prompt + text for text in texts])]
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids with special tokens, uncut."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            texts,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # it would warn of texts that the model cannot read whole
+        )["input_ids"]
+        return ids
+
+
+def cut_head(ids: list[int], max_tokens: int, tail: int) -> list[int]:
+    """The first ``max_tokens`` of ``ids``, the last ``tail`` of which (special tokens) are kept."""
+    if len(ids) <= max_tokens:
+        return ids
+    return ids[: max_tokens - tail] + ids[len(ids) - tail :]
+
+
+def cut_head_tail(ids: list[int], max_tokens: int, tail: int) -> list[int]:
+    """The first half of ``max_tokens`` (rounded up) and the last half of ``ids``, special tokens among them."""
+    if len(ids) <= max_tokens:
+        return ids
+    head = min(math.ceil(max_tokens / 2), max_tokens - tail)
+    return ids[:head] + ids[len(ids) - (max_tokens - head) :]
+
+
+def cut_chunks(ids: list[int], max_tokens: int, lead: list[int], tail: int) -> list[list[int]]:
+    """All of ``ids`` in chunks of at most ``max_tokens``: each begins with ``lead`` and ends with the last ``tail``."""
+    if len(ids) <= max_tokens:
+        return [ids]
+    text, end = ids[: len(ids) - tail], ids[len(ids) - tail :]
+    step = max_tokens - len(lead) - tail
+    following = range(max_tokens - tail, len(text), step)
+    return [text[: max_tokens - tail] + end, *(lead + text[start : start + step] + end for start in following)]
+
+
+def _special_tokens_after(tokenizer: Any) -> list[int]:
+    """Ids of the special tokens that the tokeniser puts behind a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids: list[int] = encoded["input_ids"]
+    text_places = np.flatnonzero(np.logical_not(encoded["special_tokens_mask"]))
+    return ids[text_places[-1] + 1 :] if len(text_places) else []

@@ -1,0 +1,180 @@
+"""Writes a comparison of runs: lines for the terminal, Markdown, and an HTML page that needs no network and no script.
+
+Comes in: a Comparison. Goes out: texts, and files where they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
+from ezxmc_ray.report import plots
+from ezxmc_ray.report.compare import UNTRAINED, Comparison, Entry, Student
+from ezxmc_ray.report.page import environment
+from ezxmc_ray.storage import Storage
+
+#: Characters of a line of the plot in the terminal, names and numbers apart.
+PLOT_WIDTH = 41
+
+#: Marks a difference whose interval leaves out zero.
+SIGNIFICANT = "*"
+
+
+def check_measure(name: str) -> None:
+    """Raise a UserError unless ``name`` is a measure."""
+    known = (*MEASURES, *PROPENSITY_MEASURES)
+    if name not in known:
+        raise UserError(f"--measure {name} is none of {', '.join(known)}.")
+
+
+def table_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """A row for each cost and each measure with its difference, a column for each of ``entries``; all are texts."""
+    rows = [
+        _row("student", entries, [entry.student.name for entry in entries]),
+        _row("pairs judged", entries, [f"{entry.pairs:,}" for entry in entries]),
+        _row("teacher seconds", entries, [_seconds(entry.teacher_seconds) for entry in entries]),
+        _row("training seconds", entries, [_seconds(entry.training_seconds) for entry in entries]),
+        _row("test documents", entries, [f"{len(entry.student.measurement):,}" for entry in entries]),
+    ]
+    for name in (*MEASURES, *PROPENSITY_MEASURES):
+        rows.append(_row(name, entries, [_value(entry.student, name) for entry in entries]))
+        if any(entry.over_first for entry in comparison.entries):
+            rows.append(_row("  difference", entries, [_difference(entry, name) for entry in entries]))
+    return rows
+
+
+def _row(name: str, entries: Sequence[Entry], cells: list[str]) -> dict[str, str]:
+    return {"": name} | dict(zip((entry.name for entry in entries), cells, strict=True))
+
+
+def _seconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:,.0f}"
+
+
+def _value(student: Student, name: str) -> str:
+    return f"{student.values[name]:.1f}{_ends(student.intervals[name], '.1f')}"
+
+
+def _difference(entry: Entry, name: str) -> str:
+    if entry.over_first is None:
+        return "–"
+    over = entry.over_first[name]
+    mark = f" {SIGNIFICANT}" if is_significant(over) else ""
+    return f"{over['difference']:+.1f}{_ends(over['interval'], '+.1f')}{mark}"
+
+
+def is_significant(over: dict[str, Any]) -> bool:
+    """Whether the interval of a difference leaves out zero."""
+    return over["interval"] is not None and not over["interval"][0] <= 0 <= over["interval"][1]
+
+
+def _ends(interval: Interval, form: str) -> str:
+    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What the figures of the table are, and what has to be known besides, a sentence each."""
+    sentences = ["Measures are percent with 95 % intervals (bootstrap over the test documents)."]
+    if any(entry.over_first for entry in comparison.entries):
+        sentences.append(f"{SIGNIFICANT}: the interval of the difference leaves out zero.")
+    return sentences + comparison.notes
+
+
+def plot_lines(comparison: Comparison, measure: str) -> list[str]:
+    """``measure`` of every student as text: run, student, pairs, a dot with its interval, value; ● is shipped."""
+    found = _all_students(comparison)
+    ends = [one.intervals[measure] or (one.values[measure],) for _, one in found]
+    low, high = min(map(min, ends)), max(map(max, ends))
+    names = [(run, one.name, f"{one.pairs:,}") for run, one in found]
+    titles = ("run", "student", "pairs")
+    widths = [max(len(title), *(len(name[column]) for name in names)) for column, title in enumerate(titles)]
+    scale = f"{low:<{PLOT_WIDTH - 6}.1f}{high:>6.1f}"
+    lines = ["  ".join([*(title.ljust(width) for title, width in zip(titles, widths, strict=True)), scale, measure])]
+    for (_, one), (run, student, pairs) in zip(found, names, strict=True):
+        cells = [run.ljust(widths[0]), student.ljust(widths[1]), pairs.rjust(widths[2])]
+        lines.append("  ".join([*cells, _dot(one, measure, low, high), f"{one.values[measure]:.1f}"]))
+    return lines
+
+
+def _all_students(comparison: Comparison) -> list[tuple[str, Student]]:
+    """(run, student) for every trained one, after the untrained ones of the table."""
+    untrained = [(entry.name, entry.student) for entry in comparison.entries if entry.name.startswith(UNTRAINED)]
+    return untrained + [(run, one) for run, students in comparison.students.items() for one in students[1:]]
+
+
+def _dot(student: Student, measure: str, low: float, high: float) -> str:
+    def place(value: float) -> int:
+        return round((PLOT_WIDTH - 1) * (value - low) / (high - low)) if high > low else 0
+
+    line = [" "] * PLOT_WIDTH
+    if interval := student.intervals[measure]:
+        left, right = map(place, interval)
+        line[left : right + 1] = "├" + "─" * (right - left - 1) + "┤" if right > left else "│"
+    line[place(student.values[measure])] = "●" if student.shipped else "○"
+    return "".join(line)
+
+
+def markdown(comparison: Comparison, measure: str) -> str:
+    """The comparison as Markdown: table, plot as text, notes."""
+    rows = table_rows(comparison, comparison.entries)
+    cells = [list(rows[0]), ["---", *["--:"] * len(comparison.entries)], *(list(row.values()) for row in rows)]
+    table = ["| " + " | ".join(_escaped(cell.strip()) for cell in line) + " |" for line in cells]
+    notes = [f"- {_escaped(sentence)}" for sentence in legend(comparison)]
+    plot = ["```text", *plot_lines(comparison, measure), "```"]
+    head = f"# {_escaped(title(comparison))}"
+    return "\n".join([head, "", *table, "", *notes, "", _plot_caption(measure), "", *plot, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+
+
+def title(comparison: Comparison) -> str:
+    """What is compared, for a headline."""
+    return f"{', '.join(comparison.students)} compared"
+
+
+def _plot_caption(measure: str) -> str:
+    return f"{measure} against the pairs judged up to a student's cycle; filled points are the students that runs ship."
+
+
+def page(comparison: Comparison, measure: str) -> str:
+    """The comparison as a whole HTML document, in the look of the report."""
+    points = {
+        run: [
+            {
+                "pairs": one.pairs,
+                "value": one.values[measure],
+                "interval": one.intervals[measure],
+                "shipped": one.shipped,
+            }
+            for one in students
+        ]
+        for run, students in comparison.students.items()
+    }
+    template = environment().get_template("compare.html.j2")
+    return template.render(
+        title=title(comparison),
+        comparison=comparison,
+        tables=[("How well they tag", list(MEASURES)), ("Rare labels counting more", list(PROPENSITY_MEASURES))],
+        students=_all_students(comparison),
+        measure=measure,
+        is_significant=is_significant,
+        plot=Markup(plots.quality_over_pairs(points, measure)),
+        caption=_plot_caption(measure),
+        notes=comparison.notes,
+    )
+
+
+def write_text(path: str, option: str, text: str) -> None:
+    """Commit ``text`` as the file ``path``, which the user gave by ``option``; UserError where that cannot be."""
+    folder, name = os.path.split(path)
+    storage = Storage(folder or ".")
+    if not name or storage.is_folder(name):
+        raise UserError(f"{option} {path} is a directory; name a file in it.")
+    storage.write_bytes(name, text.encode())

@@ -1,0 +1,178 @@
+"""One run of a comparison: whether it can be compared, what it was measured on, and what it cost.
+
+Comes in: a run directory. Goes out: a ComparedRun. Its configuration is read as it lies there, since the run may have
+been made by another version, with other knobs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from ezxmc_ray.config import EvaluateConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import Measurement
+from ezxmc_ray.report.measured import gold_of, read_ranking
+from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
+from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, RANKINGS, shard_name
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """An evaluated run with gold labels.
+
+    ``name``: as short as tells it from the others. ``chosen``: number of the encoder that it ships, 0 for the untrained
+    one. ``label_ids``: fingerprint of them, in order. ``documents``: fingerprint of the ranked test documents that have
+    gold labels, and of these; ``order``: int64 [documents], what brings them into the order of their ids.
+    """
+
+    name: str
+    storage: Storage
+    seed: int
+    settings: EvaluateConfig
+    labels: int
+    shards: int
+    encoders: int
+    depth: int
+    chosen: int
+    label_ids: str
+    documents: str
+    order: NDArray[np.int64]
+
+    def measurement(self, encoder: int, inverse: NDArray[np.float64]) -> Measurement:
+        """Of encoder number ``encoder``, documents in the order of the shards; ``inverse``: of inverse_propensities."""
+        return read_ranking(self.storage, encoder, self.shards, inverse).measurement
+
+    def judged(self) -> list[Manifest]:
+        """The manifests of judge, cycle by cycle, that of the selection last."""
+        return self._manifests("cycle-{}/examples")
+
+    def trained(self) -> list[Manifest]:
+        """The manifests of train, cycle by cycle."""
+        return self._manifests("cycle-{}/student")
+
+    def _manifests(self, folder: str) -> list[Manifest]:
+        found = [read_manifest(self.storage, f"{folder.format(n)}/manifest.json") for n in range(self.encoders)]
+        return [manifest for manifest in found if manifest is not None]
+
+    @cached_property
+    def pairs_by_cycle(self) -> list[int]:
+        """Distinct (document, label) pairs judged up to the end of each cycle, the selection's included in the last."""
+        totals = np.zeros(self.encoders, np.int64)
+        for shard in range(self.shards):
+            known = np.zeros(0, np.int64)
+            for cycle in range(self.encoders):
+                known = np.union1d(known, self._judged_pairs(cycle, shard))
+                totals[cycle] += len(known)
+        return [int(total) for total in totals]
+
+    def _judged_pairs(self, cycle: int, shard: int) -> NDArray[np.int64]:
+        """The pairs of a shard's examples as row * labels + label number."""
+        path = f"cycle-{cycle}/examples/{shard_name(shard)}.parquet"
+        if not self.storage.exists(path):
+            return np.zeros(0, np.int64)
+        table = self.storage.read_table(path, EXAMPLES, ["row", "labels"])
+        labels = table["labels"].combine_chunks()
+        rows = np.repeat(table["row"].to_numpy().astype(np.int64), np.diff(labels.offsets.to_numpy()))
+        return np.asarray(rows * self.labels + labels.flatten().to_numpy())
+
+
+def open_runs(roots: Sequence[str]) -> list[ComparedRun]:
+    """The runs in the directories or URIs ``roots``.
+
+    Errors: UserError for a root that is no run, has not been evaluated since its student was chosen, has no gold labels
+    on test documents, or is given twice.
+    """
+    return [_open(root, name) for root, name in zip(roots, _names(roots), strict=True)]
+
+
+def _open(root: str, name: str) -> ComparedRun:
+    storage = Storage(root)
+    if not storage.exists("config.yaml"):
+        raise UserError(f"{root} is not a run: it has no config.yaml; give the directory that `ezxmc run` wrote.")
+    parts = {folder: read_manifest(storage, f"{folder}/manifest.json") for folder in ("documents", "student")}
+    prepared, student = parts["documents"], parts["student"]
+    evaluated = read_manifest(storage, "evaluation/manifest.json")
+    if not (prepared and student and evaluated) or missing_files(storage, evaluated):
+        raise UserError(f"{root} has not been evaluated yet: finish it with `ezxmc run` first.")
+    if _is_stale(evaluated, prepared, student):
+        raise UserError(
+            f"The evaluation of {root} is older than its documents, its gold labels or its student: "
+            "bring it up to date with `ezxmc run`."
+        )
+    if not evaluated.details.get("documents"):
+        raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
+    config: dict[str, Any] = yaml.safe_load(storage.read_bytes("config.yaml"))
+    chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
+    documents, order = _ranked_documents(storage, shards)
+    return ComparedRun(
+        name=name,
+        storage=storage,
+        seed=int(config["seed"]),
+        settings=_settings(config["evaluate"]),
+        labels=int(prepared.details["labels"]),
+        shards=shards,
+        encoders=len(evaluated.details["metrics"]),
+        depth=int(config["evaluate"]["depth"]),
+        chosen=0 if chosen is None else int(chosen) + 1,
+        label_ids=_fingerprint(storage.read_table("labels.parquet", LABELS, ["id"])["id"].to_pylist()),
+        documents=documents,
+        order=order,
+    )
+
+
+def _is_stale(evaluated: Manifest, prepared: Manifest, student: Manifest) -> bool:
+    """Whether what was evaluated is there no more; an earlier version, which does not say what it was, is believed."""
+    there = {name: prepared.details.get(name) for name in ("document_fingerprint", "gold_fingerprint")}
+    there["student"] = student.commit
+    return any(evaluated.details.get(name, value) != value for name, value in there.items())
+
+
+def _settings(stored: dict[str, Any]) -> EvaluateConfig:
+    """The knobs of the stage evaluate that this version knows, of a configuration that another one may have written."""
+    return EvaluateConfig(
+        **{field.name: stored[field.name] for field in fields(EvaluateConfig) if field.name in stored}
+    )
+
+
+def _names(roots: Sequence[str]) -> list[str]:
+    """The last parts of the paths ``roots``, as many of them as tell all apart."""
+    paths = [Storage(root).path().rstrip("/") for root in roots]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise UserError(f"{roots[number]} is given twice; give each run once.")
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return paths
+
+
+def _ranked_documents(storage: Storage, shards: int) -> tuple[str, NDArray[np.int64]]:
+    """``documents`` and ``order`` of a ComparedRun."""
+    ids: list[str] = []
+    texts: list[str] = []
+    for shard in range(shards):
+        rows = storage.read_table(f"evaluation/encoder-0/{shard_name(shard)}.parquet", RANKINGS, ["row"])["row"]
+        known = storage.read_table(f"documents/{shard_name(shard)}.parquet", DOCUMENTS, ["id", "content_hash"])
+        for document, gold in zip(known.take(rows).to_pylist(), gold_of(storage, shard, rows), strict=True):
+            if len(gold):
+                ids.append(document["id"])
+                texts.append(f"{document['id']} {document['content_hash'].hex()} {gold.tolist()}")
+    order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+    return _fingerprint([texts[position] for position in order]), order
+
+
+def _fingerprint(texts: list[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode())
+    return digest.hexdigest()

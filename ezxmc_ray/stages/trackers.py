@@ -1,0 +1,86 @@
+"""The curves of a training, also to where a team looks at them: TensorBoard, Weights & Biases, MLflow.
+
+Comes in: figures of a step by name. Goes out: to TensorBoard as event files (what writes them comes with Ray), to the
+others through their own libraries, which are installed and set up by those who use them (WANDB_API_KEY,
+MLFLOW_TRACKING_URI and so on, on the node of the first training worker).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ezxmc_ray.errors import UserError
+
+PROJECT = "ezxmc-ray"
+#: The module behind each name of ``student.trackers``.
+MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Tracker(Protocol):
+    """Takes figures, and is closed in the end."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures by name after ``step`` steps."""
+
+    def close(self) -> None:
+        """No more figures come."""
+
+
+def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
+    """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration."""
+    kinds: dict[str, Callable[..., Tracker]] = {
+        "tensorboard": _TensorBoard,
+        "wandb": _WeightsAndBiases,
+        "mlflow": _MLflow,
+    }
+    return [kinds[name](_module(name), title, folder, settings) for name in names]
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise UserError(
+            f"student.trackers has {name}, but {MODULES[name]} is not installed where the student is trained: "
+            f"install it on every node, or leave {name} out."
+        ) from error
+
+
+class _TensorBoard:
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.writer = module.SummaryWriter(str(folder))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.run = module.init(project=PROJECT, name=title, dir=str(folder), config=dict(settings))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _MLflow:
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.module = module
+        module.set_experiment(PROJECT)
+        module.start_run(run_name=title)
+        module.log_params(dict(settings))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.module.log_metrics(dict(figures), step=step)
+
+    def close(self) -> None:
+        self.module.end_run()

@@ -1,0 +1,97 @@
+"""How well the student orders the shortlists of held-out documents, by the teacher's judgement; never by gold.
+
+Comes in: held-out documents with their verdicts, an encoder. Goes out: nDCG@5 under the gains that the target gives
+the labels, a look at a time, and from the looks when to stop and which weights were best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ezxmc_ray.config import StudentConfig
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.student.data import HeldOut
+from ezxmc_ray.student.targets import TargetScale, target_scores
+
+SCORED_AT = 5
+
+
+def gains_of(target: np.ndarray, temperature: float) -> np.ndarray:
+    """What each label of a document is worth: softmax of the standardised target (float [k]) over ``temperature``."""
+    gains: np.ndarray = np.exp((target - target.max()) / temperature)
+    return gains / gains.sum()
+
+
+def graded_ndcg(gains: Sequence[float], all_gains: Sequence[float]) -> float:
+    """nDCG@5, 0 to 1, of labels with ``gains`` in their order, against the best order of ``all_gains``."""
+    discount = 1 / np.log2(np.arange(2, SCORED_AT + 2))
+    best = sorted(all_gains, reverse=True)[:SCORED_AT]
+    ideal = float(np.dot(best, discount[: len(best)]))
+    mine = gains[:SCORED_AT]
+    return float(np.dot(mine, discount[: len(mine)])) / ideal if ideal else 0.0
+
+
+def look(
+    encoder: Encoder, documents: Sequence[HeldOut], config: StudentConfig, scale: TargetScale
+) -> tuple[float, int]:
+    """Sum of nDCG@5 over ``documents``, each one's shortlist in the encoder's order, and their number."""
+    if not documents:
+        return 0.0, 0
+    texts = sorted({text for document in documents for text in document.label_texts})
+    place = {text: number for number, text in enumerate(texts)}
+    labels = encoder.encode_labels(texts).vectors
+    vectors = encoder.encode_documents([""] * len(documents), [one.document_text for one in documents]).vectors
+    total = 0.0
+    for vector, document in zip(vectors, documents, strict=True):
+        target = target_scores(document.verdict, document.similarity, config.target, scale)
+        gains = gains_of(target, config.target_temperature)
+        scores = labels[[place[text] for text in document.label_texts]] @ vector
+        total += graded_ndcg(gains[np.argsort(-scores, kind="stable")].tolist(), gains.tolist())
+    return total, len(documents)
+
+
+@dataclass
+class Looks:
+    """The looks of a training so far: ``curve`` (step, score 0 to 100), and the weights of the best one.
+
+    ``patience``: looks without a better one after which training stops, and the best weights are taken; 0: never.
+    """
+
+    patience: int
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = None
+
+    def add(self, step: int, score: float, network: nn.Module) -> None:
+        """Note a look after ``step`` steps; the best one's weights are copied."""
+        if self.patience and score > max((one["score"] for one in self.curve), default=-1.0):
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.curve.append({"step": step, "score": score})
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best look (the first of equal ones); None without a look."""
+        best = max(self.curve, key=lambda one: one["score"], default=None)
+        return int(best["step"]) if best else None
+
+    def should_stop(self) -> bool:
+        """Whether ``patience`` looks have gone by since the best one."""
+        since = [one for one in self.curve if one["step"] > (self.best_step or 0)]
+        return 0 < self.patience <= len(since)
+
+    def take_best(self, network: nn.Module) -> None:
+        """Put the best look's weights into ``network``, if there is patience and there were looks."""
+        if self.best_weights is not None:
+            network.load_state_dict(self.best_weights)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"curve": self.curve, "best_weights": self.best_weights}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` was taken."""
+        self.curve, self.best_weights = state["curve"], state["best_weights"]

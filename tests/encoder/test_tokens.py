@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
+
+from ezxmc_ray.encoder.tokens import TextReader, cut_chunks, cut_head, cut_head_tail
+from ezxmc_ray.models import resolve_model
+from tests.encoder.texts import MINILM
+
+CLS, SEP, PAD = 101, 102, 0
+#: Words that are one token each to MiniLM's tokeniser.
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+@pytest.fixture(scope="module")
+def reader() -> TextReader:
+    return TextReader(AutoTokenizer.from_pretrained(resolve_model(MINILM)))
+
+
+def words(reader: TextReader, token_ids: list[int]) -> str:
+    return str(reader.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def test_the_special_tokens_around_a_text_are_found(reader: TextReader) -> None:
+    assert reader.after == [SEP]
+    assert reader.lead("") == [CLS]
+    assert words(reader, reader.lead("query: ")) == "query :"
+
+
+@pytest.mark.parametrize("limit", [5, 8, 24, 400])
+def test_the_head_is_what_sentence_transformers_reads(
+    reader: TextReader, plain: SentenceTransformer, limit: int
+) -> None:
+    texts = ["", "one", " ".join(WORDS), " ".join(WORDS * 40), "unbelievably antidisestablishmentarian ☃ 𓀀 words"]
+    expected = plain[0].tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+    found = reader.head(texts, "", limit)
+    assert found.token_ids == expected
+    whole = plain[0].tokenizer(texts)["input_ids"]
+    assert found.truncated == sum(len(ids) > limit for ids in whole)
+
+
+def test_head_and_tail_are_half_of_the_budget_each(reader: TextReader) -> None:
+    found = reader.head_tail([" ".join(WORDS), "one two"], "", 8)
+    assert [words(reader, ids) for ids in found.token_ids] == ["one two three ten eleven twelve", "one two"]
+    assert found.token_ids[0][0] == CLS and found.token_ids[0][-1] == SEP and len(found.token_ids[0]) == 8
+    assert found.truncated == 1
+    # The odd token goes to the head.
+    assert words(reader, reader.head_tail([" ".join(WORDS)], "", 7).token_ids[0]) == "one two three eleven twelve"
+    prompted = reader.head_tail([" ".join(WORDS)], "query: ", 10).token_ids[0]
+    assert words(reader, prompted) == "query : one two nine ten eleven twelve"
+
+
+def test_chunks_hold_every_word_once_each_after_the_prompt(reader: TextReader) -> None:
+    found = reader.chunks([" ".join(WORDS), "", "one two"], "query: ", 9, 8)
+    assert [words(reader, ids) for ids in found.token_ids] == [
+        "query : one two three four five",
+        "query : six seven eight nine ten",
+        "query : eleven twelve",
+        "query :",
+        "query : one two",
+    ]
+    assert all(ids[0] == CLS and ids[-1] == SEP and len(ids) <= 9 for ids in found.token_ids)
+    assert found.first.tolist() == [0, 3, 4]
+    assert found.truncated == 0
+
+
+def test_chunks_beyond_the_most_are_cut_and_counted(reader: TextReader) -> None:
+    found = reader.chunks([" ".join(WORDS), "one"], "", 6, 2)
+    assert [words(reader, ids) for ids in found.token_ids] == ["one two three four", "five six seven eight", "one"]
+    assert (found.first.tolist(), found.truncated) == ([0, 2], 1)
+    assert reader.chunks([" ".join(WORDS)], "", 6, 3).truncated == 0  # twelve words are three chunks of four
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 13, 14, 15, 200])
+def test_at_the_limit(length: int) -> None:
+    """Without a tokeniser: ids 1 to length, the last one a special token."""
+    ids = list(range(1, length + 1))
+    whole = length <= 8
+    assert cut_head(ids, 8, 1) == (ids if whole else [*ids[:7], length])
+    assert cut_head_tail(ids, 8, 1) == (ids if whole else [*ids[:4], *ids[-4:]])
+    chunks = cut_chunks(ids, 8, [1], 1)
+    assert chunks[0] == cut_head(ids, 8, 1)
+    assert [token for chunk in chunks for token in (chunk[1:-1] if length > 1 else [])] == ids[1:-1]
+    assert all(len(chunk) <= 8 and chunk[0] == 1 and chunk[-1] == length for chunk in chunks)
+
+
+def test_head_and_tail_without_special_tokens() -> None:
+    assert cut_head([1, 2, 3, 4], 2, 0) == [1, 2]
+    assert cut_head_tail([1, 2, 3, 4, 5], 3, 0) == [1, 2, 5]
+    assert cut_head_tail([1, 2, 3, 4, 5], 1, 0) == [1]
+    assert cut_chunks([1, 2, 3, 4, 5], 2, [], 0) == [[1, 2], [3, 4], [5]]
+
+
+def test_no_texts(reader: TextReader) -> None:
+    assert reader.head([], "query: ", 8).token_ids == []
+    assert reader.head_tail([], "", 8).truncated == 0
+    assert reader.chunks([], "", 8, 2).first.shape == (0,)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_features_are_what_the_tokeniser_pads(reader: TextReader, side: str) -> None:
+    reader = TextReader(AutoTokenizer.from_pretrained(resolve_model(MINILM), padding_side=side))
+    token_ids = reader.head(["one two three", "", "one"], "", 8).token_ids
+    expected = reader.tokenizer.pad({"input_ids": token_ids}, return_tensors="np")
+    found = reader.features(token_ids)
+    assert set(found) == {"input_ids", "attention_mask"}
+    for name in found:
+        assert found[name].dtype.is_floating_point is False
+        np.testing.assert_array_equal(found[name].numpy(), expected[name])
+
+
+def test_a_tokeniser_without_special_tokens_has_a_token_for_an_empty_text() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(MINILM))
+    tokenizer.backend_tokenizer.post_processor = None
+    reader = TextReader(tokenizer)
+    assert (reader.lead(""), reader.after) == ([], [])
+    assert reader.head(["", "one"], "", 4).token_ids[0] == [PAD]
+    assert reader.chunks(["", "one"], "", 4, 2).token_ids[0] == [PAD]

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.stages.trackers import open_trackers
+
+
+def scalars(file: Path) -> list[tuple[int, str, float]]:
+    """Step, name and value of every scalar; a record is its length (8 bytes), a checksum (4), data, a checksum (4)."""
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
+    (tracker,) = open_trackers(["tensorboard"], "mine cycle 0", tmp_path, {})
+    tracker.log(1, {"loss": 2.5, "learning_rate": 0.5})
+    tracker.log(2, {"loss": 1.5})
+    tracker.close()
+    (file,) = tmp_path.glob("events*")
+    assert scalars(file) == [(1, "loss", 2.5), (1, "learning_rate", 0.5), (2, "loss", 1.5)]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_that_is_not_installed_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
+    with pytest.raises(UserError, match=f"student.trackers has {name}, but {name} is not installed"):
+        open_trackers([name], "mine", tmp_path, {})

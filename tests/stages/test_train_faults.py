@@ -1,0 +1,113 @@
+"""Training that is killed goes on to the same losses: one of its workers, the driver, or fewer workers than before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+Project = Any  # conftest.Project
+#: 4 steps an epoch; long enough to be killed on the way.
+SETTINGS = ["student.epochs=25", "student.checkpoint_every_steps=10", "student.dtype=float32"]
+
+
+def untrained(project: Project, folder: Path) -> Project:
+    """A copy of the run before its training."""
+    copy = project.copy(folder)
+    shutil.rmtree(copy.run / "cycle-0" / "student")
+    return copy
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, "the command ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def checkpoints(copy: Project) -> list[Path]:
+    return list(copy.run.glob("cycle-0/training-*/checkpoint_*/state.pt"))
+
+
+def training_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def curve(copy: Project) -> list[tuple[int, float]]:
+    return [(one["step"], one["loss"]) for one in copy.manifest("cycle-0/student")["details"]["loss_curve"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float]]:
+    """Steps and losses of a training that nothing happens to."""
+    copy = untrained(project, tmp_path_factory.mktemp("undisturbed") / "copy")
+    done = copy.ezxmc("train", *copy.arguments, *SETTINGS)
+    assert done.returncode == 0, done.stderr
+    assert copy.manifest("cycle-0/student")["details"]["resumed_at"] == []
+    return curve(copy)
+
+
+def assert_same_losses(copy: Project, undisturbed: list[tuple[int, float]]) -> None:
+    found = curve(copy)
+    assert [step for step, _ in found] == [step for step, _ in undisturbed]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in undisturbed], abs=1e-4)
+
+
+def test_a_killed_worker_is_replaced_and_the_losses_go_on(
+    project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path
+) -> None:
+    copy = untrained(project, tmp_path / "copy")
+    driver = copy.start("train", *copy.arguments, *SETTINGS)
+    wait_for(lambda: checkpoints(copy), driver)
+    training_workers(driver)[0].kill()
+    assert driver.wait(400) == 0
+    resumed = copy.manifest("cycle-0/student")["details"]["resumed_at"]
+    assert len(resumed) == 1 and resumed[0] % 10 == 0 and resumed[0] > 0
+    assert_same_losses(copy, undisturbed)
+
+
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(
+    project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path
+) -> None:
+    copy = untrained(project, tmp_path / "copy")
+    driver = copy.start("train", *copy.arguments, *SETTINGS)
+    wait_for(lambda: checkpoints(copy), driver)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert not (copy.run / "cycle-0" / "student" / "manifest.json").exists()
+    again = copy.ezxmc("train", *copy.arguments, *SETTINGS)
+    assert again.returncode == 0, again.stderr
+    resumed = copy.manifest("cycle-0/student")["details"]["resumed_at"]
+    assert len(resumed) == 1 and resumed[0] > 0
+    assert_same_losses(copy, undisturbed)
+
+
+def test_fewer_workers_go_on_where_more_were(project: Project, tmp_path: Path) -> None:
+    """Elastic: two workers are killed with their driver, one goes on, and reads the same batches."""
+    copy = untrained(project, tmp_path / "copy")
+    driver = copy.start("train", *copy.arguments, *SETTINGS)
+    wait_for(lambda: checkpoints(copy), driver)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    again = copy.ezxmc("train", *copy.arguments, *SETTINGS, "student.workers=1")
+    assert again.returncode == 0, again.stderr
+    details = copy.manifest("cycle-0/student")["details"]
+    assert details["workers"] == 1 and details["resumed_at"][0] > 0
+    assert copy.manifest("cycle-0/student")["rows"] == 25 * details["examples"]
