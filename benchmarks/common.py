@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,36 @@ def machine() -> str:
     return ", ".join([f"{len(os.sched_getaffinity(0))} cores ({names[0]})", f"{memory} GiB", *gpus])
 
 
+def command() -> str:
+    """The command line of this process; of a directory its name, since where it lies means nothing to a reader."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
+
+
+def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
+    """Run a script of this directory with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
+
+    Returns the JSON object that it wrote to ``output``; of a process that wrote none, ``error``.
+    """
+    output.unlink(missing_ok=True)
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *words, str(output)]
+    with log.open("w") as sink:
+        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
+    if not output.exists():
+        return {"error": f"its process ended with status {ended.returncode}"}
+    result: dict[str, Any] = json.loads(output.read_text())
+    return result
+
+
 def publish(name: str, title: str, result: dict[str, Any]) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
-    # A directory of this machine means nothing to a reader; its name does.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
-    about = {"name": name, "title": title, "command": command, "machine": machine(), "date": f"{datetime.date.today()}"}
+    about = {
+        "name": name,
+        "title": title,
+        "command": command(),
+        "machine": machine(),
+        "date": f"{datetime.date.today()}",
+    }
     whole = {**about, **result}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Make benchmarks/RESULTS.md from benchmarks/results/*.json: ``python benchmarks/make_results.py``.
 
 A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
-list of sentences) the text below it.
+list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each.
 """
 
 from __future__ import annotations
@@ -33,12 +33,22 @@ def section(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """The lines of its ``rows`` and ``notes``."""
-    rows = result["rows"]
+    """The lines of its ``tables`` (without any, of its ``rows``) and of its ``notes``."""
+    tables = result["tables"] if "tables" in result else [{"rows": result["rows"]}]
+    lines = [line for one in tables for line in [*heading(one), *grid(one["rows"]), ""]]
+    return [*lines, *(f"- {note}" for note in result.get("notes", []))]
+
+
+def heading(one: dict[str, Any]) -> list[str]:
+    """The lines above a table that has a ``title``."""
+    return [f"### {one['title']}", ""] if "title" in one else []
+
+
+def grid(rows: list[dict[str, Any]]) -> list[str]:
+    """``rows`` as a Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(shown(row.get(name)) for name in names) + " |" for row in rows]
-    return [*lines, "", *(f"- {note}" for note in result.get("notes", []))]
+    return [*lines, *("| " + " | ".join(shown(row.get(name)) for name in names) + " |" for row in rows)]
 
 
 def shown(value: Any) -> str:

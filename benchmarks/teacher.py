@@ -21,15 +21,13 @@ Without --data the documents are Debian packages. The first command takes about 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, publish
+from common import ROOT, publish, run_script
 from make_results import table
 from teacher_figures import agreement_of, summary, tokens_of
 from teacher_task import Sample, Task, make_task, sample_documents
@@ -69,7 +67,8 @@ def main() -> int:
         "versions": versions(),
     }
     print("\n".join(table(result)))
-    publish(given.name, f"Speed of the teacher: {about['model']}", about | result | {"rounds": rounds})
+    title = f"Speed of the teacher: {about['model']}, documents of {given.document_tokens} tokens"
+    publish(given.name, title, about | result | {"rounds": rounds})
     return 0
 
 
@@ -154,11 +153,7 @@ def run_round(task: Task, rivals: list[str], number: int) -> dict[str, Any]:
 def run_method(task: Task, method: str, number: int = 0) -> dict[str, Any]:
     """One method in a process of its own; errors: UserError unless it is a rival (then ``error`` says why)."""
     output, log = (Path(task.folder, f"{method}-{number}.{end}") for end in ("json", "log"))
-    command = [sys.executable, str(ROOT / "benchmarks" / "teacher_methods.py"), method, task.folder, str(output)]
-    with log.open("w") as sink:
-        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
-    died = {"error": f"its process ended with status {ended.returncode}"}
-    result: dict[str, Any] = json.loads(output.read_text()) if output.exists() else died
+    result = run_script("teacher_methods.py", [method, task.folder], output, log)
     if "error" in result and method not in RIVALS:
         raise UserError(f"The method {method} failed ({result['error']}); see {log}.")
     return result

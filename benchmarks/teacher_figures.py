@@ -122,9 +122,9 @@ def _notes(result: dict[str, Any], rounds: int) -> list[str]:
         + (f"; {clear:.1%} of the {result['clear_pairs']} farther than {TOLERANCE} from it. " if clear else ". ")
         + f"|ΔP| is at most {TOLERANCE} for {result['share_within_tolerance']:.1%}, and at most "
         f"{result['largest_difference']:.4f}.",
-        f"Medians over {rounds} rounds, of ratios those within a round. Loading and a warm-up batch are not timed; the "
-        "stage and its bare loop go without the warm-up. ray_data_llm does not tell the tokens that it computes; "
-        "it runs vLLM with the same settings as vllm_default.",
+        f"Medians over {rounds} round{'' if rounds == 1 else 's'}, of ratios those within a round. Loading and a "
+        "warm-up batch are not timed; the stage and its bare loop go without the warm-up. ray_data_llm does not tell "
+        "the tokens that it computes; it runs vLLM with the same settings as vllm_default.",
     ]
 
 

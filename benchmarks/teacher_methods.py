@@ -89,15 +89,12 @@ def published(task: Task) -> Timing:
         texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return texts, written.numel() - len(prompts)  # the last token that is written goes through no model
 
-    answers(_in_batches(_published_prompts(tokenizer, task.warm_up()))[0])
-    texts: list[str] = []
-    began, computed = time.perf_counter(), 0
-    for prompts in _in_batches(_published_prompts(tokenizer, task.documents(task.slow_pairs))):
-        some, positions = answers(prompts)
-        texts, computed = texts + some, computed + positions
-    seconds = time.perf_counter() - began
+    prompts, warm_up = (
+        _published_prompts(tokenizer, documents) for documents in (task.documents(task.slow_pairs), task.warm_up())
+    )
+    texts, timing = _timed(answers, prompts, warm_up, started)
     unreadable = sum(re.search(r"\b(yes|no)\b", text.lower()) is None for text in texts)
-    return Timing(len(texts), seconds, began - started, computed, unreadable, {"first_answers": texts[:5]})
+    return replace(timing, unreadable=unreadable, details={"first_answers": texts[:5]})
 
 
 def one_forward(task: Task) -> Timing:
@@ -123,13 +120,8 @@ def one_forward(task: Task) -> Timing:
         rows = logits[:, -1, answers.all].double().tolist()
         return [probability_of_yes(dict(zip(answers.all, row, strict=True)), answers) for row in rows], tokens.numel()
 
-    probabilities(_in_batches(_prompts(teacher, task.warm_up()))[0])
-    raw: list[float] = []
-    began, computed = time.perf_counter(), 0
-    for prompts in _in_batches(_prompts(teacher, task.documents(task.slow_pairs))):
-        some, positions = probabilities(prompts)
-        raw, computed = raw + some, computed + positions
-    return Timing(len(raw), time.perf_counter() - began, began - started, computed, 0)
+    prompts, warm_up = (_prompts(teacher, documents) for documents in (task.documents(task.slow_pairs), task.warm_up()))
+    return _timed(probabilities, prompts, warm_up, started)[1]
 
 
 def ray_data_llm_all_cores(task: Task) -> Timing:
@@ -347,6 +339,19 @@ def _transformers(config: TeacherConfig) -> tuple[Any, Any]:
     dtype = getattr(torch, config.dtype)
     model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation="sdpa")
     return model.to(device).eval(), AutoTokenizer.from_pretrained(resolved)
+
+
+def _timed(
+    answer: Callable[[list[Any]], tuple[list[Any], int]], prompts: list[Any], warm_up: list[Any], started: float
+) -> tuple[list[Any], Timing]:
+    """What ``answer`` gives for ``prompts`` (a batch: answers and token positions), after a batch of ``warm_up``."""
+    answer(_in_batches(warm_up)[0])
+    answers: list[Any] = []
+    began, computed = time.perf_counter(), 0
+    for batch in _in_batches(prompts):
+        some, positions = answer(batch)
+        answers, computed = answers + some, computed + positions
+    return answers, Timing(len(answers), time.perf_counter() - began, began - started, computed, 0)
 
 
 def _in_batches(prompts: list[Any]) -> list[list[Any]]:

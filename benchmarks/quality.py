@@ -1,0 +1,183 @@
+"""How good are the tags, against what one would get otherwise? All methods on the same documents and labels.
+
+    python benchmarks/quality.py --name quality --data DIRECTORY --labels labels-8k.jsonl.gz --teacher DIRECTORY
+    python benchmarks/quality.py --name quality --data data/debian-packages teacher.readout=likelihood
+
+Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25`` and ``tfidf`` (shared words),
+``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
+``lmtx`` (the published recipe through this project's curriculum), ``llm_rerank`` (the teacher judges the start
+encoder's shortlists of the *test* documents: costly, no student) and ``ezxmc`` (this project's defaults).
+
+Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's run with the first seed; ``budget``: ezxmc and lmtx
+with a share of the documents a cycle, and the least pairs with which ezxmc reaches lmtx with all.
+
+DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
+process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
+method needs, ``pairs_asked`` what it paid for. A killed command goes on where it was. One result file holds several
+datasets, teachers and students: what is measured again replaces its row, the others stay. --verdicts takes over the
+verdicts of other runs. A small try: ``--documents 60 --methods untrained,bm25,ezxmc --cycles 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from common import RESULTS, ROOT, command, publish
+from make_results import table
+from quality_bench import WITHOUT_SEEDS, Bench, make_bench
+from quality_figures import IDENTITY, METHODS, OURS, PUBLISHED, Row, compared, measures, merged, reached
+from quality_tables import NOTES, tables
+from quality_task import encoder_ranking
+from student import choice
+from student_task import section
+
+from ezxmc_ray.curriculum import versions
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import per_document
+from ezxmc_ray.stages.context import Context
+from ezxmc_ray.storage import Storage
+
+PARTS = ("methods", "cycles", "budget")
+
+
+def main() -> int:
+    """Measure and publish; returns the exit status (2 for what the user can mend)."""
+    given = parse()
+    new: dict[str, list[Row]] = {part: [] for part in given.parts}
+    status = 0
+    try:
+        bench = make_bench(given)
+        for part in given.parts:
+            for row in MEASURE[part](bench):
+                new[part].append(row)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    if any(new.values()):  # what was measured before an error counts
+        result = collected(bench, new)
+        print("\n".join(table(result)))
+        publish(given.name, "Quality: all methods on the same documents and labels", result)
+    return status
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--data", default=os.environ.get("EZXMC_DATA"), help="directory; without it EZXMC_DATA")
+    parser.add_argument("--labels", default="labels.jsonl.gz", help="file in --data, or a path")
+    parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
+    parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
+    parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="of methods, by commas")
+    parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
+    parser.add_argument("--shares", type=shares, default=shares("1/9,1/3"), help="of the budget, by commas, below 1")
+    parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
+    parser.add_argument("--verdicts", action="append", default=[], metavar="RUN", help="whose verdicts are taken over")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
+    parser.add_argument("overrides", nargs="*", help="a.b=c, for every method")
+    return parser.parse_args()
+
+
+def shares(text: str) -> list[float]:
+    """Numbers between 0 and 1 by commas; fractions such as 1/9 too."""
+    try:
+        found = [float(Fraction(word)) for word in text.split(",")]
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: give numbers by commas, such as 1/9,0.5") from error
+    if not all(0 < share < 1 for share in found):
+        raise argparse.ArgumentTypeError(f"{text}: a share lies between 0 and 1")
+    return found
+
+
+def methods(bench: Bench) -> Iterator[Row]:
+    """A row for each method and seed."""
+    for method in bench.given.methods:
+        for seed in seeds_of(bench, method):
+            row = bench.measured(bench.identity(method, seed))
+            yield {name: value for name, value in row.items() if name != "encoders"}
+
+
+def seeds_of(bench: Bench, method: str) -> range:
+    """The seeds of a method; one that draws nothing runs once."""
+    return range(1 if method in WITHOUT_SEEDS else bench.given.seeds)
+
+
+def cycles(bench: Bench) -> Iterator[Row]:
+    """A row for each encoder of ezxmc's run with the first seed."""
+    row = bench.identity(OURS, 0)
+    done = bench.do(row)
+    context = Context(bench.configure(row), Storage(bench.run_of(row)))
+    for number, costs in enumerate(done["encoders"]):
+        _, ranked = encoder_ranking(context, number)
+        metrics = measures(per_document(ranked, bench.gold()))
+        chosen = "yes" if costs["encoder"] == done["chosen"] else ""
+        yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
+
+
+def budget(bench: Bench) -> Iterator[Row]:
+    """A row for each of ezxmc and lmtx, share and seed; the share 1 is the run of the part ``methods``."""
+    kept = (*IDENTITY, "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
+    for method in (OURS, PUBLISHED):
+        for share in (1.0, *bench.given.shares):
+            for seed in range(bench.given.seeds):
+                row = bench.measured(bench.identity(method, seed), share)
+                yield {name: row[name] for name in kept} | {"share": share}
+
+
+MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
+
+
+def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
+    """``new`` and what the result file has of earlier calls, what follows from both, and the page's tables."""
+    file = RESULTS / f"{bench.given.name}.json"
+    old = json.loads(file.read_text()) if file.exists() else {}
+    rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
+    parts = {
+        "rows": rows,
+        "cycles": merged(old.get("cycles", []), new.get("cycles", []), (*IDENTITY, "cycles")),
+        "budget": merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share")),
+    }
+    here = [row for row in rows if all(row[name] == value for name, value in bench.dataset.items())]
+    known = [(row, values) for row in here if (values := bench.values(row)) is not None]
+    means, differences = compared(known)
+    for name, found in (("means", means), ("differences", differences)):
+        others = [row for row in old.get(name, []) if any(row[key] != value for key, value in bench.dataset.items())]
+        parts[name] = [*others, *found]
+    parts["reached"] = reached(parts["budget"])
+    measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
+    notes = [one["note"] for one in measured.values()] + list(NOTES)
+    return {**parts, "measured": measured, "tables": tables(parts), "notes": notes}
+
+
+def about(bench: Bench) -> Row:
+    """What the last call with these documents and labels measured on, and how."""
+    facts, given = bench.facts, bench.given
+    note = (
+        f"{', '.join(bench.dataset.values())}: {facts['train_documents']:,} train documents without their gold labels, "
+        f"{facts['test_documents']:,} test documents, {facts['labels']:,} labels, up to {given.cycles} cycles."
+    )
+    if facts["left_out_test_documents"]:
+        note += (
+            f" {facts['left_out_test_documents']} test documents are left out: no gold label, or one not among these."
+        )
+    return {
+        "note": note,
+        "command": command(),
+        "date": f"{datetime.date.today()}",
+        **facts,
+        "cycles": given.cycles,
+        "settings": section(bench.config),
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

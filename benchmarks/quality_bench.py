@@ -1,0 +1,174 @@
+"""What the parts of benchmarks/quality.py share: data, base, and how a method is run and measured.
+
+Comes in: the command line. Goes out: below --runs and --name a folder for each set of documents and labels, with the
+base, the verdict store and a run a method; and rows with costs and measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import run_script
+from quality_figures import Row, Values, measures
+from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking
+from student import name_of
+from student_data import Files, find_files, read_data
+from student_task import Job, ranked_documents, write_job
+
+from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import per_document
+
+#: The folder of the prepared documents, beside the methods' runs.
+BASE = "base"
+WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "llm_rerank")
+WITH_TEACHER = ("lmtx", "llm_rerank", "ezxmc")
+WITHOUT_ENCODER = ("bm25", "tfidf")
+PAIRS = ("student.loss=infonce", "student.target=verdict")
+#: What makes a method what it is; has the last word over the command line.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "title": PAIRS,
+    "segments": PAIRS,
+    "lmtx": (
+        "student.loss=lmtx",
+        "student.target=verdict",
+        "student.start=base",
+        "student.past_verdicts=false",
+        "student.no_margin=0",
+        "student.false_negative_ratio=0",
+        "teacher.calibration=none",
+        "teacher.examples=null",
+    ),
+    "llm_rerank": ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the parts share; ``facts``: counts of the base."""
+
+    given: argparse.Namespace
+    config: Config
+    files: Files
+    facts: dict[str, Any]
+
+    @property
+    def dataset(self) -> Row:
+        """What a row names first."""
+        return {"dataset": self.files.documents.absolute().parent.name, "labels": self.files.labels.name.split(".")[0]}
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs with these documents and labels lie."""
+        return folder_of(self.given, self.files)
+
+    @property
+    def base(self) -> str:
+        """The run with the prepared documents."""
+        return str(self.folder / BASE)
+
+    def identity(self, method: str, seed: int) -> Row:
+        """What names the row of ``method``; None where it has no such thing."""
+        return {
+            **self.dataset,
+            "method": method,
+            "teacher": name_of(self.config.teacher.model) if method in WITH_TEACHER else None,
+            "student": None if method in WITHOUT_ENCODER else name_of(self.config.encoder.model),
+            "seed": None if method in WITHOUT_SEEDS else seed,
+        }
+
+    def configure(self, row: Row, share: float = 1.0) -> Config:
+        """The configuration of the method's run."""
+        settings = [f"run={self.run_of(row, share)}", f"seed={row['seed'] or 0}"]
+        settings += [f"prepare.documents=[{self.base}/{DOCUMENTS_FILE}]"]
+        settings += [f"curriculum.cycles={self.given.cycles}", *SETTINGS.get(row["method"], ())]
+        if share < 1:
+            held_out = self.config.prepare.held_out_share
+            documents = max(2, round(share * (1 - held_out) * self.facts["train_documents"]))
+            settings += [f"shortlist.documents_per_cycle={documents}", f"prepare.held_out_share={share * held_out}"]
+        return apply_overrides(self.config, settings)
+
+    def run_of(self, row: Row, share: float = 1.0) -> str:
+        """The directory of a row's run: under the names that tell it from the others of the dataset."""
+        seed = [] if row["seed"] is None else [f"seed-{row['seed']}"]
+        parts = [row["method"], row["teacher"], row["student"], *([f"share-{share:.3f}"] if share < 1 else []), *seed]
+        return str(self.folder / "-".join(re.sub(r"[^\w.]+", "-", part) for part in parts if part))
+
+    def do(self, row: Row, share: float = 1.0) -> Row:
+        """Run the method of ``row``; what it cost. Errors: UserError if it fails."""
+        config = self.configure(row, share)
+        name = Path(config.run).name
+        job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
+        write_job(job, Job(row["method"], self.base, to_dict(config)))
+        result = run_script("quality_methods.py", [str(job)], output, log)
+        if "error" in result:
+            raise UserError(f"The method {row['method']} failed ({result['error']}); see {log}.")
+        print(f"{name}: {json.dumps({key: value for key, value in result.items() if key != 'encoders'})}", flush=True)
+        return result
+
+    def values(self, row: Row, share: float = 1.0) -> Values | None:
+        """The measures of each test document in the ranking of ``row``; None if it is not there any more."""
+        ranked = read_ranking(self.run_of(row, share), self.ids())
+        return None if ranked is None else per_document(ranked, self.gold())
+
+    def ids(self) -> list[str]:
+        """Ids of the test documents."""
+        return [row["id"] for row in documents_of(self.base, "test")]
+
+    def gold(self) -> list[Any]:
+        """Gold label numbers of the test documents, int32 [g] each."""
+        return ranked_documents(self.base)[2]
+
+    def measured(self, row: Row, share: float = 1.0) -> Row:
+        """Run the method of ``row`` and measure its ranking."""
+        costs = self.do(row, share)
+        values = self.values(row, share)
+        assert values is not None  # the method has just written it
+        about = {name: self.facts[name] for name in ("train_documents", "test_documents")}
+        return {**row, **about, **costs, "metrics": measures(values)}
+
+
+def make_bench(given: argparse.Namespace) -> Bench:
+    """Read the data and prepare the base; errors: UserError for what is missing."""
+    files = find_files(given.data, given.labels, None, None, "test")
+    data = read_data(files, given.documents, given.documents)
+    config = configure(given, files)
+    folder = folder_of(given, files)
+    base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])
+    facts = make_base(base, data)
+    for run in given.verdicts:
+        take_verdicts(Path(run), folder / VERDICTS)
+    return Bench(given, config, files, facts)
+
+
+def configure(given: argparse.Namespace, files: Files) -> Config:
+    """No second prompt, which is an audit; what the command line overrides has the last word."""
+    settings = {
+        "prepare.labels": f"[{files.labels.absolute()}]",
+        "prepare.on_bad_rows": "skip",
+        "teacher.second_prompt_documents": 0,
+    }
+    if given.teacher:
+        settings["teacher.model"] = given.teacher
+    return load_config(None, [f"{key}={value}" for key, value in settings.items()] + given.overrides)
+
+
+def folder_of(given: argparse.Namespace, files: Files) -> Path:
+    """Below --runs and --name a folder for each set of documents and labels."""
+    name = f"{files.documents.absolute().parent.name}-{files.labels.name.split('.')[0]}"
+    return Path(given.runs.absolute(), given.name, name)
+
+
+def take_verdicts(run: Path, store: Path) -> None:
+    """Copy the verdicts of ``run`` into ``store``; the next judge stage brings them to where their documents are."""
+    if not (run / VERDICTS).is_dir():
+        raise UserError(f"The run {run} holds no verdicts: give another one by --verdicts.")
+    shutil.copytree(run / VERDICTS, store, dirs_exist_ok=True)
+    for layout in store.glob("*/layout.json"):
+        layout.unlink()

@@ -1,0 +1,133 @@
+"""The figures of benchmarks/quality.py: intervals, differences of methods on the same documents, budgets.
+
+Comes in: rows (plain dicts that name dataset, labels, method, teacher, student, seed) and the values of each document.
+Goes out: measures as ``{value, low, high}`` in percent with 95 % bootstrap intervals over documents, paired differences
+between ``ezxmc`` and the other methods, the least budget of pairs that reaches ``lmtx``, and tables for RESULTS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ezxmc_ray.metrics import MEASURES, bootstrap_intervals
+
+Row: TypeAlias = "dict[str, Any]"
+#: float64 [documents] of each of MEASURES, percent.
+Values: TypeAlias = "dict[str, np.ndarray]"
+
+METHODS = ("untrained", "bm25", "tfidf", "title", "segments", "lmtx", "llm_rerank", "ezxmc")
+OURS = "ezxmc"
+PUBLISHED = "lmtx"
+#: What names a row: a later measurement of the same replaces it.
+IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
+#: What ezxmc and another method have in common when they are compared.
+SAME = ("dataset", "labels", "student", "teacher")
+#: Where issue 5 asks for the budget that reaches the published recipe.
+REACHED = ("P@1", "R@10")
+#: Of the bootstrap.
+SEED = 0
+
+
+def measures(values: Values) -> dict[str, Row]:
+    """Mean and interval of each measure; ``low`` and ``high`` are None where there are too few documents."""
+    intervals = bootstrap_intervals(values, SEED)
+    return {name: _measure(float(values[name].mean()), intervals[name]) for name in MEASURES}
+
+
+def mean_over_seeds(seeds: Sequence[Values]) -> Values:
+    """Each document's mean over runs that differ in their seed."""
+    return {name: np.mean([one[name] for one in seeds], axis=0) for name in MEASURES}
+
+
+def difference(first: Values, second: Values) -> dict[str, Row]:
+    """``first`` minus ``second``, points, with paired intervals: both hold the same documents in the same order."""
+    return measures({name: first[name] - second[name] for name in MEASURES})
+
+
+def merged(old: Iterable[Row], new: Iterable[Row], identity: Sequence[str]) -> list[Row]:
+    """``old`` and ``new``, of rows with the same ``identity`` the new one; by dataset, method and seed."""
+    rows = {tuple(row.get(name) for name in identity): row for row in [*old, *new]}
+    return sorted(rows.values(), key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    models = [row["student"] or "", row["teacher"] or ""]
+    numbers = [-row.get("share", 0), row.get("cycles", 0), row["seed"] or 0]
+    return (row["dataset"], row["labels"], METHODS.index(row["method"]), *models, *numbers)
+
+
+def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Row]]:
+    """Rows of the means over seeds, and rows of ezxmc's differences from every other method of its dataset.
+
+    ``measured``: rows with the values of their documents. A method with a teacher is compared with ezxmc under the same
+    teacher, one without with ezxmc under each.
+    """
+    groups: dict[tuple[Any, ...], list[tuple[Row, Values]]] = {}
+    names = tuple(name for name in IDENTITY if name != "seed")
+    for row, values in measured:
+        groups.setdefault(tuple(row[name] for name in names), []).append((row, values))
+    found = [
+        (
+            {name: rows[0][0][name] for name in names} | {"seeds": len(rows)},
+            mean_over_seeds([values for _, values in rows]),
+        )
+        for rows in groups.values()
+    ]
+    means = [row | {"metrics": measures(values)} for row, values in found]
+    return means, [
+        _identity_of_difference(ours, other) | {"metrics": difference(ezxmc, values)}
+        for ours, ezxmc in found
+        if ours["method"] == OURS
+        for other, values in found
+        if other["method"] != OURS and _comparable(ours, other)
+    ]
+
+
+def _comparable(ours: Row, other: Row) -> bool:
+    return all(other[name] in (ours[name], None) for name in SAME)
+
+
+def _identity_of_difference(ours: Row, other: Row) -> Row:
+    return {name: ours[name] for name in SAME} | {"method": other["method"], "seeds": [ours["seeds"], other["seeds"]]}
+
+
+def reached(budget: Sequence[Row]) -> list[Row]:
+    """For each measure of REACHED the least pairs with which ezxmc is as good as the published recipe with all.
+
+    ``budget``: rows of both methods with ``share`` (1: all) and ``pairs``. ``pairs`` None: no budget that was tried.
+    """
+    found: list[Row] = []
+    for key in dict.fromkeys(tuple(row[name] for name in SAME) for row in budget):
+        rows = [row for row in budget if tuple(row[name] for name in SAME) == key]
+        points = {method: _points([row for row in rows if row["method"] == method]) for method in (OURS, PUBLISHED)}
+        if 1.0 not in points[PUBLISHED]:
+            continue
+        whole = points[PUBLISHED][1.0]
+        for name in REACHED:
+            enough = [one["pairs"] for one in points[OURS].values() if one[name] >= whole[name]]
+            least = min(enough, default=None)
+            found.append(
+                dict(zip(SAME, key, strict=True))
+                | {"measure": name, "lmtx": whole[name], "lmtx_pairs": whole["pairs"], "pairs": least}
+                | {"share": None if least is None else least / whole["pairs"]}
+            )
+    return found
+
+
+def _points(rows: Sequence[Row]) -> dict[float, Mapping[str, float]]:
+    """By share of the budget the means over seeds of pairs and measures."""
+    shares = dict.fromkeys(row["share"] for row in rows)
+    by_share = {share: [row for row in rows if row["share"] == share] for share in shares}
+    return {
+        share: {"pairs": float(np.mean([row["pairs"] for row in some]))}
+        | {name: float(np.mean([row["metrics"][name]["value"] for row in some])) for name in MEASURES}
+        for share, some in by_share.items()
+    }
+
+
+def _measure(value: float, interval: tuple[float, float] | None) -> Row:
+    low, high = interval or (None, None)
+    return {"value": value, "low": low, "high": high}

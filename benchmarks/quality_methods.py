@@ -1,0 +1,139 @@
+"""The methods that benchmarks/quality.py compares, each in a process of its own:
+
+    python benchmarks/quality_methods.py JOB OUTPUT
+
+Comes in: a job (student_task.Job), whose base holds the documents and beside whose base lies the verdict store. Goes
+out: the ranking of the test documents in the job's run directory (quality_task.RANKING), and OUTPUT, a JSON object with
+what the method cost, or ``error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_lexical import bm25, tfidf
+from quality_pairs import learn_pairs
+from quality_task import (
+    VERDICTS,
+    documents_of,
+    encoder_ranking,
+    judged_shortlists,
+    paid,
+    pairs_by_cycle,
+    prepare,
+    reranked,
+    share_verdicts,
+    write_ranking,
+)
+from student_methods import DEPTH, do_job, ranking
+from student_task import Job
+
+from ezxmc_ray import curriculum
+from ezxmc_ray.config import from_dict
+from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.stages.context import Context
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import LABELS
+
+Figures = dict[str, Any]
+
+
+def untrained(job: Job) -> Figures:
+    """The start encoder ranks."""
+    _write(job, ranking(job, from_dict(job.config).encoder.model))
+    return {}
+
+
+def lexical_bm25(job: Job) -> Figures:
+    """BM25 ranks."""
+    _write(job, bm25(_label_texts(job), _texts(job, "test"), DEPTH))
+    return {}
+
+
+def lexical_tfidf(job: Job) -> Figures:
+    """TF-IDF ranks; its document frequencies are those of the labels and the train documents."""
+    labels = _label_texts(job)
+    _write(job, tfidf(labels, [*labels, *_texts(job, "train")], _texts(job, "test"), DEPTH))
+    return {}
+
+
+def pairs(job: Job) -> Figures:
+    """An encoder that learned from the documents alone ranks."""
+    folder = from_dict(job.config).run + "/student"
+    figures = learn_pairs(job, folder)
+    _write(job, ranking(job, folder))
+    return figures
+
+
+def cycles(job: Job) -> Figures:
+    """The whole curriculum; the encoder that it chooses ranks. ``encoders``: what each of its encoders needed."""
+    config = from_dict(job.config)
+    _share(job)
+    curriculum.run(config)
+    context, count = Context(config, Storage(config.run)), config.curriculum.cycles
+    selection = context.manifest("student").details
+    write_ranking(config.run, *encoder_ranking(context, selection["encoder"]))
+    trained = [context.manifest(f"cycle-{cycle}/student").details["training_seconds"] for cycle in range(count)]
+    spent = zip([0, *pairs_by_cycle(context, count)], [0.0, *np.cumsum(trained).tolist()], strict=True)
+    encoders = [
+        {"encoder": score["encoder"], "pairs": needed, "train_seconds": seconds, "teacher_ndcg": score["score"]}
+        for score, (needed, seconds) in zip(selection["scores"], spent, strict=True)
+    ]
+    chosen = {"chosen": selection["chosen"], "encoders": encoders, "train_seconds": sum(trained)}
+    return paid(context, count + 1) | chosen
+
+
+def llm_rerank(job: Job) -> Figures:
+    """The teacher judges the start encoder's shortlists of the test documents, which are then ranked by its verdicts.
+
+    In a run of its own, in which they are the train documents, and which ends after cycle 0's judge stage.
+    """
+    config = from_dict(job.config)
+    _share(job)
+    test = documents_of(job.base, "test")
+    prepare(config, [{name: row[name] for name in ("id", "title", "text")} | {"split": "train"} for row in test])
+    for stage in ("shortlist", "judge"):
+        curriculum.run_stage(config, stage)
+    context = Context(config, Storage(config.run))
+    judged = judged_shortlists(context)
+    start = ranking(job, config.encoder.model)
+    ranked = [reranked(row, *judged[document["id"]]) for row, document in zip(start, test, strict=True)]
+    _write(job, np.stack(ranked))
+    return paid(context, 1)
+
+
+def _share(job: Job) -> None:
+    share_verdicts(from_dict(job.config).run, str(Path(job.base).parent / VERDICTS))
+
+
+def _write(job: Job, found: np.ndarray) -> None:
+    """Write the ranking ``found`` (int32 [n, depth]) of the base's test documents."""
+    write_ranking(from_dict(job.config).run, [row["id"] for row in documents_of(job.base, "test")], found)
+
+
+def _label_texts(job: Job) -> list[str]:
+    texts: list[str] = Storage(job.base).read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
+    return texts
+
+
+def _texts(job: Job, split: str) -> list[str]:
+    return [document_text(row["title"] or "", row["text"]) for row in documents_of(job.base, split)]
+
+
+METHODS: dict[str, Callable[[Job], Figures]] = {
+    "untrained": untrained,
+    "bm25": lexical_bm25,
+    "tfidf": lexical_tfidf,
+    "title": pairs,
+    "segments": pairs,
+    "lmtx": cycles,
+    "llm_rerank": llm_rerank,
+    "ezxmc": cycles,
+}
+
+
+if __name__ == "__main__":
+    do_job(METHODS)

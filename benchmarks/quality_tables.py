@@ -1,0 +1,121 @@
+"""The tables and notes that benchmarks/RESULTS.md shows of results/quality.json.
+
+Comes in: the rows of quality_figures. Goes out: for each dataset and its labels tables of flat rows with a title, in
+which a measure and its interval are one text, and sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quality_figures import OURS, PUBLISHED, Row
+
+from ezxmc_ray.metrics import MEASURES
+
+Table = dict[str, Any]
+
+
+#: What the tables do not say.
+NOTES = (
+    "95 % intervals by bootstrap over the test documents (2,000 samples); differences are paired: same documents, "
+    "values of several seeds averaged document by document. An interval that leaves out 0 is significant.",
+    "pairs: (document, label) pairs that a method needs judged, those of held-out documents among them; the verdicts "
+    "of all runs of a dataset are one store, so hardly any is asked twice. teacher s: of the engine for all of these "
+    "pairs (and the labels beside no document, where they calibrate) at the mean rate of the store, start-up apart.",
+    "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
+    "earlier cycles, no worked examples. Prompt and exact read-out are those of the other methods, not the published "
+    "ones, and a yes is the upper side of Otsu's split of the verdicts.",
+    "llm_rerank judges the test documents themselves, and ranks what lies beyond the shortlist as the untrained "
+    "encoder does. title and segments learn from the texts of the train documents (the pairs of MACLR and RTS, without "
+    "their clustering and label regularisation). tfidf counts words in train documents and labels.",
+    "A budget's share is that of the train documents that each cycle draws; of the held-out documents the same share "
+    "is kept.",
+)
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """All tables, dataset by dataset; a part that was not measured has none."""
+    found: list[Table] = []
+    for dataset, labels in dict.fromkeys((row["dataset"], row["labels"]) for row in _all(result)):
+        name = f"{dataset}, {labels}"
+        for title, part, show in (
+            ("methods", [*result["rows"], *_of_several(result["means"])], _method),
+            ("ezxmc minus the other methods, points", result["differences"], _difference),
+            ("the encoders of the cycles of ezxmc", result["cycles"], _cycle),
+            ("share of the documents that a cycle judges", result["budget"], _budget),
+            (f"least pairs with which {OURS} is as good as {PUBLISHED} with all", result["reached"], _reached),
+        ):
+            rows = [show(row) for row in part if (row["dataset"], row["labels"]) == (dataset, labels)]
+            if rows:
+                found.append({"title": f"{name}: {title}", "rows": rows})
+    return found
+
+
+def _all(result: Mapping[str, Any]) -> list[Row]:
+    return [*result["rows"], *result["cycles"], *result["budget"]]
+
+
+def _of_several(means: Sequence[Row]) -> list[Row]:
+    """A mean of one seed is that seed's row."""
+    return [row | {"seed": f"mean of {row['seeds']}"} for row in means if row["seeds"] > 1]
+
+
+def _method(row: Row) -> Row:
+    return {
+        **_models(row),
+        "seed": _text(row["seed"]),
+        "pairs": row.get("pairs"),
+        "of them asked": row.get("pairs_asked"),
+        "teacher s": _whole(row.get("teacher_seconds")),
+        "training s": _whole(row.get("train_seconds")),
+        **_measures(row, ".1f"),
+    }
+
+
+def _difference(row: Row) -> Row:
+    return {**_models(row), "seeds": " and ".join(map(str, row["seeds"])), **_measures(row, "+.1f")}
+
+
+def _cycle(row: Row) -> Row:
+    facts = {"pairs": row["pairs"], "teacher's nDCG@5": row["teacher_ndcg"], "chosen": row["chosen"]}
+    return {"encoder": row["encoder"], **_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
+
+
+def _budget(row: Row) -> Row:
+    facts = {"share": f"{row['share']:.2f}", "pairs": row["pairs"]}
+    return {**_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
+
+
+def _reached(row: Row) -> Row:
+    models = {name: row[name] for name in ("teacher", "student")}
+    least = "none that was tried" if row["pairs"] is None else f"{row['pairs']:,.0f} ({row['share']:.0%})"
+    return {
+        "measure": row["measure"],
+        **models,
+        "lmtx": row["lmtx"],
+        "pairs of lmtx": row["lmtx_pairs"],
+        "pairs": least,
+    }
+
+
+def _models(row: Row) -> Row:
+    return {name: row[name] for name in ("method", "teacher", "student")}
+
+
+def _measures(row: Row, form: str) -> dict[str, str]:
+    return {name: with_interval(row["metrics"][name], form) for name in MEASURES}
+
+
+def with_interval(measure: Mapping[str, float | None], form: str) -> str:
+    """``56.3 (54.1 to 58.4)``; ``form``: of each number."""
+    value, low, high = (measure[name] for name in ("value", "low", "high"))
+    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _text(seed: int | str | None) -> str:
+    return "" if seed is None else str(seed)
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)

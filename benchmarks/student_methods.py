@@ -1,0 +1,213 @@
+"""The methods that benchmarks/student.py compares, each in a process of its own:
+
+    python benchmarks/student_methods.py JOB OUTPUT
+
+Comes in: a job (student_task.Job). Goes out: OUTPUT, a JSON object with the method's figures, or, for a method that
+cannot run here, ``error``. Loading a model and a few warm-up steps are not timed. What uses SentenceTransformers is in
+student_rivals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from student_rivals import (
+    encode_sentence_transformers,
+    learn_st_cached_mnrl,
+    learn_st_mnrl,
+    time_st_cached_mnrl,
+    time_st_mnrl,
+)
+from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, WARM_UP_TEXTS, Job, ranked_documents, read_job, texts_to_encode
+
+from ezxmc_ray.ahead import ahead
+from ezxmc_ray.config import Config, from_dict
+from ezxmc_ray.curriculum import Curriculum
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.encoder.precision import chosen_dtype
+from ezxmc_ray.errors import one_line
+from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.metrics import evaluate
+from ezxmc_ray.models import resolve_model
+from ezxmc_ray.stages.cluster import ray_cluster
+from ezxmc_ray.stages.train import READ_AHEAD
+from ezxmc_ray.storage import Manifest, Storage
+from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.data import ExampleReader
+from ezxmc_ray.student.loop import StepInput, StudentTrainer
+from ezxmc_ray.student.objective import Objective
+from ezxmc_ray.student.targets import TargetScale
+from ezxmc_ray.tables import LABELS
+
+#: Labels ranked a document: R@100 needs no more.
+DEPTH = 100
+STUDENT = "cycle-0/student"
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Run one method and write what it gave."""
+    do_job(METHODS)
+
+
+def do_job(methods: dict[str, Callable[[Job], Figures]]) -> None:
+    """Do the job that the command line names by one of ``methods``; an error is written too, and raised."""
+    job, output = sys.argv[1:]
+    try:
+        given = read_job(job)
+        if os.path.isdir(resolve_model(from_dict(given.config).encoder.model)):
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        result = methods[given.method](given)
+    except Exception as error:
+        Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
+        raise
+    Path(output).write_text(json.dumps(result))
+
+
+def learn_ezxmc(job: Job) -> Figures:
+    """The train stage, through Ray Train, on the examples of the base; then its student ranks the test documents."""
+    done = _train(job)
+    return {
+        **ranked(job, from_dict(job.config).run + "/" + STUDENT),
+        "steps": done.details["steps"],
+        "seconds": done.details["training_seconds"],
+        "stage_seconds": done.seconds,
+    }
+
+
+def stage(job: Job) -> Figures:
+    """The train stage alone, timed by its own manifest; ``start_seconds``: until its workers could begin."""
+    details = _train(job).details
+    names = ("documents", "workers", "steps", "start_seconds")
+    return {name: details[name] for name in names} | {"seconds": details["training_seconds"]}
+
+
+def _train(job: Job) -> Manifest:
+    """Do the step ``train`` of cycle 0 in a copy of the base."""
+    config = from_dict(job.config)
+    shutil.rmtree(config.run, ignore_errors=True)
+    shutil.copytree(job.base, config.run)
+    work = Curriculum(config, Storage(config.run))
+    train = next(step for step in work.steps() if step.stage == "train")
+    with ray_cluster(config.cluster):
+        return work.execute(train)
+
+
+def untrained(job: Job) -> Figures:
+    """The start encoder ranks the test documents."""
+    return ranked(job, from_dict(job.config).encoder.model)
+
+
+def learn_rival(learn: Callable[[Job, str], Figures]) -> Callable[[Job], Figures]:
+    """A method that trains by ``learn``, into a directory that is named to it; then its student ranks."""
+
+    def method(job: Job) -> Figures:
+        folder = from_dict(job.config).run + "/student"
+        figures = learn(job, folder)
+        return {**ranked(job, folder), **figures}
+
+    return method
+
+
+def ranked(job: Job, encoder: str) -> Figures:
+    """The measures, in percent, of ``encoder`` on the test documents of the base."""
+    return dict(evaluate(ranking(job, encoder), ranked_documents(job.base)[2]))
+
+
+def ranking(job: Job, encoder: str) -> np.ndarray:
+    """The labels that ``encoder`` ranks first for each test document of the base: int32 [n, DEPTH], by exact search."""
+    config = from_dict(job.config)
+    texts = Storage(job.base).read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
+    titles, bodies, _ = ranked_documents(job.base)
+    loaded = Encoder.load(encoder, config.encoder)
+    index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
+    _, found = index.search(loaded.encode_documents(titles, bodies).vectors, min(DEPTH, len(texts)))
+    return found
+
+
+def time_ezxmc(job: Job) -> Figures:
+    """An epoch of this project's training loop over the base, in this process and without Ray.
+
+    As in the train stage a thread reads and tokenises ahead; checkpoints and the report to Ray Train are left out.
+    """
+    started = time.perf_counter()
+    config, storage = from_dict(job.config), Storage(job.base)
+    reader = ExampleReader(storage, 0)
+    plan = BatchPlan(reader.rows_of_shards, config.student.batch_size, config.seed)
+    encoder = Encoder.load(config.encoder.model, config.encoder)
+    _timed_steps(_trainer(job, config, encoder, WARM_UP_STEPS), reader, plan, WARM_UP_STEPS)
+    trainer = _trainer(job, config, encoder, plan.steps_per_epoch)
+    began = time.perf_counter()
+    documents, seconds = _timed_steps(trainer, reader, plan, plan.steps_per_epoch)
+    return {
+        "documents": documents,
+        "rows": documents,
+        "steps": plan.steps_per_epoch,
+        "seconds": seconds,
+        "start_seconds": began - started,
+    }
+
+
+def _trainer(job: Job, config: Config, encoder: Encoder, steps: int) -> StudentTrainer:
+    details = Storage(job.base).read_json(f"{EXAMPLES_FOLDER}/manifest.json")["details"]
+    objective = Objective(config.student, TargetScale(**details["scale"]), details["yes_threshold"])
+    return StudentTrainer(encoder, objective, steps, encoder.device, config.seed)
+
+
+def _timed_steps(trainer: StudentTrainer, reader: ExampleReader, plan: BatchPlan, steps: int) -> tuple[int, float]:
+    """Documents and seconds of ``steps`` steps."""
+
+    def texts(rows: list[Row]) -> StepInput:
+        return trainer.tokenize(reader.read(rows))
+
+    began = time.perf_counter()
+    documents = sum(trainer.step(one).documents for one in ahead(texts, plan.batches(0, steps), READ_AHEAD))
+    return documents, time.perf_counter() - began
+
+
+def encode_ezxmc(job: Job) -> Figures:
+    """This project's encoder over the texts of the base; ``vectors``: the file with what it gave."""
+    started = time.perf_counter()
+    config = from_dict(job.config)
+    titles, texts = texts_to_encode(job.base)
+    encoder = Encoder.load(config.encoder.model, config.encoder)
+    encoder.encode_documents(titles[:WARM_UP_TEXTS], texts[:WARM_UP_TEXTS])
+    began = time.perf_counter()
+    vectors = encoder.encode_documents(titles, texts).vectors
+    seconds = time.perf_counter() - began
+    file = Path(config.run, "vectors.npy")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, vectors)
+    return {
+        "documents": len(texts),
+        "seconds": seconds,
+        "start_seconds": began - started,
+        "dtype": str(chosen_dtype(encoder.device, config.encoder.dtype)).removeprefix("torch."),
+        "vectors": str(file),
+    }
+
+
+METHODS: dict[str, Callable[[Job], Figures]] = {
+    "untrained": untrained,
+    "learn_ezxmc": learn_ezxmc,
+    "learn_st_mnrl": learn_rival(learn_st_mnrl),
+    "learn_st_cached_mnrl": learn_rival(learn_st_cached_mnrl),
+    "time_ezxmc": time_ezxmc,
+    "time_st_mnrl": time_st_mnrl,
+    "time_st_cached_mnrl": time_st_cached_mnrl,
+    "encode_ezxmc": encode_ezxmc,
+    "encode_sentence_transformers": encode_sentence_transformers,
+    "stage": stage,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The parts of benchmarks/quality.py that need no model and no Ray: figures, tables, rankings by shared words."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from make_results import section
+from quality_figures import IDENTITY, compared, difference, measures, merged, reached
+from quality_lexical import bm25, highest, tfidf
+from quality_tables import tables, with_interval
+
+from ezxmc_ray.metrics import MEASURES
+
+LABELS = ["graph theory", "rice", "theory of music", "graph drawing"]
+
+
+def values(*numbers: float) -> dict[str, np.ndarray]:
+    return {name: np.array(numbers, np.float64) for name in MEASURES}
+
+
+def row(method: str, seed: int | None = 0, teacher: str | None = "t", **more: Any) -> dict[str, Any]:
+    names = {"dataset": "d", "labels": "l", "method": method, "teacher": teacher, "student": "s", "seed": seed}
+    return names | {"metrics": measures(values(*[50.0] * 20))} | more
+
+
+def test_a_measure_has_its_mean_and_an_interval_around_it_and_none_with_few_documents() -> None:
+    found = measures(values(*[0.0, 100.0] * 10))["P@1"]
+    assert found["value"] == 50.0
+    assert 20 < found["low"] < 40 and 60 < found["high"] < 80
+    assert measures(values(0.0, 100.0))["P@1"] == {"value": 50.0, "low": None, "high": None}
+
+
+def test_a_difference_is_paired() -> None:
+    draw = np.random.default_rng(0).uniform(0, 90, 50)
+    found = difference(values(*(draw + 1.0)), values(*draw))["P@1"]
+    assert found["low"] == pytest.approx(1.0) and found["high"] == pytest.approx(1.0)
+
+
+def test_a_later_row_replaces_the_one_of_the_same_name_only() -> None:
+    old = [row("ezxmc", pairs=1), row("ezxmc", 1, pairs=1), row("bm25", None, None, pairs=None)]
+    new = [row("ezxmc", pairs=2), row("ezxmc", teacher="u", pairs=3), row("untrained", None, None)]
+    found = [(one["method"], one["teacher"], one["seed"], one.get("pairs")) for one in merged(old, new, IDENTITY)]
+    assert found == [
+        ("untrained", None, None, None),
+        ("bm25", None, None, None),
+        ("ezxmc", "t", 0, 2),
+        ("ezxmc", "t", 1, 1),
+        ("ezxmc", "u", 0, 3),
+    ]
+
+
+def test_ezxmc_is_compared_seed_by_seed_averaged_with_what_shares_its_teacher_and_student() -> None:
+    measured = [
+        (row("ezxmc"), values(*[60.0, 40.0] * 10)),
+        (row("ezxmc", 1), values(*[40.0, 60.0] * 10)),
+        (row("lmtx"), values(*[45.0] * 20)),
+        (row("lmtx", teacher="u"), values(*[1.0] * 20)),
+        (row("bm25", None, None) | {"student": None}, values(*[20.0] * 20)),
+        (row("untrained", None, None) | {"student": "other"}, values(*[30.0] * 20)),
+    ]
+    means, differences = compared(measured)
+    assert [(one["method"], one["seeds"], one["metrics"]["P@1"]["value"]) for one in means] == [
+        ("ezxmc", 2, 50.0),
+        ("lmtx", 1, 45.0),
+        ("lmtx", 1, 1.0),
+        ("bm25", 1, 20.0),
+        ("untrained", 1, 30.0),
+    ]
+    shown = {one["method"]: one["metrics"]["R@10"] for one in differences}
+    assert shown == {name: {"value": v, "low": v, "high": v} for name, v in (("lmtx", 5.0), ("bm25", 30.0))}
+    assert differences[0]["seeds"] == [2, 1]
+
+
+def budget(method: str, share: float, pairs: int, precision: float, recall: float, seed: int = 0) -> dict[str, Any]:
+    metrics = {name: {"value": 0.0} for name in MEASURES} | {"P@1": {"value": precision}, "R@10": {"value": recall}}
+    return row(method, seed, share=share, pairs=pairs) | {"metrics": metrics}
+
+
+def test_the_least_budget_that_reaches_the_published_recipe_is_a_mean_over_seeds() -> None:
+    rows = [
+        budget("lmtx", 1.0, 900, 50.0, 60.0),
+        budget("lmtx", 0.1, 90, 70.0, 70.0),
+        budget("ezxmc", 1.0, 1000, 55.0, 59.0),
+        budget("ezxmc", 0.3, 300, 51.0, 58.0),
+        budget("ezxmc", 0.1, 90, 52.0, 50.0),
+        budget("ezxmc", 0.1, 110, 47.0, 50.0, seed=1),
+    ]
+    precision, recall = reached(rows)
+    assert (precision["measure"], precision["pairs"], precision["share"]) == ("P@1", 300.0, pytest.approx(1 / 3))
+    assert (recall["measure"], recall["pairs"], recall["share"]) == ("R@10", None, None)
+    assert reached(rows[1:]) == []
+
+
+def test_highest_breaks_ties_by_number_and_leaves_out_what_scores_nothing() -> None:
+    scores = np.array([[0.0, 2.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(highest(scores, 3), [[2, 1, 3], [-1, -1, -1]])
+    np.testing.assert_array_equal(highest(scores, 5), [[2, 1, 3, -1, -1], [-1, -1, -1, -1, -1]])
+
+
+def test_tfidf_ranks_by_the_cosine_of_sublinear_weights() -> None:
+    corpus = [*LABELS, "graph graph rice"]
+    found = tfidf(LABELS, corpus, ["graph graph rice", "zebra"], 4)
+    idf = {
+        word: 1 + math.log((1 + 5) / (1 + df))
+        for word, df in (("graph", 3), ("rice", 2), ("theory", 2), ("drawing", 1))
+    }
+    document = {"graph": (1 + math.log(2)) * idf["graph"], "rice": idf["rice"]}
+
+    def cosine(label: str) -> float:
+        weights = {word: idf[word] for word in label.split()}
+        return sum(document.get(word, 0.0) * weight for word, weight in weights.items()) / math.hypot(*weights.values())
+
+    order = sorted((0, 1, 3), key=lambda number: -cosine(LABELS[number]))
+    np.testing.assert_array_equal(found, [[*order, -1], [-1] * 4])
+
+
+def test_bm25_is_the_formula_of_lucene() -> None:
+    pytest.importorskip("bm25s")
+    found = bm25(LABELS, ["Theory of graphs, graph theory, theory", "!", "zebra"], 4)
+    words = [[word for word in label.split() if word != "of"] for label in LABELS]
+    average = sum(map(len, words)) / len(words)
+
+    def score(label: list[str]) -> float:
+        total = 0.0
+        for word in ("theory", "graphs", "graph", "theory", "theory"):
+            containing = sum(word in other for other in words)
+            norm = 1.5 * (1 - 0.75 + 0.75 * len(label) / average)
+            total += (
+                math.log(1 + (4 - containing + 0.5) / (containing + 0.5))
+                * label.count(word)
+                / (label.count(word) + norm)
+            )
+        return total
+
+    scores = [score(label) for label in words]
+    order = [number for number in np.argsort(-np.array(scores), kind="stable") if scores[number] > 0]
+    assert order == [0, 2, 3]
+    np.testing.assert_array_equal(found, [[*order, -1], [-1] * 4, [-1] * 4])
+
+
+def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() -> None:
+    rows = [row("bm25", None, None), row("ezxmc", pairs=12000, pairs_asked=3000, teacher_seconds=61.4)]
+    means, differences = compared([(one, values(*[50.0] * 20)) for one in rows])
+    parts: dict[str, Any] = {"means": means, "differences": differences, "cycles": [], "budget": [], "reached": []}
+    result = parts | {"rows": [*rows, row("untrained", None, None) | {"dataset": "e"}]}
+    found = tables(result)
+    assert [one["title"].partition(":")[0] for one in found] == ["d, l", "d, l", "e, l"]
+    page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
+    assert "| ezxmc | t | s | 0 | 12,000 | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
+    assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
+    assert page.count("### ") == 3 and page.endswith("- n\n")
+
+
+def test_a_measure_without_an_interval_is_shown_alone() -> None:
+    assert with_interval({"value": 1.25, "low": None, "high": None}, ".1f") == "1.2"
+    assert with_interval({"value": 1.0, "low": -1.0, "high": 3.0}, "+.1f") == "+1.0 (-1.0 to +3.0)"
