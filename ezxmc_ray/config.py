@@ -183,7 +183,9 @@ class StudentConfig:
         "what the student learns: verdict, similarity, or fusion (sum of both, standardised)",
         ("fusion", "verdict", "similarity"),
     )
-    past_verdicts: bool = _knob(True, "a document also teaches the verdicts of earlier cycles, at no cost")
+    past_verdicts: bool = _knob(
+        False, "a document also teaches the verdicts of earlier cycles (not measured yet); no pair is asked for it"
+    )
     start: str = _knob(
         "previous", "each cycle starts from the previous student, or from the base encoder", ("previous", "base")
     )
@@ -321,7 +323,15 @@ SPEED_KNOBS = {
         "enforce_eager",
         "threads",
     ),
-    "student": ("workers", "min_workers", "trackers", "checkpoint_every_steps", "max_failures"),
+    "student": (
+        "batch_tokens",
+        "gradient_cache",
+        "workers",
+        "min_workers",
+        "trackers",
+        "checkpoint_every_steps",
+        "max_failures",
+    ),
 }
 
 

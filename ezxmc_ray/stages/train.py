@@ -221,7 +221,7 @@ class TrainWorker:
             self.progress["training_seconds"] = before + time.monotonic() - began
             if self.rank == 0:
                 self.settings["counter"].at.remote(step)
-            if student.validate_every_steps and step % student.validate_every_steps == 0:
+            if student.validate_every_steps and (step % student.validate_every_steps == 0 or step == steps):
                 self._look(step)
                 if self.looks.should_stop():
                     self.progress["stopped_at"] = step
