@@ -116,6 +116,16 @@ def test_the_gradient_cache_changes_no_gradient(with_dropout: Path, loss: str) -
         np.testing.assert_allclose(gradients(cached)[name], gradient, atol=1e-6, err_msg=name)
 
 
+def test_the_gradient_cache_loses_no_gradient_under_autocast(without_dropout: Path) -> None:
+    whole, cached = (trainer(without_dropout, 3, dtype="bfloat16", gradient_cache=cache) for cache in (False, True))
+    learn(whole, toy_batch(2)), learn(cached, toy_batch(2))
+    expected, found = gradients(whole), gradients(cached)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        # bfloat16 has two to three digits.
+        assert np.linalg.norm(found[name] - gradient) <= 0.05 * np.linalg.norm(gradient) + 1e-6, name
+
+
 def test_how_texts_are_grouped_changes_no_gradient(without_dropout: Path) -> None:
     fine, coarse = (trainer(without_dropout, 3, batch_tokens=tokens) for tokens in (1, 10_000))
     assert len(fine.tokenize(toy_batch(2)).groups) > len(coarse.tokenize(toy_batch(2)).groups) == 2
