@@ -14,9 +14,7 @@ vectors of the same text, over all texts.
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 from common import publish
 from sentence_transformers import SentenceTransformer
+from student_data import read_rows
 from torch import Tensor
 
 from ezxmc_ray.config import EncoderConfig
@@ -93,21 +92,16 @@ def main() -> None:
 
 def sample(folder: Path, documents: int, among: int, labels: int, seed: int) -> list[Texts]:
     """The documents of the sample, and the short texts."""
-    rows = list(read_lines(folder / "documents.jsonl.gz"))
+    rows = read_rows(folder / "documents.jsonl.gz", ("title", "text"))
     whole = sorted((document_text(row["title"], row["text"]) for row in rows), key=len, reverse=True)[:among]
     drawn = np.random.default_rng(seed).permutation(len(whole))[:documents]
-    short = [row["text"] for row in read_lines(folder / "labels.jsonl.gz")] + [row["title"] for row in rows]
+    names = read_rows(folder / "labels.jsonl.gz", ("text",))
+    short = [row["text"] for row in names] + [row["title"] for row in rows]
     limits = EncoderConfig()
     return [
         Texts("documents", [whole[place] for place in drawn], limits.max_document_tokens),
         Texts("labels", short[:labels], limits.max_label_tokens),
     ]
-
-
-def read_lines(path: Path) -> Any:
-    """The objects of a gzipped JSON-lines file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def all_methods(model: str) -> tuple[dict[str, Encode], list[str]]:

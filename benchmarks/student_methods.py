@@ -26,7 +26,7 @@ from student_rivals import (
     time_st_cached_mnrl,
     time_st_mnrl,
 )
-from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, WARM_UP_TEXTS, Job, ranked_documents, read_job, texts_to_encode
+from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, Job, ranked_documents, read_job, texts_to_encode, time_encoding
 
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
@@ -179,20 +179,10 @@ def encode_ezxmc(job: Job) -> Figures:
     config = from_dict(job.config)
     titles, texts = texts_to_encode(job.base)
     encoder = Encoder.load(config.encoder.model, config.encoder)
-    encoder.encode_documents(titles[:WARM_UP_TEXTS], texts[:WARM_UP_TEXTS])
-    began = time.perf_counter()
-    vectors = encoder.encode_documents(titles, texts).vectors
-    seconds = time.perf_counter() - began
-    file = Path(config.run, "vectors.npy")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(file, vectors)
-    return {
-        "documents": len(texts),
-        "seconds": seconds,
-        "start_seconds": began - started,
-        "dtype": str(chosen_dtype(encoder.device, config.encoder.dtype)).removeprefix("torch."),
-        "vectors": str(file),
-    }
+    dtype = chosen_dtype(encoder.device, config.encoder.dtype)
+    return time_encoding(
+        lambda part: encoder.encode_documents(titles[part], texts[part]).vectors, config.run, started, str(dtype)
+    )
 
 
 METHODS: dict[str, Callable[[Job], Figures]] = {

@@ -10,11 +10,9 @@ configuration, the learning rate is the job's, all else SentenceTransformers' ow
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from student_task import WARM_UP_STEPS, WARM_UP_TEXTS, Job, texts_to_encode, yes_labels
+from student_task import WARM_UP_STEPS, Job, texts_to_encode, time_encoding, yes_labels
 
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import document_text
@@ -52,20 +50,12 @@ def encode_sentence_transformers(job: Job) -> dict[str, Any]:
     config = from_dict(job.config)
     texts = [document_text(title, text) for title, text in zip(*texts_to_encode(job.base), strict=True)]
     model = _load(config, config.encoder.max_document_tokens)
-    model.encode(texts[:WARM_UP_TEXTS], normalize_embeddings=True)
-    began = time.perf_counter()
-    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    seconds = time.perf_counter() - began
-    file = Path(config.run, "vectors.npy")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(file, vectors)
-    return {
-        "documents": len(texts),
-        "seconds": seconds,
-        "start_seconds": began - started,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "vectors": str(file),
-    }
+    return time_encoding(
+        lambda part: model.encode(texts[part], normalize_embeddings=True, show_progress_bar=False),
+        config.run,
+        started,
+        str(model.dtype),
+    )
 
 
 def _learn(job: Job, folder: str, loss: str) -> dict[str, Any]:

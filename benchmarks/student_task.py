@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,6 +295,24 @@ def texts_to_encode(folder: str) -> tuple[list[str], list[str]]:
     """The titles and texts that :func:`write_texts` wrote."""
     titles, texts = Storage(folder).read_json(TEXTS)
     return titles, texts
+
+
+def time_encoding(encode: Callable[[slice], np.ndarray], run: str, started: float, dtype: str) -> dict[str, Any]:
+    """Time ``encode`` over all texts, after a few; its vectors go into a file of ``run``. ``dtype``: torch's name."""
+    encode(slice(WARM_UP_TEXTS))
+    began = time.perf_counter()
+    vectors = encode(slice(None))
+    seconds = time.perf_counter() - began
+    file = Path(run, "vectors.npy")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, vectors)
+    return {
+        "documents": len(vectors),
+        "seconds": seconds,
+        "start_seconds": began - started,
+        "dtype": dtype.removeprefix("torch."),
+        "vectors": str(file),
+    }
 
 
 def write_job(path: Path, job: Job) -> None:

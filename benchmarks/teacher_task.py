@@ -7,8 +7,6 @@ other documents to warm up with. Each method runs in a process of its own and re
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from student_data import in_order, read_rows
 
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, load_config, to_dict
@@ -155,9 +154,7 @@ def sample_documents(path: Path, tokenizer: Any, documents: int, tokens: int) ->
 
 def _by_hash(path: Path) -> list[str]:
     """Title and text of every document, in the order of the hash of its id."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    rows = [json.loads(line) for line in content.splitlines()]
-    rows.sort(key=lambda row: hashlib.blake2b(str(row["id"]).encode(), digest_size=8).digest())
+    rows = in_order(read_rows(path, ("id", "text")))
     return ["\n".join(part for part in (row.get("title"), row["text"]) if part) for row in rows]
 
 

@@ -66,12 +66,9 @@ def lmtx_loss(scores: Tensor, positive: Tensor, masked: Tensor | None = None) ->
     Returns:
         Scalar: mean over the documents with at least one positive (0 for one without a negative).
     """
-    masked = _no_mask(scores, masked)
-    positive = positive & ~masked
-    learns = positive.any(dim=1)
-    if not bool(learns.any()):
+    scores, positive, masked = _with_a_positive(scores, positive, masked)
+    if not len(scores):
         return scores.sum() * 0.0
-    scores, positive, masked = scores[learns], positive[learns], masked[learns]
     candidates = scores.masked_fill(positive | masked, -torch.inf)
     hardest, _ = torch.topk(candidates, min(LMTX_HARDEST, scores.shape[1]), dim=1)
     there = torch.isfinite(hardest)
@@ -135,17 +132,23 @@ def infonce_loss(scores: Tensor, positive: Tensor, temperature: float, masked: T
     Returns:
         Scalar: mean over the documents with at least one positive (0 for one without a negative).
     """
-    masked = _no_mask(scores, masked)
-    positive = positive & ~masked
-    learns = positive.any(dim=1)
-    if not bool(learns.any()):
+    scores, positive, masked = _with_a_positive(scores, positive, masked)
+    if not len(scores):
         return scores.sum() * 0.0
-    logits, positive, masked = scores[learns] / temperature, positive[learns], masked[learns]
+    logits = scores / temperature
     # A finite stand-in for minus infinity: a row without any negative would be NaN in the gradient of logsumexp.
     lowest = torch.finfo(scores.dtype).min
     negatives = torch.logsumexp(logits.masked_fill(positive | masked, lowest), dim=1, keepdim=True)
     by_label = torch.logaddexp(logits, negatives) - logits
     return ((by_label * positive).sum(dim=1) / positive.sum(dim=1)).mean()
+
+
+def _with_a_positive(scores: Tensor, positive: Tensor, masked: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, positives that are not masked, and mask, of the documents that have such a positive."""
+    masked = _no_mask(scores, masked)
+    positive = positive & ~masked
+    learns = positive.any(dim=1)
+    return scores[learns], positive[learns], masked[learns]
 
 
 def _no_mask(scores: Tensor, masked: Tensor | None) -> Tensor:

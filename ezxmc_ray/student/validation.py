@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.metrics.ranking import discounts
 from ezxmc_ray.student.data import HeldOut
 from ezxmc_ray.student.targets import TargetScale, target_scores
 
@@ -29,7 +30,7 @@ def gains_of(target: np.ndarray, temperature: float) -> np.ndarray:
 
 def graded_ndcg(gains: Sequence[float], all_gains: Sequence[float]) -> float:
     """nDCG@5, 0 to 1, of labels with ``gains`` in their order, against the best order of ``all_gains``."""
-    discount = 1 / np.log2(np.arange(2, SCORED_AT + 2))
+    discount = discounts(SCORED_AT)
     best = sorted(all_gains, reverse=True)[:SCORED_AT]
     ideal = float(np.dot(best, discount[: len(best)]))
     mine = gains[:SCORED_AT]
