@@ -7,7 +7,8 @@ without verdicts is judged and the target killed at a random moment after the fi
 leaves nothing running, and the command is given again; after the two other kills the command must end by itself. Then
 every pair must have one verdict, and no committed pair may have been judged twice. The engine's own process exists only
 where vLLM runs it apart (VLLM_ENABLE_V1_MULTIPROCESSING=1, as with tensor parallelism); its rounds are run so.
-float32, so that verdicts can be compared closely with the undisturbed run's.
+float32, so that verdicts can be compared closely with the undisturbed run's. What was measured is kept at once: a
+command that was stopped goes on with the kills that are missing (--afresh: all again).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
-from common import publish
+from common import ROOT, publish
 
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
 TARGETS = ("driver", "actor", "engine")
@@ -47,7 +48,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, help="kills of each target")
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--afresh", action="store_true", help="forget what an earlier call measured")
     given = parser.parse_args()
+    kept = Kept(ROOT / "runs" / "benchmark" / f"kills-{given.name}.jsonl", given.afresh)
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
@@ -66,13 +69,15 @@ def main() -> None:
         undisturbed = copy_of(base, Path(scratch) / "undisturbed")
         subprocess.run(command("judge", undisturbed, knobs), check=True)
         expected = scores(undisturbed)
-        rows = []
         for target in given.targets:
             for number in range(given.times):
+                delay = draw.uniform(0, 12)  # drawn for kept rows too, so that the others' moments are the same
+                if kept.count(target) > number:
+                    continue
                 run = copy_of(base, Path(scratch) / f"{target}-{number}")
-                rows.append({"killed": target, **one_kill(run, knobs, target, draw.uniform(0, 12), expected)})
-                print(json.dumps(rows[-1]), flush=True)
+                kept.add({"killed": target, **one_kill(run, knobs, target, delay, expected)})
                 shutil.rmtree(run)
+    rows = kept.rows
     worst = max(row["largest_difference"] for row in rows)
     publish(
         given.name,
@@ -85,6 +90,28 @@ def main() -> None:
             ],
         },
     )
+
+
+class Kept:
+    """The rows of this measurement and of the calls that it continues, in a file of JSON lines."""
+
+    def __init__(self, file: Path, afresh: bool) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if afresh:
+            file.unlink(missing_ok=True)
+        self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def count(self, target: str) -> int:
+        """How many kills of ``target`` are there."""
+        return sum(row["killed"] == target for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep and print a row."""
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def command(stage: str, run: Path, knobs: list[str]) -> list[str]:

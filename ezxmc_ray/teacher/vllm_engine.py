@@ -35,6 +35,7 @@ from ezxmc_ray.teacher.engine import (
     judged,
     load_teacher,
 )
+from ezxmc_ray.teacher.engine_watch import wake_when_dead
 from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood, probability_of_yes
 
 #: The smallest block that vLLM's CPU attention takes: least of a shared prefix is computed again.
@@ -61,6 +62,8 @@ class VllmEngine:
         _set_environment(teacher)
         self._use_threads()
         self.llm = llm or _start(teacher, [teacher, *others])
+        if llm is None:
+            wake_when_dead(self.llm.llm_engine.engine_core)
         self._requests = _requests(teacher)
         if llm is None:
             self.judge([_WARM_UP])
