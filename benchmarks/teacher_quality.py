@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from common import ROOT, publish
 
-from ezxmc_ray.config import EncoderConfig, TeacherConfig, load_config
+from ezxmc_ray.config import EncoderConfig, TeacherConfig, WordsConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.metrics import auc_per_document
 from ezxmc_ray.tables import NO_DOCUMENT, content_hash
 from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold_of
@@ -40,10 +41,14 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Pairs:
-    """The sample: batches for the engine, and per document similarities, gold marks and label numbers."""
+    """The sample: batches for the engine, and per document similarities, gold marks and label numbers.
+
+    ``similarity``: the encoder's cosine, by which the shortlists were made; ``with_words``: as index/match.py has it.
+    """
 
     documents: list[DocumentPairs]
     similarity: np.ndarray
+    with_words: np.ndarray
     is_gold: np.ndarray
     labels: np.ndarray
 
@@ -64,7 +69,7 @@ def main() -> None:
     given = parser.parse_args()
     pairs = sample(given.data, given.labels, given.skip, given.documents, given.shortlist)
     configs = [variant(given.teacher, text) for text in given.variants]
-    rows = [row("similarity alone", "", pairs, pairs.similarity, None)]
+    rows = [row("similarity alone", "", pairs, None)]
     for text, (raw, prior, about) in zip(given.variants, scores(configs, pairs, given.scores), strict=True):
         config = configs[given.variants.index(text)]
         for calibration in ("none", "label_prior", "batch"):
@@ -97,7 +102,7 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
     documents = [d for d in read_lines(folder / "documents.jsonl.gz") if d["split"] == "train" and d["labels"]]
     documents.sort(key=lambda d: hashlib.blake2b(d["id"].encode(), digest_size=8).digest())
     documents = documents[skip : skip + count]
-    encoder = Encoder.load(ENCODER, EncoderConfig(model=ENCODER))
+    encoder = Encoder.load(ENCODER, EncoderConfig(model=ENCODER, dtype="float32"))
     texts = [label["text"] for label in labels]
     vectors = encoder.encode_documents([d["title"] for d in documents], [d["text"] for d in documents]).vectors
     index = ShardedIndex.from_vectors(encoder.encode_labels(texts).vectors)
@@ -119,7 +124,8 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
         )
         for d, row in zip(documents, found, strict=True)
     ]
-    return Pairs(batches, np.asarray(similarity), gold, np.asarray(found))
+    shares = LabelWords(texts).shares([d["title"] for d in documents], [d["text"] for d in documents], found)
+    return Pairs(batches, similarity, similarity + WordsConfig().weight * shares, gold, found)
 
 
 def read_lines(path: Path) -> Any:
@@ -131,8 +137,9 @@ def read_lines(path: Path) -> Any:
 def scores(configs: list[TeacherConfig], pairs: Pairs, folder: Path) -> Any:
     """For each configuration: raw [documents, size], prior [documents, size], and what judging cost."""
     folder.mkdir(parents=True, exist_ok=True)
-    marks = [hashlib.blake2b(b"".join(d.document_hash for d in pairs.documents), digest_size=4).hexdigest()]
-    files = [folder / f"{teacher_key(config)}-{marks[0]}.npz" for config in configs]
+    content = b"".join(b"".join((d.document_hash, *d.label_hashes)) for d in pairs.documents)
+    mark = hashlib.blake2b(content, digest_size=4).hexdigest()
+    files = [folder / f"{teacher_key(config)}-{mark}.npz" for config in configs]
     missing = [config for config, file in zip(configs, files, strict=True) if not file.exists()]
     teachers = [load_teacher(config) for config in missing]
     llm = None
@@ -173,18 +180,21 @@ def calibrated_row(
         numbers = pairs.labels.ravel()
         own = label_means(np.bincount(numbers, additive(raw.ravel(), config.readout)), np.bincount(numbers))[numbers]
     verdict = calibrate(raw.ravel(), own, config.readout, calibration)
-    return row(text or "defaults", calibration, pairs, pairs.similarity, verdict.reshape(raw.shape))
+    return row(text or "defaults", calibration, pairs, verdict.reshape(raw.shape))
 
 
-def row(
-    text: str, calibration: str, pairs: Pairs, similarity: np.ndarray, verdict: np.ndarray | None
-) -> dict[str, Any]:
-    """AUC and P@1 alone and fused, with intervals."""
-    alone = similarity if verdict is None else verdict
-    fused = similarity if verdict is None else standard(similarity) + standard(verdict)
+def row(text: str, calibration: str, pairs: Pairs, verdict: np.ndarray | None) -> dict[str, Any]:
+    """AUC and P@1 with intervals: alone, fused with the cosine, and fused with the similarity that counts words."""
+    alone = pairs.similarity if verdict is None else verdict
+    also = 0.0 if verdict is None else standard(verdict)
+    scored = {
+        "alone": alone,
+        "fused": standard(pairs.similarity) + also,
+        "fused_with_words": standard(pairs.with_words) + also,
+    }
     measured = [i for i, gold in enumerate(pairs.is_gold) if gold.any() and not gold.all()]
     shown: dict[str, Any] = {"variant": text, "calibration": calibration}
-    for name, values in (("alone", alone), ("fused", fused)):
+    for name, values in scored.items():
         each = auc_per_document([values[i] for i in measured], [pairs.is_gold[i] for i in measured])
         low, high = interval(each)
         shown |= {f"AUC_{name}": round(float(each.mean()), 3), f"AUC_{name}_interval": f"{low:.3f} to {high:.3f}"}
