@@ -4,6 +4,7 @@
     python benchmarks/quality.py --name quality --data data/debian-packages teacher.readout=likelihood
 
 Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25`` and ``tfidf`` (shared words),
+``words`` (the start encoder with words.weight: this project's first shortlists),
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
 ``lmtx`` (the published recipe through this project's curriculum), ``llm_rerank`` (the teacher judges the start
 encoder's shortlists of the *test* documents: costly, no student) and ``ezxmc`` (this project's defaults).
@@ -38,10 +39,10 @@ from quality_task import encoder_ranking
 from student import choice
 from student_task import section
 
-from ezxmc_ray.curriculum import versions
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
 from ezxmc_ray.stages.context import Context
+from ezxmc_ray.steps import versions
 from ezxmc_ray.storage import Storage
 
 PARTS = ("methods", "cycles", "budget")

@@ -27,15 +27,18 @@ from ezxmc_ray.metrics import per_document
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
-WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "llm_rerank")
+WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank")
 WITH_TEACHER = ("lmtx", "llm_rerank", "ezxmc")
 WITHOUT_ENCODER = ("bm25", "tfidf")
+ENCODER_ALONE = ("words.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
 #: What makes a method what it is; has the last word over the command line.
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "title": PAIRS,
-    "segments": PAIRS,
+    "untrained": ENCODER_ALONE,
+    "title": (*ENCODER_ALONE, *PAIRS),
+    "segments": (*ENCODER_ALONE, *PAIRS),
     "lmtx": (
+        *ENCODER_ALONE,
         "student.loss=lmtx",
         "student.target=verdict",
         "student.start=base",
@@ -87,7 +90,8 @@ class Bench:
         """The configuration of the method's run."""
         settings = [f"run={self.run_of(row, share)}", f"seed={row['seed'] or 0}"]
         settings += [f"prepare.documents=[{self.base}/{DOCUMENTS_FILE}]"]
-        settings += [f"curriculum.cycles={self.given.cycles}", *SETTINGS.get(row["method"], ())]
+        settings += [f"curriculum.cycles={self.given.cycles}", "curriculum.least_lead=null"]
+        settings += SETTINGS.get(row["method"], ())
         if share < 1:
             held_out = self.config.prepare.held_out_share
             documents = max(2, round(share * (1 - held_out) * self.facts["train_documents"]))

@@ -41,8 +41,8 @@ from ezxmc_ray.tables import LABELS
 Figures = dict[str, Any]
 
 
-def untrained(job: Job) -> Figures:
-    """The start encoder ranks."""
+def start_encoder(job: Job) -> Figures:
+    """The start encoder ranks, together with the words where the job's words.weight is not 0."""
     _write(job, ranking(job, from_dict(job.config).encoder.model))
     return {}
 
@@ -124,7 +124,8 @@ def _texts(job: Job, split: str) -> list[str]:
 
 
 METHODS: dict[str, Callable[[Job], Figures]] = {
-    "untrained": untrained,
+    "untrained": start_encoder,
+    "words": start_encoder,
     "bm25": lexical_bm25,
     "tfidf": lexical_tfidf,
     "title": pairs,

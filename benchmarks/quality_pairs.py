@@ -16,7 +16,7 @@ from student_task import Job
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.stages.train import READ_AHEAD
+from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.loop import StepInput, StudentTrainer

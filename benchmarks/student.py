@@ -53,8 +53,8 @@ from student_task import (
 )
 
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
-from ezxmc_ray.curriculum import versions
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.steps import versions
 
 #: The methods that may fail without ending the benchmark.
 RIVALS = ("st_mnrl", "st_cached_mnrl", "sentence_transformers")
@@ -124,11 +124,15 @@ def choice(known: Any) -> Callable[[str], list[str]]:
 
 
 def configure(given: argparse.Namespace, files: Files) -> Config:
-    """What the command line overrides has the last word; without it no document is held out."""
+    """What the command line overrides has the last word; without it no document is held out, and no words are counted.
+
+    What is compared here is the encoder; the words' part is measured by benchmarks/quality.py.
+    """
     settings = {
         "prepare.labels": f"[{files.labels.absolute()}]",
         "prepare.held_out_share": 0,
         "prepare.on_bad_rows": "skip",
+        "words.weight": 0,
     }
     if given.epochs:
         settings["student.epochs"] = given.epochs

@@ -30,15 +30,16 @@ from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, Job, ranked_documents, 
 
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
-from ezxmc_ray.curriculum import Curriculum
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.errors import one_line
+from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.stages.cluster import ray_cluster
-from ezxmc_ray.stages.train import READ_AHEAD
+from ezxmc_ray.stages.train_worker import READ_AHEAD
+from ezxmc_ray.steps import Curriculum
 from ezxmc_ray.storage import Manifest, Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader
@@ -123,13 +124,14 @@ def ranked(job: Job, encoder: str) -> Figures:
 
 
 def ranking(job: Job, encoder: str) -> np.ndarray:
-    """The labels that ``encoder`` ranks first for each test document of the base: int32 [n, DEPTH], by exact search."""
+    """The labels ranked first for each test document of the base, by ``encoder`` and words.weight: int32 [n, DEPTH]."""
     config = from_dict(job.config)
     texts = Storage(job.base).read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
-    index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
-    _, found = index.search(loaded.encode_documents(titles, bodies).vectors, min(DEPTH, len(texts)))
+    matcher = Matcher(ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors), texts, config.words)
+    vectors = loaded.encode_documents(titles, bodies).vectors
+    _, found = matcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found
 
 

@@ -39,6 +39,7 @@ from ezxmc_ray.stages.cluster import ray_cluster
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
 from ezxmc_ray.stages.verdict_files import import_verdicts
+from ezxmc_ray.steps import Curriculum, Result, Step
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, GOLD, LABELS, SHORTLIST
 
@@ -125,7 +126,7 @@ def _make(
     storage.write_bytes("documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     config.prepare.documents = [storage.path("documents.jsonl")]
     curriculum.run_stage(config, "prepare")
-    work = curriculum.Curriculum(config, storage)
+    work = Curriculum(config, storage)
     vectors = _embed(config, storage)
     verdicts = verdicts_of(vectors)
     steps = (
@@ -134,7 +135,7 @@ def _make(
     )
     with ray_cluster(config.cluster):
         for stage, folder, run in steps:
-            work.execute(curriculum.Step(f"cycle 0 {stage}, {teacher}", stage, folder, lambda: [mark], run))
+            work.execute(Step(f"cycle 0 {stage}, {teacher}", stage, folder, lambda: [mark], run))
     facts = _facts(work.context, data)
     storage.write_json(MADE, {"mark": mark, "facts": facts})
     return facts
@@ -161,7 +162,7 @@ def _embed(config: Config, storage: Storage) -> Vectors:
     )
 
 
-def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> curriculum.Result:
+def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> Result:
     """cycle-0/shortlist of the judged labels; rows, files and details, as a stage returns them."""
     storage, files, documents = context.storage, [], 0
     numbers = {label: number for number, label in enumerate(vectors.label_ids)}
@@ -187,7 +188,7 @@ def in_falling_similarity(labels: np.ndarray, similarity: np.ndarray) -> tuple[n
     return labels[order], similarity[order].astype(np.float32)
 
 
-def _write_examples(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> curriculum.Result:
+def _write_examples(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> Result:
     """Import the verdicts and join them with the shortlists; rows, files and details, as a stage returns them."""
     pairs = [(one, label, score) for one in vectors.document_ids for label, score in verdicts[one].items()]
     names, types = ("document_id", "label_id", "raw"), (pa.string(), pa.string(), pa.float32())

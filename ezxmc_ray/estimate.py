@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray.config import Config
+from ezxmc_ray.cycles import compares, documents_a_cycle, pairs_a_document
 
 #: Units a second, measured on 2 CPU cores with all-MiniLM-L6-v2 and SmolLM2-135M (documents of about 100 tokens).
 REFERENCE_RATES = {"prepare": 500.0, "shortlist": 12.0, "judge": 20.0, "train": 8.0, "predict": 12.0, "evaluate": 12.0}
@@ -29,36 +30,48 @@ class Amounts:
     document_tokens: float
 
 
-def estimate(config: Config, amounts: Amounts, rates: dict[str, float], done: dict[str, bool]) -> list[dict[str, Any]]:
+def estimate(
+    config: Config, amounts: Amounts, rates: dict[str, float], done: dict[str, bool], cycles: int
+) -> list[dict[str, Any]]:
     """A row for every step: name, whether it is done, documents, pairs, prompt tokens, and seconds that it may take.
 
-    ``rates`` units a second by stage, where measured; ``done`` by step name. Pairs are the most that a step can ask:
-    what the verdict store holds is not asked again.
+    ``rates`` units a second by stage, where measured; ``done`` by step name; ``cycles`` of the run, fewer than
+    configured where the stop rule has ended them. A cycle's select is with the shortlists and verdicts of the held-out
+    documents that it compares by. Pairs are the most that a step can ask: what the verdict store holds is not asked
+    again.
     """
-    cycles = config.curriculum.cycles
-    wanted = config.shortlist.documents_per_cycle or amounts.train
-    judged = min(amounts.train, wanted + amounts.held_out)
-    trained = round((judged - amounts.held_out) * config.student.epochs)
-    rows = [_row("prepare", "prepare", amounts.documents)]
+    held_out, pairs = amounts.held_out, pairs_a_document(config, amounts.labels)
+    trained = documents_a_cycle(config, amounts.train, held_out, amounts.labels)
+    rows = [_row("prepare", {"prepare": amounts.documents}, amounts.documents)]
     for cycle in range(cycles + 1):
-        documents = judged if cycle < cycles else amounts.held_out
-        rows.append(_row(f"cycle {cycle} shortlist", "shortlist", documents))
-        rows.append(_judge(f"cycle {cycle} judge", documents * min(config.shortlist.size, amounts.labels), amounts))
+        new = held_out  # documents of the cycle whose pairs are still to be judged
+        if compares(config, cycle):
+            work = {"shortlist": held_out, "judge": held_out * pairs}
+            rows.append(_row(f"cycle {cycle} select", work, held_out, held_out * pairs))
+            new = 0
+        documents = held_out + (trained if cycle < cycles else 0)
+        asked = (documents - held_out + new) * pairs
+        rows.append(_row(f"cycle {cycle} shortlist", {"shortlist": documents}, documents))
+        rows.append(_row(f"cycle {cycle} judge", {"judge": asked}, None, asked))
         if cycle < cycles:
-            rows.append(_row(f"cycle {cycle} train", "train", trained))
-    rows.append(_row("predict", "predict", amounts.documents))
-    rows.append(_row("evaluate", "evaluate", amounts.test * (cycles + 1)))
+            seen = round(trained * config.student.epochs)
+            rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
+    rows.append(_row("predict", {"predict": amounts.documents}, amounts.documents))
+    rows.append(_row("evaluate", {"evaluate": amounts.test * (cycles + 1)}, amounts.test * (cycles + 1)))
     for row in rows:
-        stage, units = row.pop("stage"), row.pop("units")
+        work = row.pop("work")
+        row["tokens"] = round(row["pairs"] * prompt_tokens(amounts)) if row["pairs"] is not None else None
         row["done"] = done.get(row["step"], False)
-        row["seconds"] = 0.0 if row["done"] else units / rates.get(stage, REFERENCE_RATES[stage])
+        seconds = (units / rates.get(stage, REFERENCE_RATES[stage]) for stage, units in work.items())
+        row["seconds"] = 0.0 if row["done"] else sum(seconds)
     return rows
 
 
-def _row(step: str, stage: str, documents: int) -> dict[str, Any]:
-    return {"step": step, "stage": stage, "units": documents, "documents": documents, "pairs": None, "tokens": None}
+def prompt_tokens(amounts: Amounts) -> float:
+    """Tokens of a pair's prompt."""
+    return amounts.document_tokens + PROMPT_TOKENS + LABEL_TOKENS
 
 
-def _judge(step: str, pairs: int, amounts: Amounts) -> dict[str, Any]:
-    tokens = round(pairs * (amounts.document_tokens + PROMPT_TOKENS + LABEL_TOKENS))
-    return {"step": step, "stage": "judge", "units": pairs, "documents": None, "pairs": pairs, "tokens": tokens}
+def _row(step: str, work: dict[str, int], documents: int | None, pairs: int | None = None) -> dict[str, Any]:
+    """``work``: units by the stage whose rate they have."""
+    return {"step": step, "work": work, "documents": documents, "pairs": pairs}

@@ -40,6 +40,11 @@ def cache_directory() -> Path:
     return path
 
 
+def is_hub_id(reference: str) -> bool:
+    """Whether ``reference`` names a model on the Hugging Face hub: it is of the form org/name, and no path here."""
+    return _HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
+
+
 def resolve_model(reference: str) -> str:
     """The directory or hub id that ``reference`` stands for; a .gguf file becomes the directory it is unpacked to.
 

@@ -43,7 +43,7 @@ LABELS = pa.schema([("id", pa.string()), ("text", pa.string()), ("description", 
 REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
 
 #: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
-#: in falling similarity (cosine), ties by label number, no repeats; never a label of the document's ``excluded``.
+#: in falling similarity (index/match.py), ties by label number, no repeats; never one of the document's ``excluded``.
 SHORTLIST = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32())), ("similarity", pa.list_(pa.float32()))])
 
 #: verdicts/<teacher key>/shard-NNNNN/<batch key>.parquet: raw scores as the read-out defines them; append-only.

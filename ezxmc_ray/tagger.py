@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ezxmc_ray.config import EncoderConfig, PrepareConfig
+from ezxmc_ray.config import EncoderConfig, PrepareConfig, WordsConfig
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows
 from ezxmc_ray.documents.sources import RawRow, Source, find_sources
@@ -18,6 +18,7 @@ from ezxmc_ray.documents.values import as_id, as_text
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS, PREDICTIONS, REJECTED
@@ -40,17 +41,25 @@ class TagCounts:
 class Tagger:
     """The student and the index of the run in ``storage``.
 
-    ``shards`` are the index shards as the index's manifest lists them; ``min_score`` is a cosine similarity.
+    ``shards`` are the index shards as the index's manifest lists them; ``min_score`` is a similarity
+    (index/match.py).
     """
 
     def __init__(
-        self, storage: Storage, config: EncoderConfig, shards: list[dict[str, Any]], top_k: int, min_score: float
+        self,
+        storage: Storage,
+        config: EncoderConfig,
+        words: WordsConfig,
+        shards: list[dict[str, Any]],
+        top_k: int,
+        min_score: float,
     ) -> None:
         with storage.local("student") as student:
             self.encoder = Encoder.load(str(student), config)
         with storage.local("index") as folder:
-            self.index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in shards])
+            index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in shards])
         labels = storage.read_table("labels.parquet", LABELS)
+        self.matcher = Matcher(index, labels["text"].to_pylist(), words)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
         self.top_k, self.min_score = top_k, min_score
 
@@ -63,7 +72,7 @@ class Tagger:
     ) -> tuple[pa.Table, int]:
         """Up to ``top_k`` labels of at least ``min_score`` a document: tables.PREDICTIONS; and how many were cut."""
         encoded = self.encoder.encode_documents(titles, texts)
-        scores, labels = self.index.search(encoded.vectors, self.top_k, excluded)
+        scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.top_k, excluded)
         keep = (labels >= 0) & (scores >= self.min_score)
         # What passes the threshold is a prefix of each row, since scores fall.
         counts = keep.sum(axis=1)

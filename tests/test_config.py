@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray.config import apply_overrides, from_dict, knobs, load_config, to_dict
+from ezxmc_ray.config import apply_overrides, from_dict, knobs, load_config, settled, to_dict
 from ezxmc_ray.errors import UserError
 
 HERE = "on the command line"
@@ -77,6 +77,10 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ("teacher.enforce_eager=3", f"teacher.enforce_eager {HERE} is 3; it must be true or false."),
         ("predict.min_score=high", f"predict.min_score {HERE} is 'high'; it must be a number or null."),
         ("prepare.test_share=2", f"prepare.test_share {HERE} is 2.0; it is a share and must lie between 0 and 1."),
+        (
+            "student.false_negative_ratio=1.5",
+            f"student.false_negative_ratio {HERE} is 1.5; it is a share and must lie between 0 and 1.",
+        ),
         ("student.learning_rate=nan", f"student.learning_rate {HERE} is nan; it must be a finite number."),
         (
             "student.trackers=[tensorboard,wandbs]",
@@ -168,6 +172,14 @@ def test_overrides_of_a_configuration_leave_it_as_it_is() -> None:
     assert config.predict.top_k == 10
     with pytest.raises(UserError, match=r"^Unknown key topk on the command line; did you mean .*top_k\?$"):
         apply_overrides(config, ["topk=2"])
+
+
+def test_looks_that_stop_nothing_are_no_part_of_what_a_training_is() -> None:
+    plain = settled(load_config(None), "student")
+    looked = ["student.validate_every_steps=5", "student.validation_documents=9"]
+    assert settled(load_config(None, looked), "student") == plain
+    patient = settled(load_config(None, [*looked, "student.patience=2"]), "student")
+    assert (patient["validate_every_steps"], patient["validation_documents"]) == (5, 9)
 
 
 def test_every_knob_is_explained_and_its_default_is_allowed() -> None:

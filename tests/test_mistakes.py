@@ -47,6 +47,10 @@ MISTAKES = {
     "no such package": (["run", "conf.yaml", "encoder.model=package:nosuchpackage/model"], "nosuchpackage"),
     "no such teacher": (["run", "conf.yaml", "teacher.model=./nosuchdirectory"], "nosuchdirectory"),
     "no such prompt": (["run", "conf.yaml", "teacher.prompt=nosuchprompt"], "nosuchprompt"),
+    "more training workers than the cluster has": (
+        ["run", "conf.yaml", "student.workers=5", "cluster.cpus=2", "cluster.address=local"],
+        "student.workers to 2 at most",
+    ),
     "status of no run": (["status", "nowhere"], "nowhere is not a run"),
     "tag with no run": (["tag", "nowhere"], "nowhere is not a run"),
     "a stage too early": (["predict", "conf.yaml"], "The stage predict needs prepare"),

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from ezxmc_ray.config import Config, knobs, to_dict
+from ezxmc_ray.cycles import cycles_run, selection_folder, stopped_at
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.teacher import pairs_asked, teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
@@ -32,6 +33,9 @@ CYCLE_STAGES = {
 }
 
 SAMPLE = "evaluation/sample.parquet"
+
+#: Of what was prepared; they change with its content and with nothing else.
+FINGERPRINTS = ("document_fingerprint", "label_fingerprint", "gold_fingerprint")
 
 #: What else the stage evaluate measured against gold labels; report.json has it under the same names.
 BESIDE_METRICS = ("intervals", "over_untrained", "label_bins", "label_counts")
@@ -55,7 +59,8 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         raise UserError(
             f"There is nothing to report on in {storage.root}: it holds no documents; run ezxmc prepare first."
         )
-    cycles = [_cycle(storage, number, config.curriculum.cycles) for number in range(config.curriculum.cycles + 1)]
+    last = cycles_run(storage, config)
+    cycles = [_cycle(storage, number, last) for number in range(last + 1)]
     details = {name: manifest.details if manifest else {} for name, manifest in stages.items()}
     judged = {number: manifest.details for number, cycle in enumerate(cycles) if (manifest := cycle["judge"])}
     chosen = details["select"].get("chosen_cycle")
@@ -65,6 +70,8 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "chosen_cycle": chosen,
         "metrics": _metrics(details["evaluate"], chosen, stages["select"] is not None),
         **{name: details["evaluate"].get(name) for name in BESIDE_METRICS},
+        "data": {name: details["prepare"].get(name) for name in FINGERPRINTS},
+        "cycles": {"run": last, "stopped": _stopped(storage, config)},
         "selection": details["select"] or None,
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
         "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},
@@ -79,6 +86,13 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
     }
     finite: dict[str, Any] = _finite(report)
     return finite
+
+
+def _stopped(storage: Storage, config: Config) -> dict[str, Any] | None:
+    """What the stop rule ended the cycles by; None where it did not."""
+    cycle = stopped_at(storage, config)
+    manifest = None if cycle is None else read_manifest(storage, f"{selection_folder(cycle)}/manifest.json")
+    return {"encoder": manifest.details["encoder"], **manifest.details["lead"]} if manifest else None
 
 
 def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private.state import state as ray_state
 
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
@@ -103,6 +104,15 @@ def cluster_gpus() -> int:
 def cluster_cpus() -> int:
     """CPUs of the cluster."""
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def cluster_limit(resource: str) -> int:
+    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to where Ray's autoscaler knows its node types.
+
+    The latter has no public interface; Ray Train asks in the same way.
+    """
+    grown = ray_state.get_max_resources_from_cluster_config() or {}
+    return max(int(ray.cluster_resources().get(resource, 0)), int(grown.get(resource, 0)))
 
 
 def node_cpus() -> int:
@@ -247,6 +257,7 @@ def _user_error_in(error: BaseException | None) -> UserError | None:
         seen.add(id(one))
         if type(one) is UserError:
             return one
-        queue += [getattr(one, "cause", None), one.__cause__, one.__context__]
+        queue += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
+        queue += [one.__cause__, one.__context__]
         queue += list((getattr(one, "worker_failures", None) or {}).values())
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray.config import Config, settled
+from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import shard_name
 
@@ -44,6 +45,11 @@ class Context:
         return int(self.documents.details["shards"])
 
     @property
+    def cycles(self) -> int:
+        """Cycles that end with a student, once the stop rule has been asked."""
+        return cycles_run(self.storage, self.config)
+
+    @property
     def min_score(self) -> float:
         """The least score of a predicted label: as configured, else as fitted by the selection."""
         given = self.config.predict.min_score
@@ -53,6 +59,11 @@ class Context:
     def encoder_settings(self) -> dict[str, Any]:
         """How documents and labels become vectors: the encoder's settings, the weights and the speed apart."""
         return settled(self.config, "encoder")
+
+    @property
+    def match_settings(self) -> dict[str, Any]:
+        """How labels are found for documents: the encoder's settings, and what words count beside it."""
+        return {"encoder": self.encoder_settings, "words": settled(self.config, "words")}
 
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""

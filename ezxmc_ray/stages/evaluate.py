@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.report.measured import gold_of, measure_encoders
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
+from ezxmc_ray.stages.shortlist import exact_matcher, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
@@ -56,7 +55,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Measure; returns rows (test documents ranked), files and details of the manifest. No gold: no metrics."""
     config, storage, shards = context.config, context.storage, context.shards
     known = context.documents.details
-    encoders = config.curriculum.cycles + 1
+    encoders = context.cycles + 1
     has_gold = known["gold_fingerprint"] is not None
     ranked = 0
     items: list[Item] = []
@@ -66,7 +65,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             folder = f"{FOLDER}/encoder-{encoder}"
             items += [{"encoder": encoder, "shard": s, "file": shard_path(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
-        arguments = (storage, config.encoder, folders, config.evaluate.depth)
+        arguments = (storage, config.encoder, config.words, folders, config.evaluate.depth)
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool()):
             ranked += done["documents"]
             progress.advance(done["documents"])
@@ -94,15 +93,18 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
 class RankWorker:
     """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
 
-    def __init__(self, storage: Storage, config: EncoderConfig, folders: list[str | None], depth: int) -> None:
-        self.storage, self.config, self.folders, self.depth = storage, config, folders, depth
+    def __init__(
+        self, storage: Storage, config: EncoderConfig, words: WordsConfig, folders: list[str | None], depth: int
+    ) -> None:
+        self.storage, self.config, self.words = storage, config, words
+        self.folders, self.depth = folders, depth
         self.number = -1
 
     def _use(self, number: int) -> None:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
             self.encoder = load_encoder(self.storage, self.config, self.folders[number])
-            self.index = ShardedIndex.from_vectors(read_label_vectors(self.storage, f"cycle-{number}/label_vectors"))
+            self.matcher = exact_matcher(self.storage, self.words, number)
             self.number = number
 
     def __call__(self, item: Item) -> Item:
@@ -115,8 +117,9 @@ class RankWorker:
             np.int32
         )
         wanted = documents.take(rows)
-        encoded = self.encoder.encode_documents(wanted["title"].to_pylist(), wanted["text"].to_pylist())
-        _, labels = self.index.search(encoded.vectors, self.depth, wanted["excluded"].to_pylist())
+        titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
+        encoded = self.encoder.encode_documents(titles, texts)
+        _, labels = self.matcher.search(encoded.vectors, titles, texts, self.depth, excluded)
         table = pa.table(
             [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS.field(1).type)], schema=RANKINGS
         )

@@ -55,7 +55,7 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "gpus": cluster_gpus(),
         # What belongs together: `ezxmc tag` refuses a run in which one of them is newer than this index.
         "student": context.manifest("student").commit,
-        "encoder_settings": context.encoder_settings,
+        "match_settings": context.match_settings,
         "label_fingerprint": context.documents.details["label_fingerprint"],
     }
     return labels, [f"{FOLDER}/{shard.file}" for shard in shards], details

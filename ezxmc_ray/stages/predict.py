@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
@@ -28,7 +28,7 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     config = context.config
     threshold = context.min_score
     shards = context.manifest("index").details["shards"]
-    arguments = (context.storage, config.encoder, shards, config.predict.top_k, threshold)
+    arguments = (context.storage, config.encoder, config.words, shards, config.predict.top_k, threshold)
     items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
     with StageProgress("predict", "documents", int(context.documents.details["documents"])) as progress:
@@ -50,10 +50,16 @@ class PredictWorker:
     """Actor: tags document shards."""
 
     def __init__(
-        self, storage: Storage, config: EncoderConfig, shards: list[dict[str, Any]], top_k: int, min_score: float
+        self,
+        storage: Storage,
+        config: EncoderConfig,
+        words: WordsConfig,
+        shards: list[dict[str, Any]],
+        top_k: int,
+        min_score: float,
     ) -> None:
         self.storage = storage
-        self.tagger = Tagger(storage, config, shards, top_k, min_score)
+        self.tagger = Tagger(storage, config, words, shards, top_k, min_score)
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""

@@ -1,8 +1,9 @@
-"""Stage ``report``: put what the other stages' manifests hold into report.json and report.html.
+"""Stage ``report``: put what the other stages' manifests hold into report.json, report.html and the model card.
 
     ezxmc report conf.yaml
 
-In: every manifest of the run and evaluation/sample.parquet. Out: report.json, report.html.
+In: every manifest of the run and evaluation/sample.parquet. Out: report.json, report.html,
+student/README.md (the model card: here, since the stage select does not know the measures yet).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ezxmc_ray.report.build import build_report
+from ezxmc_ray.report.model_card import write_model_card
 from ezxmc_ray.report.page import write_report
 from ezxmc_ray.stages.context import Context
 
@@ -17,5 +19,5 @@ from ezxmc_ray.stages.context import Context
 def report(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Write the report; returns rows (documents shown), files and details of the manifest."""
     built = build_report(context.storage, context.config)
-    files = write_report(context.storage, built)
+    files = [*write_report(context.storage, built), *write_model_card(context.storage, built)]
     return len(built.get("sample") or []), files, {}

@@ -3,7 +3,8 @@
     ezxmc select conf.yaml
 
 In: the examples of every cycle (held-out documents; each encoder's own shortlist, all judged) and the encoders. Out:
-student/, a copy of the chosen encoder: the start encoder if no cycle was better.
+student/, a copy of the chosen encoder: the start encoder if no cycle was better. Inside the curriculum the same
+comparison says whether the newest encoder is worth another cycle (cycles.py has the rule): cycle-c/selection/.
 
 How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
 the target gives it in the pool: softmax(target / target_temperature); the target is the verdict alone for
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.cycles import stops
+from ezxmc_ray.index.words import LabelWords
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import DOCUMENTS, Context, encoder_name, shard_path
-from ezxmc_ray.stages.shortlist import load_encoder, read_label_vectors
+from ezxmc_ray.stages.shortlist import label_texts, load_encoder, read_label_vectors
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
@@ -33,21 +36,32 @@ from ezxmc_ray.tables import EXAMPLES
 from ezxmc_ray.teacher.calibration import fit_min_score
 
 FOLDER = "student"
+#: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
+ADDED_UP = (
+    "pairs_asked",
+    "prior_pairs_asked",
+    "prompt_tokens",
+    "computed_tokens",
+    "truncated_documents",
+    "truncated_labels",
+    "engine_start_seconds",
+    "engine_seconds",
+    "worker_seconds",
+    "map_seconds",
+)
 
 
 def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Choose and copy the student; returns rows (held-out documents), files and details of the manifest."""
     config, storage = context.config, context.storage
-    encoders = config.curriculum.cycles + 1
-    thresholds = [context.manifest(f"cycle-{number}/examples").details for number in range(encoders)]
-    with StageProgress("select", "documents", int(context.documents.details["held_out"])) as progress:
-        outcome = run_task(score_encoders, storage, config, context.shards, [one["scale"] for one in thresholds])
-        progress.advance(outcome["documents"])
+    encoders = context.cycles + 1
+    judged = [context.manifest(f"cycle-{number}/examples") for number in range(encoders)]
+    outcome = _compare(context, encoders, "select")
     scores = outcome["scores"]
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_task(ship, storage, config, context.encoder_folder(chosen))
-    threshold = run_task(fit_threshold, storage, chosen, context.shards, thresholds[chosen]["yes_threshold"])
+    threshold = run_task(fit_threshold, storage, chosen, context.shards, judged[chosen].details["yes_threshold"])
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -56,9 +70,53 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "scores": scores,
         "documents": outcome["documents"],
         "min_score": threshold,
+        "pairs": {
+            "budget": config.curriculum.pair_budget or None,
+            "judged": sum(one.rows for one in judged),
+            "asked": sum(one.details["pairs_asked"] for one in judged),
+        },
     }
     files = [name for name in storage.list(FOLDER, recursive=True) if name != f"{FOLDER}/manifest.json"]
     return outcome["documents"], files, details
+
+
+def compare_newest(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
+    """Compare the encoders 0 to ``cycle``, before the cycle's train documents are judged; as :func:`select` returns.
+
+    ``asked``: what the engines did in the cycle so far; :func:`with_asked` adds it to what they do afterwards.
+    """
+    judged = context.manifest(f"cycle-{cycle}/examples").details
+    outcome = _compare(context, cycle + 1, f"cycle {cycle} select")
+    lead = outcome["lead"]
+    if stops(lead, context.config.curriculum.least_lead):
+        say(
+            f"The cycles end: {encoder_name(cycle)} leads {lead['over']} by {lead['difference']:.2f} points (standard "
+            f"error {lead['standard_error']:.2f}) by the teacher's judgement, see curriculum.least_lead."
+        )
+    asked = {name: judged[name] for name in ADDED_UP}
+    return outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked}
+
+
+def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """``details`` of a judge manifest with what was ``asked`` in the same cycle for its selection added up."""
+    added = {name: details[name] + asked[name] for name in ADDED_UP}
+    pairs = added["pairs_asked"] + added["prior_pairs_asked"]
+    return {
+        **details,
+        **added,
+        "pairs_held": max(0, details["pairs_held"] - asked["pairs_asked"]),
+        "engine_pairs_per_s": pairs / added["engine_seconds"] if added["engine_seconds"] else None,
+    }
+
+
+def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
+    scale = TargetScale(**context.manifest("cycle-0/examples").details["scale"])
+    with StageProgress(name, "documents", int(context.documents.details["held_out"])) as progress:
+        outcome: dict[str, Any] = run_task(
+            score_encoders, context.storage, context.config, context.shards, encoders, scale
+        )
+        progress.advance(outcome["documents"])
+    return outcome
 
 
 def ship(storage: Storage, config: Config, folder: str | None) -> None:
@@ -69,14 +127,16 @@ def ship(storage: Storage, config: Config, folder: str | None) -> None:
         copy_into(storage, Path(scratch), FOLDER)
 
 
-def score_encoders(storage: Storage, config: Config, shards: int, scales: list[dict[str, float]]) -> dict[str, Any]:
-    """Task: the mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences."""
+def score_encoders(storage: Storage, config: Config, shards: int, encoders: int, scale: TargetScale) -> dict[str, Any]:
+    """Task: the mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences.
+
+    ``scale``: that of cycle 0's verdicts. ``lead``: of the last encoder over the best one before it.
+    """
     kind = "verdict" if config.student.target == "verdict" else "fusion"
-    scale = TargetScale(**scales[0])
     similarity = _StartSimilarity(storage, config)
     values: list[list[float]] = []
     for shard in range(shards):
-        for row, lists in _held_out_lists(storage, len(scales), shard):
+        for row, lists in _held_out_lists(storage, encoders, shard):
             pool = sorted({int(label) for labels, _ in lists for label in labels})
             if not pool:
                 continue
@@ -89,22 +149,41 @@ def score_encoders(storage: Storage, config: Config, shards: int, scales: list[d
             gain = dict(zip(pool, gains_of(target, config.student.target_temperature), strict=True))
             all_gains = list(gain.values())
             values.append([graded_ndcg([gain[int(label)] for label in labels], all_gains) for labels, _ in lists])
-    table = np.array(values, dtype=np.float64).reshape(-1, len(scales))
-    return {"documents": len(table), "scores": [_summary(table, number) for number in range(len(scales))]}
+    return summarise(np.array(values, dtype=np.float64).reshape(-1, encoders))
+
+
+def summarise(table: np.ndarray) -> dict[str, Any]:
+    """Scores of the encoders, and the last one's lead, in percent; ``table``: nDCG@5, float64 [documents, encoders]."""
+    newest = table.shape[1] - 1
+    best = int(np.argmax(table[:, :newest].mean(axis=0))) if newest and len(table) else 0
+    difference, error = _mean(table[:, newest] - table[:, best])
+    lead = {"over": encoder_name(best), "difference": difference, "standard_error": error, "documents": len(table)}
+    return {
+        "documents": len(table),
+        "scores": [_summary(table, number) for number in range(newest + 1)],
+        "lead": lead,
+    }
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """Mean of ``values`` (float64 [documents], shares) and its standard error, in percent; of none: zeros."""
+    if not len(values):
+        return 0.0, 0.0
+    return 100 * float(values.mean()), 100 * float(values.std() / np.sqrt(max(1, len(values) - 1)))
 
 
 def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
     """Mean score of one encoder in percent, standard error, and the paired difference to the start encoder."""
     if not len(table):
         return {"encoder": encoder_name(encoder), "score": 0.0, "documents": 0}
-    difference = table[:, encoder] - table[:, 0]
-    root = np.sqrt(max(1, len(table) - 1))
+    score, error = _mean(table[:, encoder])
+    difference, difference_error = _mean(table[:, encoder] - table[:, 0])
     return {
         "encoder": encoder_name(encoder),
-        "score": 100 * float(table[:, encoder].mean()),
-        "standard_error": 100 * float(table[:, encoder].std() / root),
-        "difference": 100 * float(difference.mean()),
-        "difference_standard_error": 100 * float(difference.std() / root),
+        "score": score,
+        "standard_error": error,
+        "difference": difference,
+        "difference_standard_error": difference_error,
         "documents": len(table),
     }
 
@@ -131,17 +210,25 @@ class _StartSimilarity:
         self.storage = storage
         self.encoder = load_encoder(storage, config.encoder, None)
         self.labels = read_label_vectors(storage, "cycle-0/label_vectors")
-        self._shard, self._vectors = -1, {0: np.zeros(0, np.float32)}
+        self.weight = config.words.weight
+        self.words = LabelWords(label_texts(storage)) if self.weight else None
+        self._shard, self._documents = -1, {0: ("", "", np.zeros(0, np.float32))}
 
     def of(self, shard: int, row: int, labels: list[int]) -> np.ndarray:
-        """Cosine of the document in ``row`` and ``labels``: float32 [len(labels)]."""
+        """Similarity (index/match.py) of the document in ``row`` and ``labels``: float32 [len(labels)]."""
         if shard != self._shard:
             documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
             rows = np.flatnonzero(documents["held_out"].to_numpy())
             held_out = documents.take(rows)
-            encoded = self.encoder.encode_documents(held_out["title"].to_pylist(), held_out["text"].to_pylist())
-            self._shard, self._vectors = shard, dict(zip(rows.tolist(), encoded.vectors, strict=True))
-        return self.labels[labels].astype(np.float32) @ self._vectors[row].astype(np.float32)
+            titles, texts = held_out["title"].to_pylist(), held_out["text"].to_pylist()
+            vectors = self.encoder.encode_documents(titles, texts).vectors.astype(np.float32)
+            self._shard = shard
+            self._documents = dict(zip(rows.tolist(), zip(titles, texts, vectors, strict=True), strict=True))
+        title, text, vector = self._documents[row]
+        cosine = self.labels[labels].astype(np.float32) @ vector
+        if self.words is None:
+            return cosine
+        return cosine + np.float32(self.weight) * self.words.shares([title], [text], np.array([labels]))[0]
 
 
 def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.cycles import documents_a_cycle
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
+from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
@@ -28,29 +30,34 @@ from ezxmc_ray.tables import SHORTLIST, label_vectors_schema
 
 #: Labels embedded as one work item.
 LABEL_SLICE = 16384
+#: How finely the share of documents that a cycle takes is set.
+DRAW_BINS = 1 << 16
 
 
-def shortlist(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
-    """Make the shortlists of ``cycle`` (encoder number ``cycle``); returns rows, files and details of the manifest."""
+def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, list[str], dict[str, Any]]:
+    """Make the shortlists of ``cycle`` (encoder number ``cycle``); returns rows, files and details of the manifest.
+
+    ``held_out_only``: of the held-out documents only, which serve the comparison of encoders.
+    """
     config, storage = context.config, context.storage
     folder = f"cycle-{cycle}/shortlist"
     vector_files, truncated_labels = embed_labels(context, cycle)
-    last = cycle == config.curriculum.cycles
-    share = _document_share(context)
+    share = 0.0 if held_out_only else _document_share(context, cycle)
     items: list[Item] = [{"shard": shard, "file": shard_path(folder, shard)} for shard in range(context.shards)]
     arguments = (
         storage,
         config.encoder,
+        config.words,
         context.encoder_folder(cycle),
         cycle,
         config.shortlist.size,
         share,
-        last,
+        held_out_only,
         config.seed,
     )
     documents = truncated = 0
     known = context.documents.details
-    total = known["held_out"] if last else known["held_out"] + round(share * (known["train"] - known["held_out"]))
+    total = known["held_out"] + round(share * (known["train"] - known["held_out"]))
     with StageProgress(f"cycle {cycle} shortlist", "documents", total) as progress:
         for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool()):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
@@ -83,12 +90,28 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
     return [item["file"] for item in items], truncated
 
 
-def _document_share(context: Context) -> float:
-    """Share of the train documents (held-out ones apart) that a cycle takes."""
-    wanted = context.config.shortlist.documents_per_cycle
+def _document_share(context: Context, cycle: int) -> float:
+    """Share of the train documents (held-out ones apart) that ``cycle`` takes: the draw below which they lie.
+
+    So that they are no more than wanted, it is the last of DRAW_BINS + 1 edges below which there are not too many.
+    """
     details = context.documents.details
-    there = details["train"] - details["held_out"]
-    return 1.0 if not wanted or wanted >= there else wanted / there
+    wanted = documents_a_cycle(context.config, details["train"], details["held_out"], details["labels"])
+    if wanted >= details["train"] - details["held_out"]:
+        return 1.0
+    arguments = [(context.storage, context.config.seed, cycle, shard) for shard in range(context.shards)]
+    below = np.cumsum(sum(run_tasks(count_draws, arguments)))
+    return int(np.searchsorted(below, wanted, side="right")) / DRAW_BINS
+
+
+def count_draws(storage: Storage, seed: int, cycle: int, shard: int) -> np.ndarray:
+    """Task: how many draws of a shard's train documents (held-out ones apart) fall into each bin, int64 [DRAW_BINS]."""
+    documents = storage.read_table(
+        shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["split", "held_out", "content_hash"]
+    )
+    trained = pc.and_(pc.equal(documents["split"], "train"), pc.invert(documents["held_out"]))
+    keys = documents["content_hash"].filter(trained).to_pylist()
+    return np.histogram([_draw(seed, cycle, key) for key in keys], DRAW_BINS, (0.0, 1.0))[0]
 
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
@@ -112,6 +135,18 @@ def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int 
         flat = vectors.flatten().to_numpy().reshape(len(table), -1)
         parts.append(flat[keep])
     return np.concatenate(parts)
+
+
+def exact_matcher(storage: Storage, words: WordsConfig, encoder: int) -> Matcher:
+    """Exact search over the label vectors of ``encoder``, and the labels' words."""
+    index = ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{encoder}/label_vectors"))
+    return Matcher(index, label_texts(storage), words)
+
+
+def label_texts(storage: Storage) -> list[str]:
+    """The texts of all labels, by label number."""
+    texts: list[str] = storage.read_table(LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
+    return texts
 
 
 class LabelWorker:
@@ -142,6 +177,7 @@ class ShortlistWorker:
         self,
         storage: Storage,
         config: EncoderConfig,
+        words: WordsConfig,
         folder: str | None,
         cycle: int,
         size: int,
@@ -152,7 +188,7 @@ class ShortlistWorker:
         self.storage, self.cycle, self.size = storage, cycle, size
         self.share, self.held_out_only, self.seed = share, held_out_only, seed
         self.encoder = load_encoder(storage, config, folder)
-        self.index = ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{cycle}/label_vectors"))
+        self.matcher = exact_matcher(storage, words, cycle)
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
@@ -160,8 +196,9 @@ class ShortlistWorker:
         documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
         rows = self._wanted_rows(documents)
         wanted = documents.take(rows)
-        encoded = self.encoder.encode_documents(wanted["title"].to_pylist(), wanted["text"].to_pylist())
-        scores, labels = self.index.search(encoded.vectors, self.size, wanted["excluded"].to_pylist())
+        titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
+        encoded = self.encoder.encode_documents(titles, texts)
+        scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.size, excluded)
         found = [row[row >= 0] for row in labels]
         similarity = [row[: len(numbers)] for row, numbers in zip(scores, found, strict=True)]
         table = pa.table(

@@ -8,6 +8,7 @@ MLFLOW_TRACKING_URI and so on, on the node of the first training worker).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,13 @@ class Tracker(Protocol):
         """No more figures come."""
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose module is not installed here; nothing is imported. Errors: UserError."""
+    for name in names:
+        if importlib.util.find_spec(MODULES[name]) is None:
+            raise _not_installed(name)
+
+
 def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
     """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration."""
     kinds: dict[str, Callable[..., Tracker]] = {
@@ -43,10 +51,14 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
     except ImportError as error:
-        raise UserError(
-            f"student.trackers has {name}, but {MODULES[name]} is not installed where the student is trained: "
-            f"install it on every node, or leave {name} out."
-        ) from error
+        raise _not_installed(name) from error
+
+
+def _not_installed(name: str) -> UserError:
+    return UserError(
+        f"student.trackers has {name}, but {MODULES[name]} is not installed where the student is trained: "
+        f"install it on every node, or leave {name} out."
+    )
 
 
 class _TensorBoard:

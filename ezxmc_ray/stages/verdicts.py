@@ -75,7 +75,7 @@ def _judged_shares(context: Context) -> dict[str, float]:
     """By teacher key the share of yes over the pairs of all cycles whose shortlists it judged."""
     yes: dict[str, float] = {}
     pairs: dict[str, int] = {}
-    for cycle in range(context.config.curriculum.cycles + 1):
+    for cycle in range(context.cycles + 1):
         manifest = read_manifest(context.storage, manifest_path(f"cycle-{cycle}/examples"))
         if manifest and manifest.rows:
             key = manifest.details["teacher"]["key"]

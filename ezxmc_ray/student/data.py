@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
+from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 
@@ -72,9 +73,11 @@ class _Judged:
 class ExampleReader:
     """The examples of ``cycle``. A row of a shard is counted among its *usable* ones: trained on, shortlist not empty.
 
-    ``past_verdicts``: a document also has the labels that it was judged with in earlier cycles. ``label_texts``: by
-    label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two windows of the plan,
-    since a batch may reach over the end of a window.
+    ``past_verdicts``: a document also has the labels that it was judged with in earlier cycles; their similarities,
+    which are another encoder's, come on the scale of ``cycle``: as many deviations from the mean as in their own.
+    ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
+    windows of the plan, since a batch may reach over the end of a window. ``held_out``: documents with a shortlist that
+    are not trained on.
     """
 
     def __init__(
@@ -89,18 +92,19 @@ class ExampleReader:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._past = [f"cycle-{past}/examples" for past in reversed(range(cycle))] if past_verdicts else []
+        self._scales = [_scale(storage, one) for one in range(cycle + 1)] if past_verdicts else []
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
-        self.empty_shortlists = 0
+        self.empty_shortlists = self.held_out = 0
         for name in self.shards:
             table = storage.read_table(name, EXAMPLES, columns=["held_out", "labels"])
             trained = pc.invert(table["held_out"])
-            usable = pc.sum(pc.and_(trained, _has_shortlist(table))).as_py() or 0
+            usable = _count(pc.and_(trained, _has_shortlist(table)))
             self.rows_of_shards.append(usable)
-            self.empty_shortlists += (pc.sum(trained).as_py() or 0) - usable
+            self.empty_shortlists += _count(trained) - usable
+            self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
 
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
         """The part of worker ``rank`` of ``world`` of a global batch; it may have no documents at all.
@@ -137,9 +141,10 @@ class ExampleReader:
         file = self.shards[number].rpartition("/")[2]
         examples = _usable(self.storage.read_table(self.shards[number], EXAMPLES))
         judged = _judged(examples)
-        for folder in self._past:
-            past = self.storage.read_table(f"{folder}/{file}", EXAMPLES)
-            known = dict(zip(past["row"].to_pylist(), _judged(past), strict=True))
+        for cycle, scale in reversed(list(enumerate(self._scales[:-1]))):
+            past = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES)
+            then = [_on_scale(one, scale, self._scales[-1]) for one in _judged(past)]
+            known = dict(zip(past["row"].to_pylist(), then, strict=True))
             judged = [
                 _with_past(one, known.get(row)) for row, one in zip(examples["row"].to_pylist(), judged, strict=True)
             ]
@@ -202,6 +207,10 @@ def _has_shortlist(table: pa.Table) -> pa.ChunkedArray:
     return pc.greater(pc.fill_null(pc.list_value_length(table["labels"]), 0), 0)
 
 
+def _count(rows: pa.ChunkedArray) -> int:
+    return pc.sum(rows).as_py() or 0
+
+
 def _usable(table: pa.Table) -> pa.Table:
     """The rows that are trained on and have a shortlist."""
     return table.filter(pc.and_(pc.invert(table["held_out"]), _has_shortlist(table)))
@@ -225,6 +234,18 @@ def _judged(examples: pa.Table) -> list[_Judged]:
         *(_lists(examples[key], np.float32) for key in ("similarity", "verdict")),
     )
     return [_Judged(*lists) for lists in zip(*columns, strict=True)]
+
+
+def _scale(storage: Storage, cycle: int) -> TargetScale:
+    """Of the verdicts and similarities of ``cycle``, whose examples must be done."""
+    return TargetScale(**storage.read_json(f"cycle-{cycle}/examples/manifest.json")["details"]["scale"])
+
+
+def _on_scale(judged: _Judged, own: TargetScale, now: TargetScale) -> _Judged:
+    """The similarities, standardised by their cycle's ``own`` scale, on that of ``now``; verdicts have one already."""
+    standardised = (judged.similarity - own.similarity_mean) / own.similarity_std
+    similarity = standardised * now.similarity_std + now.similarity_mean
+    return _Judged(judged.labels, similarity.astype(np.float32), judged.verdict)
 
 
 def _with_past(now: _Judged, past: _Judged | None) -> _Judged:

@@ -8,7 +8,9 @@ is the gradient over the global batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
 from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import check_length
 from ezxmc_ray.encoder.precision import autocast
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.forward import Features, GroupedForward, backward_cached, backward_whole, gather_rows
 from ezxmc_ray.student.objective import Objective
@@ -76,8 +80,7 @@ class StudentTrainer:
         world: int = 1,
     ) -> None:
         self.encoder, self.objective, self.config = encoder, objective, objective.config
-        key, tokens = "student.max_document_tokens", self.config.max_document_tokens
-        check_length(encoder.module[0], encoder.name, key, tokens, encoder.config.document_prompt)
+        check_document_tokens(encoder, self.config)
         self.total_steps, self.seed, self.rank, self.world = total_steps, seed, rank, world
         self.device = torch.device(device)
         self.step_number = 0
@@ -106,9 +109,13 @@ class StudentTrainer:
     def step(self, texts: StepInput) -> StepResult:
         """Learn from this worker's part of a global batch.
 
-        A part without documents takes part in the averaging with a loss of 0. Errors: RuntimeError when gradients are
-        not finite.
+        A part without documents takes part in the averaging with a loss of 0. Errors: UserError when memory runs out,
+        and before the weights change when the loss or the gradients are not finite.
         """
+        with _memory_errors(self.step_number + 1):
+            return self._step(texts)
+
+    def _step(self, texts: StepInput) -> StepResult:
         learning_rate = self.learning_rate_at(self.step_number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -120,10 +127,15 @@ class StudentTrainer:
         with autocast(self.device, self.config.dtype):
             loss = backward(self.module, groups, self._seeds(len(groups)), lambda vectors: self._loss(vectors, texts))
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.config.max_gradient_norm, error_if_nonfinite=True)
+        norm = float(nn.utils.clip_grad_norm_(trained, self.config.max_gradient_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"Training broke down at step {self.step_number + 1}: the loss is {loss}, the norm of the gradients "
+                f"{norm}; lower student.learning_rate, set student.dtype=float32, or raise student.temperature."
+            )
         self.optimizer.step()
         self.step_number += 1
-        return StepResult(loss, len(texts.batch.document_texts), learning_rate, float(norm))
+        return StepResult(loss, len(texts.batch.document_texts), learning_rate, norm)
 
     def learning_rate_at(self, step: int) -> float:
         """Rises over ``warmup_share`` of the steps, then falls linearly; the first and last steps still learn."""
@@ -190,6 +202,26 @@ class StudentTrainer:
         # Not under autocast: in bfloat16 the similarities would have two digits.
         with torch.autocast(self.device.type, enabled=False):
             return self.objective.loss(documents @ labels.T, texts.batch) * (here * self.world / everywhere)
+
+
+def check_document_tokens(encoder: Encoder, config: StudentConfig) -> None:
+    """Refuse a ``student.max_document_tokens`` beyond what ``encoder`` reads, or without room for text: UserError."""
+    key, tokens = "student.max_document_tokens", config.max_document_tokens
+    check_length(encoder.module[0], encoder.name, key, tokens, encoder.config.document_prompt)
+
+
+@contextlib.contextmanager
+def _memory_errors(step: int) -> Iterator[None]:
+    """Tell as a UserError that memory ran out: a device's (an error of its own), or the CPU's (a RuntimeError)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise UserError(
+            f"Memory ran out at step {step} of the training: lower student.batch_tokens, set "
+            "student.gradient_cache=true, or lower student.batch_size."
+        ) from error
 
 
 def _freeze_unused(network: nn.Module, features: Mapping[str, Tensor]) -> None:

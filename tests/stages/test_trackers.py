@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.trackers import open_trackers
+from ezxmc_ray.stages.trackers import check_trackers, open_trackers
 
 
 def scalars(file: Path) -> list[tuple[int, str, float]]:
@@ -36,5 +36,6 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
-    with pytest.raises(UserError, match=f"student.trackers has {name}, but {name} is not installed"):
-        open_trackers([name], "mine", tmp_path, {})
+    for look in (lambda: check_trackers([name]), lambda: open_trackers([name], "mine", tmp_path, {})):
+        with pytest.raises(UserError, match=f"student.trackers has {name}, but {name} is not installed"):
+            look()

@@ -41,6 +41,14 @@ def has_checkpoint(copy: Project) -> bool:
     return any("checkpoint_2" in note.read_text() for note in notes)
 
 
+def on_the_way(project: Project, folder: Path) -> tuple[Project, subprocess.Popen[str]]:
+    """A training that has its first checkpoint: a copy of the run, and the command at work on it."""
+    copy = untrained(project, folder)
+    driver = copy.start("train", *copy.arguments, *SETTINGS)
+    wait_for(lambda: has_checkpoint(copy), driver)
+    return copy, driver
+
+
 def training_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
@@ -75,9 +83,7 @@ def assert_same_losses(copy: Project, undisturbed: list[tuple[int, float]]) -> N
 def test_a_killed_worker_is_replaced_and_the_losses_go_on(
     project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path
 ) -> None:
-    copy = untrained(project, tmp_path / "copy")
-    driver = copy.start("train", *copy.arguments, *SETTINGS)
-    wait_for(lambda: has_checkpoint(copy), driver)
+    copy, driver = on_the_way(project, tmp_path / "copy")
     training_workers(driver)[0].kill()
     assert driver.wait(400) == 0
     resumed = copy.manifest("cycle-0/student")["details"]["resumed_at"]
@@ -88,9 +94,7 @@ def test_a_killed_worker_is_replaced_and_the_losses_go_on(
 def test_a_killed_driver_goes_on_from_the_last_checkpoint(
     project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path
 ) -> None:
-    copy = untrained(project, tmp_path / "copy")
-    driver = copy.start("train", *copy.arguments, *SETTINGS)
-    wait_for(lambda: has_checkpoint(copy), driver)
+    copy, driver = on_the_way(project, tmp_path / "copy")
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert not (copy.run / "cycle-0" / "student" / "manifest.json").exists()
@@ -103,9 +107,7 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(
 
 def test_fewer_workers_go_on_where_more_were(project: Project, tmp_path: Path) -> None:
     """Elastic: two workers are killed with their driver, one goes on, and reads the same batches."""
-    copy = untrained(project, tmp_path / "copy")
-    driver = copy.start("train", *copy.arguments, *SETTINGS)
-    wait_for(lambda: has_checkpoint(copy), driver)
+    copy, driver = on_the_way(project, tmp_path / "copy")
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     again = copy.ezxmc("train", *copy.arguments, *SETTINGS, "student.workers=1")

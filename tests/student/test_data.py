@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray.config import to_dict
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.data import ExampleReader, held_out_documents
+from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
@@ -62,7 +64,7 @@ def storage(tmp_path: Path) -> Storage:
 def test_held_out_documents_and_empty_shortlists_are_left_out_and_counted(storage: Storage) -> None:
     reader = ExampleReader(storage, 1)
     assert reader.rows_of_shards == [2, 2]
-    assert reader.empty_shortlists == 1
+    assert (reader.empty_shortlists, reader.held_out) == (1, 1)
 
 
 def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
@@ -124,7 +126,15 @@ def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, mon
     assert loaded == [0, 1, 0]
 
 
+def note_scale(storage: Storage, cycle: int, *scale: float) -> TargetScale:
+    """What the manifest of a cycle's examples says of its verdicts and similarities."""
+    noted = TargetScale(*scale)
+    storage.write_json(f"cycle-{cycle}/examples/manifest.json", {"details": {"scale": to_dict(noted)}})
+    return noted
+
+
 def test_verdicts_of_earlier_cycles_come_along(storage: Storage) -> None:
+    note_scale(storage, 0, 0.0, 1.0, 0.0, 1.0), note_scale(storage, 1, 0.0, 1.0, 0.0, 1.0)
     past = [example(1, [7, 4, 6], [0.0, 0.25, None]), example(4, [8, 1], [0.0, 1.0])]
     storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(past, EXAMPLES))
     storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES))
@@ -137,3 +147,17 @@ def test_verdicts_of_earlier_cycles_come_along(storage: Storage) -> None:
     np.testing.assert_array_equal(known["title 4\ntext 4"], [1.0, nan, 0.0, nan, nan, nan, 0.75])
     np.testing.assert_array_equal(known["title 10\ntext 10"], [nan, nan, nan, nan, 0.125, nan, nan])
     assert sorted(batch.best_verdict.tolist()) == [0.125, 1.0, 1.0]
+
+
+def test_similarities_of_earlier_cycles_count_as_they_did_among_their_own(storage: Storage) -> None:
+    """Each cycle's encoder has similarities of its own mean and deviation; the fusion standardises by them."""
+    scales = [note_scale(storage, 0, 0.5, 0.25, 0.25, 0.125), note_scale(storage, 1, 0.5, 0.25, 0.75, 0.0625)]
+    past = example(1, [4, 6], [0.0, 0.75])
+    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([past], EXAMPLES))
+    batch = ExampleReader(storage, 1, past_verdicts=True).read([(0, 0)])
+    target = target_scores(batch.verdict, batch.similarity, "fusion", scales[1])[0]
+    assert batch.label_numbers.tolist() == [2, 4, 6, 7]
+    as_then = target_scores(np.array(past["verdict"]), np.array(past["similarity"]), "fusion", scales[0])
+    np.testing.assert_allclose(target[[1, 2]], as_then, atol=1e-5)
+    now = ExampleReader(storage, 1).read([(0, 0)])
+    np.testing.assert_array_equal(batch.similarity[:, [0, 3]], now.similarity)

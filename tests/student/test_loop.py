@@ -151,6 +151,57 @@ def test_more_tokens_than_the_encoder_reads_are_a_users_mistake(without_dropout:
         trainer(without_dropout, 3, max_document_tokens=33)
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_training_before_it_spoils_the_weights(
+    without_dropout: Path, cache: bool
+) -> None:
+    one = trainer(without_dropout, 3, temperature=1e-40, gradient_cache=cache)  # similarities / 1e-40: infinite
+    before = {name: weights.clone() for name, weights in one.encoder.module.state_dict().items()}
+    with pytest.raises(UserError, match=r"^Training broke down at step 1: the loss is (nan|inf), .*; lower ") as told:
+        learn(one, toy_batch(0))
+    for knob in ("student.learning_rate", "student.dtype=float32", "student.temperature"):
+        assert knob in str(told.value)
+    assert one.step_number == 0
+    for name, weights in one.encoder.module.state_dict().items():
+        assert torch.equal(weights, before[name]), name
+
+
+def test_weights_that_ran_away_stop_the_training_at_the_next_step(without_dropout: Path) -> None:
+    one = trainer(without_dropout, 3, learning_rate=1e30)
+    learn(one, toy_batch(0))
+    with pytest.raises(UserError, match=r"^Training broke down at step 2: "):
+        learn(one, toy_batch(1))
+
+
+def more_than_there_is(*_: object) -> None:
+    """Ask the CPU's allocator for a petabyte."""
+    torch.empty(1 << 50)
+
+
+def fake_full_device(*_: object) -> None:
+    """What torch raises where a GPU's memory is full."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("allocate", [more_than_there_is, fake_full_device])
+def test_too_little_memory_is_one_sentence_with_the_knobs_to_turn(
+    without_dropout: Path, monkeypatch: pytest.MonkeyPatch, allocate: Callable[..., None]
+) -> None:
+    one = trainer(without_dropout, 3)
+    monkeypatch.setattr(one, "_loss", allocate)
+    with pytest.raises(UserError, match=r"^Memory ran out at step 1 of the training: lower [^\n]*\.$") as told:
+        learn(one, toy_batch(0))
+    for knob in ("student.batch_tokens", "student.gradient_cache", "student.batch_size"):
+        assert knob in str(told.value)
+
+
+def test_other_errors_of_a_step_stay_what_they_are(without_dropout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trainer(without_dropout, 3)
+    monkeypatch.setattr(one, "_loss", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        learn(one, toy_batch(0))
+
+
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -1,0 +1,84 @@
+"""How many cycles a run goes through, and on how many documents each: the stop rule and the budget of pairs.
+
+Comes in: a configuration, counts of documents, what the selection inside a cycle found. Goes out: numbers. The
+curriculum, its stages, the estimate and the report all ask here, so that they mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ezxmc_ray.config import Config
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Storage, read_manifest
+
+#: Held-out documents under which no difference between encoders is believed.
+LEAST_DOCUMENTS = 10
+
+
+def selection_folder(cycle: int) -> str:
+    """Where the comparison of encoder ``cycle`` with those before it lies."""
+    return f"cycle-{cycle}/selection"
+
+
+def compares(config: Config, cycle: int) -> bool:
+    """Whether ``cycle`` begins with the stop rule: all but the first and the last, unless it is switched off."""
+    return config.curriculum.least_lead is not None and 0 < cycle < config.curriculum.cycles
+
+
+def stops(lead: Mapping[str, Any], least_lead: float | None) -> bool:
+    """Whether the newest encoder leads the best one before it by too little for another cycle.
+
+    ``lead``: mean of the paired ``difference`` d of the two over the held-out documents, its ``standard_error`` s, and
+    the number of ``documents``. The rule: stop where d <= least_lead * s, on LEAST_DOCUMENTS documents at least.
+    Two encoders that order every document alike (d = s = 0) stop it with any ``least_lead``.
+    """
+    if least_lead is None or lead["documents"] < LEAST_DOCUMENTS:
+        return False
+    return bool(lead["difference"] <= least_lead * lead["standard_error"])
+
+
+def stopped_at(storage: Storage, config: Config) -> int | None:
+    """The cycle that the stop rule ended the run at, before its train documents were judged; None: it did not."""
+    for cycle in range(config.curriculum.cycles):
+        if compares(config, cycle):
+            manifest = read_manifest(storage, f"{selection_folder(cycle)}/manifest.json")
+            if manifest and stops(manifest.details["lead"], config.curriculum.least_lead):
+                return cycle
+    return None
+
+
+def cycles_run(storage: Storage, config: Config) -> int:
+    """Cycles that end with a student: ``curriculum.cycles``, or fewer where the stop rule has ended them."""
+    stopped = stopped_at(storage, config)
+    return config.curriculum.cycles if stopped is None else stopped
+
+
+def pairs_a_document(config: Config, labels: int) -> int:
+    """The most pairs that a document's shortlist has."""
+    return min(config.shortlist.size, labels)
+
+
+def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) -> int:
+    """Train documents (held-out ones apart) of a cycle: as configured, and as ``curriculum.pair_budget`` allows.
+
+    With n cycles the budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
+    evenly. Label priors and the second prompt are apart: which of them are needed is known only when shortlists are.
+    Errors: UserError for a budget that leaves a cycle less than a batch.
+    """
+    there = train - held_out
+    wanted = min(config.shortlist.documents_per_cycle or there, there)
+    budget, cycles = config.curriculum.pair_budget, config.curriculum.cycles
+    if not budget:
+        return wanted
+    each = pairs_a_document(config, labels)
+    batch = min(config.student.batch_size, wanted)
+    least = each * (held_out * (cycles + 1) + batch * cycles)
+    if budget < least:
+        raise UserError(
+            f"curriculum.pair_budget is {budget:,}, but {held_out:,} held-out documents by {cycles + 1} encoders and a "
+            f"batch of {batch:,} train documents a cycle have {least:,} pairs: give so many at least, or set "
+            "prepare.held_out_share, shortlist.size or curriculum.cycles lower."
+        )
+    return min(wanted, (budget // each - held_out * (cycles + 1)) // cycles) if cycles else wanted

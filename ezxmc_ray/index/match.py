@@ -1,0 +1,55 @@
+"""The labels that fit a document best: near by the encoder, and named by the document's words.
+
+Comes in: documents with their vectors. Goes out: scores and label numbers. One scoring serves the shortlists of every
+cycle, the predictions and the measures: similarity = cosine + words.weight * share of the label's words that the
+document names. The encoder proposes words.candidates labels by its cosine; among these the similarity decides, so that
+the cost does not grow with the label set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ezxmc_ray.config import WordsConfig
+from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
+from ezxmc_ray.index.words import LabelWords
+
+
+class Matcher:
+    """An index over label vectors, and the words of the same labels."""
+
+    def __init__(self, index: ShardedIndex, labels: Sequence[str], config: WordsConfig) -> None:
+        """``labels``: their texts, by label number; not looked at where words.weight is 0."""
+        self.index, self.config = index, config
+        self.words = LabelWords(labels) if config.weight else None
+
+    def search(
+        self,
+        vectors: np.ndarray,
+        titles: Sequence[str | None],
+        texts: Sequence[str],
+        k: int,
+        excluded: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` labels of highest similarity of each document.
+
+        Args:
+            vectors: float32 or float16 [q, d], unit rows, of the documents with these ``titles`` and ``texts``.
+            titles: of the documents; empty or None: there is none.
+            texts: of the documents.
+            k: labels a document.
+            excluded: for each document the labels that it must not get; the next best come instead.
+
+        Returns:
+            (similarity float32 [q, k], labels int32 [q, k]), falling, ties by label number; -inf and -1 at the end
+            where there are fewer.
+        """
+        if self.words is None:
+            return self.index.search(vectors, k, excluded)
+        cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
+        shares = self.words.shares(titles, texts, labels)
+        similarity = (cosine + np.float32(self.config.weight) * shares).astype(np.float32)
+        order = np.lexsort((np.where(labels == NO_LABEL, np.iinfo(np.int32).max, labels), -similarity), axis=1)[:, :k]
+        return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)

@@ -1,0 +1,74 @@
+"""The model card: README.md in the student's directory, as the Hugging Face hub and SentenceTransformer read it.
+
+Comes in: the dict of build_report. Goes out: one Markdown file with a YAML header. It says what the run knows; what
+only the user knows (the licence) it asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ezxmc_ray.metrics import MEASURES
+from ezxmc_ray.models import is_hub_id
+from ezxmc_ray.storage import Storage
+
+FILE = "student/README.md"
+TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ezxmc-ray"]
+#: Versions that someone who loads the student may want to know.
+PACKAGES = ("ezxmc-ray", "sentence-transformers", "transformers", "torch", "python")
+
+
+def write_model_card(storage: Storage, report: Mapping[str, Any]) -> list[str]:
+    """Commit the card of the student that ``report`` is about; returns the name of its file."""
+    storage.write_bytes(FILE, model_card(report).encode())
+    return [FILE]
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """The card's text; ``report``: of a run whose student has been chosen."""
+    environment = Environment(
+        loader=PackageLoader("ezxmc_ray.report", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.j2").render(
+        report=report,
+        header=_header(report["config"]["encoder"]["model"]),
+        config=report["config"],
+        counts=report["counts"]["prepare"],
+        teacher=report["teacher"] or {},
+        selection=report["selection"],
+        chosen=_chosen(report),
+        metric_rows=_metric_rows(report),
+        versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
+    )
+
+
+def _chosen(report: Mapping[str, Any]) -> str:
+    return "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}"
+
+
+def _header(model: str) -> str:
+    """The card's YAML; ``base_model`` only where the hub knows the model by this name."""
+    known = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": TAGS}
+    if is_hub_id(model):
+        known["base_model"] = model
+    return yaml.safe_dump(known, sort_keys=False).rstrip()
+
+
+def _metric_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each measure that was taken: value and 95 % interval of the chosen encoder, value of the untrained."""
+    metrics, intervals = report["metrics"] or {}, report["intervals"] or {}
+    after, before = metrics.get("chosen") or {}, metrics.get("untrained") or {}
+    ends = intervals.get(_chosen(report)) or {}
+    return [
+        {"name": name, "value": after[name], "interval": ends.get(name), "untrained": before.get(name)}
+        for name in MEASURES
+        if after.get(name) is not None
+    ]

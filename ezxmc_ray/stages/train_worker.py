@@ -1,0 +1,190 @@
+"""One worker of the stage ``train``: a process of the DDP group that Ray Train starts, and what it does there.
+
+Comes in: the settings that the driver made (configuration, cycle, start encoder, scale of the targets). Goes out: the
+student, written by the first worker, and what is known of its training; on the way checkpoints through Ray Train, the
+points of the curves, and the event files of TensorBoard.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import train as ray_train
+
+from ezxmc_ray.ahead import ahead
+from ezxmc_ray.config import Config, from_dict
+from ezxmc_ray.stages.shortlist import load_encoder
+from ezxmc_ray.stages.trackers import open_trackers
+from ezxmc_ray.storage import Storage, copy_into
+from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
+from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer
+from ezxmc_ray.student.objective import Objective
+from ezxmc_ray.student.targets import TargetScale
+from ezxmc_ray.student.validation import Looks, look
+
+#: Steps between two points of the loss curve, at most this many points.
+CURVE_POINTS = 500
+#: Batches that are read and tokenised while one trains.
+READ_AHEAD = 2
+#: The folder of a cycle with TensorBoard's event files.
+TENSORBOARD = "tensorboard"
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What every training worker runs (one process of the DDP group)."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+        worker = TrainWorker(settings, Path(folder))
+        worker.train()
+        worker.finish()
+
+
+class TrainWorker:
+    """One worker: its trainer, its part of the data, and what is known of the training so far.
+
+    ``folder``: of this machine, for what goes from there into the run's directory.
+    """
+
+    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.config: Config = from_dict(settings["config"])
+        self.storage: Storage = settings["storage"]
+        self.cycle: int = settings["cycle"]
+        context = ray_train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        torch.manual_seed(self.config.seed)
+        student = self.config.student
+        scale = TargetScale(**settings["scale"])
+        self.trainer = StudentTrainer(
+            load_encoder(self.storage, self.config.encoder, settings["start"]),
+            Objective(student, scale, settings["yes_threshold"]),
+            settings["steps"],
+            ray_train.torch.get_device(),
+            self.config.seed,
+            self.rank,
+            self.world,
+        )
+        if self.world > 1:
+            self.trainer.module = ray_train.torch.prepare_model(self.trainer.module)
+        self.looks = Looks(student.patience)
+        self.progress = self._restore()
+        if self.rank == 0 and self.trainer.step_number == 0:
+            # The curves of an older training would stand beside those of this one.
+            self.storage.remove(f"cycle-{self.cycle}/{TENSORBOARD}")
+        self.reader = ExampleReader(self.storage, self.cycle, past_verdicts=student.past_verdicts)
+        self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
+        self.held_out: list[HeldOut] = []
+        if student.validate_every_steps:
+            wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
+            self.held_out = wanted[self.rank :: self.world]
+        names = student.trackers if self.rank == 0 else []
+        title = f"{Path(self.config.run).name} cycle {self.cycle}"
+        self.trackers = open_trackers(names, title, folder / TENSORBOARD, settings["config"]["student"])
+
+    def train(self) -> None:
+        """All steps that are still to be done, or fewer where the looks say so."""
+        student, steps = self.config.student, self.settings["steps"]
+        every = max(1, steps // CURVE_POINTS)
+        began, before = time.monotonic(), self.progress["training_seconds"]
+        if self.rank == 0:
+            self.settings["counter"].begin.remote(before)
+        for texts in ahead(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
+            result = self.trainer.step(texts)
+            step = self.trainer.step_number
+            loss = self._sum(result.loss) / self.world
+            self.progress["documents"] += texts.batch.global_documents
+            if step % every == 0 or step in (1, steps):
+                self._note(step, loss, result)
+            self.progress["training_seconds"] = before + time.monotonic() - began
+            if self.rank == 0:
+                self.settings["counter"].at.remote(step)
+            if student.validate_every_steps and (step % student.validate_every_steps == 0 or step == steps):
+                self._look(step)
+                if self.looks.should_stop():
+                    self.progress["stopped_at"] = step
+                    break
+            if step % student.checkpoint_every_steps == 0 and step < steps:
+                self._checkpoint()
+        self.looks.take_best(self.trainer.encoder.module)
+
+    def finish(self) -> None:
+        """The first worker writes the student and what is known of its training; a barrier for all workers."""
+        if self.rank == 0:
+            self.trainer.encoder.save(self.folder / "student")
+            copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
+            name = ray_train.get_context().get_experiment_name()
+            self.storage.write_json(f"cycle-{self.cycle}/{name}.json", self._outcome())
+        for tracker in self.trackers:
+            tracker.close()
+        self._upload_events()
+        ray_train.report({"documents": self.progress["documents"]})
+
+    def _texts(self, rows: list[Row]) -> StepInput:
+        return self.trainer.tokenize(self.reader.read(rows, self.rank, self.world))
+
+    def _outcome(self) -> dict[str, Any]:
+        looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
+        return {**self.progress, **looks, "workers": self.world}
+
+    def _note(self, step: int, loss: float, result: StepResult) -> None:
+        """A point of the curves."""
+        self.progress["loss_curve"].append({"step": step, "loss": loss, "learning_rate": result.learning_rate})
+        figures = {"loss": loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
+        for tracker in self.trackers:
+            tracker.log(step, figures)
+
+    def _look(self, step: int) -> None:
+        """See how the student orders held-out shortlists; every worker takes its share of them."""
+        student = self.config.student
+        total, documents = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
+        score = 100 * self._sum(total) / self._sum(documents)
+        self.looks.add(step, score, self.trainer.encoder.module)
+        for tracker in self.trackers:
+            tracker.log(step, {"held_out_ndcg": score})
+
+    def _sum(self, value: float) -> float:
+        """Over the workers. Each one's loss is weighted so that the mean is the mean over the global batch."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        if torch.distributed.get_backend() == "nccl":
+            total = total.to(ray_train.torch.get_device())
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+    def _checkpoint(self) -> None:
+        """Report a checkpoint of the model, the optimiser and the counts; a barrier for all workers."""
+        checkpoint = None
+        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+            if self.rank == 0:
+                state = {"trainer": self.trainer.state(), "progress": self.progress, "looks": self.looks.state()}
+                torch.save(state, os.path.join(folder, "state.pt"))
+                checkpoint = ray_train.Checkpoint.from_directory(folder)
+            ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
+        self._upload_events()
+
+    def _upload_events(self) -> None:
+        """Event files of TensorBoard go into the run; those of an earlier start of this training stay beside them."""
+        for file in sorted((self.folder / TENSORBOARD).glob("events*")):
+            self.storage.write_bytes(f"cycle-{self.cycle}/{TENSORBOARD}/{file.name}", file.read_bytes())
+
+    def _restore(self) -> dict[str, Any]:
+        """Load the latest checkpoint, if there is one; returns the counts so far."""
+        checkpoint = ray_train.get_checkpoint()
+        if checkpoint is None:
+            curves: dict[str, Any] = {"loss_curve": [], "resumed_at": []}
+            return {"documents": 0, "training_seconds": 0.0, "stopped_at": None, **curves}
+        with checkpoint.as_directory() as folder:
+            state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
+        self.trainer.load_state(state["trainer"])
+        self.looks.load_state(state["looks"])
+        progress: dict[str, Any] = state["progress"]
+        progress["resumed_at"].append(self.trainer.step_number)
+        return progress

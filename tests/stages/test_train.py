@@ -1,0 +1,163 @@
+"""The train stage on a run whose examples are made by hand: what it refuses, and what it does after a kill."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from ezxmc_ray import steps
+from ezxmc_ray.config import ClusterConfig, load_config
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.stages.cluster import ray_cluster
+from ezxmc_ray.stages.train import check_training, count_workers
+from ezxmc_ray.steps import Curriculum, Step
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
+from tests.student.toy import LABELS as LABEL_TEXTS
+from tests.student.toy import TOPICS, save_tiny_bert
+
+ROWS = 40
+#: 5 steps an epoch.
+SETTINGS = ["encoder.max_document_tokens=16", "student.max_document_tokens=16", "student.batch_size=8"]
+SETTINGS += ["encoder.max_label_tokens=8", "student.checkpoint_every_steps=2", "student.workers=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A local Ray of two CPUs."""
+    with ray_cluster(ClusterConfig(address="local", cpus=2)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_bert(tmp_path_factory.mktemp("encoder"), 0.1)
+
+
+def write_examples(storage: Storage, held_out: int) -> None:
+    """Documents, labels and the judged examples of cycle 0; the first ``held_out`` documents are not trained on."""
+    documents, examples = [], []
+    for row in range(ROWS):
+        text = f"{TOPICS[row % 10]} {TOPICS[row // 10]}"
+        key, kept = content_hash("", text), row < held_out
+        documents.append({"id": str(row), "title": "", "text": text, "split": "train", "held_out": kept})
+        documents[-1] |= {"content_hash": key, "excluded": None}
+        labels = [row % 10, (row + 3) % 10, (row + 5) % 10]
+        scores = {"similarity": [0.5, 0.4, 0.3], "raw": [1.0, 0.0, 0.0], "verdict": [1.0, 0.0, 0.0]}
+        examples.append({"row": row, "held_out": kept, "labels": labels, **scores})
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
+    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES))
+    rows = [
+        {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
+    ]
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
+    scale = {"verdict_mean": 0.3, "verdict_std": 0.5, "similarity_mean": 0.4, "similarity_std": 0.1}
+    details = {"scale": scale, "yes_threshold": 0.5}
+    write_manifest(storage, "cycle-0/examples/manifest.json", Manifest("judge", "", ROWS, 0.0, [], details))
+
+
+def training(folder: Path, encoder: Path, *overrides: str, held_out: int = 0) -> tuple[Curriculum, Step]:
+    """The step 'cycle 0 train' of a run with examples in ``folder``."""
+    config = load_config(None, [f"run={folder}", f"encoder.model={encoder}", *SETTINGS, *overrides])
+    work = Curriculum(config, Storage(config.run))
+    write_examples(work.storage, held_out)
+    return work, next(step for step in work.steps() if step.name == "cycle 0 train")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        (["workers=3"], r"^The training is to have 3 workers \(student.workers\), but the Ray cluster has 2 CPUs, "),
+        (
+            ["workers=9", "min_workers=3"],
+            r"^The training is to have 3 workers \(student.min_workers\), but .* 2 CPUs, ",
+        ),
+        (["workers=1", "min_workers=2"], "^student.min_workers is 2, more than the 1 workers that the training is to"),
+        (["workers=0", "min_workers=3"], "^student.min_workers is 3, more than the 2 workers that the training is to"),
+    ],
+)
+def test_workers_that_would_be_waited_for_without_end_are_refused(knobs: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_training(load_config(None, [f"student.{knob}" for knob in knobs]))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [(["workers=0"], 2), (["workers=2"], 2), (["workers=9", "min_workers=1"], 9), (["workers=9", "batch_size=2"], 2)],
+)
+def test_workers_that_there_is_room_for(knobs: list[str], expected: int) -> None:
+    assert count_workers(load_config(None, [f"student.{knob}" for knob in knobs])) == expected
+
+
+def test_lengths_and_trackers_are_checked_before_a_worker_starts(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"encoder.model={encoder}", *SETTINGS]
+    check_training(load_config(None, settings))
+    with pytest.raises(UserError, match=r"^student\.max_document_tokens=33 is more than .* can read: set it to 32 at"):
+        check_training(load_config(None, [*settings, "student.max_document_tokens=33"]))
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"^student\.trackers has wandb, but wandb is not installed"):
+        check_training(load_config(None, [*settings, "student.trackers=[wandb]"]))
+
+
+def test_looks_without_held_out_documents_are_refused(encoder: Path, tmp_path: Path) -> None:
+    work, step = training(tmp_path, encoder, "student.validate_every_steps=2", "student.patience=1")
+    with pytest.raises(UserError, match=r"^student\.validate_every_steps is 2, but cycle 0 has no held-out documents"):
+        work.execute(step)
+
+
+def test_a_users_mistake_in_a_worker_is_one_sentence_and_not_tried_again(encoder: Path, tmp_path: Path) -> None:
+    """Tried again, it would go on beyond the time limit of this test."""
+    knobs = ["student.learning_rate=1e30", "student.workers=2", "student.max_failures=1000000"]
+    work, step = training(tmp_path, encoder, *knobs)
+    with pytest.raises(UserError, match=r"^Training broke down at step 2: [^\n]*\.$") as told:
+        work.execute(step)
+    assert type(told.value) is UserError
+
+
+@pytest.fixture
+def resumed(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Details of a training that was stopped between its end and its manifest's commit, and begun again.
+
+    Its last checkpoint is made to say that 1,000 s had gone by.
+    """
+    knobs = ["student.trackers=[tensorboard]", "student.validate_every_steps=5"]
+    work, step = training(tmp_path, encoder, *knobs, held_out=8)  # 4 steps
+    stale = tmp_path / "cycle-0" / "tensorboard" / "events.of.an.older.training"
+    stale.parent.mkdir()
+    stale.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "write_manifest", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.execute(step)
+    assert not stale.exists()
+    (state_file,) = tmp_path.glob("cycle-0/training-*/checkpoint_*/state.pt")
+    state = torch.load(state_file, weights_only=True)
+    state["progress"]["training_seconds"] += 1000
+    torch.save(state, state_file)
+    return {**work.execute(step).details, "folder": tmp_path}
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_kill_before_the_commit_loses_no_more_than_the_steps_after_the_last_checkpoint(
+    resumed: dict[str, Any],
+) -> None:
+    folder: Path = resumed["folder"]
+    assert resumed["resumed_at"] == [2] and resumed["steps"] == 4
+    assert [point["step"] for point in resumed["loss_curve"]] == [1, 2, 3, 4]
+    assert [point["step"] for point in resumed["validation_curve"]] == [4]
+    assert (folder / "cycle-0" / "student" / "manifest.json").exists()
+    assert list(folder.glob("cycle-0/training-*")) == []  # removed after the commit
+    assert len(list(folder.glob("cycle-0/tensorboard/events*"))) == 2  # one a start
+    # Start and training of this command, not of the one before.
+    assert resumed["training_seconds"] > 1000 and 0 < resumed["start_seconds"] < 300

@@ -1,0 +1,290 @@
+"""Which steps a run goes through: the stop rule, a run that is killed, what is redone after a change, and the status.
+
+Stages that only write down what they were asked for stand in for the real ones, which need Ray and models; the steps,
+their manifests and what makes them stale are the real ones. tests/stages/test_stop_rule.py has a real run.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ezxmc_ray import curriculum
+from ezxmc_ray.config import load_config
+from ezxmc_ray.cycles import LEAST_DOCUMENTS
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.stages import cluster, train
+from ezxmc_ray.stages.select import ADDED_UP
+from ezxmc_ray.steps import Curriculum, Result
+from ezxmc_ray.storage import Storage, read_manifest
+
+HELD_OUT = 2 * LEAST_DOCUMENTS
+PREPARED = {
+    "documents": 300,
+    "train": 200,
+    "held_out": HELD_OUT,
+    "test": 100,
+    "labels": 50,
+    "shards": 2,
+    "shard_rows": 150,
+    "document_fingerprint": "d",
+    "label_fingerprint": "l",
+    "gold_fingerprint": None,
+}
+ENDING = ["select", "index", "predict", "evaluate", "report"]
+
+
+def cycle(number: int) -> list[str]:
+    """A whole cycle without the question of the stop rule."""
+    return [f"shortlist {number}", f"judge {number}", f"train {number}"]
+
+
+def held_out(number: int) -> list[str]:
+    return [f"held-out shortlist {number}", f"judge {number}"]
+
+
+@dataclass
+class FakeStages:
+    """Stands in for Curriculum._run.
+
+    ``leads``: of the cycles' encoders, in standard errors; ``dies_at``: the call that is killed.
+    """
+
+    leads: dict[int, float] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    dies_at: str = ""
+
+    def __call__(self, work: Curriculum, stage: str, *arguments: int) -> Result:
+        name = " ".join([stage, *map(str, arguments[:1])])
+        if stage == "shortlist" and arguments[1]:
+            name = f"held-out {name}"
+        self.calls.append(name)
+        if name == self.dies_at:
+            raise KeyboardInterrupt
+        details: dict[str, Any] = {}
+        if stage == "prepare":
+            details = PREPARED
+        elif stage == "judge":
+            details = dict.fromkeys(ADDED_UP, 10) | {"pairs_held": 20}
+        elif stage == "compare":
+            lead = {"over": "untrained", "difference": self.leads.get(arguments[0], 5.0), "standard_error": 1.0}
+            details = {"lead": lead | {"documents": HELD_OUT}, "asked": dict.fromkeys(ADDED_UP, 7)}
+        return 1, [], details
+
+    def took(self) -> list[str]:
+        """The calls since the last time."""
+        calls, self.calls = self.calls, []
+        return calls
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
+    fake = FakeStages()
+    monkeypatch.setattr(Curriculum, "_run", lambda work, *call: fake(work, *call))
+    monkeypatch.setattr(curriculum, "load_teacher", lambda config: None)
+    monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
+    monkeypatch.setattr(train, "check_training", lambda config: None)
+    return fake
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> list[str]:
+    """Overrides for a run of three cycles; its models are directories with enough in them to have a fingerprint."""
+    for name in ("encoder", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    for name in ("documents", "labels"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "1", "text": name}) + "\n")
+    return [
+        f"run={tmp_path}/run",
+        f"prepare.documents={tmp_path}/documents.jsonl",
+        f"prepare.labels={tmp_path}/labels.jsonl",
+        f"encoder.model={tmp_path}/encoder",
+        f"teacher.model={tmp_path}/teacher",
+        "curriculum.cycles=3",
+    ]
+
+
+def run(settings: list[str], *more: str) -> None:
+    curriculum.run(load_config(None, [*settings, *more]))
+
+
+def states(settings: list[str]) -> dict[str, str]:
+    return {row["step"]: row["state"] for row in curriculum.status(settings[0].removeprefix("run="))}
+
+
+def storage_of(settings: list[str]) -> Storage:
+    return Storage(settings[0].removeprefix("run="))
+
+
+WHOLE = [
+    "prepare",
+    *cycle(0),
+    *held_out(1),
+    "compare 1",
+    *cycle(1),
+    *held_out(2),
+    "compare 2",
+    *cycle(2),
+    *held_out(3),
+    *ENDING,
+]
+STOPPED_AT_2 = [*WHOLE[: WHOLE.index("compare 2") + 1], *ENDING]
+
+
+def test_every_cycle_is_run_while_its_encoder_is_worth_it_and_a_second_run_does_nothing(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings)
+    assert stages.took() == WHOLE
+    run(settings)
+    assert stages.took() == []
+    assert set(states(settings).values()) == {"done"}
+
+
+def test_without_the_rule_no_cycle_asks_for_its_held_out_documents_first(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings, "curriculum.least_lead=null")
+    assert stages.took() == ["prepare", *cycle(0), *cycle(1), *cycle(2), *held_out(3), *ENDING]
+    assert not any("select" in name for name in states(settings) if name != "select")
+
+
+def test_an_encoder_that_got_worse_ends_the_cycles_before_its_train_documents_are_judged(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    stages.leads = {1: 2.0, 2: -1.5}
+    run(settings)
+    assert stages.took() == STOPPED_AT_2
+    found = states(settings)
+    left_out = ["cycle 2 train", "cycle 3 shortlist", "cycle 3 judge"]
+    assert [name for name, state in found.items() if state == "not run"] == left_out
+    assert {state for name, state in found.items() if name not in left_out} == {"done"}
+    assert Curriculum(load_config(None, settings), storage_of(settings)).context.cycles == 2
+    run(settings)
+    assert stages.took() == []
+
+
+@pytest.mark.parametrize("dies_at", [call for call in STOPPED_AT_2 if call != "prepare"])
+def test_a_run_that_is_killed_goes_on_at_the_stage_where_it_was(
+    stages: FakeStages, settings: list[str], dies_at: str
+) -> None:
+    stages.leads, stages.dies_at = {2: -2.0}, dies_at
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "missing" in states(settings).values()
+    before = stages.took()
+    stages.dies_at = ""
+    run(settings)
+    assert [*before[:-1], *stages.took()] == STOPPED_AT_2
+
+
+def test_another_least_lead_judges_and_trains_nothing_twice(stages: FakeStages, settings: list[str]) -> None:
+    stages.leads = {1: 2.0, 2: -1.5}
+    run(settings)
+    stages.took()
+    run(settings, "curriculum.least_lead=-2")  # go on where it ended
+    assert stages.took() == [*cycle(2), *held_out(3), *ENDING]
+    run(settings)  # and back: cycle 2 is judged on more documents than needed, so nothing but the choice is redone
+    assert stages.took() == ENDING
+    assert states(settings)["cycle 3 judge"] == "not run"
+
+
+def test_the_rule_can_be_switched_on_for_a_finished_run_without_judging_anew(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings, "curriculum.least_lead=null")
+    stages.took()
+    run(settings)
+    assert stages.took() == ["compare 1", "compare 2"]
+
+
+def test_the_comparison_is_made_anew_when_what_it_was_made_of_changes(stages: FakeStages, settings: list[str]) -> None:
+    stages.leads = {1: -1.5}
+    run(settings)
+    assert stages.took() == ["prepare", *cycle(0), *held_out(1), "compare 1", *ENDING]
+    stages.leads = {1: 1.5, 2: -1.5}
+    run(settings, "student.epochs=2")  # another student of cycle 0
+    assert stages.took() == ["train 0", *STOPPED_AT_2[4:]]
+    storage_of(settings).remove("cycle-2/selection")
+    assert states(settings)["cycle 3 judge"] == "missing"  # nobody knows any more that it is not needed
+    run(settings, "student.epochs=2")
+    assert stages.took() == ["compare 2"]
+
+
+def test_a_cycle_judged_in_two_parts_counts_what_both_asked(stages: FakeStages, settings: list[str]) -> None:
+    stages.leads = {2: -2.0}
+    run(settings)
+    asked = []
+    for number in range(3):
+        manifest = read_manifest(storage_of(settings), f"cycle-{number}/examples/manifest.json")
+        assert manifest is not None
+        asked.append((manifest.details["pairs_asked"], manifest.details["pairs_held"]))
+    assert asked == [(10, 20), (17, 13), (10, 20)]
+
+
+def test_label_vectors_are_kept_from_the_held_out_documents_to_the_others(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    stages.leads, stages.dies_at = {1: 2.0}, "shortlist 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    storage = storage_of(settings)
+    storage.write_bytes("cycle-1/label_vectors/shard-00000.parquet", b"made for the held-out documents")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert storage.exists("cycle-1/label_vectors/shard-00000.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "encoder.vector_dtype=float16", "student.epochs=2")
+    assert not storage.exists("cycle-1/label_vectors/shard-00000.parquet")
+
+
+def test_a_stage_by_itself_names_what_comes_next(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage in ("prepare", "shortlist", "judge", "train", "shortlist", "judge"):
+        curriculum.run_stage(load_config(None, settings), stage)
+    assert stages.took() == ["prepare", *cycle(0), *held_out(1)]
+    assert capsys.readouterr().out.endswith("is up to date for judge; next comes cycle 1 select.\n")
+    curriculum.run_stage(load_config(None, settings), "select")
+    assert stages.took() == ["compare 1"]
+    assert capsys.readouterr().out.endswith("is up to date for select; next comes cycle 1 shortlist.\n")
+
+
+def test_a_changed_budget_redoes_the_shortlists_only_if_it_changes_the_documents(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings, "curriculum.pair_budget=4000")
+    stages.took()
+    run(settings, "curriculum.pair_budget=4001")
+    assert stages.took() == []
+    run(settings, "curriculum.pair_budget=3000")
+    assert stages.took() == WHOLE[1:]
+
+
+def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: FakeStages, settings: list[str]) -> None:
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=10")
+    assert stages.took() == ["prepare"]
+
+
+def test_a_dry_run_shows_the_bounded_pairs_and_leaves_out_ended_cycles(stages: FakeStages, settings: list[str]) -> None:
+    stages.leads = {1: -2.0}
+    config = load_config(None, [*settings, "curriculum.pair_budget=4000"])
+    curriculum.run(config)
+    plan = curriculum.dry_run(config)
+    assert plan["pairs"] == "at most 1,460 of a budget of 4,000"  # 10 * (20 + 106) + 10 * 20
+    assert [step["step"] for step in plan["steps"] if step["step"].startswith("cycle")] == [
+        "cycle 0 shortlist",
+        "cycle 0 judge",
+        "cycle 0 train",
+        "cycle 1 select",
+        "cycle 1 shortlist",
+        "cycle 1 judge",
+    ]
+    assert all(step["done"] for step in plan["steps"])

@@ -1,0 +1,79 @@
+"""The stop rule and the budget of pairs, by numbers alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.config import load_config
+from ezxmc_ray.cycles import LEAST_DOCUMENTS, compares, documents_a_cycle, stops
+from ezxmc_ray.errors import UserError
+
+
+def lead(difference: float, standard_error: float, documents: int = 150) -> dict[str, Any]:
+    return {"difference": difference, "standard_error": standard_error, "documents": documents}
+
+
+@pytest.mark.parametrize(
+    ("difference", "least_lead", "stopped"),
+    [
+        (-0.6, -1.0, True),  # worse beyond noise
+        (-0.4, -1.0, False),  # worse, but noise may be why
+        (0.1, -1.0, False),
+        (0.0, 0.0, True),
+        (0.1, 0.0, False),
+        (0.4, 1.0, True),  # better, but noise may be why
+        (0.6, 1.0, False),
+        (-9.0, None, False),
+    ],
+)
+def test_the_stop_rule_measures_the_lead_in_standard_errors(
+    difference: float, least_lead: float | None, stopped: bool
+) -> None:
+    assert stops(lead(difference, 0.5), least_lead) is stopped
+
+
+def test_encoders_that_order_everything_alike_stop_the_cycles_and_few_documents_never_do() -> None:
+    assert stops(lead(0.0, 0.0), -1.0)
+    assert stops(lead(-9.0, 0.5, LEAST_DOCUMENTS), -1.0)
+    assert not stops(lead(-9.0, 0.5, LEAST_DOCUMENTS - 1), -1.0)
+
+
+def test_the_rule_is_asked_before_every_cycle_that_trains_but_the_first() -> None:
+    config = load_config(None, ["curriculum.cycles=3"])
+    assert [cycle for cycle in range(4) if compares(config, cycle)] == [1, 2]
+    config.curriculum.least_lead = None
+    assert not any(compares(config, cycle) for cycle in range(4))
+
+
+@pytest.mark.parametrize(("cycles", "size", "held_out"), [*itertools.product((1, 3), (5, 10), (0, 20))])
+def test_a_budget_is_used_up_to_less_than_a_document_a_cycle(cycles: int, size: int, held_out: int) -> None:
+    budget = 7777
+    config = load_config(
+        None, [f"curriculum.cycles={cycles}", f"shortlist.size={size}", f"curriculum.pair_budget={budget}"]
+    )
+    documents = documents_a_cycle(config, 100_000, held_out, 500)
+    pairs = size * (held_out * (cycles + 1) + documents * cycles)
+    assert budget - size * cycles < pairs <= budget
+
+
+def test_without_a_budget_and_beyond_what_is_there_documents_are_as_configured() -> None:
+    config = load_config(None, [])
+    assert documents_a_cycle(config, 100, 10, 500) == 90
+    config.shortlist.documents_per_cycle = 60
+    assert documents_a_cycle(config, 100, 10, 500) == 60
+    config.curriculum.pair_budget = 10_000
+    assert documents_a_cycle(config, 100, 10, 500) == 60
+    # Two labels cannot make ten pairs a document.
+    config.curriculum.pair_budget = 2 * (2 * 10 + 50)
+    assert documents_a_cycle(config, 100, 10, 2) == 50
+
+
+def test_a_budget_below_a_batch_a_cycle_names_the_least_one() -> None:
+    config = load_config(None, ["curriculum.cycles=2", "curriculum.pair_budget=100"])
+    with pytest.raises(UserError, match=r"pair_budget is 100, but .* have 1,260 pairs: give so many"):
+        documents_a_cycle(config, 500, 10, 500)
+    config.curriculum.pair_budget = 1260  # 10 labels * (10 documents * 3 encoders + 48 documents * 2 cycles)
+    assert documents_a_cycle(config, 500, 10, 500) == 48
