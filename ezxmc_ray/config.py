@@ -113,6 +113,9 @@ class ShortlistConfig:
     documents_per_cycle: int = _knob(
         0, "train documents a cycle, 0 = all (drawn by seed; held-out documents always come along)"
     )
+    held_out_documents: int = _knob(
+        2000, "held-out documents that every encoder is compared by, 0 = all (drawn by seed; the others are left out)"
+    )
 
 
 @dataclass
@@ -120,7 +123,7 @@ class WordsConfig:
     """How much the words that a document shares with a label count beside the encoder; in every stage that searches."""
 
     weight: float = _knob(
-        0.25,
+        0.2,
         "similarity = cosine + weight * share of the label's words that title and text name; 0: the encoder alone",
     )
     candidates: int = _knob(400, "labels that the encoder proposes; among these the similarity decides")
@@ -424,6 +427,8 @@ def settled(config: Config, section: str) -> dict[str, Any]:
     follows count: they are as if left at their defaults.
     """
     values: dict[str, Any] = to_dict(getattr(config, section))
+    if section == "words" and not config.words.weight:
+        return {"weight": 0.0}
     if section == "student" and not config.student.patience:
         values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
     return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
@@ -637,5 +642,13 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
             f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is looked "
             "at: set it too."
         )
+    ranked = {"shortlist.size": config.shortlist.size, "predict.top_k": config.predict.top_k}
+    ranked |= {"evaluate.depth": config.evaluate.depth}
+    for key, depth in ranked.items():
+        if config.words.weight and depth > config.words.candidates:
+            raise UserError(
+                f"{key} is {depth}, but the similarity decides among words.candidates={config.words.candidates} labels "
+                "only: set that to as many at least."
+            )
     if not config.run.strip():
         raise UserError("run is empty; set it to a directory or an object-store URI, for example run=runs/mine.")

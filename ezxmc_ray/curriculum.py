@@ -1,7 +1,8 @@
 """The curriculum: which stage comes next, on what, and whether it is done already.
 
-In: a configuration. Out: the run directory, stage after stage: prepare; for each cycle shortlist, judge, train; one
-more shortlist and judge of the held-out documents with the last student; select; index; predict; evaluate; report.
+In: a configuration. Out: the run directory, stage after stage: prepare; for each cycle shortlist, judge, train (from
+the second one on after a select that says whether it is worth it); one more shortlist and judge of the held-out
+documents with the last student; select; index; predict; evaluate; report.
 A step (steps.py) is skipped if its manifest carries the fingerprint of today's inputs and settings; so a killed run
 goes on where it was, and a changed setting redoes the stages that depend on it, and no other.
 """
@@ -54,8 +55,9 @@ def _go(config: Config, stage: str | None) -> None:
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
-        _note_configuration(config, storage)
         curriculum = Curriculum(config, storage)
+        curriculum.check_budget()
+        _note_configuration(config, storage)
         worked = matched = False
         after = ""
         for step in curriculum.steps():
@@ -124,11 +126,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     """What ``run`` would do, and how long it may take; nothing is written and no model is loaded."""
     storage = Storage(config.run)
     curriculum = Curriculum(config, storage)
-    done: dict[str, bool] = {}
-    for step in curriculum.steps():
-        if not all(done.values()):
-            break
-        done[step.name] = curriculum.done(step)
+    done = {step.name: True for step in takewhile(curriculum.done, curriculum.steps())}
     steps_of_all = curriculum.steps_of(config.curriculum.cycles)
     manifests = [read_manifest(storage, manifest_path(step.folder)) for step in steps_of_all]
     rates = {one.stage: rate for one in manifests if one and (rate := _rate(one))}

@@ -60,6 +60,11 @@ def pairs_a_document(config: Config, labels: int) -> int:
     return min(config.shortlist.size, labels)
 
 
+def held_out_judged(config: Config, held_out: int) -> int:
+    """Of so many held-out documents those that are shortlisted and judged, the same ones in every cycle."""
+    return min(held_out, config.shortlist.held_out_documents or held_out)
+
+
 def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) -> int:
     """Train documents (held-out ones apart) of a cycle: as configured, and as ``curriculum.pair_budget`` allows.
 
@@ -67,7 +72,7 @@ def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) ->
     evenly. Label priors and the second prompt are apart: which of them are needed is known only when shortlists are.
     Errors: UserError for a budget that leaves a cycle less than a batch.
     """
-    there = train - held_out
+    there, held_out = train - held_out, held_out_judged(config, held_out)
     wanted = min(config.shortlist.documents_per_cycle or there, there)
     budget, cycles = config.curriculum.pair_budget, config.curriculum.cycles
     if not budget:
@@ -79,6 +84,6 @@ def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) ->
         raise UserError(
             f"curriculum.pair_budget is {budget:,}, but {held_out:,} held-out documents by {cycles + 1} encoders and a "
             f"batch of {batch:,} train documents a cycle have {least:,} pairs: give so many at least, or set "
-            "prepare.held_out_share, shortlist.size or curriculum.cycles lower."
+            "shortlist.held_out_documents, shortlist.size or curriculum.cycles lower."
         )
     return min(wanted, (budget // each - held_out * (cycles + 1)) // cycles) if cycles else wanted

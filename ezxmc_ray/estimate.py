@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.cycles import compares, documents_a_cycle, pairs_a_document
+from ezxmc_ray.cycles import compares, documents_a_cycle, held_out_judged, pairs_a_document
 
 #: Units a second, measured on 2 CPU cores with all-MiniLM-L6-v2 and SmolLM2-135M (documents of about 100 tokens).
 REFERENCE_RATES = {"prepare": 500.0, "shortlist": 12.0, "judge": 20.0, "train": 8.0, "predict": 12.0, "evaluate": 12.0}
@@ -40,8 +40,8 @@ def estimate(
     documents that it compares by. Pairs are the most that a step can ask: what the verdict store holds is not asked
     again.
     """
-    held_out, pairs = amounts.held_out, pairs_a_document(config, amounts.labels)
-    trained = documents_a_cycle(config, amounts.train, held_out, amounts.labels)
+    held_out, pairs = held_out_judged(config, amounts.held_out), pairs_a_document(config, amounts.labels)
+    trained = documents_a_cycle(config, amounts.train, amounts.held_out, amounts.labels)
     rows = [_row("prepare", {"prepare": amounts.documents}, amounts.documents)]
     for cycle in range(cycles + 1):
         new = held_out  # documents of the cycle whose pairs are still to be judged

@@ -19,8 +19,8 @@ from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stop
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import say
-from ezxmc_ray.stages.context import Context, manifest_path
-from ezxmc_ray.storage import Manifest, Storage, is_done, write_manifest
+from ezxmc_ray.stages.context import DOCUMENTS, Context, manifest_path
+from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.teacher.engine import teacher_key
 
 Result = tuple[int, list[str], dict[str, Any]]
@@ -92,13 +92,18 @@ class Curriculum:
 
     def _held_out(self, cycle: int, is_done: Callable[[Step], bool]) -> list[Step]:
         """Shortlist and judge the held-out documents of ``cycle``; what has been done on all of them serves as well."""
-        everything = self._judged(cycle)
+        everything = [self._shortlist(cycle, held_out_only=False), self._judge(cycle, compared=True)]
         if all(is_done(step) for step in everything):
             return everything
         return [self._shortlist(cycle, held_out_only=True), self._judge(cycle, False)]
 
     def _ending(self) -> list[Step]:
         return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
+
+    def check_budget(self) -> None:
+        """UserError for a ``curriculum.pair_budget`` that is too small, if the documents have been counted already."""
+        if read_manifest(self.storage, manifest_path(DOCUMENTS)):
+            self._documents_a_cycle()
 
     def _settings(self, section: str) -> dict[str, Any]:
         return settled(self.config, section)
@@ -157,9 +162,7 @@ class Curriculum:
 
     def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
         def inputs() -> list[Any]:
-            settings = self._settings("shortlist")
-            if self.config.curriculum.pair_budget:
-                settings["documents_per_cycle"] = self._documents_a_cycle()
+            settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_a_cycle()}
             return [*self._content(), *self._matching(cycle), settings, cycle, held_out_only, self.config.seed]
 
         def run() -> Result:
@@ -192,7 +195,8 @@ class Curriculum:
 
         def inputs() -> list[Any]:
             before = [self._commit(f"cycle-{number}/examples") for number in range(cycle)]
-            shortlists = [*self._content(), *self._matching(cycle), self._settings("shortlist")]
+            settings = self._settings("shortlist") | {"documents_per_cycle": 0}  # the held-out ones always come along
+            shortlists = [*self._content(), *self._matching(cycle), settings]
             return ["cycle", before, shortlists, self._teacher(), self._target()]
 
         return Step(
@@ -255,7 +259,8 @@ class Curriculum:
 
     def _report(self) -> Step:
         def inputs() -> list[Any]:
-            return [self._commit("documents"), self._commit("evaluation"), self._settings("report")]
+            shown = [self._settings("report"), self._settings("curriculum")]
+            return [self._commit("documents"), self._commit("evaluation"), *shown]
 
         return Step("report", "report", "report", inputs, lambda: self._run("report"))
 

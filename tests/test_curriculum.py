@@ -201,7 +201,7 @@ def test_the_rule_can_be_switched_on_for_a_finished_run_without_judging_anew(
     run(settings, "curriculum.least_lead=null")
     stages.took()
     run(settings)
-    assert stages.took() == ["compare 1", "compare 2"]
+    assert stages.took() == ["compare 1", "compare 2", "report"]
 
 
 def test_the_comparison_is_made_anew_when_what_it_was_made_of_changes(stages: FakeStages, settings: list[str]) -> None:
@@ -262,9 +262,48 @@ def test_a_changed_budget_redoes_the_shortlists_only_if_it_changes_the_documents
     run(settings, "curriculum.pair_budget=4000")
     stages.took()
     run(settings, "curriculum.pair_budget=4001")
-    assert stages.took() == []
+    assert stages.took() == ["report"]
     run(settings, "curriculum.pair_budget=3000")
     assert stages.took() == WHOLE[1:]
+
+
+def test_what_binds_nothing_redoes_nothing_but_the_report(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    stages.took()
+    run(settings, "curriculum.pair_budget=100000000", "shortlist.documents_per_cycle=100000")
+    assert stages.took() == ["report"]
+
+
+def test_fewer_cycles_and_then_as_many_again_train_nothing_twice(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    stages.took()
+    run(settings, "curriculum.cycles=2")
+    run(settings)
+    assert not [call for call in stages.took() if call.startswith("train")]
+
+
+@pytest.mark.parametrize("where", ["train 0", "compare 1", "train 1", "select"])
+def test_a_dry_run_of_a_run_that_was_killed_shows_what_is_left(
+    stages: FakeStages, settings: list[str], where: str
+) -> None:
+    stages.dies_at = where
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    plan = curriculum.dry_run(load_config(None, settings))
+    done = {step["step"]: step["done"] for step in plan["steps"]}
+    assert done["prepare"] and done["cycle 0 judge"] and not done["predict"]
+    assert done["cycle 0 train"] == (where != "train 0")
+
+
+def test_a_budget_that_is_refused_is_not_written_down(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=5")
+    assert open_budget(settings) == 0
+
+
+def open_budget(settings: list[str]) -> int:
+    return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
 
 
 def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: FakeStages, settings: list[str]) -> None:

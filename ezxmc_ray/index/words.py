@@ -8,24 +8,32 @@ Model with Semantic Residual Embeddings", 2021 (arXiv 2004.13969), explain why i
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
+import regex
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
 #: Letters of a word that count, so that most inflected forms are one word, in any language that puts them at the end.
 STEM = 5
+#: Words of a document that are looked at. A long text has almost any word in it, which says nothing about its topic.
+DOCUMENT_WORDS = 256
 #: Documents that are compared at once.
 BATCH_DOCUMENTS = 512
 
-_WORD = re.compile(r"\w\w+")
+_WORD = regex.compile(r"[\w\p{M}]{2,}")  # with marks: vowel signs are letters of a word
 
 
-def word_stems(text: str) -> list[str]:
-    """The first :data:`STEM` letters of every word of two letters or more, in lower case."""
-    return [word[:STEM] for word in _WORD.findall(text.casefold())]
+def word_stems(text: str, most: int | None = None) -> list[str]:
+    """The first :data:`STEM` letters of every word of two letters or more, in lower case; of the first ``most`` words.
+
+    However a letter with an accent is encoded, it is the same (Unicode's NFKC).
+    """
+    words = _WORD.finditer(unicodedata.normalize("NFKC", text).casefold())
+    return [word[0][:STEM] for word in islice(words, most)]
 
 
 class LabelWords:
@@ -37,10 +45,11 @@ class LabelWords:
 
     def __init__(self, labels: Sequence[str]) -> None:
         """``labels``: their texts, by label number."""
-        self._counter = CountVectorizer(binary=True, analyzer=word_stems, dtype=np.float32)
+        self._counter = CountVectorizer(binary=True, analyzer=list, dtype=np.float32)  # of lists of stems
         self._weights: csr_matrix | None = None
-        if any(map(word_stems, labels)):  # no vectorizer without a word
-            found = csr_matrix(self._counter.fit_transform(labels))
+        stems = list(map(word_stems, labels))
+        if any(stems):  # no vectorizer without a word
+            found = csr_matrix(self._counter.fit_transform(stems))
             frequency = np.bincount(found.indices, minlength=found.shape[1])
             rarity = np.log1p((len(labels) - frequency + 0.5) / (frequency + 0.5))
             weights = csr_matrix((rarity[found.indices], found.indices, found.indptr), found.shape)
@@ -51,26 +60,30 @@ class LabelWords:
     def shares(self, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray) -> np.ndarray:
         """The weight of each label's words that its document names: float32 in the shape of ``labels``, 0 to 1.
 
-        Half of it counts in the title, half in title and text together; without a title all of it in the text.
-        ``labels``: int32 [documents, m] label numbers; negative ones (no label) get 0.
+        Half of it counts in the title, half in the first :data:`DOCUMENT_WORDS` words of title and text together;
+        without a title all of it there. ``labels``: int32 [documents, m] label numbers; negative ones (none) get 0.
         """
         shares = np.zeros(labels.shape, np.float32)
         if self._weights is None:
             return shares
         for start in range(0, len(labels), BATCH_DOCUMENTS):
             batch = slice(start, start + BATCH_DOCUMENTS)
-            heads = [title or text for title, text in zip(titles[batch], texts[batch], strict=True)]
-            whole = [f"{title or ''}\n{text}" for title, text in zip(titles[batch], texts[batch], strict=True)]
+            heads = [word_stems(title or "", DOCUMENT_WORDS) for title in titles[batch]]
+            whole = [
+                [*head, *word_stems(text, DOCUMENT_WORDS - len(head))]
+                for head, text in zip(heads, texts[batch], strict=True)
+            ]
+            heads = [head or words for head, words in zip(heads, whole, strict=True)]
             shares[batch] = (self._named(heads, labels[batch]) + self._named(whole, labels[batch])) / 2
         return shares
 
-    def _named(self, texts: list[str], labels: np.ndarray) -> np.ndarray:
-        """The weight of each label's words that ``texts`` hold, float64 in the shape of ``labels``."""
+    def _named(self, stems: list[list[str]], labels: np.ndarray) -> np.ndarray:
+        """The weight of each label's words among a document's ``stems``, float64 in the shape of ``labels``."""
         weights = self._weights
         assert weights is not None
-        held = csr_matrix(self._counter.transform(texts))
+        held = csr_matrix(self._counter.transform(stems))
         words = weights.shape[1]
-        held_keys = np.sort(np.repeat(np.arange(len(texts)), np.diff(held.indptr)) * words + held.indices)
+        held_keys = np.sort(np.repeat(np.arange(len(stems)), np.diff(held.indptr)) * words + held.indices)
         document, column = np.nonzero(labels >= 0)
         label = labels[document, column]
         lengths = weights.indptr[label + 1] - weights.indptr[label]

@@ -8,30 +8,31 @@ comparison says whether the newest encoder is worth another cycle (cycles.py has
 
 How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
 the target gives it in the pool: softmax(target / target_temperature); the target is the verdict alone for
-student.target=verdict, else its fusion with the start encoder's similarity. An encoder's score is the mean nDCG@5 of
-its own order under those gains. The same pool and the same gains for every encoder; only the order differs.
+student.target=verdict, else its fusion with the similarity (half the start encoder's, half the students'). An
+encoder's score is the mean nDCG@5 of its own order under those gains. Same pool and same gains for every encoder; only
+the order differs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.cycles import stops
-from ezxmc_ray.index.words import LabelWords
+from ezxmc_ray.cycles import held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import DOCUMENTS, Context, encoder_name, shard_path
-from ezxmc_ray.stages.shortlist import label_texts, load_encoder, read_label_vectors
+from ezxmc_ray.stages.context import Context, encoder_name, shard_path
+from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import EXAMPLES
 from ezxmc_ray.teacher.calibration import fit_min_score
 
@@ -110,11 +111,11 @@ def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
 
 
 def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
-    scale = TargetScale(**context.manifest("cycle-0/examples").details["scale"])
-    with StageProgress(name, "documents", int(context.documents.details["held_out"])) as progress:
-        outcome: dict[str, Any] = run_task(
-            score_encoders, context.storage, context.config, context.shards, encoders, scale
-        )
+    judged = [context.manifest(f"cycle-{number}/examples").details for number in range(encoders)]
+    scales = [TargetScale(**one["scale"]) for one in judged]
+    compared = held_out_judged(context.config, context.documents.details["held_out"])
+    with StageProgress(name, "documents", compared) as progress:
+        outcome: dict[str, Any] = run_task(score_encoders, context.storage, context.config, context.shards, scales)
         progress.advance(outcome["documents"])
     return outcome
 
@@ -127,29 +128,44 @@ def ship(storage: Storage, config: Config, folder: str | None) -> None:
         copy_into(storage, Path(scratch), FOLDER)
 
 
-def score_encoders(storage: Storage, config: Config, shards: int, encoders: int, scale: TargetScale) -> dict[str, Any]:
+def score_encoders(storage: Storage, config: Config, shards: int, scales: list[TargetScale]) -> dict[str, Any]:
     """Task: the mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences.
 
-    ``scale``: that of cycle 0's verdicts. ``lead``: of the last encoder over the best one before it.
+    ``scales``: of the cycles' examples, one an encoder. ``lead``: of the last encoder over the best one before it.
     """
     kind = "verdict" if config.student.target == "verdict" else "fusion"
-    similarity = _StartSimilarity(storage, config)
     values: list[list[float]] = []
     for shard in range(shards):
-        for row, lists in _held_out_lists(storage, encoders, shard):
-            pool = sorted({int(label) for labels, _ in lists for label in labels})
+        for lists in _held_out_lists(storage, len(scales), shard):
+            pool = sorted({label for shortlist in lists for label in shortlist.labels.tolist()})
             if not pool:
                 continue
-            verdicts = {
-                int(label): float(v) for labels, scores in lists for label, v in zip(labels, scores, strict=True)
-            }
-            target = target_scores(
-                np.array([verdicts[label] for label in pool], np.float32), similarity.of(shard, row, pool), kind, scale
-            )
-            gain = dict(zip(pool, gains_of(target, config.student.target_temperature), strict=True))
-            all_gains = list(gain.values())
-            values.append([graded_ndcg([gain[int(label)] for label in labels], all_gains) for labels, _ in lists])
-    return summarise(np.array(values, dtype=np.float64).reshape(-1, encoders))
+            gains = gains_of(pool_target(pool, lists, kind, scales), config.student.target_temperature)
+            gain = dict(zip(pool, gains, strict=True))
+            orders = [[gain[label] for label in shortlist.labels.tolist()] for shortlist in lists]
+            values.append([graded_ndcg(order, list(gains)) for order in orders])
+    return summarise(np.array(values, dtype=np.float64).reshape(-1, len(scales)))
+
+
+def pool_target(pool: list[int], lists: Sequence[Shortlist], kind: str, scales: Sequence[TargetScale]) -> np.ndarray:
+    """The target of a document's pooled labels, float32 [len(pool)]; ``lists`` and ``scales``: one an encoder.
+
+    The similarity in it is each encoder's, standardised by its own scale: half of it the start encoder's (the first),
+    half the mean of the students', which are much alike and would outvote it. A label that an encoder did not shortlist
+    counts as similar as the last one that it did.
+    """
+    verdicts: dict[int, float] = {}
+    similarity = np.zeros(len(pool))
+    for number, (shortlist, scale) in enumerate(zip(lists, scales, strict=True)):
+        verdicts.update(zip(shortlist.labels.tolist(), shortlist.verdict.tolist(), strict=True))
+        standard = (shortlist.similarity.astype(np.float64) - scale.similarity_mean) / scale.similarity_std
+        listed = dict(zip(shortlist.labels.tolist(), standard, strict=True))
+        last = standard[-1] if len(standard) else 0.0
+        weight = 1.0 if len(lists) == 1 else 0.5 if number == 0 else 0.5 / (len(lists) - 1)
+        similarity += weight * np.array([listed.get(label, last) for label in pool])
+    verdict = np.array([verdicts[label] for label in pool], np.float32)
+    of_verdicts = dataclasses.replace(scales[0], similarity_mean=0.0, similarity_std=1.0)
+    return target_scores(verdict, similarity, kind, of_verdicts)
 
 
 def summarise(table: np.ndarray) -> dict[str, Any]:
@@ -188,47 +204,27 @@ def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
     }
 
 
-def _held_out_lists(
-    storage: Storage, encoders: int, shard: int
-) -> Iterator[tuple[int, list[tuple[np.ndarray, np.ndarray]]]]:
-    """For each held-out document that every encoder has a shortlist of: its row, and (labels, verdicts) by encoder."""
-    found: list[dict[int, tuple[np.ndarray, np.ndarray]]] = []
+@dataclass(frozen=True)
+class Shortlist:
+    """What an encoder shortlisted for a document: ``labels`` int32 [k], ``similarity`` and ``verdict`` float32 [k]."""
+
+    labels: np.ndarray
+    similarity: np.ndarray
+    verdict: np.ndarray
+
+
+def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[list[Shortlist]]:
+    """The shortlists, one an encoder, of each held-out document that every encoder has one of; by row."""
+    found: list[dict[int, Shortlist]] = []
     for encoder in range(encoders):
         table = storage.read_table(shard_path(f"cycle-{encoder}/examples", shard), EXAMPLES)
         table = table.filter(table["held_out"])
-        rows = zip(table["row"].to_pylist(), table["labels"], table["verdict"], strict=True)
-        found.append({row: (labels.values.to_numpy(), verdicts.values.to_numpy()) for row, labels, verdicts in rows})
+        columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
+        shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
+        found.append(dict(zip(table["row"].to_pylist(), shortlists, strict=True)))
     for row in sorted(found[0]):
         if all(row in one for one in found):
-            yield row, [one[row] for one in found]
-
-
-class _StartSimilarity:
-    """The start encoder's similarity between held-out documents and any labels: part of the training target."""
-
-    def __init__(self, storage: Storage, config: Config) -> None:
-        self.storage = storage
-        self.encoder = load_encoder(storage, config.encoder, None)
-        self.labels = read_label_vectors(storage, "cycle-0/label_vectors")
-        self.weight = config.words.weight
-        self.words = LabelWords(label_texts(storage)) if self.weight else None
-        self._shard, self._documents = -1, {0: ("", "", np.zeros(0, np.float32))}
-
-    def of(self, shard: int, row: int, labels: list[int]) -> np.ndarray:
-        """Similarity (index/match.py) of the document in ``row`` and ``labels``: float32 [len(labels)]."""
-        if shard != self._shard:
-            documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
-            rows = np.flatnonzero(documents["held_out"].to_numpy())
-            held_out = documents.take(rows)
-            titles, texts = held_out["title"].to_pylist(), held_out["text"].to_pylist()
-            vectors = self.encoder.encode_documents(titles, texts).vectors.astype(np.float32)
-            self._shard = shard
-            self._documents = dict(zip(rows.tolist(), zip(titles, texts, vectors, strict=True), strict=True))
-        title, text, vector = self._documents[row]
-        cosine = self.labels[labels].astype(np.float32) @ vector
-        if self.words is None:
-            return cosine
-        return cosine + np.float32(self.weight) * self.words.shares([title], [text], np.array([labels]))[0]
+            yield [one[row] for one in found]
 
 
 def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:

@@ -9,6 +9,7 @@ and cycle-c/shortlist/ (one file a document shard). Items: slices of labels, the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray.config import EncoderConfig, WordsConfig
-from ezxmc_ray.cycles import documents_a_cycle
+from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
@@ -32,6 +33,8 @@ from ezxmc_ray.tables import SHORTLIST, label_vectors_schema
 LABEL_SLICE = 16384
 #: How finely the share of documents that a cycle takes is set.
 DRAW_BINS = 1 << 16
+#: What is drawn once for all cycles: the held-out documents that encoders are compared by.
+HELD_OUT_DRAW = "held out"
 
 
 def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, list[str], dict[str, Any]]:
@@ -42,7 +45,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     config, storage = context.config, context.storage
     folder = f"cycle-{cycle}/shortlist"
     vector_files, truncated_labels = embed_labels(context, cycle)
-    share = 0.0 if held_out_only else _document_share(context, cycle)
+    share = 0.0 if held_out_only else train_share(context, cycle)
     items: list[Item] = [{"shard": shard, "file": shard_path(folder, shard)} for shard in range(context.shards)]
     arguments = (
         storage,
@@ -52,12 +55,13 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
         cycle,
         config.shortlist.size,
         share,
-        held_out_only,
+        held_out_share(context),
         config.seed,
     )
     documents = truncated = 0
     known = context.documents.details
-    total = known["held_out"] + round(share * (known["train"] - known["held_out"]))
+    compared = held_out_judged(config, known["held_out"])
+    total = compared + round(share * (known["train"] - known["held_out"]))
     with StageProgress(f"cycle {cycle} shortlist", "documents", total) as progress:
         for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool()):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
@@ -90,28 +94,55 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
     return [item["file"] for item in items], truncated
 
 
-def _document_share(context: Context, cycle: int) -> float:
-    """Share of the train documents (held-out ones apart) that ``cycle`` takes: the draw below which they lie.
-
-    So that they are no more than wanted, it is the last of DRAW_BINS + 1 edges below which there are not too many.
-    """
+def train_share(context: Context, cycle: int) -> float:
+    """The draw below which the train documents (held-out ones apart) lie that ``cycle`` takes."""
     details = context.documents.details
     wanted = documents_a_cycle(context.config, details["train"], details["held_out"], details["labels"])
     if wanted >= details["train"] - details["held_out"]:
         return 1.0
-    arguments = [(context.storage, context.config.seed, cycle, shard) for shard in range(context.shards)]
-    below = np.cumsum(sum(run_tasks(count_draws, arguments)))
-    return int(np.searchsorted(below, wanted, side="right")) / DRAW_BINS
+    return _edge(context, str(cycle), False, wanted)
 
 
-def count_draws(storage: Storage, seed: int, cycle: int, shard: int) -> np.ndarray:
-    """Task: how many draws of a shard's train documents (held-out ones apart) fall into each bin, int64 [DRAW_BINS]."""
+def held_out_share(context: Context) -> float:
+    """The draw below which the held-out documents lie that are shortlisted in every cycle."""
+    held_out = int(context.documents.details["held_out"])
+    wanted = held_out_judged(context.config, held_out)
+    return 1.0 if wanted >= held_out else _edge(context, HELD_OUT_DRAW, True, wanted)
+
+
+def _edge(context: Context, what: str, held_out: bool, wanted: int) -> float:
+    """The draw of ``what`` below which ``wanted`` documents lie, or a few fewer.
+
+    So that they are no more than wanted, it is the last of DRAW_BINS + 1 edges below which there are not too many; of
+    the bin above it, which holds many documents of a large set, the same once more.
+    """
+    low, high, taken = 0.0, 1.0, 0
+    for _ in range(2):
+        bins = (what, held_out, low, high)
+        counts = run_tasks(
+            count_draws, [(context.storage, context.config.seed, shard, *bins) for shard in range(context.shards)]
+        )
+        below = taken + np.cumsum(sum(counts))
+        edge = int(np.searchsorted(below, wanted, side="right"))
+        taken = int(below[edge - 1]) if edge else taken
+        width = (high - low) / DRAW_BINS
+        low, high = low + edge * width, low + (edge + 1) * width
+    return low
+
+
+def count_draws(
+    storage: Storage, seed: int, shard: int, what: str, held_out: bool, low: float, high: float
+) -> np.ndarray:
+    """Task: how many draws of ``what`` of a shard's documents fall into each bin, int64 [DRAW_BINS].
+
+    Those of its train documents, ``held_out`` or not; the bins divide the draws from ``low`` to ``high`` evenly.
+    """
     documents = storage.read_table(
         shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["split", "held_out", "content_hash"]
     )
-    trained = pc.and_(pc.equal(documents["split"], "train"), pc.invert(documents["held_out"]))
-    keys = documents["content_hash"].filter(trained).to_pylist()
-    return np.histogram([_draw(seed, cycle, key) for key in keys], DRAW_BINS, (0.0, 1.0))[0]
+    held = documents["held_out"] if held_out else pc.invert(documents["held_out"])
+    keys = documents["content_hash"].filter(pc.and_(pc.equal(documents["split"], "train"), held))
+    return np.histogram(_draws(seed, what, keys.to_pylist()), DRAW_BINS, (low, high))[0]
 
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
@@ -182,11 +213,11 @@ class ShortlistWorker:
         cycle: int,
         size: int,
         share: float,
-        held_out_only: bool,
+        held_out_share: float,
         seed: int,
     ) -> None:
         self.storage, self.cycle, self.size = storage, cycle, size
-        self.share, self.held_out_only, self.seed = share, held_out_only, seed
+        self.share, self.held_out_share, self.seed = share, held_out_share, seed
         self.encoder = load_encoder(storage, config, folder)
         self.matcher = exact_matcher(storage, words, cycle)
 
@@ -216,16 +247,20 @@ class ShortlistWorker:
     def _wanted_rows(self, documents: pa.Table) -> np.ndarray:
         """Rows of this shard whose shortlists this cycle needs, int32, rising."""
         held_out = documents["held_out"].to_numpy()
-        if self.held_out_only:
-            return np.flatnonzero(held_out).astype(np.int32)
         train = pc.equal(documents["split"], "train").to_numpy()
-        if self.share < 1.0:
-            draws = np.array([_draw(self.seed, self.cycle, key) for key in documents["content_hash"].to_pylist()])
-            train = train & (held_out | (draws < self.share))
-        return np.flatnonzero(train).astype(np.int32)
+        compared = held_out & self._drawn(documents, HELD_OUT_DRAW, self.held_out_share)
+        learned = train & ~held_out & self._drawn(documents, str(self.cycle), self.share)
+        return np.flatnonzero(compared | learned).astype(np.int32)
+
+    def _drawn(self, documents: pa.Table, what: str, share: float) -> np.ndarray:
+        """Which documents lie below ``share`` in the draw of ``what``, bool [documents]."""
+        if share in (0.0, 1.0):
+            return np.full(len(documents), bool(share))
+        return _draws(self.seed, what, documents["content_hash"].to_pylist()) < share
 
 
-def _draw(seed: int, cycle: int, key: bytes) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.blake2b(key, digest_size=8, salt=f"{seed}/{cycle}".encode()[:16]).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def _draws(seed: int, what: str, keys: Sequence[bytes]) -> np.ndarray:
+    """A number in [0, 1) for each of ``keys``, float64, that depends on nothing but the arguments."""
+    prefix = f"{seed}/{what}/".encode()
+    digests = [hashlib.blake2b(prefix + key, digest_size=8).digest() for key in keys]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.float64) / 2**64

@@ -53,7 +53,8 @@ class Objective:
         if config.loss == "listwise":
             return listwise_loss(scores, goal, config.temperature, config.target_temperature, masked)
         if config.loss == "bce":
-            # A label of average similarity starts at even odds, as its target (z = 0) does on average.
+            # A label of average similarity starts at even odds, as its target (z = 0) does on average (below them
+            # where words count: they are in the similarity and not in the scores).
             bias = -self.scale.similarity_mean / config.temperature
             return bce_loss(scores, torch.sigmoid(goal), torch.isfinite(goal), config.temperature, bias, masked)
         unclear = doubtful(batch.verdict, target, self.yes_threshold, config.no_margin, self.scale)

@@ -10,7 +10,7 @@ import pytest
 from ezxmc_ray.config import WordsConfig
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.index.words import BATCH_DOCUMENTS, LabelWords, word_stems
+from ezxmc_ray.index.words import BATCH_DOCUMENTS, DOCUMENT_WORDS, LabelWords, word_stems
 
 LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
 
@@ -38,6 +38,20 @@ def test_shares_are_those_of_the_definition() -> None:
         np.testing.assert_allclose(found[row], expected, rtol=1e-6)
     assert found[0, 0] == pytest.approx(1.0)  # "Machine learning" stands in the title, inflected
     assert found[1, 3] == pytest.approx(1.0)  # ß and SS are the same letters
+
+
+def test_words_are_the_same_however_their_letters_are_encoded_and_keep_their_marks() -> None:
+    assert word_stems("E\u0301ducation à l'e\u0301cole") == word_stems("Éducation à l'école") == ["éduca", "école"]
+    assert word_stems("ﬁnance ＡＢＣ") == ["finan", "abc"]
+    assert [len(word) >= 2 for word in word_stems("हिन्दी साहित्य का इतिहास")] == [True] * 4
+
+
+def test_only_the_beginning_of_a_long_document_counts() -> None:
+    far = "x1 " * DOCUMENT_WORDS + "machine learning"
+    near = "x1 " * (DOCUMENT_WORDS - 2) + "machine learning"
+    titled = "x1 " * (DOCUMENT_WORDS - 1) + "machine learning"
+    found = LabelWords(LABELS).shares(["", "", "theory"], [far, near, titled], np.zeros((3, 1), np.int32))
+    np.testing.assert_allclose(found, [[0], [1], [0]], rtol=1e-6)
 
 
 def test_no_label_and_labels_without_words_have_no_share() -> None:

@@ -47,7 +47,7 @@ def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 def taken(context: Context, cycle: int) -> list[tuple[str, bool]]:
     """Id of every document that the worker takes, and whether it is held out."""
     worker = object.__new__(shortlist.ShortlistWorker)  # without its encoder and index, which choose nothing
-    worker.share, worker.held_out_only = shortlist._document_share(context, cycle), False
+    worker.share, worker.held_out_share = shortlist.train_share(context, cycle), shortlist.held_out_share(context)
     worker.seed, worker.cycle = context.config.seed, cycle
     found = []
     for shard in range(context.shards):
@@ -72,6 +72,27 @@ def test_cycles_draw_different_documents_and_no_wish_takes_all(make_context: Cal
     assert taken(context, 0) != taken(context, 1)
     context.config.shortlist.documents_per_cycle = 0
     assert len(taken(context, 0)) == 300
+
+
+def test_every_cycle_compares_by_the_same_held_out_documents(make_context: Callable[..., Context]) -> None:
+    contexts = [make_context(n, "shortlist.held_out_documents=15", "shortlist.documents_per_cycle=20") for n in (1, 7)]
+    found = [{name for name, held_out in taken(c, cycle) if held_out} for c in contexts for cycle in (0, 1)]
+    assert len(found[0]) == 15
+    assert all(one == found[0] for one in found)
+
+
+def test_few_documents_of_a_large_set_are_found_too(
+    make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortlist, "DRAW_BINS", 16)  # some 16 documents a bin
+    for wanted in (1, 3, 57):
+        found = taken(make_context(3, f"shortlist.documents_per_cycle={wanted}"), 0)
+        assert wanted - 1 <= sum(not held_out for _, held_out in found) <= wanted
+
+
+def test_long_seeds_draw_differently_in_every_cycle(make_context: Callable[..., Context]) -> None:
+    context = make_context(3, "shortlist.documents_per_cycle=100", "seed=123456789012345")
+    assert taken(context, 0) != taken(context, 1)
 
 
 def test_a_budget_of_pairs_is_never_exceeded(make_context: Callable[..., Context]) -> None:

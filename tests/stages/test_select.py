@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.cycles import stops
-from ezxmc_ray.stages.select import ADDED_UP, summarise, with_asked
+from ezxmc_ray.stages.select import ADDED_UP, Shortlist, pool_target, summarise, with_asked
+from ezxmc_ray.student.targets import TargetScale
+from ezxmc_ray.student.validation import gains_of, graded_ndcg
 
 
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
@@ -41,6 +43,44 @@ def test_nothing_held_out_compares_nothing_and_stops_nothing() -> None:
     found = summarise(np.zeros((0, 3)))
     assert found["documents"] == 0 and [one["score"] for one in found["scores"]] == [0.0] * 3
     assert not stops(found["lead"], 1.0)
+
+
+def shortlist(labels: list[int], similarity: list[float], verdict: list[float]) -> Shortlist:
+    return Shortlist(np.array(labels, np.int32), np.array(similarity, np.float32), np.array(verdict, np.float32))
+
+
+def test_the_pools_target_takes_all_encoders_alike() -> None:
+    lists = [shortlist([7, 3], [0.9, 0.5], [0.2, 0.8]), shortlist([3, 5], [0.6, 0.4], [0.8, 0.5])]
+    scales = [TargetScale(0.4, 0.2, 0.5, 0.2), TargetScale(9.0, 9.0, 0.4, 0.1)]
+    pool = [3, 5, 7]
+    first, second = np.array([0.0, 0.0, 2.0]), np.array([2.0, 0.0, 0.0])  # what is not listed: as the last that is
+    expected = (np.array([2.0, 0.5, -1.0]) + (first + second) / 2) / np.sqrt(2)
+    np.testing.assert_allclose(pool_target(pool, lists, "fusion", scales), expected, atol=1e-6)
+    np.testing.assert_allclose(pool_target(pool, lists, "verdict", scales), [2.0, 0.5, -1.0], rtol=1e-5)
+
+
+def test_an_encoder_without_a_label_has_no_opinion() -> None:
+    lists = [shortlist([1], [0.7], [0.4]), shortlist([], [], [])]
+    scales = [TargetScale(0.4, 0.2, 0.5, 0.2)] * 2
+    np.testing.assert_allclose(pool_target([1], lists, "fusion", scales), [1.0 / 2 / np.sqrt(2)], atol=1e-6)
+
+
+def test_a_teacher_of_noise_prefers_no_encoder_though_students_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    labels, size, scale = 40, 10, TargetScale(0.0, 1.0, 0.0, 1.0)
+    values = []
+    for _ in range(400):
+        common = rng.normal(size=labels)
+        opinions = [rng.normal(size=labels), *(0.95 * common + 0.3 * rng.normal(size=(3, labels)))]
+        verdict = rng.normal(size=labels)
+        orders = [np.argsort(-opinion)[:size] for opinion in opinions]
+        lists = [Shortlist(order, op[order], verdict[order]) for order, op in zip(orders, opinions, strict=True)]
+        pool = sorted({int(label) for order in orders for label in order})
+        gains = gains_of(pool_target(pool, lists, "fusion", [scale] * 4), 0.5)
+        gain = dict(zip(pool, gains, strict=True))
+        values.append([graded_ndcg([gain[int(label)] for label in order], list(gains)) for order in orders])
+    scores = [one["score"] for one in summarise(np.array(values))["scores"]]
+    assert abs(scores[0] - np.mean(scores[1:])) < 5
 
 
 def counts(**values: Any) -> dict[str, Any]:
