@@ -201,7 +201,9 @@ class StudentConfig:
         False, "a document also teaches the verdicts of earlier cycles (not measured yet); no pair is asked for it"
     )
     start: str = _knob(
-        "previous", "each cycle starts from the previous student, or from the base encoder", ("previous", "base")
+        "base",
+        "each cycle starts from the base encoder (as in the paper), or from the previous student",
+        ("base", "previous"),
     )
     epochs: float = _knob(1.0, "passes over the examples a cycle")
     batch_size: int = _knob(48, "documents a step, over all workers")
