@@ -125,9 +125,9 @@ def _texts(job: Job, split: str) -> list[str]:
 
 METHODS: dict[str, Callable[[Job], Figures]] = {
     "untrained": start_encoder,
-    "words": start_encoder,
     "bm25": lexical_bm25,
     "tfidf": lexical_tfidf,
+    "words": start_encoder,
     "title": pairs,
     "segments": pairs,
     "lmtx": cycles,
