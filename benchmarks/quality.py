@@ -163,7 +163,7 @@ def about(bench: Bench) -> Row:
     facts, given = bench.facts, bench.given
     note = (
         f"{', '.join(bench.dataset.values())}: {facts['train_documents']:,} train documents without their gold labels, "
-        f"{facts['test_documents']:,} test documents, {facts['labels']:,} labels, up to {given.cycles} cycles."
+        f"{facts['test_documents']:,} test documents, {facts['labels']:,} labels."
     )
     if facts["left_out_test_documents"]:
         note += (

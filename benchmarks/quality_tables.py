@@ -23,6 +23,8 @@ NOTES = (
     "pairs: (document, label) pairs that a method needs judged, those of held-out documents among them; the verdicts "
     "of all runs of a dataset are one store, so hardly any is asked twice. teacher s: of the engine for all of these "
     "pairs (and the labels beside no document, where they calibrate) at the mean rate of the store, start-up apart.",
+    "ships: the encoder that the run's selection chose, by the teacher's judgement and never by gold; cycle_0 is the "
+    "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
     "earlier cycles, no worked examples. Prompt and exact read-out are those of the other methods, not the published "
     "ones, and a yes is the upper side of Otsu's split of the verdicts.",
@@ -67,6 +69,7 @@ def _method(row: Row) -> Row:
     return {
         **_models(row),
         "seed": _text(row["seed"]),
+        "ships": row.get("chosen") or "",
         "pairs": row.get("pairs"),
         "of them asked": row.get("pairs_asked"),
         "teacher s": _whole(row.get("teacher_seconds")),
