@@ -149,6 +149,7 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_commit_loses_no_more_than_the_steps_after_the_last_checkpoint(
     resumed: dict[str, Any],
 ) -> None:
