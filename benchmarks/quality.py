@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -37,6 +36,7 @@ from quality_figures import IDENTITY, METHODS, OURS, PUBLISHED, Row, compared, m
 from quality_tables import NOTES, tables
 from quality_task import encoder_ranking
 from student import choice
+from student_data import add_data_arguments
 from student_task import section
 
 from ezxmc_ray.errors import UserError
@@ -71,16 +71,13 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", default=os.environ.get("EZXMC_DATA"), help="directory; without it EZXMC_DATA")
-    parser.add_argument("--labels", default="labels.jsonl.gz", help="file in --data, or a path")
+    add_data_arguments(parser)
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="of methods, by commas")
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--shares", type=shares, default=shares("1/9,1/3"), help="of the budget, by commas, below 1")
-    parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
     parser.add_argument("--verdicts", action="append", default=[], metavar="RUN", help="whose verdicts are taken over")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="a.b=c, for every method")

@@ -35,8 +35,8 @@ from ezxmc_ray import curriculum
 from ezxmc_ray.config import from_dict
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.stages.context import Context
+from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS
 
 Figures = dict[str, Any]
 
@@ -49,13 +49,13 @@ def start_encoder(job: Job) -> Figures:
 
 def lexical_bm25(job: Job) -> Figures:
     """BM25 ranks."""
-    _write(job, bm25(_label_texts(job), _texts(job, "test"), DEPTH))
+    _write(job, bm25(label_texts(Storage(job.base)), _texts(job, "test"), DEPTH))
     return {}
 
 
 def lexical_tfidf(job: Job) -> Figures:
     """TF-IDF ranks; its document frequencies are those of the labels and the train documents."""
-    labels = _label_texts(job)
+    labels = label_texts(Storage(job.base))
     _write(job, tfidf(labels, [*labels, *_texts(job, "train")], _texts(job, "test"), DEPTH))
     return {}
 
@@ -112,11 +112,6 @@ def _share(job: Job) -> None:
 def _write(job: Job, found: np.ndarray) -> None:
     """Write the ranking ``found`` (int32 [n, depth]) of the base's test documents."""
     write_ranking(from_dict(job.config).run, [row["id"] for row in documents_of(job.base, "test")], found)
-
-
-def _label_texts(job: Job) -> list[str]:
-    texts: list[str] = Storage(job.base).read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
-    return texts
 
 
 def _texts(job: Job, split: str) -> list[str]:

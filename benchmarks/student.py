@@ -37,7 +37,7 @@ import numpy as np
 import student_figures as figures
 from common import RESULTS, ROOT, command, publish, run_script
 from make_results import table
-from student_data import Data, Files, find_files, read_data
+from student_data import Data, Files, add_data_arguments, find_files, read_data
 from student_figures import MEASURES, Part
 from student_task import (
     Job,
@@ -86,13 +86,10 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", default=os.environ.get("EZXMC_DATA"), help="directory; without it EZXMC_DATA")
-    parser.add_argument("--labels", default="labels.jsonl.gz", help="file in --data, or a path")
+    add_data_arguments(parser)
     parser.add_argument("--verdicts", help="file in --data, or a path")
     parser.add_argument("--parts", type=choice(PARTS), default=list(PARTS), help="by commas")
     parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="of quality, by commas")
-    parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
     parser.add_argument("--test-split", help="split of the documents that are ranked; without it test, or dev")
     parser.add_argument("--dev-data", type=Path, help="rank documents of this file that --data does not hold")
     parser.add_argument("--dev-documents", type=int, default=1000, help="how many of them, 0 = all")

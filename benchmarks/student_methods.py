@@ -38,6 +38,7 @@ from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.stages.cluster import ray_cluster
+from ezxmc_ray.stages.shortlist import label_texts, label_words
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.steps import Curriculum
 from ezxmc_ray.storage import Manifest, Storage
@@ -46,7 +47,6 @@ from ezxmc_ray.student.data import ExampleReader
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
-from ezxmc_ray.tables import LABELS
 
 #: Labels ranked a document: R@100 needs no more.
 DEPTH = 100
@@ -126,10 +126,12 @@ def ranked(job: Job, encoder: str) -> Figures:
 def ranking(job: Job, encoder: str) -> np.ndarray:
     """The labels ranked first for each test document of the base, by ``encoder`` and words.weight: int32 [n, DEPTH]."""
     config = from_dict(job.config)
-    texts = Storage(job.base).read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
+    storage = Storage(job.base)
+    texts = label_texts(storage)
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
-    matcher = Matcher(ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors), texts, config.words)
+    index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
+    matcher = Matcher(index, label_words(storage, config.words), config.words)
     vectors = loaded.encode_documents(titles, bodies).vectors
     _, found = matcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found

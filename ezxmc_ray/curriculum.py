@@ -242,9 +242,10 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
         )
     config = context.config
     shards = built["shards"]
-    from ezxmc_ray.tagger import Tagger
+    from ezxmc_ray.tagger import Tagger, TagSettings
 
-    return Tagger(context.storage, config.encoder, config.words, shards, config.predict.top_k, context.min_score)
+    settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, context.min_score)
+    return Tagger(context.storage, settings)
 
 
 def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:

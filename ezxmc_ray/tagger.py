@@ -20,6 +20,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS, PREDICTIONS, REJECTED
 
@@ -38,30 +39,30 @@ class TagCounts:
     rejected: int = 0
 
 
+@dataclass(frozen=True)
+class TagSettings:
+    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/match.py)."""
+
+    encoder: EncoderConfig
+    words: WordsConfig
+    shards: list[dict[str, Any]]
+    top_k: int
+    min_score: float
+
+
 class Tagger:
-    """The student and the index of the run in ``storage``.
+    """The student and the index of the run in ``storage``."""
 
-    ``shards`` are the index shards as the index's manifest lists them; ``min_score`` is a similarity
-    (index/match.py).
-    """
-
-    def __init__(
-        self,
-        storage: Storage,
-        config: EncoderConfig,
-        words: WordsConfig,
-        shards: list[dict[str, Any]],
-        top_k: int,
-        min_score: float,
-    ) -> None:
+    def __init__(self, storage: Storage, settings: TagSettings) -> None:
         with storage.local("student") as student:
-            self.encoder = Encoder.load(str(student), config)
+            self.encoder = Encoder.load(str(student), settings.encoder)
         with storage.local("index") as folder:
-            index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in shards])
+            index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])
         labels = storage.read_table("labels.parquet", LABELS)
-        self.matcher = Matcher(index, labels["text"].to_pylist(), words)
+        words = LabelWords(labels["text"].to_pylist()) if settings.words.weight else None
+        self.matcher = Matcher(index, words, settings.words)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
-        self.top_k, self.min_score = top_k, min_score
+        self.top_k, self.min_score = settings.top_k, settings.min_score
 
     def tag(
         self,

@@ -20,10 +20,9 @@ from ezxmc_ray.index.words import LabelWords
 class Matcher:
     """An index over label vectors, and the words of the same labels."""
 
-    def __init__(self, index: ShardedIndex, labels: Sequence[str], config: WordsConfig) -> None:
-        """``labels``: their texts, by label number; not looked at where words.weight is 0."""
-        self.index, self.config = index, config
-        self.words = LabelWords(labels) if config.weight else None
+    def __init__(self, index: ShardedIndex, words: LabelWords | None, config: WordsConfig) -> None:
+        """``words``: of the same labels as ``index``; None: the encoder alone decides."""
+        self.index, self.words, self.config = index, words, config
 
     def search(
         self,

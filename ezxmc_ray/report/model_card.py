@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ezxmc_ray.metrics import MEASURES
 from ezxmc_ray.models import is_hub_id
+from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
 FILE = "student/README.md"
@@ -30,23 +30,20 @@ def write_model_card(storage: Storage, report: Mapping[str, Any]) -> list[str]:
 
 def model_card(report: Mapping[str, Any]) -> str:
     """The card's text; ``report``: of a run whose student has been chosen."""
-    environment = Environment(
-        loader=PackageLoader("ezxmc_ray.report", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("model_card.md.j2").render(
-        report=report,
-        header=_header(report["config"]["encoder"]["model"]),
-        config=report["config"],
-        counts=report["counts"]["prepare"],
-        teacher=report["teacher"] or {},
-        selection=report["selection"],
-        chosen=_chosen(report),
-        metric_rows=_metric_rows(report),
-        versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
+    return (
+        templates(keep_trailing_newline=True)
+        .get_template("model_card.md.j2")
+        .render(
+            report=report,
+            header=_header(report["config"]["encoder"]["model"]),
+            config=report["config"],
+            counts=report["counts"]["prepare"],
+            teacher=report["teacher"] or {},
+            selection=report["selection"],
+            chosen=_chosen(report),
+            metric_rows=_metric_rows(report),
+            versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
+        )
     )
 
 

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ezxmc_ray.metrics import BIN_MEASURES, MEASURES, PROPENSITY_MEASURES
 from ezxmc_ray.report import plots
+from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
 FILES = ["report.json", "report.html"]
@@ -68,13 +69,7 @@ def render(report: dict[str, Any]) -> str:
 
 def environment() -> Environment:
     """The templates of this package, with the filters that write numbers as the report has them."""
-    found = Environment(
-        loader=PackageLoader("ezxmc_ray.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    found = templates(autoescape=True)
     found.filters |= {"number": _number, "duration": _duration, "named": _named, "json": _json}
     found.filters |= {"percent": _percent, "interval": _interval, "signed": _signed, "ends": _ends}
     return found

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.report.measured import gold_of, measure_encoders
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.shortlist import exact_matcher, load_encoder
+from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
@@ -98,13 +99,14 @@ class RankWorker:
     ) -> None:
         self.storage, self.config, self.words = storage, config, words
         self.folders, self.depth = folders, depth
+        self.label_words = label_words(storage, words)
         self.number = -1
 
     def _use(self, number: int) -> None:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
             self.encoder = load_encoder(self.storage, self.config, self.folders[number])
-            self.matcher = exact_matcher(self.storage, self.words, number)
+            self.matcher = Matcher(exact_index(self.storage, number), self.label_words, self.words)
             self.number = number
 
     def __call__(self, item: Item) -> Item:

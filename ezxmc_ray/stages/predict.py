@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tagger import Tagger
+from ezxmc_ray.tagger import Tagger, TagSettings
 
 FOLDER = "predictions"
 
@@ -28,11 +27,11 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     config = context.config
     threshold = context.min_score
     shards = context.manifest("index").details["shards"]
-    arguments = (context.storage, config.encoder, config.words, shards, config.predict.top_k, threshold)
+    settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, threshold)
     items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
     with StageProgress("predict", "documents", int(context.documents.details["documents"])) as progress:
-        for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool()):
+        for done in map_files(context.storage, items, PredictWorker, (context.storage, settings), encoder_pool()):
             total = {key: value + done[key] for key, value in total.items()}
             progress.advance(done["documents"])
     details = {
@@ -49,17 +48,9 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
 class PredictWorker:
     """Actor: tags document shards."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        config: EncoderConfig,
-        words: WordsConfig,
-        shards: list[dict[str, Any]],
-        top_k: int,
-        min_score: float,
-    ) -> None:
+    def __init__(self, storage: Storage, settings: TagSettings) -> None:
         self.storage = storage
-        self.tagger = Tagger(storage, config, words, shards, top_k, min_score)
+        self.tagger = Tagger(storage, settings)
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""

@@ -21,6 +21,7 @@ from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
@@ -168,10 +169,14 @@ def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int 
     return np.concatenate(parts)
 
 
-def exact_matcher(storage: Storage, words: WordsConfig, encoder: int) -> Matcher:
-    """Exact search over the label vectors of ``encoder``, and the labels' words."""
-    index = ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{encoder}/label_vectors"))
-    return Matcher(index, label_texts(storage), words)
+def exact_index(storage: Storage, encoder: int) -> ShardedIndex:
+    """Exact search over the label vectors of ``encoder``."""
+    return ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{encoder}/label_vectors"))
+
+
+def label_words(storage: Storage, config: WordsConfig) -> LabelWords | None:
+    """The words of all labels; None where they do not count."""
+    return LabelWords(label_texts(storage)) if config.weight else None
 
 
 def label_texts(storage: Storage) -> list[str]:
@@ -219,7 +224,7 @@ class ShortlistWorker:
         self.storage, self.cycle, self.size = storage, cycle, size
         self.share, self.held_out_share, self.seed = share, held_out_share, seed
         self.encoder = load_encoder(storage, config, folder)
-        self.matcher = exact_matcher(storage, words, cycle)
+        self.matcher = Matcher(exact_index(storage, cycle), label_words(storage, words), words)
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""

@@ -80,7 +80,9 @@ def index() -> ShardedIndex:
 def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
     cosine, nearest = index.search(query, len(LABELS))
-    found, labels = Matcher(index, LABELS, WordsConfig(weight=1.0)).search(query, [""], ["history of tools"], 6)
+    found, labels = Matcher(index, LabelWords(LABELS), WordsConfig(weight=1.0)).search(
+        query, [""], ["history of tools"], 6
+    )
     shares = LabelWords(LABELS).shares([""], ["history of tools"], labels)
     by_label = dict(zip(nearest[0].tolist(), cosine[0], strict=True))
     np.testing.assert_allclose(found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)])
@@ -91,7 +93,7 @@ def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
 
 def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
-    matcher = Matcher(index, LABELS, WordsConfig(weight=9.0, candidates=3))
+    matcher = Matcher(index, LabelWords(LABELS), WordsConfig(weight=9.0, candidates=3))
     assert matcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
     _, labels = matcher.search(query, [""], ["learning theory"], 6, [[1]])
     assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
@@ -100,6 +102,6 @@ def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: Shard
 def test_without_weight_the_encoder_decides(index: ShardedIndex) -> None:
     query = np.array([[0.3, 0.9]], np.float32)
     plain = index.search(query, 4)
-    matched = Matcher(index, LABELS, WordsConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
+    matched = Matcher(index, None, WordsConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
     for one, other in zip(plain, matched, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,0 +1,18 @@
+"""The templates of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def templates(**options: Any) -> Environment:
+    """An environment that loads them; a name that is not there is an error. ``options``: Jinja's, on top."""
+    return Environment(
+        loader=PackageLoader("ezxmc_ray.report", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
