@@ -176,6 +176,7 @@ def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, te
             lists.append(in_falling_similarity(judged, vectors.labels[judged] @ vectors.documents[places[ids[row]]]))
         columns = [pa.array(rows, pa.int32())]
         columns += [pa.array([one[part] for one in lists], SHORTLIST.field(1 + part).type) for part in (0, 1)]
+        columns.append(columns[-1])  # by the start encoder: the same, in cycle 0
         files.append(shard_path("cycle-0/shortlist", shard))
         storage.write_table(files[-1], pa.Table.from_arrays(columns, schema=SHORTLIST))
         documents += len(rows)
@@ -253,7 +254,7 @@ def derive(base: str, run: str, pick: Callable[[Sequence[float], float], list[in
 
 
 def _picked(row: Row, places: list[int]) -> Row:
-    lists = ("labels", "similarity", "raw", "verdict")
+    lists = ("labels", "similarity", "start_similarity", "raw", "verdict")
     return row | {name: [row[name][place] for place in places] for name in lists}
 
 

@@ -198,7 +198,7 @@ class StudentConfig:
         ("fusion", "verdict", "similarity"),
     )
     past_verdicts: bool = _knob(
-        False, "a document also teaches the verdicts of earlier cycles (not measured yet); no pair is asked for it"
+        True, "documents that only earlier cycles judged teach as well, by the latest of their shortlists"
     )
     start: str = _knob(
         "base",

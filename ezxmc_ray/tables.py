@@ -44,7 +44,15 @@ REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("reason", 
 
 #: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
 #: in falling similarity (index/match.py), ties by label number, no repeats; never one of the document's ``excluded``.
-SHORTLIST = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32())), ("similarity", pa.list_(pa.float32()))])
+#: ``start_similarity``: of the same labels, by the start encoder; in cycle 0 the same numbers.
+SHORTLIST = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("labels", pa.list_(pa.int32())),
+        ("similarity", pa.list_(pa.float32())),
+        ("start_similarity", pa.list_(pa.float32())),
+    ]
+)
 
 #: verdicts/<teacher key>/shard-NNNNN/<batch key>.parquet: raw scores as the read-out defines them; append-only.
 #: A label's prior (the score of the label beside no document) is the pair whose document_hash is NO_DOCUMENT.
@@ -77,6 +85,7 @@ EXAMPLES = pa.schema(
         ("held_out", pa.bool_()),
         ("labels", pa.list_(pa.int32())),
         ("similarity", pa.list_(pa.float32())),
+        ("start_similarity", pa.list_(pa.float32())),
         ("raw", pa.list_(pa.float32())),
         ("verdict", pa.list_(pa.float32())),
     ]

@@ -48,7 +48,37 @@ class Matcher:
         if self.words is None:
             return self.index.search(vectors, k, excluded)
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
-        shares = self.words.shares(titles, texts, labels)
-        similarity = (cosine + np.float32(self.config.weight) * shares).astype(np.float32)
+        similarity = with_words(cosine, self.words, self.config, titles, texts, labels)
         order = np.lexsort((np.where(labels == NO_LABEL, np.iinfo(np.int32).max, labels), -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)
+
+
+class LabelSimilarity:
+    """The similarity of labels that are given, by one encoder: what :class:`Matcher` says of those that it finds."""
+
+    def __init__(self, label_vectors: np.ndarray, words: LabelWords | None, config: WordsConfig) -> None:
+        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number; ``words``: of the same labels."""
+        self.label_vectors, self.words, self.config = label_vectors, words, config
+
+    def __call__(
+        self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray
+    ) -> np.ndarray:
+        """Float32 in the shape of ``labels`` (int32 [q, k]); -inf where there is none. The rest: Matcher.search."""
+        cosine = np.full(labels.shape, -np.inf, np.float32)
+        for row, (vector, numbers) in enumerate(zip(vectors, labels, strict=True)):
+            there = numbers != NO_LABEL
+            cosine[row, there] = self.label_vectors[numbers[there]].astype(np.float32) @ vector.astype(np.float32)
+        return cosine if self.words is None else with_words(cosine, self.words, self.config, titles, texts, labels)
+
+
+def with_words(
+    cosine: np.ndarray,
+    words: LabelWords,
+    config: WordsConfig,
+    titles: Sequence[str | None],
+    texts: Sequence[str],
+    labels: np.ndarray,
+) -> np.ndarray:
+    """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k])."""
+    shares = words.shares(titles, texts, labels)
+    return (cosine + np.float32(config.weight) * shares).astype(np.float32)

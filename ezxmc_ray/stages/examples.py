@@ -32,7 +32,7 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
     if calibration == "batch" and cycle == 0:
         run_task(write_label_means, storage, key, context.shards, config.readout)
     joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
-    sums = sum((one["sums"] for one in joined), TargetSums())
+    sums, own = (sum((one[name] for one in joined), TargetSums()) for name in ("sums", "own"))
     pairs = sums.pairs
     low, high = (min(one["low"] for one in joined), max(one["high"] for one in joined)) if pairs else (0.0, 1.0)
     edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
@@ -42,6 +42,7 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
     yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
     details = {
         "scale": to_dict(scale_of(sums)),
+        "own_scale": to_dict(scale_of(own)),
         "yes_threshold": threshold,
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
@@ -68,7 +69,10 @@ def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> 
 def join_examples(
     storage: Storage, key: str, cycle: int, shard: int, config: TeacherConfig, calibration: str
 ) -> dict[str, Any]:
-    """Task: write cycle-c/examples/ of one shard; returns the sums that the target's scale is made of."""
+    """Task: write cycle-c/examples/ of one shard; returns the sums that the scales are made of:
+
+    ``sums``: of the target, whose similarity is the start encoder's; ``own``: with that of the cycle's encoder.
+    """
     pending = Pending(storage, key, cycle)
     pairs = pending.pairs(shard)
     raw = pending.raw(shard, pairs)
@@ -85,12 +89,18 @@ def join_examples(
         held_out,
         rows["labels"],
         rows["similarity"],
+        rows["start_similarity"],
         pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
         pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
     ]
     storage.write_table(shard_path(f"cycle-{cycle}/examples", shard), pa.Table.from_arrays(columns, schema=EXAMPLES))
-    sums = sums_of(verdict, flat(rows["similarity"]))
-    return {"sums": sums, "low": float(verdict.min(initial=np.inf)), "high": float(verdict.max(initial=-np.inf))}
+    sums, own = (sums_of(verdict, flat(rows[name])) for name in ("start_similarity", "similarity"))
+    return {
+        "sums": sums,
+        "own": own,
+        "low": float(verdict.min(initial=np.inf)),
+        "high": float(verdict.max(initial=-np.inf)),
+    }
 
 
 def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str) -> np.ndarray | None:

@@ -112,7 +112,7 @@ def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
 
 def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
     judged = [context.manifest(f"cycle-{number}/examples").details for number in range(encoders)]
-    scales = [TargetScale(**one["scale"]) for one in judged]
+    scales = [TargetScale(**one["own_scale"]) for one in judged]
     compared = held_out_judged(context.config, context.documents.details["held_out"])
     with StageProgress(name, "documents", compared) as progress:
         outcome: dict[str, Any] = run_task(score_encoders, context.storage, context.config, context.shards, scales)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress
@@ -207,7 +207,11 @@ class LabelWorker:
 
 
 class ShortlistWorker:
-    """Actor: embeds documents and searches the labels for them."""
+    """Actor: embeds documents and searches the labels for them.
+
+    In later cycles the start encoder embeds them too: of the labels found, the student learns its similarity, since
+    that of a student holds verdicts already, and with them its own errors (docs/architecture.md has the measurement).
+    """
 
     def __init__(
         self,
@@ -224,7 +228,11 @@ class ShortlistWorker:
         self.storage, self.cycle, self.size = storage, cycle, size
         self.share, self.held_out_share, self.seed = share, held_out_share, seed
         self.encoder = load_encoder(storage, config, folder)
-        self.matcher = Matcher(exact_index(storage, cycle), label_words(storage, words), words)
+        named = label_words(storage, words)
+        self.matcher = Matcher(exact_index(storage, cycle), named, words)
+        self.start = load_encoder(storage, config, None) if cycle else None
+        start_vectors = read_label_vectors(storage, "cycle-0/label_vectors") if cycle else np.zeros((0, 0), np.float32)
+        self.start_similarity = LabelSimilarity(start_vectors, named, words)
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
@@ -235,16 +243,15 @@ class ShortlistWorker:
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         encoded = self.encoder.encode_documents(titles, texts)
         scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.size, excluded)
-        found = [row[row >= 0] for row in labels]
-        similarity = [row[: len(numbers)] for row, numbers in zip(scores, found, strict=True)]
-        table = pa.table(
-            [
-                pa.array(rows, pa.int32()),
-                pa.array(found, SHORTLIST.field(1).type),
-                pa.array(similarity, SHORTLIST.field(2).type),
-            ],
-            schema=SHORTLIST,
-        )
+        by_start = scores
+        if self.start is not None:
+            vectors = self.start.encode_documents(titles, texts).vectors
+            by_start = self.start_similarity(vectors, titles, texts, labels)
+        columns = [
+            pa.array([row[numbers >= 0] for row, numbers in zip(part, labels, strict=True)], field.type)
+            for part, field in zip((labels, scores, by_start), list(SHORTLIST)[1:], strict=True)
+        ]
+        table = pa.table([pa.array(rows, pa.int32()), *columns], schema=SHORTLIST)
         counts = {"documents": len(rows), "truncated": encoded.truncated}
         self.storage.write_table(item["file"], table, counts)
         return counts

@@ -43,7 +43,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     check_training(config)
     examples = context.manifest(f"cycle-{cycle}/examples")
     start = context.encoder_folder(cycle if config.student.start == "previous" else 0)
-    known = run_task(count_examples, storage, cycle)
+    known = run_task(count_examples, storage, cycle, config.student.past_verdicts)
     if config.student.validate_every_steps and not known["held_out"]:
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but cycle {cycle} has no held-out "
@@ -109,9 +109,9 @@ def _check_document_tokens(config: Config) -> None:
     check_document_tokens(Encoder.load(config.encoder.model, config.encoder, "cpu"), config.student)
 
 
-def count_examples(storage: Storage, cycle: int) -> dict[str, Any]:
+def count_examples(storage: Storage, cycle: int, past_verdicts: bool) -> dict[str, Any]:
     """Task: rows a shard that are trained on, train documents with an empty shortlist, held-out documents with one."""
-    reader = ExampleReader(storage, cycle)
+    reader = ExampleReader(storage, cycle, past_verdicts=past_verdicts)
     return {"rows": reader.rows_of_shards, "empty_shortlists": reader.empty_shortlists, "held_out": reader.held_out}
 
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
-from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 
@@ -73,8 +72,7 @@ class _Judged:
 class ExampleReader:
     """The examples of ``cycle``. A row of a shard is counted among its *usable* ones: trained on, shortlist not empty.
 
-    ``past_verdicts``: a document also has the labels that it was judged with in earlier cycles; their similarities,
-    which are another encoder's, come on the scale of ``cycle``: as many deviations from the mean as in their own.
+    ``past_verdicts``: documents that only earlier cycles judged are among them, with the latest of their shortlists.
     ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
     windows of the plan, since a batch may reach over the end of a window. ``held_out``: documents with a shortlist that
     are not trained on.
@@ -92,14 +90,14 @@ class ExampleReader:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._scales = [_scale(storage, one) for one in range(cycle + 1)] if past_verdicts else []
+        self._cycles = range(cycle, -1, -1) if past_verdicts else range(cycle, cycle + 1)
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
         self.empty_shortlists = self.held_out = 0
         for name in self.shards:
-            table = storage.read_table(name, EXAMPLES, columns=["held_out", "labels"])
+            table = self._examples(name, ["row", "held_out", "labels"])
             trained = pc.invert(table["held_out"])
             usable = _count(pc.and_(trained, _has_shortlist(table)))
             self.rows_of_shards.append(usable)
@@ -128,6 +126,18 @@ class ExampleReader:
         label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
         return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
+    def _examples(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of an example shard, and those of the shards before it of documents that it does not have."""
+        file = name.rpartition("/")[2]
+        found: pa.Table | None = None
+        for cycle in self._cycles:
+            table = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
+            if found is not None:
+                known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
+                table = pa.concat_tables([found, table.filter(pc.invert(known))])
+            found = table
+        return found
+
     def _shard(self, number: int) -> _Shard:
         if number not in self._cache:
             self._cache[number] = self._load(number)
@@ -139,15 +149,8 @@ class ExampleReader:
     def _load(self, number: int) -> _Shard:
         """Read an example shard and the documents' shard of the same name, usable rows only."""
         file = self.shards[number].rpartition("/")[2]
-        examples = _usable(self.storage.read_table(self.shards[number], EXAMPLES))
+        examples = _usable(self._examples(self.shards[number]))
         judged = _judged(examples)
-        for cycle, scale in reversed(list(enumerate(self._scales[:-1]))):
-            past = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES)
-            then = [_on_scale(one, scale, self._scales[-1]) for one in _judged(past)]
-            known = dict(zip(past["row"].to_pylist(), then, strict=True))
-            judged = [
-                _with_past(one, known.get(row)) for row, one in zip(examples["row"].to_pylist(), judged, strict=True)
-            ]
         table = self.storage.read_table(
             f"{self.documents_dir}/{file}", DOCUMENTS, columns=["title", "text", "excluded"]
         )
@@ -231,33 +234,9 @@ def _judged(examples: pa.Table) -> list[_Judged]:
     """Of every row of an example shard."""
     columns = (
         _lists(examples["labels"], np.int32),
-        *(_lists(examples[key], np.float32) for key in ("similarity", "verdict")),
+        *(_lists(examples[key], np.float32) for key in ("start_similarity", "verdict")),
     )
     return [_Judged(*lists) for lists in zip(*columns, strict=True)]
-
-
-def _scale(storage: Storage, cycle: int) -> TargetScale:
-    """Of the verdicts and similarities of ``cycle``, whose examples must be done."""
-    return TargetScale(**storage.read_json(f"cycle-{cycle}/examples/manifest.json")["details"]["scale"])
-
-
-def _on_scale(judged: _Judged, own: TargetScale, now: TargetScale) -> _Judged:
-    """The similarities, standardised by their cycle's ``own`` scale, on that of ``now``; verdicts have one already."""
-    standardised = (judged.similarity - own.similarity_mean) / own.similarity_std
-    similarity = standardised * now.similarity_std + now.similarity_mean
-    return _Judged(judged.labels, similarity.astype(np.float32), judged.verdict)
-
-
-def _with_past(now: _Judged, past: _Judged | None) -> _Judged:
-    """``now`` and those judged labels of ``past`` that it does not have."""
-    if past is None:
-        return now
-    more = np.isfinite(past.verdict) & ~np.isin(past.labels, now.labels)
-    return _Judged(
-        np.concatenate([now.labels, past.labels[more]]),
-        np.concatenate([now.similarity, past.similarity[more]]),
-        np.concatenate([now.verdict, past.verdict[more]]),
-    )
 
 
 def _highest(verdict: np.ndarray) -> float:

@@ -49,5 +49,6 @@ def document(number: int) -> dict[str, Any]:
 def example(row: int, verdict: list[float], held_out: bool = False) -> dict[str, Any]:
     places = list(range(len(verdict)))
     similarity = [0.9 - 0.1 * place for place in places]
-    lists = {"labels": places, "similarity": similarity, "raw": verdict, "verdict": verdict}
+    similarities = {"similarity": similarity, "start_similarity": similarity}
+    lists = {"labels": places, **similarities, "raw": verdict, "verdict": verdict}
     return {"row": row, "held_out": held_out, **lists}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.config import WordsConfig
-from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import BATCH_DOCUMENTS, DOCUMENT_WORDS, LabelWords, word_stems
 
@@ -105,3 +105,20 @@ def test_without_weight_the_encoder_decides(index: ShardedIndex) -> None:
     matched = Matcher(index, None, WordsConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
     for one, other in zip(plain, matched, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_given_labels_are_as_similar_as_if_they_had_been_found(weight: float, dtype: type) -> None:
+    draw = np.random.default_rng(0)
+    vectors = [draw.normal(size=(rows, 8)).astype(np.float32) for rows in (len(LABELS), 3)]
+    labels, documents = ((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(dtype) for one in vectors)
+    titles, texts = ["Tools", "", None], ["a history of machines", "learning theory", "none of these"]
+    words, config = LabelWords(LABELS) if weight else None, WordsConfig(weight=weight)
+    excluded = [[1], list(range(1, len(LABELS))), []]
+    found, numbers = Matcher(ShardedIndex.from_vectors(labels), words, config).search(
+        documents, titles, texts, len(LABELS), excluded
+    )
+    given = LabelSimilarity(labels, words, config)(documents, titles, texts, numbers)
+    assert given.dtype == np.float32 and np.isneginf(given[1, 1:]).all()
+    np.testing.assert_allclose(given, found, atol=1e-6)

@@ -49,7 +49,13 @@ def write_examples(storage: Storage, held_out: int) -> None:
         documents.append({"id": str(row), "title": "", "text": text, "split": "train", "held_out": kept})
         documents[-1] |= {"content_hash": key, "excluded": None}
         labels = [row % 10, (row + 3) % 10, (row + 5) % 10]
-        scores = {"similarity": [0.5, 0.4, 0.3], "raw": [1.0, 0.0, 0.0], "verdict": [1.0, 0.0, 0.0]}
+        similarity = [0.5, 0.4, 0.3]
+        scores = {
+            "similarity": similarity,
+            "start_similarity": similarity,
+            "raw": [1.0, 0.0, 0.0],
+            "verdict": [1.0, 0.0, 0.0],
+        }
         examples.append({"row": row, "held_out": kept, "labels": labels, **scores})
     storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
     storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES))

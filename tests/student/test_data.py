@@ -6,10 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray.config import to_dict
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.data import ExampleReader, held_out_documents
-from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
@@ -32,7 +30,8 @@ def example(row: int, labels: list[int], verdict: list[float | None], held_out: 
         "row": row,
         "held_out": held_out,
         "labels": labels,
-        "similarity": [0.9 - 0.1 * place for place in range(len(labels))],
+        "similarity": [0.5] * len(labels),
+        "start_similarity": [0.9 - 0.1 * place for place in range(len(labels))],
         "raw": [0.0] * len(labels),
         "verdict": verdict,
     }
@@ -126,38 +125,31 @@ def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, mon
     assert loaded == [0, 1, 0]
 
 
-def note_scale(storage: Storage, cycle: int, *scale: float) -> TargetScale:
-    """What the manifest of a cycle's examples says of its verdicts and similarities."""
-    noted = TargetScale(*scale)
-    storage.write_json(f"cycle-{cycle}/examples/manifest.json", {"details": {"scale": to_dict(noted)}})
-    return noted
-
-
-def test_verdicts_of_earlier_cycles_come_along(storage: Storage) -> None:
-    note_scale(storage, 0, 0.0, 1.0, 0.0, 1.0), note_scale(storage, 1, 0.0, 1.0, 0.0, 1.0)
-    past = [example(1, [7, 4, 6], [0.0, 0.25, None]), example(4, [8, 1], [0.0, 1.0])]
-    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(past, EXAMPLES))
+def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) -> None:
+    past = [example(1, [7, 4, 6], [0.0, 0.25, None]), example(0, [8, 1], [0.0, 1.0])]
+    held_out = example(2, [1], [1.0], held_out=True)
+    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([*past, held_out], EXAMPLES))
     storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES))
-    batch = ExampleReader(storage, 1, past_verdicts=True).read([(0, 0), (0, 1), (1, 0)])
-    assert batch.label_numbers.tolist() == [1, 2, 3, 4, 5, 7, 8]
+    assert ExampleReader(storage, 1).rows_of_shards == [2, 2]
+    reader = ExampleReader(storage, 1, past_verdicts=True)
+    assert (reader.rows_of_shards, reader.held_out, reader.empty_shortlists) == ([3, 2], 1, 1)
+    batch = reader.read([(0, row) for row in range(3)])
+    assert batch.label_numbers.tolist() == [1, 2, 3, 7, 8]
     known = {text: row for text, row in zip(batch.document_texts, batch.verdict.tolist(), strict=True)}
     nan = np.nan
-    # Label 7 and 8 keep this cycle's verdicts; label 6 was never judged.
-    np.testing.assert_array_equal(known["title 1\ntext 1"], [nan, 0.25, nan, 0.25, nan, 1.0, nan])
-    np.testing.assert_array_equal(known["title 4\ntext 4"], [1.0, nan, 0.0, nan, nan, nan, 0.75])
-    np.testing.assert_array_equal(known["title 10\ntext 10"], [nan, nan, nan, nan, 0.125, nan, nan])
-    assert sorted(batch.best_verdict.tolist()) == [0.125, 1.0, 1.0]
+    # Document 1 has this cycle's shortlist, and not the one before it.
+    np.testing.assert_array_equal(known["title 1\ntext 1"], [nan, 0.25, nan, 1.0, nan])
+    np.testing.assert_array_equal(known["title 4\ntext 4"], [nan, nan, 0.0, nan, 0.75])
+    np.testing.assert_array_equal(known["title 0\ntext 0"], [1.0, nan, nan, nan, 0.0])
+    assert sorted(batch.best_verdict.tolist()) == [0.75, 1.0, 1.0]
 
 
-def test_similarities_of_earlier_cycles_count_as_they_did_among_their_own(storage: Storage) -> None:
-    """Each cycle's encoder has similarities of its own mean and deviation; the fusion standardises by them."""
-    scales = [note_scale(storage, 0, 0.5, 0.25, 0.25, 0.125), note_scale(storage, 1, 0.5, 0.25, 0.75, 0.0625)]
-    past = example(1, [4, 6], [0.0, 0.75])
-    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([past], EXAMPLES))
-    batch = ExampleReader(storage, 1, past_verdicts=True).read([(0, 0)])
-    target = target_scores(batch.verdict, batch.similarity, "fusion", scales[1])[0]
-    assert batch.label_numbers.tolist() == [2, 4, 6, 7]
-    as_then = target_scores(np.array(past["verdict"]), np.array(past["similarity"]), "fusion", scales[0])
-    np.testing.assert_allclose(target[[1, 2]], as_then, atol=1e-5)
-    now = ExampleReader(storage, 1).read([(0, 0)])
-    np.testing.assert_array_equal(batch.similarity[:, [0, 3]], now.similarity)
+def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:
+    for cycle, label in ((0, 4), (2, 6)):
+        rows = [example(row, [label], [1.0]) for row in ((0, 2) if cycle else (0, 1, 2, 4))]
+        storage.write_table(f"cycle-{cycle}/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES))
+    reader = ExampleReader(storage, 2, past_verdicts=True)
+    batch = reader.read([(0, row) for row in range(reader.rows_of_shards[0])])
+    known = {text: row for text, row in zip(batch.document_texts, np.isfinite(batch.verdict), strict=True)}
+    judged = {text[6:7]: batch.label_numbers[row].tolist() for text, row in known.items()}
+    assert judged == {"0": [6], "2": [6], "1": [2, 7], "4": [3, 8]}

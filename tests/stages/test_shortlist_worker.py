@@ -1,0 +1,83 @@
+"""Shortlists of a later cycle, by the actor that makes them, without a cluster: the student orders, the start encoder
+says how similar it finds the same labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import BertModel
+
+from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.words import LabelWords
+from ezxmc_ray.stages.context import LABELS
+from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistWorker
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS, SHORTLIST, content_hash
+from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from tests.student.toy import LABELS as LABEL_TEXTS
+from tests.student.toy import TOPICS, save_tiny_bert
+
+SIZE, WEIGHT = 4, 0.25
+STUDENT = "cycle-0/student"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """A run with labels, documents, the label vectors of both encoders, and a student unlike the start encoder."""
+    storage = Storage(str(tmp_path / "run"))
+    student = save_tiny_bert(tmp_path / "run" / STUDENT, 0.0)
+    bert = BertModel.from_pretrained(student)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weights in bert.parameters():
+            weights += 0.2 * torch.randn_like(weights)
+    bert.save_pretrained(student)
+    rows = [
+        {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
+    ]
+    storage.write_table(LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    documents = [
+        {"id": text, "title": "", "text": f"{text} {LABEL_TEXTS[number]}", "split": "train", "held_out": False}
+        | {"content_hash": content_hash("", text), "excluded": [number]}
+        for number, text in enumerate(TOPICS)
+    ]
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
+    return storage
+
+
+def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, tmp_path: Path) -> None:
+    config = EncoderConfig(
+        model=str(save_tiny_bert(tmp_path / "start", 0.0)), max_document_tokens=16, max_label_tokens=16, dtype="float32"
+    )
+    words, file = WordsConfig(weight=WEIGHT), "shortlist.parquet"
+    folders = [None, STUDENT]
+    for cycle, folder in enumerate(folders):
+        vectors = f"cycle-{cycle}/label_vectors/shard-00000.parquet"
+        LabelWorker(storage, config, folder)({"first": 0, "stop": len(LABEL_TEXTS), "file": vectors})
+    found = []
+    for cycle, folder in enumerate(folders):
+        worker = ShortlistWorker(storage, config, words, folder, cycle, SIZE, 1.0, 1.0, 0)
+        assert worker({"shard": 0, "file": file})["documents"] == len(TOPICS)
+        found.append(storage.read_table(file, SHORTLIST).to_pylist())
+
+    texts = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
+    everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))
+    named = WEIGHT * LabelWords(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
+    similarity = []
+    for model in (config.model, storage.path(STUDENT)):
+        encoder = Encoder.load(model, config)
+        documents = encoder.encode_documents([""] * len(texts), texts).vectors
+        similarity.append(documents @ encoder.encode_labels(LABEL_TEXTS).vectors.T + named)
+    assert not np.allclose(*similarity, atol=0.05)
+    for row, (first, later) in enumerate(zip(*found, strict=True)):
+        assert first["start_similarity"] == first["similarity"]
+        for one, own in ((first, similarity[0]), (later, similarity[1])):
+            assert one["row"] == row and row not in one["labels"] and len(one["labels"]) == SIZE
+            np.testing.assert_allclose(one["similarity"], own[row, one["labels"]], atol=1e-5)
+            assert one["similarity"] == sorted(one["similarity"], reverse=True)
+        np.testing.assert_allclose(later["start_similarity"], similarity[0][row, later["labels"]], atol=1e-5)
