@@ -38,20 +38,34 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
-    """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration."""
+    """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration.
+
+    Errors: UserError for one that is not installed, or does not begin (no key, no server).
+    """
     kinds: dict[str, Callable[..., Tracker]] = {
         "tensorboard": _TensorBoard,
         "wandb": _WeightsAndBiases,
         "mlflow": _MLflow,
     }
-    return [kinds[name](_module(name), title, folder, settings) for name in names]
+    opened: list[Tracker] = []
+    for name in names:
+        module = _module(name)
+        try:
+            opened.append(kinds[name](module, title, folder, settings))
+        except Exception as error:  # each library has errors of its own
+            raise _refused(name, f"does not begin ({_first_line(error)})") from error
+    return opened
 
 
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != MODULES[name]:
+            raise _refused(name, f"cannot be imported ({_first_line(error)})") from error
         raise _not_installed(name) from error
+    except ImportError as error:
+        raise _refused(name, f"cannot be imported ({_first_line(error)})") from error
 
 
 def _not_installed(name: str) -> UserError:
@@ -59,6 +73,17 @@ def _not_installed(name: str) -> UserError:
         f"student.trackers has {name}, but {MODULES[name]} is not installed where the student is trained: "
         f"install it on every node, or leave {name} out."
     )
+
+
+def _refused(name: str, why: str) -> UserError:
+    return UserError(
+        f"student.trackers has {name}, but {MODULES[name]} {why} where the student is trained: set it up there, or "
+        f"leave {name} out."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 class _TensorBoard:

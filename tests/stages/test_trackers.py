@@ -39,3 +39,23 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(
     for look in (lambda: check_trackers([name]), lambda: open_trackers([name], "mine", tmp_path, {})):
         with pytest.raises(UserError, match=f"student.trackers has {name}, but {name} is not installed"):
             look()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import a_module_that_is_missing", "cannot be imported (No module named 'a_module_that_is_missing')"),
+        ("from json import nothing_there", "cannot be imported (cannot import name 'nothing_there' from 'json'"),
+        ("def init(**given): raise RuntimeError('no API key.\\nLong advice.')", "does not begin (no API key)"),
+    ],
+)
+def test_a_tracker_that_does_not_begin_is_one_sentence(
+    code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(code + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(UserError) as caught:
+        open_trackers(["wandb"], "mine", tmp_path, {})
+    sys.modules.pop("wandb", None)
+    assert f"student.trackers has wandb, but wandb {told}" in str(caught.value) and "\n" not in str(caught.value)
