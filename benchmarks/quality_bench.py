@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "student.past_verdicts=false",
         "student.no_margin=0",
         "student.false_negative_ratio=0",
+        "student.dropout=true",
         "teacher.calibration=none",
         "teacher.examples=null",
     ),

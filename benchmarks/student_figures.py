@@ -67,6 +67,8 @@ def _about_training(rounds: int) -> list[str]:
         "within a round; loading and warm-up steps are not timed. Where a document has several positives, "
         "SentenceTransformers takes a row, and the document once more, for each; ezxmc takes it once.",
         "Training with the whole shortlist is what the train stage does: labels that got a no are read too.",
+        "ezxmc_dropout: with the encoder's dropout, which SentenceTransformers trains with and ezxmc leaves out by "
+        "default (student.dropout).",
     ]
 
 

@@ -17,7 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Project = Any  # conftest.Project
 #: 4 steps an epoch; long enough to be killed on the way.
-SETTINGS = ["student.epochs=25", "student.checkpoint_every_steps=10", "student.dtype=float32"]
+SETTINGS = ["student.epochs=25", "student.checkpoint_every_steps=10", "student.dtype=float32", "student.dropout=true"]
 
 
 def untrained(project: Project, folder: Path) -> Project:
