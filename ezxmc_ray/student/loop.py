@@ -89,7 +89,8 @@ class StudentTrainer:
         _freeze_unused(self._own.network, encoder.features(encoder.label_tokens(["a text"]).token_ids))
         self.module: nn.Module = self._own
         config = self.config
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self._own, config.weight_decay), lr=config.learning_rate)
+        groups = _parameter_groups(self._own, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
     def tokenize(self, batch: Batch) -> StepInput:
         """What :meth:`step` takes; touches no weights, so that a thread may do it ahead of the step."""

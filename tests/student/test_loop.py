@@ -11,7 +11,9 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.encoder.precision import autocast
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.student import forward
 from ezxmc_ray.student.data import Batch
 from tests.student.toy import LABELS, LOSSES, TOPICS, gradients, learn, save_tiny_bert, toy_batch, trainer
 
@@ -258,3 +260,27 @@ def test_excluded_labels_are_neither_learned_nor_pushed_away(without_dropout: Pa
 
     assert loss_with(exclude) == pytest.approx(loss_with(exclude_and_praise))
     assert loss_with(exclude) < loss_with(lambda batch: None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "plain"), [("bfloat16", 128, True), ("bfloat16", 129, False), ("float32", 16, False)]
+)
+def test_short_texts_in_bfloat16_have_the_plain_attention(dtype: str, tokens: int, plain: bool) -> None:
+    texts = {"input_ids": torch.ones((2, tokens), dtype=torch.int64)}
+    with autocast(torch.device("cpu"), dtype), forward._attention(texts):
+        assert torch.backends.cuda.flash_sdp_enabled() is not plain
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_which_attention_is_taken_changes_gradients_by_rounding_only(
+    without_dropout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for tokens in (128, 0):
+        monkeypatch.setattr(forward, "PLAIN_ATTENTION_TOKENS", tokens)
+        one = trainer(without_dropout, 3, dtype="bfloat16")
+        learn(one, toy_batch(0))
+        found.append(gradients(one))
+    for name, gradient in found[0].items():
+        scale = max(1e-3, np.abs(gradient).max())
+        np.testing.assert_allclose(found[1][name] / scale, gradient / scale, atol=0.05, err_msg=name)
