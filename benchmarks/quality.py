@@ -74,7 +74,9 @@ def parse() -> argparse.Namespace:
     add_data_arguments(parser)
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
-    parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="of methods and budget, by commas")
+    parser.add_argument(
+        "--methods", type=choice(METHODS), default=list(METHODS), help="of methods and budget, by commas"
+    )
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--shares", type=shares, default=shares("1/9,1/3"), help="of the budget, by commas, below 1")

@@ -155,7 +155,8 @@ def _rate(manifest: Manifest) -> float:
     """Units a second of a stage; of judge only the pairs that were asked, and the engine's own time; 0: unknown."""
     if manifest.stage == "judge":
         return float(manifest.details.get("engine_pairs_per_s") or 0.0)
-    return manifest.rows / manifest.seconds if manifest.seconds else 0.0
+    units = manifest.rows * manifest.details.get("encodings", 1)  # of shortlist
+    return units / manifest.seconds if manifest.seconds else 0.0
 
 
 def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:

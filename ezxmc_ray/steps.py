@@ -21,6 +21,8 @@ from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import say
 from ezxmc_ray.stages.context import DOCUMENTS, Context, manifest_path
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
+from ezxmc_ray.student.targets import SCALES
+from ezxmc_ray.tables import EXAMPLES, SHORTLIST
 from ezxmc_ray.teacher.engine import teacher_key
 
 Result = tuple[int, list[str], dict[str, Any]]
@@ -163,7 +165,8 @@ class Curriculum:
     def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
         def inputs() -> list[Any]:
             settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_a_cycle()}
-            return [*self._content(), *self._matching(cycle), settings, cycle, held_out_only, self.config.seed]
+            drawn = [cycle, held_out_only, self.config.seed]
+            return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST.names]
 
         def run() -> Result:
             # The held-out documents' shortlists and then the others' are made of the same label vectors.
@@ -186,7 +189,7 @@ class Curriculum:
             return rows, files, details
 
         def inputs() -> list[Any]:
-            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher()]
+            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher(), EXAMPLES.names, SCALES]
 
         return Step(f"cycle {cycle} judge", "judge", f"cycle-{cycle}/examples", inputs, run)
 
@@ -197,7 +200,7 @@ class Curriculum:
             before = [self._commit(f"cycle-{number}/examples") for number in range(cycle)]
             settings = self._settings("shortlist") | {"documents_per_cycle": 0}  # the held-out ones always come along
             shortlists = [*self._content(), *self._matching(cycle), settings]
-            return ["cycle", before, shortlists, self._teacher(), self._target()]
+            return ["cycle", before, shortlists, self._teacher(), self._target(), SHORTLIST.names, EXAMPLES.names]
 
         return Step(
             f"cycle {cycle} select", "select", selection_folder(cycle), inputs, lambda: self._run("compare", cycle)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from ezxmc_ray import curriculum
+from ezxmc_ray import curriculum, steps
 from ezxmc_ray.config import load_config
 from ezxmc_ray.cycles import LEAST_DOCUMENTS
 from ezxmc_ray.errors import UserError
@@ -145,6 +146,18 @@ def test_every_cycle_is_run_while_its_encoder_is_worth_it_and_a_second_run_does_
     run(settings)
     assert stages.took() == []
     assert set(states(settings).values()) == {"done"}
+
+
+@pytest.mark.parametrize("name", ["SHORTLIST", "EXAMPLES"])
+def test_tables_of_another_version_are_made_anew(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run(settings)
+    stages.took()
+    monkeypatch.setattr(steps, name, pa.schema([*getattr(steps, name), ("one_more", pa.int32())]))
+    run(settings)
+    kept = {"prepare"} | ({"shortlist 0"} if name == "EXAMPLES" else set())
+    assert stages.took() == [call for call in WHOLE if call not in kept]
 
 
 def test_without_the_rule_no_cycle_asks_for_its_held_out_documents_first(

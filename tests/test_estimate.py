@@ -41,3 +41,14 @@ def test_what_is_done_takes_no_time() -> None:
     found = rows(load_config(None, ["curriculum.cycles=2"]), {"cycle 1 select": True})
     assert found["cycle 1 select"]["seconds"] == 0
     assert found["cycle 1 judge"]["seconds"] > 0
+
+
+def test_later_cycles_embed_twice_and_learn_from_the_documents_before() -> None:
+    settings = ["curriculum.cycles=3", "shortlist.documents_per_cycle=225"]
+    found = rows(load_config(None, settings))
+    taught = [found[f"cycle {cycle} train"]["documents"] for cycle in range(3)]
+    assert taught == [225, 338, 394]  # 450 * (1 - 0.5, 0.25, 0.125)
+    alone = rows(load_config(None, [*settings, "student.past_verdicts=false"]))
+    assert {alone[f"cycle {cycle} train"]["documents"] for cycle in range(3)} == {225}
+    assert found["cycle 1 shortlist"]["documents"] == found["cycle 0 shortlist"]["documents"] == 275
+    assert found["cycle 1 shortlist"]["seconds"] == 2 * found["cycle 0 shortlist"]["seconds"]

@@ -16,7 +16,7 @@ from ezxmc_ray.stages.cluster import run_task, run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
 from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.targets import TargetSums, scale_of, sums_of
+from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import EXAMPLES, NO_DOCUMENT, SHORTLIST, shard_name
 from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold
@@ -41,8 +41,7 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
     threshold = yes_threshold(histogram, edges) if pairs else 0.0
     yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
     details = {
-        "scale": to_dict(scale_of(sums)),
-        "own_scale": to_dict(scale_of(own)),
+        **{name: to_dict(scale_of(one)) for name, one in zip(SCALES, (sums, own), strict=True)},
         "yes_threshold": threshold,
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},

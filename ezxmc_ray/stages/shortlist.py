@@ -2,8 +2,9 @@
 
     ezxmc shortlist conf.yaml
 
-In: documents/, labels.parquet and an encoder. Out: cycle-c/label_vectors/ (one Parquet file a slice of the labels)
-and cycle-c/shortlist/ (one file a document shard). Items: slices of labels, then document shards; actors: encoders.
+In: documents/, labels.parquet and an encoder (later cycles: the start encoder too, and its label vectors). Out:
+cycle-c/label_vectors/ (one Parquet file a slice of the labels) and cycle-c/shortlist/ (one file a document shard).
+Items: slices of labels, then document shards; actors: encoders.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.estimate import ENCODINGS
 from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
@@ -74,6 +76,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
         "size": config.shortlist.size,
         "truncated_documents": truncated,
         "truncated_labels": truncated_labels,
+        "encodings": ENCODINGS[cycle > 0],
     }
     return documents, files, details
 

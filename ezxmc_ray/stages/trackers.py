@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.errors import UserError, one_line
 
 PROJECT = "ezxmc-ray"
 #: The module behind each name of ``student.trackers``.
@@ -53,7 +53,9 @@ def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapp
         try:
             opened.append(kinds[name](module, title, folder, settings))
         except Exception as error:  # each library has errors of its own
-            raise _refused(name, f"does not begin ({_first_line(error)})") from error
+            for tracker in opened:
+                tracker.close()
+            raise _refused(name, f"does not begin ({_cause(error)})") from error
     return opened
 
 
@@ -62,10 +64,10 @@ def _module(name: str) -> Any:
         return importlib.import_module(MODULES[name])
     except ModuleNotFoundError as error:
         if error.name != MODULES[name]:
-            raise _refused(name, f"cannot be imported ({_first_line(error)})") from error
+            raise _refused(name, f"cannot be imported ({_cause(error)})") from error
         raise _not_installed(name) from error
     except ImportError as error:
-        raise _refused(name, f"cannot be imported ({_first_line(error)})") from error
+        raise _refused(name, f"cannot be imported ({_cause(error)})") from error
 
 
 def _not_installed(name: str) -> UserError:
@@ -82,8 +84,8 @@ def _refused(name: str, why: str) -> UserError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _cause(error: Exception) -> str:
+    return one_line(error).rstrip(".")
 
 
 class _TensorBoard:

@@ -2,11 +2,11 @@
 
     ezxmc train conf.yaml
 
-In: cycle-c/examples/, documents/, the encoder to start from. Out: cycle-c/student/, a SentenceTransformer directory.
-Every worker walks through the same seeded plan of global batches and takes its share of each, so the order does not
-depend on the number of workers and can be taken up again at any step, by as many workers as there are then (elastic
-training: student.min_workers). Checkpoints go through Ray Train, which hands them back after a worker or the driver
-has died. What a worker does is in ``train_worker.py``; here is the driver's side.
+In: cycle-c/examples/ (and those of the cycles before), documents/, the encoder to start from. Out: cycle-c/student/, a
+SentenceTransformer directory. Every worker walks through the same seeded plan of global batches and takes its share of
+each, so the order does not depend on the number of workers and can be taken up again at any step, by as many workers as
+there are then (elastic training: student.min_workers). Checkpoints go through Ray Train, which hands them back after a
+worker or the driver has died. What a worker does is in ``train_worker.py``; here is the driver's side.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
 from ezxmc_ray.encoder.encoder import Encoder
@@ -77,6 +78,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "loss": config.student.loss,
         "target": config.student.target,
         "examples": sum(known["rows"]),
+        "examples_of_earlier_cycles": known["earlier"],
         "skipped_documents": known["empty_shortlists"],
         "dropped_documents_an_epoch": plan.dropped_rows,
     }
@@ -110,9 +112,15 @@ def _check_document_tokens(config: Config) -> None:
 
 
 def count_examples(storage: Storage, cycle: int, past_verdicts: bool) -> dict[str, Any]:
-    """Task: rows a shard that are trained on, train documents with an empty shortlist, held-out documents with one."""
+    """Task: rows a shard that are trained on, and how many of all come from ``earlier`` cycles; train documents with an
+    empty shortlist, held-out documents with one."""
     reader = ExampleReader(storage, cycle, past_verdicts=past_verdicts)
-    return {"rows": reader.rows_of_shards, "empty_shortlists": reader.empty_shortlists, "held_out": reader.held_out}
+    return {
+        "rows": reader.rows_of_shards,
+        "earlier": reader.earlier,
+        "empty_shortlists": reader.empty_shortlists,
+        "held_out": reader.held_out,
+    }
 
 
 def count_workers(config: Config) -> int:
@@ -181,7 +189,9 @@ def _fit(
     storage: Storage, cycle: int, name: str, settings: dict[str, Any], workers: int, progress: StageProgress
 ) -> float:
     """Train with Ray Train; returns the seconds of training that were done before. Errors: UserError of a worker."""
-    counter = Steps.remote()  # type: ignore[attr-defined]
+    # On the driver's node, which the run needs anyway: elsewhere they would go with a node that is lost on the way.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    counter = Steps.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     config = settings["config"]["student"]
     use_gpu = cluster_gpus() > 0
     least = config["min_workers"]
@@ -203,7 +213,7 @@ def _fit(
             callbacks=[StopAtUserError()],
         ),
     )
-    fitted = ray.remote(num_cpus=0)(lambda: trainer.fit() and None).remote()
+    fitted = ray.remote(num_cpus=0, scheduling_strategy=here)(lambda: trainer.fit() and None).remote()
     with user_errors():
         while not ray.wait([fitted], timeout=POLL_S)[0]:
             progress.advance(ray.get(counter.get.remote()) - progress.done)

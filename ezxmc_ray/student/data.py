@@ -1,9 +1,9 @@
 """Reading the examples of a cycle: from rows of the batch plan to texts, verdicts and similarities of a batch.
 
-Comes in: ``cycle-N/examples/shard-NNNNN.parquet`` with the documents' shards and the labels' texts. Goes out: for each
-global batch the part of one worker. Held-out documents are never trained on, and read by :func:`held_out_documents`
-only; documents with an empty shortlist are left out and counted. A shard is read once a window and kept while the plan
-works on it.
+Comes in: ``cycle-N/examples/shard-NNNNN.parquet`` (of this cycle and those before) with the documents' shards and the
+labels' texts. Goes out: for each global batch the part of one worker. Held-out documents are never trained on, and read
+by :func:`held_out_documents` only; documents with an empty shortlist are left out and counted. A shard is read once a
+window and kept while the plan works on it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Batch:
     """One worker's part of a global batch: b of its documents, and all m distinct labels of all its shortlists.
 
     ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
-    ``similarity`` float32 [b, m], NaN where the label is not in the document's shortlist (the verdict also where it was
-    not judged); ``excluded`` bool [b, m]: labels that the document must not get; ``best_verdict`` float32 [g]: the
-    highest verdict of each of the g documents of the *global* batch (-inf: none judged), by which every worker knows
-    how many of them teach something.
+    ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
+    verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get;
+    ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
+    judged), by which every worker knows how many of them teach something.
     """
 
     document_texts: list[str]
@@ -72,7 +72,8 @@ class _Judged:
 class ExampleReader:
     """The examples of ``cycle``. A row of a shard is counted among its *usable* ones: trained on, shortlist not empty.
 
-    ``past_verdicts``: documents that only earlier cycles judged are among them, with the latest of their shortlists.
+    ``past_verdicts``: documents that only earlier cycles judged are among them, with the latest of their shortlists;
+    ``earlier`` counts them. The scale of their targets is that of ``cycle``, though it comes of its own pairs.
     ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
     windows of the plan, since a batch may reach over the end of a window. ``held_out``: documents with a shortlist that
     are not trained on.
@@ -90,17 +91,20 @@ class ExampleReader:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._cycles = range(cycle, -1, -1) if past_verdicts else range(cycle, cycle + 1)
+        self._newest = cycle
+        self._earlier = range(cycle - 1, -1, -1) if past_verdicts else range(0)
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
-        self.empty_shortlists = self.held_out = 0
+        self.empty_shortlists = self.held_out = self.earlier = 0
         for name in self.shards:
             table = self._examples(name, ["row", "held_out", "labels"])
             trained = pc.invert(table["held_out"])
             usable = _count(pc.and_(trained, _has_shortlist(table)))
             self.rows_of_shards.append(usable)
+            if self._earlier:
+                self.earlier += usable - len(_usable(storage.read_table(name, EXAMPLES, ["held_out", "labels"])))
             self.empty_shortlists += _count(trained) - usable
             self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
 
@@ -127,15 +131,16 @@ class ExampleReader:
         return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
     def _examples(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of an example shard, and those of the shards before it of documents that it does not have."""
+        """The rows of an example shard, and those of earlier cycles of documents that it does not have.
+
+        ``columns`` (None: all) must name ``row``.
+        """
         file = name.rpartition("/")[2]
-        found: pa.Table | None = None
-        for cycle in self._cycles:
+        found = self.storage.read_table(f"cycle-{self._newest}/examples/{file}", EXAMPLES, columns)
+        for cycle in self._earlier:
             table = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
-            if found is not None:
-                known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
-                table = pa.concat_tables([found, table.filter(pc.invert(known))])
-            found = table
+            known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
+            found = pa.concat_tables([found, table.filter(pc.invert(known))])
         return found
 
     def _shard(self, number: int) -> _Shard:
@@ -171,7 +176,7 @@ class ExampleReader:
 class HeldOut:
     """A judged document that is not trained on: its text, its shortlist's texts, and what is known of these labels.
 
-    ``verdict``, ``similarity``: float32 [k].
+    ``verdict``, ``similarity`` (the start encoder's): float32 [k].
     """
 
     document_text: str

@@ -54,7 +54,8 @@ class Objective:
             return listwise_loss(scores, goal, config.temperature, config.target_temperature, masked)
         if config.loss == "bce":
             # A label of average similarity starts at even odds, as its target (z = 0) does on average (below them
-            # where words count: they are in the similarity and not in the scores).
+            # where words count: they are in the similarity and not in the scores; nor is the similarity that of the
+            # student where student.start is previous).
             bias = -self.scale.similarity_mean / config.temperature
             return bce_loss(scores, torch.sigmoid(goal), torch.isfinite(goal), config.temperature, bias, masked)
         unclear = doubtful(batch.verdict, target, self.yes_threshold, config.no_margin, self.scale)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -35,16 +34,27 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def start_node(folder: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Ray node of one CPU, in the foreground, so that it ends with its process group."""
+def start_node(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Ray node of one CPU, in the foreground, on ports that are free; its log is ``folder/name.log``."""
     options = ["--num-cpus=1", "--object-store-memory=100000000", f"--temp-dir={folder}", "--disable-usage-stats"]
-    return subprocess.Popen(
-        [str(RAY), "start", *arguments, *options, "--block"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    options += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
+    options += ["--dashboard-agent-listen-port=0", "--block"]
+    log = (folder / f"{name}.log").open("w")
+    command = [str(RAY), "start", *arguments, *options]
+    return subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
+
+
+def wait_for_nodes(address: str, count: int, folder: Path) -> None:
+    """Until the cluster counts so many nodes that live."""
+    code = f"import ray; ray.init('{address}', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+    deadline = time.monotonic() + 90
+    while True:
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        if asked.stdout.strip().endswith(str(count)):
+            return
+        logs = [one.read_text()[-2000:] for one in folder.glob("*.log")]
+        assert time.monotonic() < deadline, (asked.stderr[-1000:], logs)
+        time.sleep(1)
 
 
 def end_node(node: subprocess.Popen[str]) -> None:
@@ -60,16 +70,13 @@ def end_node(node: subprocess.Popen[str]) -> None:
 @pytest.fixture
 def nodes() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
     """The address of the simulated cluster, and its nodes."""
-    folder = tempfile.mkdtemp(prefix="ray")  # short: Ray's sockets lie in it
-    address = f"127.0.0.1:{free_port()}"
-    head = start_node(
-        folder, "--head", "--node-ip-address=127.0.0.1", f"--port={address[10:]}", "--include-dashboard=false"
-    )
-    found = [head]
+    folder, port = Path(tempfile.mkdtemp(prefix="ray")), free_port()  # a short path: Ray's sockets lie in it
+    address, found = f"127.0.0.1:{port}", []
     try:
-        time.sleep(8)
-        found.append(start_node(folder, f"--address={address}"))
-        time.sleep(8)
+        found.append(start_node(folder, "head", "--head", f"--port={port}", "--include-dashboard=false"))
+        wait_for_nodes(address, 1, folder)
+        found.append(start_node(folder, "second", f"--address={address}"))
+        wait_for_nodes(address, 2, folder)
         yield address, found
     finally:
         for node in found:
@@ -101,7 +108,7 @@ def test_a_lost_node_of_a_simulated_cluster_leaves_a_training_with_one_worker(
         assert driver.wait(400) == 0, (tmp_path / "log").read_text()[-3000:]
     finally:
         if driver.poll() is None:
-            os.kill(driver.pid, signal.SIGKILL)
+            driver.kill()
             driver.wait()
         log.close()
     details = copy.manifest("cycle-0/student")["details"]

@@ -133,6 +133,7 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
     assert ExampleReader(storage, 1).rows_of_shards == [2, 2]
     reader = ExampleReader(storage, 1, past_verdicts=True)
     assert (reader.rows_of_shards, reader.held_out, reader.empty_shortlists) == ([3, 2], 1, 1)
+    assert (reader.earlier, ExampleReader(storage, 1).earlier) == (1, 0)
     batch = reader.read([(0, row) for row in range(3)])
     assert batch.label_numbers.tolist() == [1, 2, 3, 7, 8]
     known = {text: row for text, row in zip(batch.document_texts, batch.verdict.tolist(), strict=True)}

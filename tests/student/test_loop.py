@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.encoder.precision import autocast
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.student import forward
 from ezxmc_ray.student.data import Batch
@@ -263,12 +263,17 @@ def test_excluded_labels_are_neither_learned_nor_pushed_away(without_dropout: Pa
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "plain"), [("bfloat16", 128, True), ("bfloat16", 129, False), ("float32", 16, False)]
+    ("dtype", "limit", "plain"), [("bfloat16", 16, True), ("bfloat16", 2, False), ("float32", 16, False)]
 )
-def test_short_texts_in_bfloat16_have_the_plain_attention(dtype: str, tokens: int, plain: bool) -> None:
-    texts = {"input_ids": torch.ones((2, tokens), dtype=torch.int64)}
-    with autocast(torch.device("cpu"), dtype), forward._attention(texts):
-        assert torch.backends.cuda.flash_sdp_enabled() is not plain
+def test_short_texts_in_bfloat16_have_the_plain_attention(
+    without_dropout: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, limit: int, plain: bool
+) -> None:
+    monkeypatch.setattr(forward, "PLAIN_ATTENTION_TOKENS", limit)
+    one, fused = trainer(without_dropout, 3, dtype=dtype), []
+    one.encoder.module.register_forward_pre_hook(lambda *_: fused.append(torch.backends.cuda.flash_sdp_enabled()))
+    batch = toy_batch(0)
+    learn(one, replace(batch, document_texts=[" ".join(TOPICS[:8])] * len(batch.document_texts)))
+    assert fused[0] is not plain  # the documents come first
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
