@@ -106,7 +106,9 @@ prepare: {{documents: [{folder}/input/documents.jsonl.gz], labels: [{folder}/inp
 encoder: {{dtype: float32}}
 shortlist: {{size: 4}}
 teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48}}
-student: {{epochs: 2, batch_size: 16, checkpoint_every_steps: 3, validate_every_steps: 4, trackers: [tensorboard]}}
+student:
+  {{epochs: 2, batch_size: 16, dropout: true, checkpoint_every_steps: 3, validate_every_steps: 4,
+   trackers: [tensorboard]}}
 """
     )
     return Project(folder)
