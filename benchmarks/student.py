@@ -189,7 +189,8 @@ def speed(bench: Bench) -> Part:
             methods = ("ezxmc",) if pairs == "shortlist" else ("ezxmc", "st_mnrl", "st_cached_mnrl")
             jobs = {method: (f"time_{method}", bench.base(pairs), [f"student.dtype={dtype}"]) for method in methods}
             if pairs != "shortlist":
-                jobs["ezxmc_dropout"] = (*jobs["ezxmc"][:2], [*jobs["ezxmc"][2], "student.dropout=true"])
+                overrides = [f"student.dtype={dtype}", "student.dropout=true"]
+                jobs["ezxmc_dropout"] = ("time_ezxmc", bench.base(pairs), overrides)
             rounds[dtype, pairs] = bench.rounds(f"speed-{dtype}-{pairs}", jobs)
     return figures.training(rounds)
 

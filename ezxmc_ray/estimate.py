@@ -16,8 +16,6 @@ from ezxmc_ray.cycles import compares, documents_a_cycle, held_out_judged, pairs
 REFERENCE_RATES = {"prepare": 500.0, "shortlist": 12.0, "judge": 20.0, "train": 8.0, "predict": 12.0, "evaluate": 12.0}
 #: Tokens of a prompt that are neither the document's nor the label's, and of a label.
 PROMPT_TOKENS, LABEL_TOKENS = 60, 8
-#: How often a cycle's shortlists embed a document: in the first one, and in later ones (by the start encoder as well).
-ENCODINGS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,12 @@ def estimate(
     for cycle in range(cycles + 1):
         new = held_out  # documents of the cycle whose pairs are still to be judged
         if compares(config, cycle):
-            work = {"shortlist": ENCODINGS[cycle > 0] * held_out, "judge": held_out * pairs}
+            work = {"shortlist": encodings(cycle) * held_out, "judge": held_out * pairs}
             rows.append(_row(f"cycle {cycle} select", work, held_out, held_out * pairs))
             new = 0
         documents = held_out + (trained if cycle < cycles else 0)
         asked = (documents - held_out + new) * pairs
-        rows.append(_row(f"cycle {cycle} shortlist", {"shortlist": ENCODINGS[cycle > 0] * documents}, documents))
+        rows.append(_row(f"cycle {cycle} shortlist", {"shortlist": encodings(cycle) * documents}, documents))
         rows.append(_row(f"cycle {cycle} judge", {"judge": asked}, None, asked))
         if cycle < cycles:
             seen = round(_taught(config, trained, amounts.train - amounts.held_out, cycle) * config.student.epochs)
@@ -67,6 +65,11 @@ def estimate(
         seconds = (units / rates.get(stage, REFERENCE_RATES[stage]) for stage, units in work.items())
         row["seconds"] = 0.0 if row["done"] else sum(seconds)
     return rows
+
+
+def encodings(cycle: int) -> int:
+    """How often the shortlists of ``cycle`` embed a document: in later cycles the start encoder does as well."""
+    return 2 if cycle else 1
 
 
 def _taught(config: Config, trained: int, there: int, cycle: int) -> int:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.estimate import ENCODINGS
+from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
@@ -76,7 +76,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
         "size": config.shortlist.size,
         "truncated_documents": truncated,
         "truncated_labels": truncated_labels,
-        "encodings": ENCODINGS[cycle > 0],
+        "encodings": encodings(cycle),
     }
     return documents, files, details
 
@@ -233,9 +233,10 @@ class ShortlistWorker:
         self.encoder = load_encoder(storage, config, folder)
         named = label_words(storage, words)
         self.matcher = Matcher(exact_index(storage, cycle), named, words)
-        self.start = load_encoder(storage, config, None) if cycle else None
-        start_vectors = read_label_vectors(storage, "cycle-0/label_vectors") if cycle else np.zeros((0, 0), np.float32)
-        self.start_similarity = LabelSimilarity(start_vectors, named, words)
+        self.start: tuple[Encoder, LabelSimilarity] | None = None
+        if cycle:
+            similarity = LabelSimilarity(read_label_vectors(storage, "cycle-0/label_vectors"), named, words)
+            self.start = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
@@ -248,8 +249,8 @@ class ShortlistWorker:
         scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.size, excluded)
         by_start = scores
         if self.start is not None:
-            vectors = self.start.encode_documents(titles, texts).vectors
-            by_start = self.start_similarity(vectors, titles, texts, labels)
+            encoder, similarity = self.start
+            by_start = similarity(encoder.encode_documents(titles, texts).vectors, titles, texts, labels)
         columns = [
             pa.array([row[numbers >= 0] for row, numbers in zip(part, labels, strict=True)], field.type)
             for part, field in zip((labels, scores, by_start), list(SHORTLIST)[1:], strict=True)

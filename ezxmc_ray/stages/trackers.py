@@ -62,25 +62,20 @@ def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapp
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
-    except ModuleNotFoundError as error:
-        if error.name != MODULES[name]:
-            raise _refused(name, f"cannot be imported ({_cause(error)})") from error
-        raise _not_installed(name) from error
     except ImportError as error:
+        if error.name == MODULES[name] and isinstance(error, ModuleNotFoundError):
+            raise _not_installed(name) from error
         raise _refused(name, f"cannot be imported ({_cause(error)})") from error
 
 
 def _not_installed(name: str) -> UserError:
-    return UserError(
-        f"student.trackers has {name}, but {MODULES[name]} is not installed where the student is trained: "
-        f"install it on every node, or leave {name} out."
-    )
+    return _refused(name, "is not installed", "install it on every node")
 
 
-def _refused(name: str, why: str) -> UserError:
+def _refused(name: str, why: str, remedy: str = "set it up there") -> UserError:
     return UserError(
-        f"student.trackers has {name}, but {MODULES[name]} {why} where the student is trained: set it up there, or "
-        f"leave {name} out."
+        f"student.trackers has {name}, but {MODULES[name]} {why} where the student is trained: {remedy}, or leave "
+        f"{name} out."
     )
 
 

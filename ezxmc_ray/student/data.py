@@ -91,7 +91,6 @@ class ExampleReader:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._newest = cycle
         self._earlier = range(cycle - 1, -1, -1) if past_verdicts else range(0)
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
@@ -99,12 +98,12 @@ class ExampleReader:
         self.rows_of_shards: list[int] = []
         self.empty_shortlists = self.held_out = self.earlier = 0
         for name in self.shards:
-            table = self._examples(name, ["row", "held_out", "labels"])
+            newest = storage.read_table(name, EXAMPLES, ["row", "held_out", "labels"])
+            table = self._with_earlier(newest, name)
             trained = pc.invert(table["held_out"])
             usable = _count(pc.and_(trained, _has_shortlist(table)))
             self.rows_of_shards.append(usable)
-            if self._earlier:
-                self.earlier += usable - len(_usable(storage.read_table(name, EXAMPLES, ["held_out", "labels"])))
+            self.earlier += usable - len(_usable(newest))
             self.empty_shortlists += _count(trained) - usable
             self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
 
@@ -130,15 +129,14 @@ class ExampleReader:
         label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
         return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
-    def _examples(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of an example shard, and those of earlier cycles of documents that it does not have.
+    def _with_earlier(self, newest: pa.Table, name: str) -> pa.Table:
+        """The rows of ``newest``, which is of the shard ``name``, and those of earlier cycles of other documents.
 
-        ``columns`` (None: all) must name ``row``.
+        The same columns, ``row`` among them.
         """
-        file = name.rpartition("/")[2]
-        found = self.storage.read_table(f"cycle-{self._newest}/examples/{file}", EXAMPLES, columns)
+        file, found = name.rpartition("/")[2], newest
         for cycle in self._earlier:
-            table = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
+            table = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, newest.column_names)
             known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
             found = pa.concat_tables([found, table.filter(pc.invert(known))])
         return found
@@ -154,7 +152,8 @@ class ExampleReader:
     def _load(self, number: int) -> _Shard:
         """Read an example shard and the documents' shard of the same name, usable rows only."""
         file = self.shards[number].rpartition("/")[2]
-        examples = _usable(self._examples(self.shards[number]))
+        newest = self.storage.read_table(self.shards[number], EXAMPLES)
+        examples = _usable(self._with_earlier(newest, self.shards[number]))
         judged = _judged(examples)
         table = self.storage.read_table(
             f"{self.documents_dir}/{file}", DOCUMENTS, columns=["title", "text", "excluded"]
