@@ -142,7 +142,8 @@ class Bench:
 def make_bench(given: argparse.Namespace) -> Bench:
     """Read the data and prepare the base; errors: UserError for what is missing."""
     files = find_files(given.data, given.labels, None, None, "test")
-    data = read_data(files, given.documents, given.documents)
+    ranked = given.documents if given.test_documents is None else given.test_documents
+    data = read_data(files, given.documents, ranked)
     config = configure(given, files)
     folder = folder_of(given, files)
     base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])

@@ -135,6 +135,8 @@ class StudentTrainer:
                 f"{norm}; lower student.learning_rate, set student.dtype=float32, or raise student.temperature."
             )
         self.optimizer.step()
+        # The fused optimiser does not say that it wrote; the encoder's copy of the weights would stay as it is.
+        torch.autograd.graph.increment_version(trained)
         self.step_number += 1
         return StepResult(loss, len(texts.batch.document_texts), learning_rate, norm)
 

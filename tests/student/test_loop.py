@@ -56,6 +56,20 @@ def test_a_resumed_run_has_the_losses_of_the_undisturbed_one(with_dropout: Path,
         np.testing.assert_allclose(second.encoder.module.state_dict()[name], weights, atol=1e-6)
 
 
+def test_what_is_encoded_after_a_step_is_of_the_weights_after_it(without_dropout: Path) -> None:
+    """In half precision the encoder works on a copy of its weights; looks at a training encode between its steps."""
+    trained = trainer(without_dropout, 3)
+    trained.encoder.config = replace(trained.encoder.config, dtype="bfloat16")
+    before = trained.encoder.encode_labels(LABELS).vectors
+    learn(trained, toy_batch(0))
+    after = trained.encoder.encode_labels(LABELS).vectors
+    assert np.abs(after - before).max() > 0.01
+    fresh = trainer(without_dropout, 3).encoder
+    fresh.config = trained.encoder.config
+    fresh.module.load_state_dict(trained.encoder.module.state_dict())
+    np.testing.assert_array_equal(fresh.encode_labels(LABELS).vectors, after)
+
+
 def test_a_checkpoint_of_another_run_is_refused(with_dropout: Path) -> None:
     state = trainer(with_dropout, 6).state()
     with pytest.raises(ValueError, match=r"^The checkpoint has total_steps=6, this run 7\.$"):
