@@ -15,8 +15,9 @@ with a share of the documents a cycle, and the least pairs with which ezxmc reac
 DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
 process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
 method needs, ``pairs_asked`` what it paid for. A killed command goes on where it was. One result file holds several
-datasets, teachers and students: what is measured again replaces its row, the others stay. --verdicts takes over the
-verdicts of other runs. A small try: ``--documents 60 --methods untrained,bm25,ezxmc --cycles 1``.
+datasets, teachers and students: what is measured again replaces its row, the others stay. --verdicts takes over
+the verdicts of other runs, or of an export (benchmarks/verdicts/ has those of the published figures). A small try:
+``--documents 60 --methods untrained,bm25,ezxmc --cycles 1``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,19 @@ from pathlib import Path
 from common import RESULTS, ROOT, command, publish
 from make_results import table
 from quality_bench import WITHOUT_SEEDS, Bench, make_bench
-from quality_figures import IDENTITY, METHODS, OURS, PUBLISHED, Row, compared, measures, merged, reached
+from quality_figures import (
+    GROUP,
+    IDENTITY,
+    METHODS,
+    OURS,
+    PUBLISHED,
+    Row,
+    compared,
+    measures,
+    merged,
+    reached,
+    whole_groups,
+)
 from quality_tables import NOTES, tables
 from quality_task import encoder_ranking
 from student import choice
@@ -81,7 +94,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--shares", type=shares, default=shares("1/9,1/3"), help="of the budget, by commas, below 1")
-    parser.add_argument("--verdicts", action="append", default=[], metavar="RUN", help="whose verdicts are taken over")
+    parser.add_argument(
+        "--verdicts",
+        action="append",
+        default=[],
+        metavar="RUN|FILE",
+        help="whose verdicts are taken over: a run, or an export of `ezxmc verdicts`",
+    )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="a.b=c, for every method")
     return parser.parse_args()
@@ -124,8 +143,8 @@ def cycles(bench: Bench) -> Iterator[Row]:
 
 
 def budget(bench: Bench) -> Iterator[Row]:
-    """A row for each of ezxmc and lmtx, share and seed; the share 1 is the run of the part ``methods``."""
-    kept = (*IDENTITY, "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
+    """A row for each of ezxmc and lmtx, share and seed; the share 1 is the part ``methods`` with as many cycles."""
+    kept = (*IDENTITY, "cycles", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
     for method in (name for name in (OURS, PUBLISHED) if name in bench.given.methods):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):
@@ -147,11 +166,10 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
         "budget": merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share")),
     }
     here = [row for row in rows if all(row[name] == value for name, value in bench.dataset.items())]
-    known = [(row, values) for row in here if (values := bench.values(row)) is not None]
-    means, differences = compared(known)
-    for name, found in (("means", means), ("differences", differences)):
-        others = [row for row in old.get(name, []) if any(row[key] != value for key, value in bench.dataset.items())]
-        parts[name] = [*others, *found]
+    # What follows from rankings that are there no more, or of another number of cycles, stays as it was.
+    means, differences = compared(whole_groups([(row, bench.values(row)) for row in here]))
+    parts["means"] = merged(old.get("means", []), means, GROUP)
+    parts["differences"] = merged(old.get("differences", []), differences, GROUP)
     parts["reached"] = reached(parts["budget"])
     measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
     notes = [one["note"] for one in measured.values()] + list(NOTES)

@@ -16,7 +16,7 @@ from typing import Any
 
 from common import run_script
 from quality_figures import Row, Values, measures
-from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking
+from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
 from student import name_of
 from student_data import Files, find_files, read_data
 from student_task import Job, ranked_documents, write_job
@@ -24,11 +24,15 @@ from student_task import Job, ranked_documents, write_job
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
+from ezxmc_ray.stages.context import Context
+from ezxmc_ray.stages.verdict_files import import_verdicts
+from ezxmc_ray.storage import Storage
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
 WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank")
 WITH_TEACHER = ("lmtx", "llm_rerank", "ezxmc")
+WITH_CYCLES = ("lmtx", "ezxmc")
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("words.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
@@ -101,8 +105,10 @@ class Bench:
 
     def run_of(self, row: Row, share: float = 1.0) -> str:
         """The directory of a row's run: under the names that tell it from the others of the dataset."""
-        seed = [] if row["seed"] is None else [f"seed-{row['seed']}"]
-        parts = [row["method"], row["teacher"], row["student"], *([f"share-{share:.3f}"] if share < 1 else []), *seed]
+        kind = [f"cycles-{self.given.cycles}"] if row["method"] in WITH_CYCLES else []
+        kind += [f"share-{share:.3f}"] if share < 1 else []
+        kind += [] if row["seed"] is None else [f"seed-{row['seed']}"]
+        parts = [row["method"], row["teacher"], row["student"], *kind]
         return str(self.folder / "-".join(re.sub(r"[^\w.]+", "-", part) for part in parts if part))
 
     def do(self, row: Row, share: float = 1.0) -> Row:
@@ -136,6 +142,8 @@ class Bench:
         values = self.values(row, share)
         assert values is not None  # the method has just written it
         about = {name: self.facts[name] for name in ("train_documents", "test_documents")}
+        if row["method"] in WITH_CYCLES:
+            about["cycles"] = self.given.cycles
         return {**row, **about, **costs, "metrics": measures(values)}
 
 
@@ -148,8 +156,12 @@ def make_bench(given: argparse.Namespace) -> Bench:
     folder = folder_of(given, files)
     base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])
     facts = make_base(base, data)
-    for run in given.verdicts:
-        take_verdicts(Path(run), folder / VERDICTS)
+    for held in map(Path, given.verdicts):
+        if held.is_file():
+            share_verdicts(base.run, str(folder / VERDICTS))
+            import_verdicts(Context(base, Storage(base.run)), str(held), None)
+        else:
+            take_verdicts(held, folder / VERDICTS)
     return Bench(given, config, files, facts)
 
 

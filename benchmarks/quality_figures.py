@@ -23,6 +23,8 @@ OURS = "ezxmc"
 PUBLISHED = "lmtx"
 #: What names a row: a later measurement of the same replaces it.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
+#: What names the mean over the seeds of a method, and its difference from ezxmc.
+GROUP = tuple(name for name in IDENTITY if name != "seed")
 #: What ezxmc and another method have in common when they are compared.
 SAME = ("dataset", "labels", "student", "teacher")
 #: Where issue 5 asks for the budget that reaches the published recipe.
@@ -55,8 +57,16 @@ def merged(old: Iterable[Row], new: Iterable[Row], identity: Sequence[str]) -> l
 
 def _place(row: Row) -> tuple[Any, ...]:
     models = [row["student"] or "", row["teacher"] or ""]
-    numbers = [-row.get("share", 0), row.get("cycles", 0), row["seed"] or 0]
+    numbers = [-row.get("share", 0), row.get("cycles", 0), row.get("seed") or 0]
     return (row["dataset"], row["labels"], METHODS.index(row["method"]), *models, *numbers)
+
+
+def whole_groups(rows: Sequence[tuple[Row, Values | None]]) -> list[tuple[Row, Values]]:
+    """Of ``rows`` with the values of their documents, None where there are none, those whose seeds all have some."""
+    gaps = {tuple(row[name] for name in GROUP) for row, values in rows if values is None}
+    return [
+        (row, values) for row, values in rows if values is not None and tuple(row[name] for name in GROUP) not in gaps
+    ]
 
 
 def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Row]]:
@@ -66,12 +76,11 @@ def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Ro
     teacher, one without with ezxmc under each.
     """
     groups: dict[tuple[Any, ...], list[tuple[Row, Values]]] = {}
-    names = tuple(name for name in IDENTITY if name != "seed")
     for row, values in measured:
-        groups.setdefault(tuple(row[name] for name in names), []).append((row, values))
+        groups.setdefault(tuple(row[name] for name in GROUP), []).append((row, values))
     found = [
         (
-            {name: rows[0][0][name] for name in names} | {"seeds": len(rows)},
+            {name: rows[0][0][name] for name in GROUP} | {"seeds": len(rows)},
             mean_over_seeds([values for _, values in rows]),
         )
         for rows in groups.values()

@@ -52,7 +52,7 @@ def learn_pairs(job: Job, folder: str) -> dict[str, Any]:
         seconds += time.perf_counter() - began
         skipped[kind] = reader.skipped
     encoder.save(folder)
-    return {"train_seconds": seconds, "train_documents": documents, "skipped_documents": skipped}
+    return {"train_seconds": seconds, "documents_seen": documents, "skipped_documents": skipped}
 
 
 def _train(encoder: Encoder, reader: PairReader, config: Config, epochs: float) -> int:

@@ -21,8 +21,9 @@ NOTES = (
     "95 % intervals by bootstrap over the test documents (2,000 samples); differences are paired: same documents, "
     "values of several seeds averaged document by document. An interval that leaves out 0 is significant.",
     "pairs: (document, label) pairs that a method needs judged, those of held-out documents among them; the verdicts "
-    "of all runs of a dataset are one store, so hardly any is asked twice. teacher s: of the engine for all of these "
-    "pairs (and the labels beside no document, where they calibrate) at the mean rate of the store, start-up apart.",
+    "of all runs of a dataset are one store, so hardly any is asked twice. priors: labels judged beside no document, "
+    "where they calibrate; their prompts are shorter, since there is no document in them. teacher s: of the engine for "
+    "all pairs and priors at the mean rate of the store, start-up apart.",
     "ships: the encoder that the run's selection chose, by the teacher's judgement and never by gold; cycle_0 is the "
     "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
@@ -34,7 +35,7 @@ NOTES = (
     "pairs of MACLR and RTS, without their clustering and label regularisation). tfidf counts words in train documents "
     "and labels.",
     "A budget's share is that of the train documents that each cycle draws; of the held-out documents the same share "
-    "is kept.",
+    "is kept. The least pairs that reach lmtx are a comparison of values, not of intervals, and priors are apart.",
 )
 
 
@@ -69,8 +70,10 @@ def _method(row: Row) -> Row:
     return {
         **_models(row),
         "seed": _text(row["seed"]),
+        "cycles": row.get("cycles"),
         "ships": row.get("chosen") or "",
         "pairs": row.get("pairs"),
+        "priors": row.get("priors") or None,
         "of them asked": row.get("pairs_asked"),
         "teacher s": _whole(row.get("teacher_seconds")),
         "training s": _whole(row.get("train_seconds")),
@@ -88,7 +91,8 @@ def _cycle(row: Row) -> Row:
 
 
 def _budget(row: Row) -> Row:
-    facts = {"share": f"{row['share']:.2f}", "pairs": row["pairs"]}
+    facts = {"share": f"{row['share']:.2f}", "pairs": row["pairs"], "priors": row.get("priors") or None}
+    facts |= {"teacher s": _whole(row.get("teacher_seconds"))}
     return {**_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
 
 

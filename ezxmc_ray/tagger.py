@@ -100,6 +100,8 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
     storage = Storage(folder or ".")
     if not name or storage.is_folder(name):
         raise UserError(f"--output {output} is a directory; name a file, for example {folder or '.'}/tags.parquet.")
+    if any(source.path == storage.path(name) for source in sources):
+        raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
     check_writable(storage)
     with storage.open_table(name, PREDICTIONS) as sink:
         rejected: list[pa.Table] = []
@@ -115,10 +117,12 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
                 counts.truncated += truncated
             rejected.append(bad.table().select(REJECTED.names))
         counts.rejected = sum(map(len, rejected))
+        if not counts.documents and not counts.rejected:
+            raise UserError(f"There are no documents in {', '.join(inputs)}; give files with a row for each document.")
     if counts.rejected:
         storage.write_table(f"{name}.rejected.parquet", pa.concat_tables(rejected))
-    if not counts.documents and not counts.rejected:
-        raise UserError(f"There are no documents in {', '.join(inputs)}; give files with a row for each document.")
+    else:
+        storage.remove(f"{name}.rejected.parquet")
     return counts
 
 

@@ -18,6 +18,8 @@ from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.models import resolve_model
 
+#: How the learned position embeddings are called: BERT's family, GPT-2's, BART's and OPT's.
+POSITIONS = ("position_embeddings", "wpe", "embed_positions")
 _POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
@@ -136,8 +138,12 @@ def check_length(transformer: nn.Module, reference: str, key: str, tokens: int, 
 
 
 def _position_limit(module: nn.Module) -> int:
-    """Tokens that learned position embeddings reach (RoBERTa's begin after the padding's); unbounded without them."""
+    """Tokens that learned position embeddings reach; unbounded without them.
+
+    RoBERTa's begin after the padding's, BART's and OPT's after an offset of their own.
+    """
     for name, child in module.named_modules():
-        if isinstance(child, nn.Embedding) and name.endswith("position_embeddings"):
-            return child.num_embeddings - (0 if child.padding_idx is None else child.padding_idx + 1)
+        if isinstance(child, nn.Embedding) and name.endswith(POSITIONS):
+            before = 0 if child.padding_idx is None else child.padding_idx + 1
+            return int(child.num_embeddings - getattr(child, "offset", before))
     return 2**31

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class TextReader:
 
     def head_tail(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Tokens:
         """``prompt`` + each text; of a longer one the first and the last half of ``max_tokens`` tokens."""
-        return self._cut(texts, prompt, max_tokens, cut_head_tail)
+        lead = len(self.lead(prompt))
+        return self._cut(texts, prompt, max_tokens, partial(cut_head_tail, lead=lead))
 
     def chunks(self, texts: Sequence[str], prompt: str, max_tokens: int, max_chunks: int) -> Chunks:
         """``prompt`` + each text in up to ``max_chunks`` chunks of ``max_tokens``, each with prompt and all."""
@@ -112,11 +114,14 @@ def cut_head(ids: list[int], max_tokens: int, tail: int) -> list[int]:
     return ids[: max_tokens - tail] + ids[len(ids) - tail :]
 
 
-def cut_head_tail(ids: list[int], max_tokens: int, tail: int) -> list[int]:
-    """The first half of ``max_tokens`` (rounded up) and the last half of ``ids``, special tokens among them."""
+def cut_head_tail(ids: list[int], max_tokens: int, tail: int, lead: int = 0) -> list[int]:
+    """The first half of ``max_tokens`` (rounded up) and the last half of ``ids``, special tokens among them.
+
+    The first ``lead`` (special tokens and prompt) and a token of the text behind them are kept, however long.
+    """
     if len(ids) <= max_tokens:
         return ids
-    head = min(math.ceil(max_tokens / 2), max_tokens - tail)
+    head = min(max(math.ceil(max_tokens / 2), lead + 1), max_tokens - tail)
     return ids[:head] + ids[len(ids) - (max_tokens - head) :]
 
 

@@ -52,14 +52,14 @@ class ComparedRun:
 
     def judged(self) -> list[Manifest]:
         """The manifests of judge, cycle by cycle, that of the selection last."""
-        return self._manifests("cycle-{}/examples")
+        return self._manifests("cycle-{}/examples", self.encoders)
 
     def trained(self) -> list[Manifest]:
-        """The manifests of train, cycle by cycle."""
-        return self._manifests("cycle-{}/student")
+        """The manifests of train, cycle by cycle; what an earlier configuration trained beyond these is no part."""
+        return self._manifests("cycle-{}/student", self.encoders - 1)
 
-    def _manifests(self, folder: str) -> list[Manifest]:
-        found = [read_manifest(self.storage, f"{folder.format(n)}/manifest.json") for n in range(self.encoders)]
+    def _manifests(self, folder: str, cycles: int) -> list[Manifest]:
+        found = [read_manifest(self.storage, f"{folder.format(n)}/manifest.json") for n in range(cycles)]
         return [manifest for manifest in found if manifest is not None]
 
     @cached_property
@@ -120,7 +120,7 @@ def _open(root: str, name: str) -> ComparedRun:
         labels=int(prepared.details["labels"]),
         shards=shards,
         encoders=len(evaluated.details["metrics"]),
-        depth=int(config["evaluate"]["depth"]),
+        depth=int(evaluated.details.get("depth", config["evaluate"]["depth"])),
         chosen=0 if chosen is None else int(chosen) + 1,
         label_ids=_fingerprint(storage.read_table("labels.parquet", LABELS, ["id"])["id"].to_pylist()),
         documents=documents,

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.cycles import held_out_judged, stops
+from ezxmc_ray.cycles import LEAST_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import Context, encoder_name, shard_path
@@ -59,6 +59,11 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     judged = [context.manifest(f"cycle-{number}/examples") for number in range(encoders)]
     outcome = _compare(context, encoders, "select")
     scores = outcome["scores"]
+    if 0 < outcome["documents"] < LEAST_DOCUMENTS:
+        say(
+            f"The encoders are compared by {outcome['documents']} held-out documents only, which is mostly chance: "
+            "raise prepare.held_out_share."
+        )
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_task(ship, storage, config, context.encoder_folder(chosen))
@@ -228,7 +233,10 @@ def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[lis
 
 
 def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:
-    """Task: the similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out)."""
+    """Task: the similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out).
+
+    -1, which keeps all, where no held-out pair got a yes.
+    """
     similarity: list[np.ndarray] = []
     verdicts: list[np.ndarray] = []
     for shard in range(shards):
@@ -237,6 +245,5 @@ def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: flo
         similarity.append(np.asarray(table["similarity"].combine_chunks().flatten()))
         verdicts.append(np.asarray(table["verdict"].combine_chunks().flatten()))
     scores = np.concatenate(similarity) if similarity else np.zeros(0, np.float32)
-    if not len(scores):
-        return -1.0
-    return float(fit_min_score(scores, np.concatenate(verdicts) >= yes_threshold))
+    is_yes = np.concatenate(verdicts) >= yes_threshold if verdicts else np.zeros(0, bool)
+    return float(fit_min_score(scores, is_yes)) if is_yes.any() else -1.0

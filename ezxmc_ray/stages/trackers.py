@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from ezxmc_ray.errors import UserError, one_line
 
+#: Seconds that a point waits at most before it is in TensorBoard's file.
+FLUSH_S = 1
 PROJECT = "ezxmc-ray"
 #: The module behind each name of ``student.trackers``.
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
@@ -85,7 +87,8 @@ def _cause(error: Exception) -> str:
 
 class _TensorBoard:
     def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.writer = module.SummaryWriter(str(folder))
+        # A checkpoint takes the file as it is, and what is still in the writer's queue is lost with the worker.
+        self.writer = module.SummaryWriter(str(folder), flush_secs=FLUSH_S)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():

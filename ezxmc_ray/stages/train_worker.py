@@ -91,7 +91,7 @@ class TrainWorker:
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the looks say so."""
         student, steps = self.config.student, self.settings["steps"]
-        every = max(1, steps // CURVE_POINTS)
+        every = -(-steps // CURVE_POINTS)
         began, before = time.monotonic(), self.progress["training_seconds"]
         if self.rank == 0:
             self.settings["counter"].begin.remote(before)

@@ -3,10 +3,11 @@
     ezxmc verdicts RUN --export FILE [--teacher KEY]
     ezxmc verdicts RUN --import FILE [--teacher NAME]
 
-An export (tables.EXPORTED_VERDICTS) has every pair of one teacher once, and the teacher's description as JSON in the
-schema's metadata (``ezxmc.teacher``): imported, it goes under that teacher's key, whatever ids the other run uses. A
-file made by hand has the columns document_id, label_id and raw; ``--teacher`` says under which key it goes. What a run
-holds already stays as it is.
+An export (tables.EXPORTED_VERDICTS) has every pair of one teacher once, and in the schema's metadata as JSON the
+teacher's description (``ezxmc.teacher``) and what its pairs cost (``ezxmc.costs``): imported, it goes under that
+teacher's key, whatever ids the other run uses, and each pair counts as having cost their mean. A file made by hand has
+the columns document_id, label_id and raw; ``--teacher`` says under which key it goes. What a run holds already stays as
+it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import starmap
@@ -39,6 +41,7 @@ from ezxmc_ray.teacher.homes import Homes, each_pair_once
 from ezxmc_ray.teacher.store import ABSENT, PRIORS, VerdictStore, table_keys
 
 TEACHER = b"ezxmc.teacher"
+COSTS = b"ezxmc.costs"
 #: Columns of a file made by hand.
 BY_HAND = pa.schema([("document_id", pa.string()), ("label_id", pa.string()), ("raw", pa.float32())])
 #: Read-outs whose raw score is a probability.
@@ -66,12 +69,20 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     store = VerdictStore(context.storage, held_key(context, teacher))
     homes, labels = homes_of(context), _label_ids(context.storage)
     description = {**(store.description() or {}), "key": store.key}
+    metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_a_pair(store, homes))}
     pairs = 0
-    with target.open_table(name, EXPORTED_VERDICTS.with_metadata({TEACHER: json.dumps(description)})) as sink:
+    with target.open_table(name, EXPORTED_VERDICTS.with_metadata(metadata)) as sink:
         for _, table in each_pair_once(store, homes):
             sink.write_table(_with_ids(context.storage, homes, labels, table))
             pairs += len(table)
     return pairs
+
+
+def _costs_a_pair(store: VerdictStore, homes: Homes) -> dict[str, float]:
+    """What the store's batches cost (see VerdictStore.append), a pair."""
+    pairs = sum(len(table) for _, table in each_pair_once(store, homes))
+    totals = sum((Counter(store.counts(folder)) for folder in store.folders()), Counter[str]())
+    return {name: total / pairs for name, total in totals.items()}
 
 
 def _label_ids(storage: Storage) -> pa.Table:
@@ -114,18 +125,18 @@ def import_verdicts(context: Context, file: str, teacher: str | None) -> Importe
     with run_lock(storage):
         if not storage.exists(manifest_path(DOCUMENTS)):
             raise UserError(f"The run {storage.root} has no documents yet: give ezxmc prepare first.")
-        verdicts, description = _verdicts_in(context, file, teacher)
+        verdicts, description, costs = _verdicts_in(context, file, teacher)
         _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file)
         verdicts = _each_once(verdicts, file)
         store = VerdictStore(storage, _checked_name(description.get("key", "")))
         if store.description() is None:
             store.write_description(description)
         rehome(context, store.key, starmap)
-        return Imported(store.key, len(verdicts), _place(store, homes_of(context), verdicts))
+        return Imported(store.key, len(verdicts), _place(store, homes_of(context), verdicts, costs))
 
 
-def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table) -> int:
-    """Append what the folders of the verdicts' documents lack; returns how many pairs that were."""
+def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table, costs: dict[str, float]) -> int:
+    """Append what the folders of the verdicts' documents lack, at ``costs`` a pair; returns how many pairs."""
     documents = verdicts["document_hash"]
     is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
     rows_in = {shard_name(shard): rows for shard, rows in homes.rows_by_shard(documents).items()}
@@ -133,7 +144,7 @@ def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table) -> int:
     rows_in[ABSENT] = np.flatnonzero(~is_prior & (homes.first(documents) < 0))
     is_new = np.zeros(len(verdicts), bool)
     for folder, rows in rows_in.items():
-        is_new[rows] |= store.append_missing(folder, verdicts.take(pa.array(rows)))
+        is_new[rows] |= store.append_missing(folder, verdicts.take(pa.array(rows)), costs)
     return int(is_new.sum())
 
 
@@ -146,26 +157,29 @@ def _location(file: str, option: str) -> tuple[Storage, str]:
     return storage, name
 
 
-def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.Table, dict[str, Any]]:
-    """The rows of either kind of file as tables.VERDICTS, and the description of their teacher."""
-    table, description = _read(file)
+def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.Table, dict[str, Any], dict[str, float]]:
+    """The rows of either kind of file as tables.VERDICTS, the description of their teacher, what a pair cost."""
+    table, description, costs = _read(file)
     if description is None:
-        return _by_ids(context, table, file), _teacher(context, file, teacher)
+        return _by_ids(context, table, file), _teacher(context, file, teacher), costs
     if teacher is not None:
         raise UserError(
             f"{file} is an export of the teacher {description.get('key')} and goes under its key: leave out --teacher."
         )
-    return table, description
+    return table, description, costs
 
 
-def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None]:
-    """An export as tables.VERDICTS with its teacher's description; what is made by hand as BY_HAND, and None."""
+def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]:
+    """An export as tables.VERDICTS with its teacher's description and what a pair cost; what is made by hand as
+    BY_HAND, without either."""
     storage, name = _location(file, "--import")
     if not storage.exists(name):
         raise UserError(f"There is no file {file} to import; give a Parquet file.")
     try:
         schema = pq.read_schema(storage.path(name), filesystem=storage.filesystem)
-        description = _described(json.loads((schema.metadata or {}).get(TEACHER, b"null")))
+        metadata = schema.metadata or {}
+        description = _described(json.loads(metadata.get(TEACHER, b"null")))
+        costs = _costs(json.loads(metadata.get(COSTS, b"{}")))
         wanted = BY_HAND if description is None else VERDICTS
         if missing := [column for column in wanted.names if column not in schema.names]:
             raise UserError(
@@ -177,7 +191,7 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None]:
         raise UserError(f"The verdicts in {file} cannot be read ({one_line(error)}); give a Parquet file.") from error
     for column in wanted.names:
         _refuse(np.flatnonzero(table[column].is_null().to_numpy()), file, f"have no {column}", lambda row: "empty")
-    return table, description
+    return table, description, costs
 
 
 def _described(description: Any) -> dict[str, Any] | None:
@@ -191,6 +205,13 @@ def _described(description: Any) -> dict[str, Any] | None:
     if description.get("readout") not in (None, *readouts):
         raise ValueError(f"its teacher has the unknown read-out {description['readout']!r}")
     return dict(description)
+
+
+def _costs(told: Any) -> dict[str, float]:
+    """An export's word on what a pair cost, checked; ValueError for what no export says."""
+    if not isinstance(told, dict) or not all(isinstance(value, int | float) for value in told.values()):
+        raise ValueError("its note on costs holds something else than numbers")
+    return told
 
 
 def _teacher(context: Context, file: str, teacher: str | None) -> dict[str, Any]:

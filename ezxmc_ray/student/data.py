@@ -28,7 +28,8 @@ class Batch:
 
     ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
     ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
-    verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get;
+    verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
+    not in its shortlist that have the very text of one that is, which would be its own negative;
     ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
     judged), by which every worker knows how many of them teach something.
     """
@@ -119,14 +120,17 @@ class ExampleReader:
         verdict = np.full((len(mine), len(numbers)), np.nan, dtype=np.float32)
         similarity = verdict.copy()
         excluded = np.zeros(verdict.shape, dtype=bool)
+        label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
+        text_numbers = np.unique(label_texts, return_inverse=True)[1]
         for place, (shard, row) in enumerate(mine):
             columns = np.searchsorted(numbers, shard.labels[row])
             verdict[place, columns] = shard.verdict[row]
             similarity[place, columns] = shard.similarity[row]
-            excluded[place] = np.isin(numbers, shard.excluded[row])
+            excluded[place] = np.isin(text_numbers, text_numbers[columns])
+            excluded[place, columns] = False
+            excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
         best = [_highest(shard.verdict[row]) for shard, row in everyone]
-        label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
         return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
     def _with_earlier(self, newest: pa.Table, name: str) -> pa.Table:

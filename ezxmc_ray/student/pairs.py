@@ -36,7 +36,7 @@ def title_pair(title: str, text: str, random: np.random.Generator) -> tuple[str,
 
 def sentence_pair(title: str, text: str, random: np.random.Generator) -> tuple[str, str]:
     """The text without one of its sentences, and that sentence (inverse cloze task); of one sentence: its halves."""
-    sentences = _SENTENCE_END.split(text)
+    sentences = _SENTENCE_END.split(text.strip())
     if len(sentences) < 2:
         return segment_pair("", text, random)
     one = int(random.integers(len(sentences)))

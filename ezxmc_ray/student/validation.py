@@ -51,7 +51,7 @@ def look(
     for vector, document in zip(vectors, documents, strict=True):
         target = target_scores(document.verdict, document.similarity, config.target, scale)
         gains = gains_of(target, config.target_temperature)
-        scores = labels[[place[text] for text in document.label_texts]] @ vector
+        scores = labels[[place[text] for text in document.label_texts]].astype(np.float32) @ vector.astype(np.float32)
         total += graded_ndcg(gains[np.argsort(-scores, kind="stable")].tolist(), gains.tolist())
     return total, len(documents)
 

@@ -100,11 +100,17 @@ class VerdictStore:
             self._storage.write_table(name, table.select(VERDICTS.names).cast(VERDICTS), footer)
         return name
 
-    def append_missing(self, folder: str, table: pa.Table) -> np.ndarray:
-        """Append the rows whose pair ``folder`` lacks, as one batch; returns which they are, bool [n]."""
+    def append_missing(
+        self, folder: str, table: pa.Table, costs_a_pair: Mapping[str, float] | None = None
+    ) -> np.ndarray:
+        """Append the rows whose pair ``folder`` lacks, as one batch; returns which they are, bool [n].
+
+        ``costs_a_pair``: what each of them has cost, by the names of :meth:`append`.
+        """
         missing = places(self.held(folder), table_keys(table)) < 0
         if missing.any():
-            self.append(folder, table.filter(pa.array(missing)))
+            counts = {name: round(value * int(missing.sum())) for name, value in (costs_a_pair or {}).items()}
+            self.append(folder, table.filter(pa.array(missing)), counts)
         return missing
 
     def compact(self, folder: str, kept: pa.Table) -> None:

@@ -57,14 +57,14 @@ def learned(base: Path, method: str, folder: Path) -> tuple[dict[str, object], f
 def test_titles_teach_which_label_belongs_to_a_text(base: Path, tmp_path: Path) -> None:
     costs, right = learned(base, "title", tmp_path)
     assert right >= 0.8
-    assert costs["train_documents"] == (COUNT + 1) - 1 + COUNT  # a last batch of one document is dropped
+    assert costs["documents_seen"] == (COUNT + 1) - 1 + COUNT  # a last batch of one document is dropped
     assert costs["skipped_documents"] == {"sentence": 0, "title": 1}
 
 
 def test_segments_go_twice_over_the_documents_and_know_no_titles_alone(base: Path, tmp_path: Path) -> None:
     costs, right = learned(base, "segments", tmp_path)
     assert right <= 0.5
-    assert costs["train_documents"] == 2 * COUNT
+    assert costs["documents_seen"] == 2 * COUNT
     assert costs["skipped_documents"] == {"segment": 0}
 
 

@@ -8,7 +8,16 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
-from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2Model,
+    OPTConfig,
+    OPTModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
@@ -127,6 +136,15 @@ def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, tmp_path: Pat
     roberta = RobertaModel(RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, **sizes))
     roberta.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="set it to 64 at most"):
+        Encoder.load(str(tmp_path), EncoderConfig(max_document_tokens=65), "cpu")
+    # Other families call them otherwise; OPT's begin at 2.
+    sizes = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    GPT2Model(GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=1, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="set it to 64 at most"):
+        Encoder.load(str(tmp_path), EncoderConfig(max_document_tokens=65), "cpu")
+    opt = OPTConfig(max_position_embeddings=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, **sizes)
+    OPTModel(opt).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="set it to 64 at most"):
         Encoder.load(str(tmp_path), EncoderConfig(max_document_tokens=65), "cpu")
 

@@ -90,6 +90,16 @@ def test_head_and_tail_without_special_tokens() -> None:
     assert cut_head([1, 2, 3, 4], 2, 0) == [1, 2]
     assert cut_head_tail([1, 2, 3, 4, 5], 3, 0) == [1, 2, 5]
     assert cut_head_tail([1, 2, 3, 4, 5], 1, 0) == [1]
+    # Of five that are kept four stand before the text: they stay whole, and a token of it with them.
+    assert cut_head_tail(list(range(9)), 5, 0, lead=4) == [0, 1, 2, 3, 4]
+    assert cut_head_tail(list(range(9)), 6, 1, lead=3) == [0, 1, 2, 3, 7, 8]
+
+
+def test_a_long_prompt_is_not_cut_by_head_and_tail(reader: TextReader) -> None:
+    prompt = "one two three four five: "
+    lead = reader.lead(prompt)
+    (ids,) = reader.head_tail([" ".join(WORDS)], prompt, len(lead) + 3).token_ids
+    assert ids[: len(lead)] == lead and words(reader, ids[len(lead) :]) == "one twelve"
     assert cut_chunks([1, 2, 3, 4, 5], 2, [], 0) == [[1, 2], [3, 4], [5]]
 
 

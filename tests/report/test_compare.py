@@ -18,7 +18,7 @@ from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.report.compare import compare_runs
 from ezxmc_ray.report.compare_page import markdown, page, plot_lines, table_rows
 from ezxmc_ray.report.measured import measure_encoders
-from ezxmc_ray.storage import Storage, read_manifest, write_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.report.made_runs import LABEL_COUNT, TRAIN_DOCUMENTS, documents, made_run, ranking
 
 BETTER = (0.2, 0.9)
@@ -53,6 +53,9 @@ def test_costs_are_distinct_pairs_engine_seconds_and_training_seconds(tmp_path: 
     assert [student.shipped for student in comparison.students[shipped.name]] == [False, True, False]
     assert shipped.teacher_seconds == pytest.approx(100 + 50 + 100 / 3)
     assert shipped.training_seconds == 60.0
+    # What was trained before curriculum.cycles was lowered is no part of the run.
+    write_manifest(Storage(str(tmp_path)), "cycle-2/student/manifest.json", Manifest("train", "f", 20, 1000.0))
+    assert compare_runs([str(tmp_path)]).entries[1].training_seconds == 60.0
     assert (untrained.pairs, untrained.teacher_seconds, untrained.training_seconds) == (0, 0.0, 0.0)
 
 
@@ -110,6 +113,8 @@ def test_held_pairs_another_depth_and_where_labels_were_counted_are_noted(tmp_pa
     first = made_run(tmp_path / "a", gold="test")
     second = made_run(tmp_path / "b", BETTER, overrides=("evaluate.depth=12",))
     change(second, "cycle-0/examples/manifest.json", pairs_asked=40)
+    # What was evaluated counts, not what the configuration has become since.
+    change(first, "evaluation/manifest.json", depth=100)
     notes = compare_runs([first, second]).notes
     assert "PSP and PSnDCG: by how often a label is gold in the 40 test documents themselves of a." in notes
     assert "b ranked 12 labels a document, a 100." in notes

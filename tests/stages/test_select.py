@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ezxmc_ray.cycles import stops
-from ezxmc_ray.stages.select import ADDED_UP, Shortlist, pool_target, summarise, with_asked
+from ezxmc_ray.stages.select import ADDED_UP, Shortlist, fit_threshold, pool_target, summarise, with_asked
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
+from ezxmc_ray.tables import EXAMPLES
 
 
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
@@ -47,6 +51,18 @@ def test_nothing_held_out_compares_nothing_and_stops_nothing() -> None:
 
 def shortlist(labels: list[int], similarity: list[float], verdict: list[float]) -> Shortlist:
     return Shortlist(np.array(labels, np.int32), np.array(similarity, np.float32), np.array(verdict, np.float32))
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 0.75), (0.95, -1.0)])
+def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
+    tmp_path: Path, threshold: float, expected: float
+) -> None:
+    storage = Storage(str(tmp_path))
+    lists = {"labels": [1, 2], "similarity": [0.75, 0.25], "start_similarity": [0.5, 0.5], "raw": [0.9, 0.1]}
+    rows = [{"row": 0, "held_out": True, "verdict": [0.9, 0.1], **lists}]
+    rows.append({"row": 1, "held_out": False, "verdict": [1.0, 1.0], **lists})
+    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES))
+    assert fit_threshold(storage, 1, 1, threshold) == expected
 
 
 def test_the_pools_target_takes_all_encoders_alike() -> None:

@@ -284,6 +284,10 @@ def test_an_export_imported_into_an_empty_run_of_the_same_data_leaves_nothing_pe
     assert other.pending() == 0
     other.check_scores()
     assert other.store().description() == DESCRIPTION
+    cost, told = (summary(one.context)[0] for one in (run, other))
+    assert cost["engine seconds"] == 0.5 * len(OLD) / 2  # a batch of two documents
+    assert told["engine seconds"] == pytest.approx(cost["engine seconds"], abs=0.01)
+    assert told["computed tokens"] == pytest.approx(cost["computed tokens"], abs=10)
     priors = other.store().read(PRIORS)
     assert priors.equals(run.store().read(PRIORS))
     _, out, _ = call(capsys, other.path, "--import", file)
@@ -421,14 +425,21 @@ def test_a_bad_import_is_one_sentence_and_imports_nothing(
     assert not (tmp_path / "run" / "verdicts").exists()
 
 
-@pytest.mark.parametrize("note", ["[1]", '"x"', '{"key": "../x"}', "{}", '{"key": "zzz", "readout": "bogus"}', "{"])
-def test_an_export_that_says_nonsense_of_its_teacher_is_refused(
-    make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], note: str
+TEACHERS = ["[1]", '"x"', '{"key": "../x"}', "{}", '{"key": "zzz", "readout": "bogus"}', "{"]
+NONSENSE = [
+    *({"ezxmc.teacher": note} for note in TEACHERS),
+    *({"ezxmc.teacher": json.dumps(DESCRIPTION), "ezxmc.costs": note} for note in ("[1]", '{"engine_ms": "x"}', "{")),
+]
+
+
+@pytest.mark.parametrize("notes", NONSENSE)
+def test_an_export_that_says_nonsense_of_its_teacher_or_costs_is_refused(
+    make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], notes: dict[str, str]
 ) -> None:
     run = make_run(OLD)
     run.judge()
     export_verdicts(run.context, str(tmp_path / "export.parquet"), None)
-    table = pq.read_table(tmp_path / "export.parquet").replace_schema_metadata({"ezxmc.teacher": note})
+    table = pq.read_table(tmp_path / "export.parquet").replace_schema_metadata(notes)
     pq.write_table(table, tmp_path / "edited.parquet")
     status, _, err = call(capsys, run.path, "--import", str(tmp_path / "edited.parquet"))
     assert (status, err.count("\n")) == (2, 1)

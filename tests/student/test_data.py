@@ -84,6 +84,19 @@ def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     assert batch.best_verdict.tolist() == [0.75, 0.125, 1.0] and batch.global_documents == 3
 
 
+def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage) -> None:
+    texts = [f"label {number}" for number in range(9)]
+    texts[8] = texts[7]  # document 1 was judged with label 7, document 4 with label 8
+    texts[5] = texts[2]  # document 1 with 2, document 10 with 5, document 4 with 2
+    batch = ExampleReader(storage, 1, label_texts=texts).read([(0, 1), (1, 0), (0, 0)])
+    assert batch.label_numbers.tolist() == [2, 3, 5, 7, 8]
+    # Document 1's own excluded labels are 3 and 5.
+    expected = {"10": [True, False, False, False, False], "4": [False, False, True, True, False]}
+    expected |= {"1": [False, True, True, False, True]}
+    for text, row in zip(batch.document_texts, batch.excluded.tolist(), strict=True):
+        assert row == expected[text.split()[-1]], text
+
+
 def test_workers_read_their_documents_and_know_the_labels_of_all(storage: Storage) -> None:
     reader = ExampleReader(storage, 1, label_texts=LABEL_TEXTS)
     rows = [(0, 1), (1, 0), (0, 0)]

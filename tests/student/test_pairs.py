@@ -39,6 +39,13 @@ def storage(tmp_path: Path) -> Storage:
     return storage
 
 
+def test_white_space_at_the_end_is_no_sentence() -> None:
+    for seed in range(9):
+        document, label = sentence_pair("", TEXT + " \n", np.random.default_rng(seed))
+        assert document.strip() and label.strip()
+        assert sorted(document.split() + label.split()) == sorted(TEXT.split())
+
+
 def test_only_train_documents_with_text_take_part_and_the_others_are_counted(storage: Storage) -> None:
     titles, segments = PairReader(storage, "title", 0), PairReader(storage, "segment", 0)
     assert (titles.rows_of_shards, titles.skipped) == ([1, 2], 2)
