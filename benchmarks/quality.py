@@ -7,7 +7,8 @@ Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25``
 ``words`` (the start encoder with words.weight: this project's first shortlists),
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
 ``lmtx`` (the published recipe through this project's curriculum), ``llm_rerank`` (the teacher judges the start
-encoder's shortlists of the *test* documents: costly, no student) and ``ezxmc`` (this project's defaults).
+encoder's shortlists of the *test* documents: costly, no student), ``llm_fusion`` (the same, ranked by verdict and
+similarity: how good is what students learn?) and ``ezxmc`` (this project's defaults, but for --cycles).
 
 Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's run with the first seed; ``budget``: ezxmc and lmtx
 with a share of the documents a cycle, and the least pairs with which ezxmc reaches lmtx with all.

@@ -30,12 +30,13 @@ from ezxmc_ray.storage import Storage
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
-WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank")
-WITH_TEACHER = ("lmtx", "llm_rerank", "ezxmc")
+WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank", "llm_fusion")
+WITH_TEACHER = ("lmtx", "llm_rerank", "llm_fusion", "ezxmc")
 WITH_CYCLES = ("lmtx", "ezxmc")
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("words.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
+TEST_DOCUMENTS_ALONE = ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0")
 #: What makes a method what it is; has the last word over the command line.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "untrained": ENCODER_ALONE,
@@ -53,7 +54,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "teacher.calibration=none",
         "teacher.examples=null",
     ),
-    "llm_rerank": ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0"),
+    "llm_rerank": TEST_DOCUMENTS_ALONE,
+    "llm_fusion": TEST_DOCUMENTS_ALONE,
 }
 
 

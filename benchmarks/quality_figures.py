@@ -18,7 +18,7 @@ Row: TypeAlias = "dict[str, Any]"
 #: float64 [documents] of each of MEASURES, percent.
 Values: TypeAlias = "dict[str, np.ndarray]"
 
-METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", "lmtx", "llm_rerank", "ezxmc")
+METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", "lmtx", "llm_rerank", "llm_fusion", "ezxmc")
 OURS = "ezxmc"
 PUBLISHED = "lmtx"
 #: What names a row: a later measurement of the same replaces it.

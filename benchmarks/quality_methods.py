@@ -87,10 +87,17 @@ def cycles(job: Job) -> Figures:
 
 
 def llm_rerank(job: Job) -> Figures:
-    """The teacher judges the start encoder's shortlists of the test documents, which are then ranked by its verdicts.
+    """The teacher judges the start encoder's shortlists of the test documents; they are ranked by its verdicts."""
+    return _judge_test_documents(job, "verdict")
 
-    In a run of its own, in which they are the train documents, and which ends after cycle 0's judge stage.
-    """
+
+def llm_fusion(job: Job) -> Figures:
+    """As llm_rerank, but ranked by what a student learns: the verdict and the similarity. How good is the target?"""
+    return _judge_test_documents(job, "fusion")
+
+
+def _judge_test_documents(job: Job, target: str) -> Figures:
+    """In a run of their own, in which they are the train documents, and which ends after cycle 0's judge stage."""
     config = from_dict(job.config)
     _share(job)
     test = documents_of(job.base, "test")
@@ -98,7 +105,7 @@ def llm_rerank(job: Job) -> Figures:
     for stage in ("shortlist", "judge"):
         curriculum.run_stage(config, stage)
     context = Context(config, Storage(config.run))
-    judged = judged_shortlists(context)
+    judged = judged_shortlists(context, target)
     start = ranking(job, config.encoder.model)
     ranked = [reranked(row, *judged[document["id"]]) for row, document in zip(start, test, strict=True)]
     _write(job, np.stack(ranked))
@@ -127,6 +134,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "segments": pairs,
     "lmtx": cycles,
     "llm_rerank": llm_rerank,
+    "llm_fusion": llm_fusion,
     "ezxmc": cycles,
 }
 

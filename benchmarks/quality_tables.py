@@ -29,11 +29,12 @@ NOTES = (
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
     "earlier cycles, no worked examples. Prompt and exact read-out are those of the other methods, not the published "
     "ones, and a yes is the upper side of Otsu's split of the verdicts.",
-    "words, llm_rerank and ezxmc add words.weight times the share of the label's words that the document names to the "
-    "encoder's cosine; the other encoders rank alone. llm_rerank judges the test documents themselves, and ranks what "
-    "lies beyond the shortlist as words does. title and segments learn from the texts of the train documents (the "
-    "pairs of MACLR and RTS, without their clustering and label regularisation). tfidf counts words in train documents "
-    "and labels.",
+    "words, llm_rerank, llm_fusion and ezxmc add words.weight times the share of the label's words that the document "
+    "names to the encoder's cosine; the other encoders rank alone. llm_rerank judges the test documents themselves, "
+    "and ranks what lies beyond the shortlist as words does; llm_fusion is the same by verdict and similarity, which "
+    "is what ezxmc's student learns of other documents. title and segments learn from the texts of the train documents "
+    "(the pairs of MACLR and RTS, without their clustering and label regularisation). tfidf counts words in train "
+    "documents and labels.",
     "A budget's share is that of the train documents that each cycle draws; of the held-out documents the same share "
     "is kept. The least pairs that reach lmtx are a comparison of values, not of intervals, and priors are apart.",
 )

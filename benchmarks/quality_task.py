@@ -24,6 +24,7 @@ from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.pending import flat
 from ezxmc_ray.stages.verdicts import summary
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, RANKINGS, SHORTLIST
 
 #: The ranking of the test documents: a document's id, and label numbers in falling score.
@@ -116,15 +117,19 @@ def reranked(ranking: np.ndarray, labels: np.ndarray, verdict: np.ndarray) -> np
     return np.concatenate([first, ranking[~np.isin(ranking, first)]])[: len(ranking)]
 
 
-def judged_shortlists(context: Context) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By document id the labels of its shortlist of cycle 0, int32 [k], and their calibrated verdicts, float32 [k]."""
+def judged_shortlists(context: Context, target: str = "verdict") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By document id the labels of its shortlist of cycle 0, int32 [k], and what student.target=``target`` makes of
+    their calibrated verdicts, standardised, float32 [k]."""
     found = {}
+    scale = TargetScale(**context.manifest("cycle-0/examples").details["scale"])
     for shard in range(context.shards):
         examples = context.storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES)
         documents = context.storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id"])
         ids = documents["id"].take(examples["row"]).to_pylist()
-        for name, labels, verdict in zip(ids, examples["labels"], examples["verdict"], strict=True):
-            found[name] = (np.asarray(labels.values), verdict.values.to_numpy(zero_copy_only=False))
+        columns = [examples[name] for name in ("labels", "verdict", "start_similarity")]
+        for name, labels, *scores in zip(ids, *columns, strict=True):
+            verdict, similarity = (one.values.to_numpy(zero_copy_only=False) for one in scores)
+            found[name] = (np.asarray(labels.values), target_scores(verdict, similarity, target, scale))
     return found
 
 

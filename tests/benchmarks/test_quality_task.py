@@ -82,14 +82,19 @@ def test_verdicts_order_the_shortlist_and_similarity_the_rest() -> None:
 def test_judged_shortlists_are_found_by_document(context: Context) -> None:
     def example(row: int, labels: list[int], verdict: list[float]) -> dict[str, object]:
         lists = {"labels": labels, "similarity": verdict, "raw": verdict, "verdict": verdict}
-        return {"row": row, "held_out": False, **lists}
+        return {"row": row, "held_out": False, "start_similarity": [1.0] * len(labels), **lists}
 
     write(context, "cycle-0/examples", 0, [example(2, [1, 4], [0.5, 0.25])], EXAMPLES)
     write(context, "cycle-0/examples", 1, [example(0, [3], [1.0]), example(1, [], [])], EXAMPLES)
+    scale = {"verdict_mean": 0.0, "verdict_std": 2.0, "similarity_mean": 0.0, "similarity_std": 0.5}
+    judged = Manifest("judge", "", 3, 0.0, [], {"scale": scale})
+    write_manifest(context.storage, "cycle-0/examples/manifest.json", judged)
     found = {
         name: (labels.tolist(), verdict.tolist()) for name, (labels, verdict) in judged_shortlists(context).items()
     }
-    assert found == {"02": ([1, 4], [0.5, 0.25]), "10": ([3], [1.0]), "11": ([], [])}
+    assert found == {"02": ([1, 4], [0.25, 0.125]), "10": ([3], [0.5]), "11": ([], [])}
+    fused = judged_shortlists(context, "fusion")["02"][1]
+    np.testing.assert_allclose(fused, (np.array([0.25, 0.125]) + 2.0) / np.sqrt(2))
 
 
 def test_a_pair_that_several_cycles_have_counts_once(context: Context) -> None:
