@@ -32,6 +32,33 @@ class Tracker(Protocol):
         """No more figures come."""
 
 
+class Trackers:
+    """Trackers by name, which take the same figures; ``lost``: by name why one took no more of them.
+
+    A server that is gone in the middle costs its curve and not the training.
+    """
+
+    def __init__(self, opened: Mapping[str, Tracker]) -> None:
+        self._opened = dict(opened)
+        self.lost: dict[str, str] = {}
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures by name after ``step`` steps."""
+        self._each(lambda tracker: tracker.log(step, figures))
+
+    def close(self) -> None:
+        """No more figures come."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._opened.items()):
+            try:
+                act(tracker)
+            except Exception as error:  # each library has errors of its own
+                self.lost[name] = _cause(error)
+                del self._opened[name]
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers whose module is not installed here; nothing is imported. Errors: UserError."""
     for name in names:
@@ -39,7 +66,7 @@ def check_trackers(names: Sequence[str]) -> None:
             raise _not_installed(name)
 
 
-def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
+def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> Trackers:
     """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration.
 
     Errors: UserError for one that is not installed, or does not begin (no key, no server).
@@ -49,16 +76,15 @@ def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapp
         "wandb": _WeightsAndBiases,
         "mlflow": _MLflow,
     }
-    opened: list[Tracker] = []
+    opened: dict[str, Tracker] = {}
     for name in names:
         module = _module(name)
         try:
-            opened.append(kinds[name](module, title, folder, settings))
+            opened[name] = kinds[name](module, title, folder, settings)
         except Exception as error:  # each library has errors of its own
-            for tracker in opened:
-                tracker.close()
+            Trackers(opened).close()
             raise _refused(name, f"does not begin ({_cause(error)})") from error
-    return opened
+    return Trackers(opened)
 
 
 def _module(name: str) -> Any:

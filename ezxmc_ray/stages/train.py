@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.trackers import check_trackers
@@ -69,6 +69,8 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     with StageProgress(f"cycle {cycle} train", "steps", steps) as progress:
         earlier_s = _fit(storage, cycle, name, settings, count_workers(config), progress)
     outcome = storage.read_json(f"cycle-{cycle}/{name}.json")
+    for tracker, why in outcome["lost_trackers"].items():
+        say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
     documents = int(outcome["documents"])
     details = {
         **outcome,

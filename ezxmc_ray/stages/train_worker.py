@@ -116,13 +116,12 @@ class TrainWorker:
 
     def finish(self) -> None:
         """The first worker writes the student and what is known of its training; a barrier for all workers."""
+        self.trackers.close()
         if self.rank == 0:
             self.trainer.encoder.save(self.folder / "student")
             copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
             name = ray_train.get_context().get_experiment_name()
             self.storage.write_json(f"cycle-{self.cycle}/{name}.json", self._outcome())
-        for tracker in self.trackers:
-            tracker.close()
         self._upload_events()
         ray_train.report({"documents": self.progress["documents"]})
 
@@ -131,14 +130,13 @@ class TrainWorker:
 
     def _outcome(self) -> dict[str, Any]:
         looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
-        return {**self.progress, **looks, "workers": self.world}
+        return {**self.progress, **looks, "workers": self.world, "lost_trackers": self.trackers.lost}
 
     def _note(self, step: int, loss: float, result: StepResult) -> None:
         """A point of the curves."""
         self.progress["loss_curve"].append({"step": step, "loss": loss, "learning_rate": result.learning_rate})
         figures = {"loss": loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
-        for tracker in self.trackers:
-            tracker.log(step, figures)
+        self.trackers.log(step, figures)
 
     def _look(self, step: int) -> None:
         """See how the student orders held-out shortlists; every worker takes its share of them."""
@@ -146,8 +144,7 @@ class TrainWorker:
         total, documents = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
         score = 100 * self._sum(total) / self._sum(documents)
         self.looks.add(step, score, self.trainer.encoder.module)
-        for tracker in self.trackers:
-            tracker.log(step, {"held_out_ndcg": score})
+        self.trackers.log(step, {"held_out_ndcg": score})
 
     def _sum(self, value: float) -> float:
         """Over the workers. Each one's loss is weighted so that the mean is the mean over the global batch."""

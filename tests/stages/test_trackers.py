@@ -24,7 +24,7 @@ def scalars(file: Path) -> list[tuple[int, str, float]]:
 
 
 def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
-    (tracker,) = open_trackers(["tensorboard"], "mine cycle 0", tmp_path, {})
+    tracker = open_trackers(["tensorboard"], "mine cycle 0", tmp_path, {})
     tracker.log(1, {"loss": 2.5, "learning_rate": 0.5})
     (file,) = tmp_path.glob("events*")
     # Soon: a checkpoint takes the file as it is, and a worker may be killed at any time.
@@ -34,6 +34,7 @@ def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
     assert scalars(file) == [(1, "loss", 2.5), (1, "learning_rate", 0.5)]
     tracker.log(2, {"loss": 1.5})
     tracker.close()
+    assert tracker.lost == {}
     assert scalars(file) == [(1, "loss", 2.5), (1, "learning_rate", 0.5), (2, "loss", 1.5)]
 
 
@@ -65,3 +66,26 @@ def test_a_tracker_that_does_not_begin_is_one_sentence(
         open_trackers(["wandb"], "mine", tmp_path, {})
     sys.modules.pop("wandb", None)
     assert f"student.trackers has wandb, but wandb {told}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_tracker_that_fails_on_the_way_is_left_out_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+class Run:
+    def log(self, figures, step):
+        if step > 1: raise ConnectionError("the server is gone.")
+    def finish(self): raise AssertionError("it was left out")
+def init(**given): return Run()
+"""
+    (tmp_path / "wandb.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    trackers = open_trackers(["wandb", "tensorboard"], "mine", tmp_path / "events", {})
+    sys.modules.pop("wandb", None)
+    for step in (1, 2, 3):
+        trackers.log(step, {"loss": float(step)})
+    trackers.close()
+    assert trackers.lost == {"wandb": "the server is gone"}
+    (file,) = (tmp_path / "events").glob("events*")
+    assert scalars(file) == [(1, "loss", 1.0), (2, "loss", 2.0), (3, "loss", 3.0)]
