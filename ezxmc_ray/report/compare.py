@@ -94,8 +94,9 @@ def compare_runs(roots: Sequence[str]) -> Comparison:
 def _check_labels(first: ComparedRun, run: ComparedRun) -> None:
     if run.label_ids != first.label_ids:
         raise UserError(
-            f"The runs {first.storage.root} and {run.storage.root} have different label sets, or in another order ({first.labels:,} and "
-            f"{run.labels:,} labels), so their measures cannot be compared; compare runs over the same labels."
+            f"The runs {first.storage.root} and {run.storage.root} have different label sets, or in another order "
+            f"({first.labels:,} and {run.labels:,} labels), so their measures cannot be compared; compare runs over the "
+            "same labels."
         )
 
 
