@@ -95,8 +95,8 @@ def _check_labels(first: ComparedRun, run: ComparedRun) -> None:
     if run.label_ids != first.label_ids:
         raise UserError(
             f"The runs {first.storage.root} and {run.storage.root} have different label sets, or in another order "
-            f"({first.labels:,} and {run.labels:,} labels), so their measures cannot be compared; compare runs over the "
-            "same labels."
+            f"({first.labels:,} and {run.labels:,} labels), so their measures cannot be compared; compare runs over "
+            "the same labels."
         )
 
 
