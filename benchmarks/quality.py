@@ -78,7 +78,7 @@ def main() -> int:
     if any(new.values()):  # what was measured before an error counts
         result = collected(bench, new)
         print("\n".join(table(result)))
-        publish(given.name, "Quality: all methods on the same documents and labels", result)
+        publish(given.name, given.title, result)
     return status
 
 
@@ -87,6 +87,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_arguments(parser)
     parser.add_argument("--test-documents", type=int, help="how many, 0 = all; without it as many as --documents")
+    parser.add_argument(
+        "--title", default="Quality: all methods on the same documents and labels", help="of the result"
+    )
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(
