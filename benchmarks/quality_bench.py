@@ -52,6 +52,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "student.false_negative_ratio=0",
         "student.dropout=true",
         "teacher.calibration=none",
+        "teacher.yes_threshold=0",
         "teacher.examples=null",
     ),
     "llm_rerank": TEST_DOCUMENTS_ALONE,

@@ -152,6 +152,10 @@ class TeacherConfig:
         "of the raw score: none, label_prior (minus the label's score beside no document), batch (minus the label's mean over its documents); auto: none for classify, else label_prior",
         ("auto", "none", "label_prior", "batch"),
     )
+    yes_threshold: float | None = _knob(
+        None,
+        "the calibrated verdict from which a pair counts as a yes; null: fitted (Otsu's split of the verdicts); for yes_no with calibration=none it is a log ratio, so 0 is the LLM's own answer",
+    )
     max_document_tokens: int = _knob(256, "tokens of a document that the teacher reads; the rest is cut and counted")
     max_label_tokens: int = _knob(48, "tokens of a label that the teacher reads; the rest is cut and counted")
     second_prompt_documents: int = _knob(
@@ -592,7 +596,7 @@ def _wrong_type(key: str, kind: str, value: Any, place: str) -> UserError:
     return UserError(f"{key} {place} is {shown}; it must be {_KINDS[kind]}.")
 
 
-_MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead")
+_MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead", "teacher.yes_threshold")
 _SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share", "false_negative_ratio")
 _POSITIVE = (
     "shard_rows",

@@ -38,7 +38,9 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
     edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
     histograms = run_tasks(histogram_of, [(storage, cycle, shard, edges) for shard in shards])
     histogram = np.sum(list(histograms), axis=0)
-    threshold = yes_threshold(histogram, edges) if pairs else 0.0
+    threshold = config.yes_threshold
+    if threshold is None:
+        threshold = yes_threshold(histogram, edges) if pairs else 0.0
     yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
     details = {
         **{name: to_dict(scale_of(one)) for name, one in zip(SCALES, (sums, own), strict=True)},

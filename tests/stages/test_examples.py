@@ -75,6 +75,15 @@ def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[
         )
 
 
+def test_the_threshold_of_a_yes_is_fitted_or_given(made: tuple[Storage, dict[str, Any]]) -> None:
+    storage, fitted = made
+    assert fitted["yes_threshold"] != 0
+    config = load_config(None, ["teacher.yes_threshold=0"])  # of log ratios: P(yes) of a half and more
+    context: Any = SimpleNamespace(storage=storage, shards=2, config=config)
+    _, _, details = examples.make_examples(context, 1, "key", "none")
+    assert (details["yes_threshold"], details["share_yes"]) == (0.0, 3 / 5)
+
+
 def test_encoders_are_compared_by_the_scales_of_their_own_similarities(
     monkeypatch: pytest.MonkeyPatch, make_scale: Callable[[float], TargetScale]
 ) -> None:
