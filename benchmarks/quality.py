@@ -170,7 +170,7 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
         "budget": merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share")),
     }
     here = [row for row in rows if all(row[name] == value for name, value in bench.dataset.items())]
-    # What follows from rankings that are there no more, or of another number of cycles, stays as it was.
+    # What follows from rankings that are there no more stays as it was.
     means, differences = compared(whole_groups([(row, bench.values(row)) for row in here]))
     parts["means"] = merged(old.get("means", []), means, GROUP)
     parts["differences"] = merged(old.get("differences", []), differences, GROUP)
