@@ -148,7 +148,7 @@ def cycles(bench: Bench) -> Iterator[Row]:
 
 def budget(bench: Bench) -> Iterator[Row]:
     """A row for each of ezxmc and lmtx, share and seed; the share 1 is the part ``methods`` with as many cycles."""
-    kept = (*IDENTITY, "cycles", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
+    kept = (*IDENTITY, "cycles", "yes_threshold", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
     for method in (name for name in (OURS, PUBLISHED) if name in bench.given.methods):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):

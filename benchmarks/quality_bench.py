@@ -146,7 +146,7 @@ class Bench:
         assert values is not None  # the method has just written it
         about = {name: self.facts[name] for name in ("train_documents", "test_documents")}
         if row["method"] in WITH_CYCLES:
-            about["cycles"] = self.given.cycles
+            about |= {"cycles": self.given.cycles, "yes_threshold": self.configure(row, share).teacher.yes_threshold}
         return {**row, **about, **costs, "metrics": measures(values)}
 
 
