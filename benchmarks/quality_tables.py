@@ -28,7 +28,7 @@ NOTES = (
     "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
     "earlier cycles, no worked examples. Prompt and exact read-out are those of the other methods, not the published "
-    "ones; a yes is the LLM's own answer, P(yes) above P(no), or the upper side of a fitted split where a table says so.",
+    "ones; a yes is the LLM's own answer, P(yes) above P(no), or a fitted split where a table says so.",
     "words, llm_rerank, llm_fusion and ezxmc add words.weight times the share of the label's words that the document "
     "names to the encoder's cosine; the other encoders rank alone. llm_rerank judges the test documents themselves, "
     "and ranks what lies beyond the shortlist as words does; llm_fusion is the same by verdict and similarity, which "
