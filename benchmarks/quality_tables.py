@@ -72,6 +72,7 @@ def _method(row: Row) -> Row:
         **_models(row),
         "seed": _text(row["seed"]),
         "cycles": row.get("cycles"),
+        **_yes(row),
         "ships": row.get("chosen") or "",
         "pairs": row.get("pairs"),
         "priors": row.get("priors") or None,
@@ -94,8 +95,7 @@ def _cycle(row: Row) -> Row:
 def _budget(row: Row) -> Row:
     facts = {"share": f"{row['share']:.2f}", "pairs": row["pairs"], "priors": row.get("priors") or None}
     facts |= {"teacher s": _whole(row.get("teacher_seconds"))}
-    if row["method"] == PUBLISHED:
-        facts["a yes"] = "fitted split" if row.get("yes_threshold") is None else "the LLM's own"
+    facts |= _yes(row)
     return {**_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
 
 
@@ -113,6 +113,13 @@ def _reached(row: Row) -> Row:
 
 def _models(row: Row) -> Row:
     return {name: row[name] for name in ("method", "teacher", "student")}
+
+
+def _yes(row: Row) -> Row:
+    """Where a yes decides what is learned: what counted as one."""
+    if row["method"] != PUBLISHED:
+        return {"a yes": ""}
+    return {"a yes": "fitted split" if row.get("yes_threshold") is None else "the LLM's own"}
 
 
 def _measures(row: Row, form: str) -> dict[str, str]:

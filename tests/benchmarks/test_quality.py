@@ -157,7 +157,7 @@ def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() 
     found = tables(result)
     assert [one["title"].partition(":")[0] for one in found] == ["d, l", "d, l", "e, l"]
     page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
-    assert "| ezxmc | t | s | 0 |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
+    assert "| ezxmc | t | s | 0 |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert page.count("### ") == 3 and page.endswith("- n\n")
 
