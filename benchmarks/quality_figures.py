@@ -63,10 +63,12 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 def whole_groups(rows: Sequence[tuple[Row, Values | None]]) -> list[tuple[Row, Values]]:
     """Of ``rows`` with the values of their documents, None where there are none, those whose seeds all have some."""
-    gaps = {tuple(row[name] for name in GROUP) for row, values in rows if values is None}
-    return [
-        (row, values) for row, values in rows if values is not None and tuple(row[name] for name in GROUP) not in gaps
-    ]
+    gaps = {_group(row) for row, values in rows if values is None}
+    return [(row, values) for row, values in rows if values is not None and _group(row) not in gaps]
+
+
+def _group(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in GROUP)
 
 
 def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Row]]:
@@ -77,7 +79,7 @@ def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Ro
     """
     groups: dict[tuple[Any, ...], list[tuple[Row, Values]]] = {}
     for row, values in measured:
-        groups.setdefault(tuple(row[name] for name in GROUP), []).append((row, values))
+        groups.setdefault(_group(row), []).append((row, values))
     found = [
         (
             {name: rows[0][0][name] for name in GROUP} | {"seeds": len(rows)},
