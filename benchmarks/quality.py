@@ -10,8 +10,9 @@ Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25``
 encoder's shortlists of the *test* documents: costly, no student), ``llm_fusion`` (the same, ranked by verdict and
 similarity: how good is what students learn?) and ``ezxmc`` (this project's defaults, but for --cycles).
 
-Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's run with the first seed; ``budget``: ezxmc and lmtx
-with a share of the documents a cycle, and the least pairs with which ezxmc reaches lmtx with all.
+Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's and lmtx's runs with the first seed; ``budget``:
+both with a share of the documents a cycle, their differences at the same share, and the least pairs with which ezxmc
+reaches lmtx with all.
 
 DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
 process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
@@ -41,6 +42,7 @@ from quality_figures import (
     OURS,
     PUBLISHED,
     Row,
+    at_equal_shares,
     compared,
     measures,
     merged,
@@ -93,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(
-        "--methods", type=choice(METHODS), default=list(METHODS), help="of methods and budget, by commas"
+        "--methods", type=choice(METHODS), default=list(METHODS), help="by commas; cycles and budget: of ezxmc and lmtx"
     )
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
@@ -135,21 +137,29 @@ def seeds_of(bench: Bench, method: str) -> range:
 
 
 def cycles(bench: Bench) -> Iterator[Row]:
-    """A row for each encoder of ezxmc's run with the first seed."""
-    row = bench.identity(OURS, 0)
-    done = bench.do(row)
-    context = Context(bench.configure(row), Storage(bench.run_of(row)))
-    for number, costs in enumerate(done["encoders"]):
-        _, ranked = encoder_ranking(context, number)
-        metrics = measures(per_document(ranked, bench.gold()))
-        chosen = "yes" if costs["encoder"] == done["chosen"] else ""
-        yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
+    """A row for each encoder of ezxmc's and lmtx's runs with the first seed."""
+    for method in with_cycles(bench):
+        row = bench.identity(method, 0)
+        done = bench.do(row)
+        config = bench.configure(row)
+        context = Context(config, Storage(config.run))
+        row["yes_threshold"] = config.teacher.yes_threshold
+        for number, costs in enumerate(done["encoders"]):
+            _, ranked = encoder_ranking(context, number)
+            metrics = measures(per_document(ranked, bench.gold()))
+            chosen = "yes" if costs["encoder"] == done["chosen"] else ""
+            yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
+
+
+def with_cycles(bench: Bench) -> list[str]:
+    """Of the methods that are wanted those with a teacher's cycles."""
+    return [name for name in (OURS, PUBLISHED) if name in bench.given.methods]
 
 
 def budget(bench: Bench) -> Iterator[Row]:
     """A row for each of ezxmc and lmtx, share and seed; the share 1 is the part ``methods`` with as many cycles."""
     kept = (*IDENTITY, "cycles", "yes_threshold", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
-    for method in (name for name in (OURS, PUBLISHED) if name in bench.given.methods):
+    for method in with_cycles(bench):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):
                 row = bench.measured(bench.identity(method, seed), share)
@@ -169,12 +179,14 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
         "cycles": merged(old.get("cycles", []), new.get("cycles", []), (*IDENTITY, "cycles")),
         "budget": merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share")),
     }
-    here = [row for row in rows if all(row[name] == value for name, value in bench.dataset.items())]
+    here = [row for row in rows if bench.holds(row)]
     # What follows from rankings that are there no more stays as it was.
     means, differences = compared(whole_groups([(row, bench.values(row)) for row in here]))
     parts["means"] = merged(old.get("means", []), means, GROUP)
     parts["differences"] = merged(old.get("differences", []), differences, GROUP)
     parts["reached"] = reached(parts["budget"])
+    equal = at_equal_shares([(row, bench.values(row, row["share"])) for row in parts["budget"] if bench.holds(row)])
+    parts["equal_shares"] = merged(old.get("equal_shares", []), equal, (*GROUP, "share"))
     measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
     notes = [one["note"] for one in measured.values()] + list(NOTES)
     return {**parts, "measured": measured, "tables": tables(parts), "notes": notes}

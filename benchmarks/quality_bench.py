@@ -74,6 +74,10 @@ class Bench:
         """What a row names first."""
         return {"dataset": self.files.documents.absolute().parent.name, "labels": self.files.labels.name.split(".")[0]}
 
+    def holds(self, row: Row) -> bool:
+        """Whether ``row`` is of this dataset and its labels."""
+        return all(row[name] == value for name, value in self.dataset.items())
+
     @property
     def folder(self) -> Path:
         """Where the runs with these documents and labels lie."""

@@ -97,6 +97,25 @@ def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Ro
     ]
 
 
+def at_equal_shares(measured: Sequence[tuple[Row, Values | None]]) -> list[Row]:
+    """As the differences of :func:`compared`, of ezxmc from lmtx at each share of the documents that both judged.
+
+    ``measured``: rows of the part budget with the values of their documents, None where they are gone. The result names
+    the ``share``, and by ``pairs`` the mean pairs of both.
+    """
+    found: list[Row] = []
+    for share in dict.fromkeys(row["share"] for row, _ in measured):
+        rows = whole_groups([(row, values) for row, values in measured if row["share"] == share])
+        for one in compared(rows)[1]:
+            both = [one | {"method": name} for name in (OURS, PUBLISHED)]
+            found.append(one | {"share": share, "pairs": [_mean_pairs(rows, row) for row in both]})
+    return found
+
+
+def _mean_pairs(rows: Sequence[tuple[Row, Values]], one: Row) -> float:
+    return float(np.mean([row["pairs"] for row, _ in rows if _group(row) == _group(one)]))
+
+
 def _comparable(ours: Row, other: Row) -> bool:
     return all(other[name] in (ours[name], None) for name in SAME)
 

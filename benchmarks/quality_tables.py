@@ -48,8 +48,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         for title, part, show in (
             ("methods", [*result["rows"], *_of_several(result["means"])], _method),
             ("ezxmc minus the other methods, points", result["differences"], _difference),
-            ("the encoders of the cycles of ezxmc", result["cycles"], _cycle),
+            ("the encoders of the cycles", result["cycles"], _cycle),
             ("share of the documents that a cycle judges", result["budget"], _budget),
+            (f"{OURS} minus {PUBLISHED} at the same share, points", result["equal_shares"], _equal_share),
             (f"least pairs with which {OURS} is as good as {PUBLISHED} with all", result["reached"], _reached),
         ):
             rows = [show(row) for row in part if (row["dataset"], row["labels"]) == (dataset, labels)]
@@ -88,7 +89,7 @@ def _difference(row: Row) -> Row:
 
 
 def _cycle(row: Row) -> Row:
-    facts = {"pairs": row["pairs"], "teacher's nDCG@5": row["teacher_ndcg"], "chosen": row["chosen"]}
+    facts = {"pairs": row["pairs"], "teacher's nDCG@5": row["teacher_ndcg"], "chosen": row["chosen"], **_yes(row)}
     return {"encoder": row["encoder"], **_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
 
 
@@ -97,6 +98,11 @@ def _budget(row: Row) -> Row:
     facts |= {"teacher s": _whole(row.get("teacher_seconds"))}
     facts |= _yes(row)
     return {**_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
+
+
+def _equal_share(row: Row) -> Row:
+    facts = {"share": f"{row['share']:.2f}", "pairs": " and ".join(f"{pairs:,.0f}" for pairs in row["pairs"])}
+    return {**facts, **_difference(row)}
 
 
 def _reached(row: Row) -> Row:

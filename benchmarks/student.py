@@ -9,7 +9,9 @@ Parts (--parts; all without it):
   with one positive a document, and with all;
 - ``encode``: documents/s against ``SentenceTransformer.encode``, and the cosines between both vectors;
 - ``quality``: P@1, P@5, R@10, R@100 of the student that the train stage makes of the stored verdicts, a line a seed,
-  against the untrained encoder and SentenceTransformers' two losses on the pairs that got a yes;
+  against the untrained encoder and SentenceTransformers' two losses on the pairs that got a yes. Encoders rank alone.
+  ``ezxmc`` learns from verdicts and cosines; ``ezxmc_words`` from verdicts and the similarity as it is by default, with
+  the words in it (words.weight);
 - ``perfect``: the same with a simulated perfect teacher: gold labels as verdicts;
 - ``scaling``: documents/s of the train stage with one and with two workers.
 
@@ -58,7 +60,8 @@ from ezxmc_ray.steps import versions
 
 #: The methods that may fail without ending the benchmark.
 RIVALS = ("st_mnrl", "st_cached_mnrl", "sentence_transformers")
-METHODS = ("untrained", "ezxmc", "st_mnrl", "st_cached_mnrl")
+OURS = ("ezxmc", "ezxmc_words")
+METHODS = ("untrained", *OURS, "st_mnrl", "st_cached_mnrl")
 PICKS = {"one": best_yes, "yes": all_yes, "shortlist": whole_shortlist}
 
 
@@ -123,7 +126,7 @@ def choice(known: Any) -> Callable[[str], list[str]]:
 def configure(given: argparse.Namespace, files: Files) -> Config:
     """What the command line overrides has the last word; without it no document is held out, and no words are counted.
 
-    What is compared here is the encoder; the words' part is measured by benchmarks/quality.py.
+    What is compared here is the encoder; what the words add beside it is measured by benchmarks/quality.py.
     """
     settings = {
         "prepare.labels": f"[{files.labels.absolute()}]",
@@ -213,22 +216,28 @@ def encode(bench: Bench) -> Part:
 def quality(bench: Bench) -> Part:
     """Students of the stored verdicts."""
     facts = bench.made("stored", make_stored, [])
-    return figures.quality(learned(bench, "quality", "stored", bench.given.methods, []), facts)
+    bases = dict.fromkeys(bench.given.methods, "stored")
+    if "ezxmc_words" in bases:
+        bases["ezxmc_words"] = "stored-words"
+        bench.made("stored-words", make_stored, [f"words.weight={Config().words.weight}"])
+    return figures.quality(learned(bench, "quality", bases, []), facts)
 
 
 def perfect(bench: Bench) -> Part:
     """Students of the simulated perfect teacher."""
     overrides = bench.given.perfect_overrides
     facts = bench.made("perfect", make_perfect, overrides)
-    return figures.perfect(learned(bench, "perfect", "perfect", ["untrained", "ezxmc"], overrides), facts)
+    bases = dict.fromkeys(("untrained", "ezxmc"), "perfect")
+    return figures.perfect(learned(bench, "perfect", bases, overrides), facts)
 
 
-def learned(bench: Bench, part: str, base: str, methods: list[str], overrides: list[str]) -> dict[str, list[Any]]:
-    """By method what each seed gave."""
-    seeds = {"untrained": 1, "ezxmc": bench.given.seeds}
+def learned(bench: Bench, part: str, bases: dict[str, str], overrides: list[str]) -> dict[str, list[Any]]:
+    """By method what each seed gave; ``bases``: by method what it learns from."""
+    seeds = {"untrained": 1} | dict.fromkeys(OURS, bench.given.seeds)
+    names = {"untrained": "untrained"} | dict.fromkeys(OURS, "learn_ezxmc")
     results: dict[str, list[Any]] = {}
-    for method in methods:
-        name = method if method == "untrained" else f"learn_{method}"
+    for method, base in bases.items():
+        name = names.get(method, f"learn_{method}")
         results[method] = [
             bench.run(f"{part}-{method}-{seed}", name, bench.base(base), [*overrides, f"seed={seed}"])
             for seed in range(seeds.get(method, bench.given.rival_seeds))

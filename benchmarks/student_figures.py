@@ -120,8 +120,9 @@ def quality(results: Mapping[str, Sequence[Figures]], facts: Figures) -> Part:
     note = (
         f"Quality: {facts['train_documents']:,} documents to learn from ({facts['pairs']:,} pairs, "
         f"{facts['share_yes']:.1%} yes by the fitted threshold), {facts['ranked_documents']:,} ranked against "
-        f"{facts['labels']:,} labels by exact search. The shortlists are those that were judged; SentenceTransformers "
-        "learns the pairs that got a yes."
+        f"{facts['labels']:,} labels by exact search, by the encoder alone. The shortlists are those that were judged; "
+        "ezxmc learns verdicts and cosines, ezxmc_words verdicts and the similarity with the words in it (the default "
+        "target), SentenceTransformers the pairs that got a yes."
     )
     figures = {"quality": means, "quality_seeds": {method: list(some) for method, some in results.items()}}
     return Part(

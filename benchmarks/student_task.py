@@ -4,8 +4,8 @@ Comes in: the data (student_data) and a configuration. Goes out: a run in which 
 the shortlists and examples of cycle 0 have been written from the verdicts given, not by asking an encoder or a teacher:
 
 - the stage prepare makes the shards, as always;
-- cycle-0/shortlist holds the labels that were judged (not those that this encoder would find), each with the cosine
-  similarity that the configured encoder gives the pair now, in falling similarity; its manifest says so;
+- cycle-0/shortlist holds the labels that were judged (not those that this encoder would find), each with the
+  similarity that the configured encoder, and the words, give the pair now, in falling similarity; its manifest says so;
 - the verdicts are imported into the run's verdict store as ``ezxmc verdicts --import`` does, under the name of their
   teacher, and the join of the judge stage (stages.examples) makes cycle-0/examples of both.
 
@@ -33,11 +33,13 @@ from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
 from ezxmc_ray.encoder.encoder import Encoder, document_text
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.match import LabelSimilarity
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.stages.cluster import ray_cluster
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
+from ezxmc_ray.stages.shortlist import label_words
 from ezxmc_ray.stages.verdict_files import import_verdicts
 from ezxmc_ray.steps import Curriculum, Result, Step
 from ezxmc_ray.storage import Storage
@@ -64,12 +66,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit vectors float32 [n, d] of a run's train documents and [m, d] of its labels, with their ids in order."""
+    """Unit vectors float32 [n, d] of a run's train documents and [m, d] of its labels, with their ids in order.
+
+    ``similarity``: of given labels, by these vectors and the words as words.weight has it.
+    """
 
     document_ids: list[str]
     documents: np.ndarray
     label_ids: list[str]
     labels: np.ndarray
+    similarity: LabelSimilarity
 
 
 def make_stored(config: Config, data: Data) -> dict[str, Any]:
@@ -115,7 +121,8 @@ def _make(
     storage = Storage(config.run)
     rows = [run_row(row, "train") for row in train] + [run_row(row, "test") for row in data.ranked]
     labels = hashlib.blake2b(Path(config.prepare.labels[0]).read_bytes()).hexdigest()
-    settings = [settled(config, "prepare") | {"documents": [], "labels": []}, settled(config, "encoder")]
+    settings = [settled(config, "prepare") | {"documents": [], "labels": []}]
+    settings += [settled(config, name) for name in ("encoder", "words")]
     weights = weights_fingerprint(resolve_model(config.encoder.model))
     mark = fingerprint([rows, labels, settings, weights, teacher, content])
     made = storage.read_json(MADE) if storage.exists(MADE) else {}
@@ -154,11 +161,13 @@ def _embed(config: Config, storage: Storage) -> Vectors:
     documents = documents.filter(pc.equal(documents["split"], "train"))
     labels = storage.read_table("labels.parquet", LABELS)
     encoder = Encoder.load(config.encoder.model, config.encoder)
+    label_vectors = encoder.encode_labels(labels["text"].to_pylist()).vectors
     return Vectors(
         documents["id"].to_pylist(),
         encoder.encode_documents(documents["title"].to_pylist(), documents["text"].to_pylist()).vectors,
         labels["id"].to_pylist(),
-        encoder.encode_labels(labels["text"].to_pylist()).vectors,
+        label_vectors,
+        LabelSimilarity(label_vectors, label_words(storage, config.words), config.words),
     )
 
 
@@ -168,12 +177,14 @@ def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, te
     numbers = {label: number for number, label in enumerate(vectors.label_ids)}
     places = {document: place for place, document in enumerate(vectors.document_ids)}
     for shard in range(context.shards):
-        ids = storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id"])["id"].to_pylist()
-        rows = [row for row, document in enumerate(ids) if document in places]
+        shown = storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id", "title", "text"]).to_pylist()
+        rows = [row for row, document in enumerate(shown) if document["id"] in places]
         lists = []
-        for row in rows:
-            judged = np.array([numbers[label] for label in verdicts[ids[row]]], np.int32)
-            lists.append(in_falling_similarity(judged, vectors.labels[judged] @ vectors.documents[places[ids[row]]]))
+        for document in (shown[row] for row in rows):
+            judged = np.array([[numbers[label] for label in verdicts[document["id"]]]], np.int32)
+            vector = vectors.documents[[places[document["id"]]]]
+            similarity = vectors.similarity(vector, [document["title"]], [document["text"]], judged)
+            lists.append(in_falling_similarity(judged[0], similarity[0]))
         columns = [pa.array(rows, pa.int32())]
         columns += [pa.array([one[part] for one in lists], SHORTLIST.field(1 + part).type) for part in (0, 1)]
         columns.append(columns[-1])  # by the start encoder: the same, in cycle 0

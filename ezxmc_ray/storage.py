@@ -230,7 +230,8 @@ class Storage:
         except OSError as error:
             if error.errno in _DISK_ERRORS:
                 raise UserError(
-                    f"Cannot write {target}: {_DISK_ERRORS[error.errno]}; make room or set run=<another directory>."
+                    f"Cannot write {target}: {_DISK_ERRORS[error.errno]}; make room there, or name another place (of a "
+                    "run: run=<directory>)."
                 ) from error
             raise
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
 from ezxmc_ray.report import plots
 from ezxmc_ray.report.compare import UNTRAINED, Comparison, Entry, Student
@@ -177,4 +177,7 @@ def write_text(path: str, option: str, text: str) -> None:
     storage = Storage(folder or ".")
     if not name or storage.is_folder(name):
         raise UserError(f"{option} {path} is a directory; name a file in it.")
-    storage.write_bytes(name, text.encode())
+    try:
+        storage.write_bytes(name, text.encode())
+    except OSError as error:
+        raise UserError(f"Cannot write {option} {path}: {one_line(error)}; name another file.") from error

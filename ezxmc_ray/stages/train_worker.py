@@ -39,11 +39,20 @@ TENSORBOARD = "tensorboard"
 def train_worker(settings: dict[str, Any]) -> None:
     """What every training worker runs (one process of the DDP group)."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        torch.set_num_threads(cpu_threads(os.environ.get("OMP_NUM_THREADS", "")))
     with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
         worker = TrainWorker(settings, Path(folder))
         worker.train()
         worker.finish()
+
+
+def cpu_threads(omp_num_threads: str) -> int:
+    """How many threads compute, by OMP_NUM_THREADS: OpenMP takes a list too (``4,2``), whose first number it is.
+
+    Ray sets it to a worker's cores, unless the user has; 1 where it is nothing that OpenMP knows.
+    """
+    outer = omp_num_threads.split(",")[0].strip()
+    return max(1, int(outer)) if outer.isdecimal() else 1
 
 
 class TrainWorker:

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from make_results import section
-from quality_figures import IDENTITY, compared, difference, measures, merged, reached
+from quality_figures import IDENTITY, at_equal_shares, compared, difference, measures, merged, reached
 from quality_lexical import bm25, highest, tfidf
 from quality_tables import tables, with_interval
 
@@ -99,6 +99,20 @@ def test_the_least_budget_that_reaches_the_published_recipe_is_a_mean_over_seeds
     assert reached(rows[1:]) == []
 
 
+def test_methods_are_compared_at_the_same_share_where_the_rankings_of_both_are_still_there() -> None:
+    measured = [
+        (row("ezxmc", share=0.5, pairs=100), values(*[60.0] * 20)),
+        (row("ezxmc", 1, share=0.5, pairs=110), values(*[50.0] * 20)),
+        (row("lmtx", share=0.5, pairs=120), values(*[45.0] * 20)),
+        (row("ezxmc", share=0.1, pairs=20), values(*[50.0] * 20)),
+        (row("lmtx", share=0.1, pairs=20), None),
+        (row("lmtx", share=1.0, pairs=300), values(*[70.0] * 20)),
+    ]
+    (found,) = at_equal_shares(measured)
+    assert (found["method"], found["share"], found["seeds"], found["pairs"]) == ("lmtx", 0.5, [2, 1], [105.0, 120.0])
+    assert found["metrics"]["P@1"] == {"value": 10.0, "low": 10.0, "high": 10.0}
+
+
 def test_highest_breaks_ties_by_number_and_leaves_out_what_scores_nothing() -> None:
     scores = np.array([[0.0, 2.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     np.testing.assert_array_equal(highest(scores, 3), [[2, 1, 3], [-1, -1, -1]])
@@ -153,13 +167,16 @@ def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() 
     ]
     means, differences = compared([(one, values(*[50.0] * 20)) for one in rows])
     parts: dict[str, Any] = {"means": means, "differences": differences, "cycles": [], "budget": [], "reached": []}
+    rows_of_half = [one | {"share": 0.5, "pairs": 7} for one in (row("ezxmc"), row("lmtx"))]
+    parts["equal_shares"] = at_equal_shares([(one, values(*[50.0] * 20)) for one in rows_of_half])
     result = parts | {"rows": [*rows, row("untrained", None, None) | {"dataset": "e"}]}
     found = tables(result)
-    assert [one["title"].partition(":")[0] for one in found] == ["d, l", "d, l", "e, l"]
+    assert [one["title"].partition(":")[0] for one in found] == ["d, l"] * 3 + ["e, l"]
     page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
+    assert "| 0.50 | 7 and 7 | lmtx | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert "| ezxmc | t | s | 0 |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
-    assert page.count("### ") == 3 and page.endswith("- n\n")
+    assert page.count("### ") == 4 and page.endswith("- n\n")
 
 
 def test_a_measure_without_an_interval_is_shown_alone() -> None:

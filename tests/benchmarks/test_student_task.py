@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ezxmc_ray.config import WordsConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.match import LabelSimilarity
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXAMPLES
 
@@ -76,6 +78,7 @@ def test_shortlists_fall_in_similarity_and_ties_go_by_label_number() -> None:
 def test_the_simulated_teacher_sees_the_nearest_labels() -> None:
     angles = np.linspace(0, 1, 4)
     labels = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    vectors = Vectors(["d", "e"], labels[[0, 3]], ["a", "b", "c", "f"], labels)
+    similarity = LabelSimilarity(labels, None, WordsConfig())
+    vectors = Vectors(["d", "e"], labels[[0, 3]], ["a", "b", "c", "f"], labels, similarity)
     assert nearest_labels(vectors, 2) == {"d": ["a", "b"], "e": ["f", "c"]}
     assert len(nearest_labels(vectors, 10)["d"]) == 4

@@ -213,6 +213,15 @@ def test_gold_labels_one_label_set_and_two_runs_are_needed(tmp_path: Path, capsy
         "",
         f"ezxmc: --html {tmp_path} is a directory; name a file in it.\n",
     )
+    second, nowhere = made_run(tmp_path / "d"), tmp_path / "nowhere"
+    nowhere.symlink_to(tmp_path / "gone" / "far")
+    status, _, error = compare(capsys, first, second, "--html", str(nowhere / "c.html"))
+    assert (
+        status == 2
+        and error.startswith("ezxmc: Cannot write ")
+        and f"{nowhere}/c.html" in error
+        and error.count("\n") == 1
+    )
 
 
 def test_the_command_prints_and_writes_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.cluster import ray_cluster
 from ezxmc_ray.stages.train import check_training, count_workers
+from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
@@ -100,6 +101,11 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(knobs: list[st
 )
 def test_workers_that_there_is_room_for(knobs: list[str], expected: int) -> None:
     assert count_workers(load_config(None, [f"student.{knob}" for knob in knobs])) == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", 1), ("4", 4), ("4,2", 4), (" 3 ", 3), ("0", 1), ("many", 1)])
+def test_threads_are_what_openmp_would_take(given: str, expected: int) -> None:
+    assert cpu_threads(given) == expected
 
 
 def test_lengths_and_trackers_are_checked_before_a_worker_starts(
