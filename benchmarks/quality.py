@@ -6,13 +6,14 @@
 Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25`` and ``tfidf`` (shared words),
 ``words`` (the start encoder with words.weight: this project's first shortlists),
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
-``lmtx`` (the published recipe through this project's curriculum), ``llm_rerank`` (the teacher judges the start
-encoder's shortlists of the *test* documents: costly, no student), ``llm_fusion`` (the same, ranked by verdict and
-similarity: how good is what students learn?) and ``ezxmc`` (this project's defaults, but for --cycles).
+``lmtx`` (the published recipe through this project's curriculum), ``lmtx_words`` (the same student, ranking with the
+words as ezxmc does), ``llm_rerank`` (the teacher judges the start encoder's shortlists of the *test* documents: costly,
+no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how good is what students learn?) and ``ezxmc``
+(this project's defaults, but for --cycles).
 
 Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's and lmtx's runs with the first seed; ``budget``:
-both with a share of the documents a cycle, their differences at the same share, and the least pairs with which ezxmc
-reaches lmtx with all.
+both (and lmtx_words) with a share of the documents a cycle, their differences at the same share, and the least pairs
+with which ezxmc reaches lmtx.
 
 DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
 process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
@@ -28,7 +29,7 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,14 +39,18 @@ from quality_bench import WITHOUT_SEEDS, Bench, make_bench
 from quality_figures import (
     GROUP,
     IDENTITY,
+    LMTX,
     METHODS,
     OURS,
     PUBLISHED,
     Row,
+    agreeing,
     at_equal_shares,
+    at_one_rate,
     compared,
     measures,
     merged,
+    named,
     reached,
     whole_groups,
 )
@@ -95,7 +100,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(
-        "--methods", type=choice(METHODS), default=list(METHODS), help="by commas; cycles and budget: of ezxmc and lmtx"
+        "--methods",
+        type=choice(METHODS),
+        default=list(METHODS),
+        help="by commas; of cycles and budget too",
     )
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
@@ -138,7 +146,7 @@ def seeds_of(bench: Bench, method: str) -> range:
 
 def cycles(bench: Bench) -> Iterator[Row]:
     """A row for each encoder of ezxmc's and lmtx's runs with the first seed."""
-    for method in with_cycles(bench):
+    for method in wanted(bench, (OURS, PUBLISHED)):
         row = bench.identity(method, 0)
         done = bench.do(row)
         config = bench.configure(row)
@@ -151,15 +159,15 @@ def cycles(bench: Bench) -> Iterator[Row]:
             yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
 
 
-def with_cycles(bench: Bench) -> list[str]:
-    """Of the methods that are wanted those with a teacher's cycles."""
-    return [name for name in (OURS, PUBLISHED) if name in bench.given.methods]
+def wanted(bench: Bench, methods: Sequence[str]) -> list[str]:
+    """Of ``methods`` those that the command line names."""
+    return [name for name in methods if name in bench.given.methods]
 
 
 def budget(bench: Bench) -> Iterator[Row]:
-    """A row for each of ezxmc and lmtx, share and seed; the share 1 is the part ``methods`` with as many cycles."""
+    """A row for each of ezxmc, lmtx and lmtx_words, share and seed; share 1 is what ``methods`` measures."""
     kept = (*IDENTITY, "cycles", "yes_threshold", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
-    for method in with_cycles(bench):
+    for method in wanted(bench, (OURS, *LMTX)):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):
                 row = bench.measured(bench.identity(method, seed), share)
@@ -174,18 +182,19 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     file = RESULTS / f"{bench.given.name}.json"
     old = json.loads(file.read_text()) if file.exists() else {}
     rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
-    parts = {
-        "rows": rows,
-        "cycles": merged(old.get("cycles", []), new.get("cycles", []), (*IDENTITY, "cycles")),
-        "budget": merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share")),
-    }
+    budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
+    rows, budgets = at_one_rate(rows, budgets)
+    curves = new.get("cycles", [])
+    curves = [row for row in old.get("cycles", []) if named(row) not in map(named, curves)] + curves
+    parts = {"rows": rows, "cycles": merged([], curves, (*IDENTITY, "cycles")), "budget": budgets}
     here = [row for row in rows if bench.holds(row)]
-    # What follows from rankings that are there no more stays as it was.
+    # What follows from rankings that are there no more stays as it was, unless its rows have been measured again.
     means, differences = compared(whole_groups([(row, bench.values(row)) for row in here]))
     parts["means"] = merged(old.get("means", []), means, GROUP)
-    parts["differences"] = merged(old.get("differences", []), differences, GROUP)
-    parts["reached"] = reached(parts["budget"])
-    equal = at_equal_shares([(row, bench.values(row, row["share"])) for row in parts["budget"] if bench.holds(row)])
+    parts["differences"] = agreeing(merged(old.get("differences", []), differences, GROUP), parts["means"])
+    parts["reached"] = reached(budgets)
+    ranked = [row for row in budgets if bench.holds(row) and "cycles" in row]  # without: which run was it?
+    equal = at_equal_shares([(row, bench.values(row, row["share"])) for row in ranked])
     parts["equal_shares"] = merged(old.get("equal_shares", []), equal, (*GROUP, "share"))
     measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
     notes = [one["note"] for one in measured.values()] + list(NOTES)

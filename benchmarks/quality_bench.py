@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import run_script
-from quality_figures import Row, Values, measures
+from common import RESULTS, run_script
+from quality_figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
 from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
 from student import name_of
 from student_data import Files, find_files, read_data
@@ -31,30 +31,32 @@ from ezxmc_ray.storage import Storage
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
 WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank", "llm_fusion")
-WITH_TEACHER = ("lmtx", "llm_rerank", "llm_fusion", "ezxmc")
-WITH_CYCLES = ("lmtx", "ezxmc")
+WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", OURS)
+WITH_CYCLES = (*LMTX, OURS)
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("words.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
+#: The published recipe; with the likelihood read-out there is no answer of the LLM's own, so the threshold is fitted.
+RECIPE = (
+    "student.loss=lmtx",
+    "student.target=verdict",
+    "student.start=base",
+    "student.past_verdicts=false",
+    "student.no_margin=0",
+    "student.false_negative_ratio=0",
+    "student.dropout=true",
+    "teacher.calibration=none",
+    "teacher.examples=null",
+)
+OWN_YES = "teacher.yes_threshold=0"
 TEST_DOCUMENTS_ALONE = ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0")
 #: What makes a method what it is; has the last word over the command line.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "untrained": ENCODER_ALONE,
     "title": (*ENCODER_ALONE, *PAIRS),
     "segments": (*ENCODER_ALONE, *PAIRS),
-    "lmtx": (
-        *ENCODER_ALONE,
-        "student.loss=lmtx",
-        "student.target=verdict",
-        "student.start=base",
-        "student.past_verdicts=false",
-        "student.no_margin=0",
-        "student.false_negative_ratio=0",
-        "student.dropout=true",
-        "teacher.calibration=none",
-        "teacher.yes_threshold=0",
-        "teacher.examples=null",
-    ),
+    PUBLISHED: (*ENCODER_ALONE, *RECIPE),
+    PUBLISHED_WORDS: RECIPE,
     "llm_rerank": TEST_DOCUMENTS_ALONE,
     "llm_fusion": TEST_DOCUMENTS_ALONE,
 }
@@ -72,7 +74,7 @@ class Bench:
     @property
     def dataset(self) -> Row:
         """What a row names first."""
-        return {"dataset": self.files.documents.absolute().parent.name, "labels": self.files.labels.name.split(".")[0]}
+        return dataset_of(self.files)
 
     def holds(self, row: Row) -> bool:
         """Whether ``row`` is of this dataset and its labels."""
@@ -104,6 +106,10 @@ class Bench:
         settings += [f"prepare.documents=[{self.base}/{DOCUMENTS_FILE}]"]
         settings += [f"curriculum.cycles={self.given.cycles}", "curriculum.least_lead=null"]
         settings += SETTINGS.get(row["method"], ())
+        if row["method"] in LMTX and self.config.teacher.readout != "likelihood":
+            settings.append(OWN_YES)
+        if row["method"] == PUBLISHED_WORDS:  # ranks with what the published recipe's run has made
+            settings.append(f"encoder.model={self.run_of(row | {'method': PUBLISHED}, share)}/student")
         if share < 1:
             held_out = self.config.prepare.held_out_share
             documents = max(2, round(share * (1 - held_out) * self.facts["train_documents"]))
@@ -120,6 +126,11 @@ class Bench:
 
     def do(self, row: Row, share: float = 1.0) -> Row:
         """Run the method of ``row``; what it cost. Errors: UserError if it fails."""
+        if row["method"] == PUBLISHED_WORDS:
+            return self.do(row | {"method": PUBLISHED}, share) | self._run(row, share)
+        return self._run(row, share)
+
+    def _run(self, row: Row, share: float) -> Row:
         config = self.configure(row, share)
         name = Path(config.run).name
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
@@ -154,11 +165,41 @@ class Bench:
         return {**row, **about, **costs, "metrics": measures(values)}
 
 
+def dataset_of(files: Files) -> Row:
+    """What a row names first."""
+    return {"dataset": files.documents.absolute().parent.name, "labels": files.labels.name.split(".")[0]}
+
+
+def check_alike(given: argparse.Namespace, dataset: Row, documents: int) -> None:
+    """Raise a UserError where new rows could not stand beside those that the result file has of ``dataset``.
+
+    Other documents (``documents``: how many are read now), or seeds of a method with another number of cycles.
+    """
+    file = RESULTS / f"{given.name}.json"
+    old = json.loads(file.read_text()) if file.exists() else {}
+    other = "so they cannot stand in one table: give another --name."
+    measured = old.get("measured", {}).get("-".join(dataset.values()))
+    if measured is not None:
+        known = sum(measured[name] for name in ("train_documents", "test_documents", "rejected_rows"))
+        if known != documents:
+            raise UserError(f"{file} was measured on {known:,} documents, and these are {documents:,}, {other}")
+    if "methods" not in given.parts:
+        return
+    for row in old.get("rows", []):
+        kept = row["method"] in given.methods and (row["seed"] or 0) >= given.seeds
+        if kept and dataset.items() <= row.items() and row.get("cycles") not in (None, given.cycles):
+            raise UserError(
+                f"{file} has seed {row['seed']} of {row['method']} with {row['cycles']} cycles, and these are "
+                f"{given.cycles}, {other}"
+            )
+
+
 def make_bench(given: argparse.Namespace) -> Bench:
     """Read the data and prepare the base; errors: UserError for what is missing."""
     files = find_files(given.data, given.labels, None, None, "test")
     ranked = given.documents if given.test_documents is None else given.test_documents
     data = read_data(files, given.documents, ranked)
+    check_alike(given, dataset_of(files), len(data.train) + len(data.ranked))
     config = configure(given, files)
     folder = folder_of(given, files)
     base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])

@@ -18,9 +18,12 @@ Row: TypeAlias = "dict[str, Any]"
 #: float64 [documents] of each of MEASURES, percent.
 Values: TypeAlias = "dict[str, np.ndarray]"
 
-METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", "lmtx", "llm_rerank", "llm_fusion", "ezxmc")
 OURS = "ezxmc"
 PUBLISHED = "lmtx"
+#: The published recipe's student, ranking with the words as ezxmc does.
+PUBLISHED_WORDS = "lmtx_words"
+LMTX = (PUBLISHED, PUBLISHED_WORDS)
+METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", *LMTX, "llm_rerank", "llm_fusion", OURS)
 #: What names a row: a later measurement of the same replaces it.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 #: What names the mean over the seeds of a method, and its difference from ezxmc.
@@ -29,6 +32,8 @@ GROUP = tuple(name for name in IDENTITY if name != "seed")
 SAME = ("dataset", "labels", "student", "teacher")
 #: Where issue 5 asks for the budget that reaches the published recipe.
 REACHED = ("P@1", "R@10")
+#: Prompts asked in a run from which its rate is one.
+LEAST_PROMPTS = 1000
 #: Of the bootstrap.
 SEED = 0
 
@@ -53,6 +58,11 @@ def merged(old: Iterable[Row], new: Iterable[Row], identity: Sequence[str]) -> l
     """``old`` and ``new``, of rows with the same ``identity`` the new one; by dataset, method and seed."""
     rows = {tuple(row.get(name) for name in identity): row for row in [*old, *new]}
     return sorted(rows.values(), key=_place)
+
+
+def named(row: Row) -> tuple[Any, ...]:
+    """What names ``row``."""
+    return tuple(row.get(name) for name in IDENTITY)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
@@ -97,8 +107,28 @@ def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Ro
     ]
 
 
+def agreeing(differences: Sequence[Row], means: Sequence[Row]) -> list[Row]:
+    """Of ``differences`` those that are the differences of ``means``: both sides have not been measured anew since."""
+    found = {_group(row): row["metrics"] for row in means}
+
+    def agrees(row: Row) -> bool:
+        ours, other = found.get(_group(row | {"method": OURS})), _other(found, row)
+        if ours is None or other is None:
+            return False
+        expected = {name: ours[name]["value"] - other[name]["value"] for name in MEASURES}
+        return all(abs(row["metrics"][name]["value"] - expected[name]) < 1e-6 for name in MEASURES)
+
+    return [row for row in differences if agrees(row)]
+
+
+def _other(means: Mapping[tuple[Any, ...], Any], row: Row) -> Any:
+    """Of ``means`` that of the method of a difference ``row``, which has its teacher and student, or has none."""
+    alike: tuple[Row, ...] = ({}, {"teacher": None}, {"teacher": None, "student": None})
+    return next((means[_group(row | one)] for one in alike if _group(row | one) in means), None)
+
+
 def at_equal_shares(measured: Sequence[tuple[Row, Values | None]]) -> list[Row]:
-    """As the differences of :func:`compared`, of ezxmc from lmtx at each share of the documents that both judged.
+    """As the differences of :func:`compared`, of ezxmc from the recipe at each share of documents that both judged.
 
     ``measured``: rows of the part budget with the values of their documents, None where they are gone. The result names
     the ``share``, and by ``pairs`` the mean pairs of both.
@@ -107,8 +137,8 @@ def at_equal_shares(measured: Sequence[tuple[Row, Values | None]]) -> list[Row]:
     for share in dict.fromkeys(row["share"] for row, _ in measured):
         rows = whole_groups([(row, values) for row, values in measured if row["share"] == share])
         for one in compared(rows)[1]:
-            both = [one | {"method": name} for name in (OURS, PUBLISHED)]
-            found.append(one | {"share": share, "pairs": [_mean_pairs(rows, row) for row in both]})
+            pairs = [_mean_pairs(rows, row) for row in (one | {"method": OURS}, one)]
+            found.append(one | {"share": share, "pairs": pairs})
     return found
 
 
@@ -124,10 +154,36 @@ def _identity_of_difference(ours: Row, other: Row) -> Row:
     return {name: ours[name] for name in SAME} | {"method": other["method"], "seeds": [ours["seeds"], other["seeds"]]}
 
 
-def reached(budget: Sequence[Row]) -> list[Row]:
-    """For each measure of REACHED the least pairs with which ezxmc is as good as the published recipe with all.
+def at_one_rate(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Both, with ``teacher_seconds`` at one rate for each dataset and teacher: the fastest that a row was judged at.
 
-    ``budget``: rows of both methods with ``share`` (1: all) and ``pairs``. ``pairs`` None: no budget that was tried.
+    Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked set no
+    rate; where there is none, the seconds stay as they are.
+    """
+    rates: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
+        if prompts >= LEAST_PROMPTS and row.get("seconds_asked"):
+            rates[_judge(row)] = max(rates.get(_judge(row), 0.0), prompts / row["seconds_asked"])
+
+    def priced(row: Row) -> Row:
+        if not row.get("pairs") or _judge(row) not in rates:
+            return row
+        return row | {"teacher_seconds": (row["pairs"] + (row.get("priors") or 0)) / rates[_judge(row)]}
+
+    return [priced(row) for row in rows], [priced(row) for row in others]
+
+
+def _judge(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("dataset", "labels", "teacher"))
+
+
+def reached(budget: Sequence[Row]) -> list[Row]:
+    """For each measure of REACHED the least pairs with which ezxmc is as good as the published recipe.
+
+    As the recipe with all documents, and as the recipe with the share (``lmtx_share``) that it is best with.
+    ``budget``: rows of both methods with ``share`` (1: all), ``pairs`` and ``priors``. ``pairs`` None: no budget that
+    was tried.
     """
     found: list[Row] = []
     for key in dict.fromkeys(tuple(row[name] for name in SAME) for row in budget):
@@ -135,24 +191,30 @@ def reached(budget: Sequence[Row]) -> list[Row]:
         points = {method: _points([row for row in rows if row["method"] == method]) for method in (OURS, PUBLISHED)}
         if 1.0 not in points[PUBLISHED]:
             continue
-        whole = points[PUBLISHED][1.0]
+        published = points[PUBLISHED]
         for name in REACHED:
-            enough = [one["pairs"] for one in points[OURS].values() if one[name] >= whole[name]]
-            least = min(enough, default=None)
-            found.append(
-                dict(zip(SAME, key, strict=True))
-                | {"measure": name, "lmtx": whole[name], "lmtx_pairs": whole["pairs"], "pairs": least}
-                | {"share": None if least is None else least / whole["pairs"]}
-            )
+            best = max(published, key=lambda share: published[share][name])
+            for share in dict.fromkeys((1.0, best)):
+                found.append(dict(zip(SAME, key, strict=True)) | _least(points[OURS], published[share], name, share))
     return found
 
 
+def _least(points: Mapping[float, Mapping[str, float]], recipe: Mapping[str, float], name: str, share: float) -> Row:
+    """The cheapest of ``points`` that has at least the measure ``name`` of ``recipe``."""
+    enough = [one for one in points.values() if one[name] >= recipe[name]]
+    least = min(enough, key=lambda one: one["pairs"], default=None)
+    row = {"measure": name, "lmtx": recipe[name], "lmtx_share": share, "lmtx_pairs": recipe["pairs"]}
+    if least is None:
+        return row | {"pairs": None, "priors": None, "share": None}
+    return row | {"pairs": least["pairs"], "priors": least["priors"], "share": least["pairs"] / recipe["pairs"]}
+
+
 def _points(rows: Sequence[Row]) -> dict[float, Mapping[str, float]]:
-    """By share of the budget the means over seeds of pairs and measures."""
+    """By share of the budget the means over seeds of pairs, priors and measures."""
     shares = dict.fromkeys(row["share"] for row in rows)
     by_share = {share: [row for row in rows if row["share"] == share] for share in shares}
     return {
-        share: {"pairs": float(np.mean([row["pairs"] for row in some]))}
+        share: {cost: float(np.mean([row.get(cost) or 0 for row in some])) for cost in ("pairs", "priors")}
         | {name: float(np.mean([row["metrics"][name]["value"] for row in some])) for name in MEASURES}
         for share, some in by_share.items()
     }

@@ -133,6 +133,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "title": pairs,
     "segments": pairs,
     "lmtx": cycles,
+    "lmtx_words": start_encoder,
     "llm_rerank": llm_rerank,
     "llm_fusion": llm_fusion,
     "ezxmc": cycles,

@@ -134,6 +134,8 @@ def configure(given: argparse.Namespace, files: Files) -> Config:
         "prepare.on_bad_rows": "skip",
         "words.weight": 0,
     }
+    if any(one.partition("=")[0] == "words.weight" for one in given.overrides):
+        raise UserError("The encoder ranks alone here: leave words.weight out of --overrides.")
     if given.epochs:
         settings["student.epochs"] = given.epochs
     return load_config(None, [f"{key}={value}" for key, value in settings.items()] + given.overrides)

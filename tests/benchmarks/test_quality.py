@@ -13,7 +13,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from make_results import section
-from quality_figures import IDENTITY, at_equal_shares, compared, difference, measures, merged, reached
+from quality_figures import (
+    GROUP,
+    IDENTITY,
+    agreeing,
+    at_equal_shares,
+    at_one_rate,
+    compared,
+    difference,
+    measures,
+    merged,
+    reached,
+)
 from quality_lexical import bm25, highest, tfidf
 from quality_tables import tables, with_interval
 
@@ -93,9 +104,12 @@ def test_the_least_budget_that_reaches_the_published_recipe_is_a_mean_over_seeds
         budget("ezxmc", 0.1, 90, 52.0, 50.0),
         budget("ezxmc", 0.1, 110, 47.0, 50.0, seed=1),
     ]
-    precision, recall = reached(rows)
+    precision, best, recall, best_recall = reached(rows)
     assert (precision["measure"], precision["pairs"], precision["share"]) == ("P@1", 300.0, pytest.approx(1 / 3))
+    assert (best["lmtx_share"], best["lmtx"], best["lmtx_pairs"], best["pairs"]) == (0.1, 70.0, 90.0, None)
     assert (recall["measure"], recall["pairs"], recall["share"]) == ("R@10", None, None)
+    assert (best_recall["lmtx_share"], best_recall["pairs"]) == (0.1, None)
+    assert [one["lmtx_share"] for one in reached([rows[0], *rows[2:]])] == [1.0, 1.0]
     assert reached(rows[1:]) == []
 
 
@@ -111,6 +125,28 @@ def test_methods_are_compared_at_the_same_share_where_the_rankings_of_both_are_s
     (found,) = at_equal_shares(measured)
     assert (found["method"], found["share"], found["seeds"], found["pairs"]) == ("lmtx", 0.5, [2, 1], [105.0, 120.0])
     assert found["metrics"]["P@1"] == {"value": 10.0, "low": 10.0, "high": 10.0}
+
+
+def test_differences_stay_only_while_they_are_those_of_the_means() -> None:
+    rows = [(row("ezxmc"), values(*[60.0] * 20)), (row("bm25", None, None), values(*[20.0] * 20))]
+    means, differences = compared(rows)
+    assert agreeing(differences, means) == differences
+    again, _ = compared([(row("ezxmc"), values(*[61.0] * 20))])
+    assert agreeing(differences, merged(means, again, GROUP)) == []
+    assert agreeing(differences, means[:1]) == []
+
+
+def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
+    rows = [
+        row("lmtx", pairs=4000, priors=0, pairs_asked=2000, seconds_asked=200.0, teacher_seconds=1.0),
+        row("ezxmc", pairs=3000, priors=1000, pairs_asked=1000, priors_asked=1000, seconds_asked=100.0),
+        row("ezxmc", 1, pairs=3000, priors=1000, pairs_asked=900, priors_asked=0, seconds_asked=1.0),
+        row("lmtx", teacher="u", pairs=100, pairs_asked=0, seconds_asked=0.0, teacher_seconds=7.0),
+        row("bm25", None, None),
+    ]
+    shown, (share,) = at_one_rate(rows, [row("lmtx", pairs=100, priors=None)])
+    assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 7.0, None]
+    assert share["teacher_seconds"] == 5.0
 
 
 def test_highest_breaks_ties_by_number_and_leaves_out_what_scores_nothing() -> None:
@@ -163,7 +199,7 @@ def test_bm25_is_the_formula_of_lucene() -> None:
 def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() -> None:
     rows = [
         row("bm25", None, None),
-        row("ezxmc", chosen="cycle_0", pairs=12000, pairs_asked=3000, teacher_seconds=61.4),
+        row("ezxmc", chosen="cycle_0", pairs=12000, pairs_asked=3000, teacher_seconds=61.4, prompt="generic"),
     ]
     means, differences = compared([(one, values(*[50.0] * 20)) for one in rows])
     parts: dict[str, Any] = {"means": means, "differences": differences, "cycles": [], "budget": [], "reached": []}
@@ -174,7 +210,7 @@ def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() 
     assert [one["title"].partition(":")[0] for one in found] == ["d, l"] * 3 + ["e, l"]
     page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
     assert "| 0.50 | 7 and 7 | lmtx | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
-    assert "| ezxmc | t | s | 0 |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
+    assert "| ezxmc | t | s | 0 | generic |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert page.count("### ") == 4 and page.endswith("- n\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import quality
-from quality_bench import SETTINGS, take_verdicts
+import quality_bench
+from quality_bench import SETTINGS, Bench, take_verdicts
 from quality_figures import METHODS
 from quality_methods import METHODS as BUILT
 from quality_task import (
@@ -25,6 +27,7 @@ from quality_task import (
     share_verdicts,
     write_ranking,
 )
+from student_data import Files
 
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
@@ -129,6 +132,53 @@ def test_every_method_is_built_and_its_settings_are_knobs() -> None:
     assert tuple(BUILT) == METHODS
     for settings in SETTINGS.values():
         load_config(None, settings)
+
+
+def bench(tmp_path: Path, *overrides: str) -> Bench:
+    given = argparse.Namespace(runs=tmp_path, name="n", cycles=3)
+    files = Files(
+        tmp_path / "set" / "documents.jsonl.gz", tmp_path / "labels.jsonl.gz", None, tmp_path / "none", "test"
+    )
+    return Bench(given, load_config(None, list(overrides)), files, {"train_documents": 10})
+
+
+def test_the_recipe_takes_the_own_yes_of_an_llm_that_has_one(tmp_path: Path) -> None:
+    for readout, threshold in (("yes_no", 0.0), ("likelihood", None)):
+        one = bench(tmp_path, f"teacher.readout={readout}")
+        assert one.configure(one.identity("lmtx", 0)).teacher.yes_threshold == threshold
+
+
+def test_the_recipe_with_words_ranks_with_the_student_of_the_recipe(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    published = one.configure(one.identity("lmtx", 1), 0.5)
+    words = one.configure(one.identity("lmtx_words", 1), 0.5)
+    assert words.encoder.model == f"{published.run}/student" and words.run != published.run
+    assert (published.words.weight, words.words.weight) == (0, Config().words.weight)
+
+
+def test_other_documents_and_other_cycles_do_not_come_into_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_bench, "RESULTS", tmp_path)
+    dataset = {"dataset": "d", "labels": "l"}
+    rows = [dataset | {"method": "ezxmc", "seed": seed, "cycles": 1} for seed in range(2)]
+    counts = {"train_documents": 10, "test_documents": 5, "rejected_rows": 1}
+    (tmp_path / "n.json").write_text(json.dumps({"rows": rows, "measured": {"d-l": counts}}))
+
+    def check(dataset: dict[str, str], documents: int, **given: object) -> None:
+        options = {"name": "n", "parts": ["methods"], "methods": ["ezxmc"], "cycles": 1, "seeds": 1} | given
+        quality_bench.check_alike(argparse.Namespace(**options), dataset, documents)
+
+    check(dataset, 16)
+    check(dataset, 16, cycles=3, seeds=2)
+    check(dataset, 16, cycles=3, methods=["lmtx"])
+    check(dataset, 16, cycles=3, parts=["budget"])
+    check({"dataset": "e", "labels": "l"}, 7, cycles=3)
+    check(dataset, 7, name="other")
+    with pytest.raises(UserError, match="measured on 16 documents, and these are 7, so they cannot stand in one table"):
+        check(dataset, 7)
+    with pytest.raises(UserError, match="has seed 1 of ezxmc with 1 cycles, and these are 3, so they cannot"):
+        check(dataset, 16, cycles=3)
 
 
 def test_shares_are_numbers_between_0_and_1() -> None:
