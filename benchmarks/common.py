@@ -35,8 +35,8 @@ def machine() -> str:
 
 
 def command() -> str:
-    """The command line of this process; of a directory its name, since where it lies means nothing to a reader."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    """The command line of this process; of a path outside the project its name, since where it lies means nothing."""
+    words = [Path(word).name if Path(word).is_absolute() or word.startswith("../") else word for word in sys.argv[1:]]
     return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
 
 
