@@ -40,6 +40,13 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
 
 
+def published(name: str) -> dict[str, Any]:
+    """What :func:`publish` wrote under ``name`` the last time; empty if there is nothing."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
 def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
     """Run a script of this directory with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
 

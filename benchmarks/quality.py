@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from common import RESULTS, ROOT, command, publish
+from common import ROOT, command, publish, published
 from make_results import table
 from quality_bench import WITHOUT_SEEDS, Bench, make_bench
 from quality_figures import (
@@ -100,10 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(
-        "--methods",
-        type=choice(METHODS),
-        default=list(METHODS),
-        help="by commas; of cycles and budget too",
+        "--methods", type=choice(METHODS), default=list(METHODS), help="by commas; of cycles and budget too"
     )
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
@@ -179,8 +175,7 @@ MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
 
 def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     """``new`` and what the result file has of earlier calls, what follows from both, and the page's tables."""
-    file = RESULTS / f"{bench.given.name}.json"
-    old = json.loads(file.read_text()) if file.exists() else {}
+    old = published(bench.given.name)
     rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
     budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
     rows, budgets = at_one_rate(rows, budgets)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, run_script
+from common import RESULTS, published, run_script
 from quality_figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
 from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
 from student import name_of
@@ -78,7 +78,7 @@ class Bench:
 
     def holds(self, row: Row) -> bool:
         """Whether ``row`` is of this dataset and its labels."""
-        return all(row[name] == value for name, value in self.dataset.items())
+        return self.dataset.items() <= row.items()
 
     @property
     def folder(self) -> Path:
@@ -175,8 +175,7 @@ def check_alike(given: argparse.Namespace, dataset: Row, documents: int) -> None
 
     Other documents (``documents``: how many are read now), or seeds of a method with another number of cycles.
     """
-    file = RESULTS / f"{given.name}.json"
-    old = json.loads(file.read_text()) if file.exists() else {}
+    file, old = RESULTS / f"{given.name}.json", published(given.name)
     other = "so they cannot stand in one table: give another --name."
     measured = old.get("measured", {}).get("-".join(dataset.values()))
     if measured is not None:

@@ -55,11 +55,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             ("the encoders of the cycles", result["cycles"], _cycle),
             ("share of the documents that a cycle judges", result["budget"], _budget),
             (f"{OURS} minus the other at the same share, points", result["equal_shares"], _equal_share),
-            (
-                f"least pairs with which {OURS} is as good as {PUBLISHED}",
-                result["reached"],
-                _reached,
-            ),
+            (f"least pairs with which {OURS} is as good as {PUBLISHED}", result["reached"], _reached),
         ):
             rows = [show(row) for row in part if (row["dataset"], row["labels"]) == (dataset, labels)]
             if rows:

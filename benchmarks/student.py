@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import student_figures as figures
-from common import RESULTS, ROOT, command, publish, run_script
+from common import ROOT, command, publish, published, run_script
 from make_results import table
 from student_data import Data, Files, add_data_arguments, find_files, read_data
 from student_figures import MEASURES, Part
@@ -281,8 +280,7 @@ def recorded(name: str, bench: Bench) -> dict[str, Any]:
 
 def merged(name: str, parts: dict[str, Any]) -> dict[str, Any]:
     """``parts`` and those that the result file has of earlier calls, and what they add up to."""
-    file = RESULTS / f"{name}.json"
-    old = json.loads(file.read_text()).get("parts", {}) if file.exists() else {}
+    old = published(name).get("parts", {})
     every = {part: (old | parts)[part] for part in PARTS if part in old | parts}
     together: dict[str, Any] = {key: value for part in every.values() for key, value in part["figures"].items()}
     tables = [{"title": part["title"], "rows": part["rows"]} for part in every.values()]

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import common
 import quality
 import quality_bench
 from quality_bench import SETTINGS, Bench, take_verdicts
@@ -159,7 +160,7 @@ def test_the_recipe_with_words_ranks_with_the_student_of_the_recipe(tmp_path: Pa
 def test_other_documents_and_other_cycles_do_not_come_into_one_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quality_bench, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     dataset = {"dataset": "d", "labels": "l"}
     rows = [dataset | {"method": "ezxmc", "seed": seed, "cycles": 1} for seed in range(2)]
     counts = {"train_documents": 10, "test_documents": 5, "rejected_rows": 1}
