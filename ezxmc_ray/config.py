@@ -292,7 +292,7 @@ class PredictConfig:
 class EvaluateConfig:
     """Measures on the test documents that have gold labels."""
 
-    depth: int = _knob(100, "labels retrieved a document; recall is measured down to here")
+    depth: int = _knob(100, "labels ranked a document, at least 100, where R@100 is measured")
     propensity_a: float = _knob(
         0.55, "A of the propensity model of PSP@k (KDD 2016): 0.5 for Wikipedia, 0.6 for Amazon"
     )
@@ -597,6 +597,9 @@ def _wrong_type(key: str, kind: str, value: Any, place: str) -> UserError:
 
 
 _MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead", "teacher.yes_threshold")
+#: The deepest rank that any of metrics.MEASURES looks at.
+DEEPEST_RANK = 100
+
 _SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share", "false_negative_ratio")
 _POSITIVE = (
     "shard_rows",
@@ -649,6 +652,11 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
         raise UserError(
             f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is looked "
             "at: set it too."
+        )
+    if config.evaluate.depth < DEEPEST_RANK:
+        raise UserError(
+            f"evaluate.depth is {config.evaluate.depth}, but R@{DEEPEST_RANK} is measured: set it to {DEEPEST_RANK} at "
+            "least."
         )
     ranked = {"shortlist.size": config.shortlist.size, "predict.top_k": config.predict.top_k}
     ranked |= {"evaluate.depth": config.evaluate.depth}

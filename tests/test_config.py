@@ -91,6 +91,10 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
             "student.patience is 2, but student.validate_every_steps is 0, so nothing is looked at: set it too.",
         ),
         (
+            "evaluate.depth=99",
+            "evaluate.depth is 99, but R@100 is measured: set it to 100 at least.",
+        ),
+        (
             "teacher.engine=vlm",
             f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, transformers (did you mean vllm?).",
         ),

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from ezxmc_ray import metrics
+from ezxmc_ray.config import DEEPEST_RANK
 from tests.metrics.cases import LABELS, random_case
 
 
@@ -83,3 +84,7 @@ def test_padding_is_never_a_hit_and_large_label_numbers_do_not_overflow() -> Non
     ranked = np.array([[top, -1]] * 3000, np.int32)
     gold = [np.array([top], np.int32)] * 1500 + [np.array([top - 1], np.int32)] * 1500
     assert metrics.evaluate(ranked, gold)["P@1"] == 50.0
+
+
+def test_the_least_depth_of_a_configuration_is_the_deepest_rank_that_is_measured() -> None:
+    assert max(rank for _, rank in metrics.MEASURES.values()) == DEEPEST_RANK

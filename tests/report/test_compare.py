@@ -111,13 +111,13 @@ def test_other_gold_labels_of_the_same_documents_are_not_paired(tmp_path: Path) 
 
 def test_held_pairs_another_depth_and_where_labels_were_counted_are_noted(tmp_path: Path) -> None:
     first = made_run(tmp_path / "a", gold="test")
-    second = made_run(tmp_path / "b", BETTER, overrides=("evaluate.depth=12",))
+    second = made_run(tmp_path / "b", BETTER, overrides=("evaluate.depth=120",))
     change(second, "cycle-0/examples/manifest.json", pairs_asked=40)
     # What was evaluated counts, not what the configuration has become since.
     change(first, "evaluation/manifest.json", depth=100)
     notes = compare_runs([first, second]).notes
     assert "PSP and PSnDCG: by how often a label is gold in the 40 test documents themselves of a." in notes
-    assert "b ranked 12 labels a document, a 100." in notes
+    assert "b ranked 120 labels a document, a 100." in notes
     assert "60 of the 120 pairs of b were in its verdict store before: its teacher seconds leave them out." in notes
 
 
