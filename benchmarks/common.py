@@ -36,8 +36,15 @@ def machine() -> str:
 
 def command() -> str:
     """The command line of this process; of a path outside the project its name, since where it lies means nothing."""
-    words = [Path(word).name if Path(word).is_absolute() or word.startswith("../") else word for word in sys.argv[1:]]
-    return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *words])
+    return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *map(_named, sys.argv[1:])])
+
+
+def _named(word: str) -> str:
+    """``word`` of a command line, or its value where it is ``key=value``: of a path outside the project the name."""
+    if Path(word).is_absolute() or word.startswith("../"):
+        return Path(word).name
+    key, equals, value = word.partition("=")
+    return f"{key}={_named(value)}" if equals else word
 
 
 def published(name: str) -> dict[str, Any]:

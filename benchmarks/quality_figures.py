@@ -157,21 +157,27 @@ def _identity_of_difference(ours: Row, other: Row) -> Row:
 def at_one_rate(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Both, with ``teacher_seconds`` at one rate for each dataset and teacher: the fastest that a row was judged at.
 
-    Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked set no
-    rate; where there is none, the seconds stay as they are.
+    Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked, or less
+    than half of what they need, set no rate: a document of which few labels are asked costs as much for itself. Where
+    there is none, the seconds stay as they are.
     """
     rates: dict[tuple[Any, ...], float] = {}
     for row in rows:
         prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
-        if prompts >= LEAST_PROMPTS and row.get("seconds_asked"):
+        if prompts >= max(LEAST_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
             rates[_judge(row)] = max(rates.get(_judge(row), 0.0), prompts / row["seconds_asked"])
 
     def priced(row: Row) -> Row:
         if not row.get("pairs") or _judge(row) not in rates:
             return row
-        return row | {"teacher_seconds": (row["pairs"] + (row.get("priors") or 0)) / rates[_judge(row)]}
+        return row | {"teacher_seconds": _prompts(row) / rates[_judge(row)]}
 
     return [priced(row) for row in rows], [priced(row) for row in others]
+
+
+def _prompts(row: Row) -> int:
+    """What a row needs judged: pairs, and labels beside no document."""
+    return int((row.get("pairs") or 0) + (row.get("priors") or 0))
 
 
 def _judge(row: Row) -> tuple[Any, ...]:

@@ -141,11 +141,12 @@ def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
         row("lmtx", pairs=4000, priors=0, pairs_asked=2000, seconds_asked=200.0, teacher_seconds=1.0),
         row("ezxmc", pairs=3000, priors=1000, pairs_asked=1000, priors_asked=1000, seconds_asked=100.0),
         row("ezxmc", 1, pairs=3000, priors=1000, pairs_asked=900, priors_asked=0, seconds_asked=1.0),
+        row("ezxmc", 2, pairs=3000, priors=1000, pairs_asked=1900, priors_asked=0, seconds_asked=1.0),
         row("lmtx", teacher="u", pairs=100, pairs_asked=0, seconds_asked=0.0, teacher_seconds=7.0),
         row("bm25", None, None),
     ]
     shown, (share,) = at_one_rate(rows, [row("lmtx", pairs=100, priors=None)])
-    assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 7.0, None]
+    assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 200.0, 7.0, None]
     assert share["teacher_seconds"] == 5.0
 
 
