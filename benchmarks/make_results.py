@@ -1,7 +1,8 @@
 """Make benchmarks/RESULTS.md from benchmarks/results/*.json: ``python benchmarks/make_results.py``.
 
 A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
-list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each.
+list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each,
+and ``command`` and ``date`` where these are not those of the whole.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ def section(result: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> list[str]:
     """The lines of its ``tables`` (without any, of its ``rows``) and of its ``notes``."""
     tables = result["tables"] if "tables" in result else [{"rows": result["rows"]}]
-    lines = [line for one in tables for line in [*heading(one), *grid(one["rows"]), ""]]
+    lines = [line for one in tables for line in [*heading(one, result), *grid(one["rows"]), ""]]
     return [*lines, *(f"- {note}" for note in result.get("notes", []))]
 
 
-def heading(one: dict[str, Any]) -> list[str]:
-    """The lines above a table that has a ``title``."""
-    return [f"### {one['title']}", ""] if "title" in one else []
+def heading(one: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    """The lines above a table of ``result`` that has a ``title``, and perhaps a command of its own."""
+    lines = [f"### {one['title']}", ""] if "title" in one else []
+    if "command" in one and (one["command"], one["date"]) != (result.get("command"), result.get("date")):
+        lines += [f"`{one['command']}` · {one['date']}", ""]
+    return lines
 
 
 def grid(rows: list[dict[str, Any]]) -> list[str]:

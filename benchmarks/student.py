@@ -5,8 +5,8 @@
 Parts (--parts; all without it):
 
 - ``speed``: documents/s of the training loop against SentenceTransformerTrainer with MultipleNegativesRankingLoss and
-  CachedMultipleNegativesRankingLoss, on the same documents and labels, at the same batch size, lengths and precision:
-  with one positive a document, and with all;
+  CachedMultipleNegativesRankingLoss, on the same documents and labels, at the same batch size, length of documents and
+  precision: with one positive a document, and with all; with the defaults, and with dropout in both;
 - ``encode``: documents/s against ``SentenceTransformer.encode``, and the cosines between both vectors;
 - ``quality``: P@1, P@5, R@10, R@100 of the student that the train stage makes of the stored verdicts, a line a seed,
   against the untrained encoder and SentenceTransformers' two losses on the pairs that got a yes. Encoders rank alone.
@@ -81,7 +81,7 @@ def main() -> int:
         return 2
     result = merged(given.name, parts)
     print("\n".join(table(result)))
-    publish(given.name, title(result), {**about(bench, files), **result})
+    publish(given.name, given.title or title(result), {**about(bench, files), **result})
     return 0
 
 
@@ -107,6 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds of speed, encode and scaling")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("--overrides", nargs="+", default=[], help="a.b=c")
+    parser.add_argument("--title", help="of the result; without it one that names the parts")
     parser.add_argument("--perfect-overrides", nargs="+", default=[], help="a.b=c, for the part perfect on top")
     return parser.parse_args()
 
@@ -283,7 +284,7 @@ def merged(name: str, parts: dict[str, Any]) -> dict[str, Any]:
     old = published(name).get("parts", {})
     every = {part: (old | parts)[part] for part in PARTS if part in old | parts}
     together: dict[str, Any] = {key: value for part in every.values() for key, value in part["figures"].items()}
-    tables = [{"title": part["title"], "rows": part["rows"]} for part in every.values()]
+    tables = [{key: part[key] for key in ("title", "command", "date", "rows")} for part in every.values()]
     notes = [note for part in every.values() for note in part["notes"]]
     return {**together, "tables": tables, "notes": notes, "parts": every}
 

@@ -16,6 +16,7 @@ from student_task import WARM_UP_STEPS, Job, texts_to_encode, time_encoding, yes
 
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.models import resolve_model
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _train(
     from sentence_transformers.sentence_transformer import losses
 
     config = from_dict(job.config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     columns = {"anchor": [document for document, _ in pairs], "positive": [label for _, label in pairs]}
     arguments = SentenceTransformerTrainingArguments(
         output_dir=f"{config.run}/trainer",
@@ -117,8 +119,8 @@ def _train(
         warmup_steps=config.student.warmup_share,
         weight_decay=config.student.weight_decay,
         max_grad_norm=config.student.max_gradient_norm,
-        bf16=config.student.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
+        bf16=chosen_dtype(device, config.student.dtype) == torch.bfloat16,
+        use_cpu=device.type == "cpu",
         batch_sampler=sampler,
         seed=config.seed,
         save_strategy="no",

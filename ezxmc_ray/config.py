@@ -202,7 +202,8 @@ class StudentConfig:
         ("fusion", "verdict", "similarity"),
     )
     past_verdicts: bool = _knob(
-        True, "documents that only earlier cycles judged teach as well, by the latest of their shortlists"
+        True,
+        "documents that only earlier cycles judged teach as well, by the latest of their shortlists; and a label that got a yes then is no negative of its document",
     )
     start: str = _knob(
         "base",
@@ -652,6 +653,12 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
         raise UserError(
             f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is looked "
             "at: set it too."
+        )
+    if config.student.validate_every_steps and not config.prepare.held_out_share:
+        raise UserError(
+            f"student.validate_every_steps is {config.student.validate_every_steps}, but prepare.held_out_share is 0, so "
+            "there are no held-out documents to look at: raise the share, or set student.validate_every_steps and "
+            "student.patience to 0."
         )
     if config.evaluate.depth < DEEPEST_RANK:
         raise UserError(

@@ -186,6 +186,13 @@ def test_looks_that_stop_nothing_are_no_part_of_what_a_training_is() -> None:
     assert (patient["validate_every_steps"], patient["validation_documents"]) == (5, 9)
 
 
+def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() -> None:
+    sentence = told(None, "student.validate_every_steps=5", "prepare.held_out_share=0")
+    assert sentence.startswith(
+        "student.validate_every_steps is 5, but prepare.held_out_share is 0, so there are no held-"
+    )
+
+
 def test_every_knob_is_explained_and_its_default_is_allowed() -> None:
     load_config(None)
     for knob in knobs():

@@ -23,6 +23,7 @@ from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import load_module, pooling_of
 from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
 from ezxmc_ray.encoder.tokens import Chunks, TextReader, Tokens
+from ezxmc_ray.errors import UserError
 
 #: Texts that are tokenised and grouped by length together, while the network works on those before.
 PART_TEXTS = 1024
@@ -91,6 +92,12 @@ class Encoder:
         """Where the weights are."""
         return self.module.device
 
+    @property
+    def unused_prompts(self) -> dict[str, str]:
+        """Prompts that the model brings along, by name, and that the configuration puts before no text."""
+        used = ("", self.config.document_prompt, self.config.label_prompt)
+        return {name: prompt for name, prompt in self.module.prompts.items() if prompt not in used}
+
     def encode_documents(self, titles: Sequence[str], texts: Sequence[str]) -> Encoded:
         """Vectors of documents, long ones read as ``encoder.long_documents`` says; none: [0, d].
 
@@ -134,14 +141,11 @@ class Encoder:
         """Write a directory that plain ``SentenceTransformer(directory)`` loads, in float32.
 
         Its ``encode(texts)`` is :meth:`encode_documents`'s (prompt "document", the default one, and the same limit;
-        of long documents it reads the head), ``encode(texts, prompt_name="label")`` reads labels.
+        of long documents it reads the head), ``encode(texts, prompt_name="label")`` reads labels. The model's own
+        prompts, if they were not used, are not the student's.
         """
         self.module.max_seq_length = self.config.max_document_tokens
-        self.module.prompts = {
-            **self.module.prompts,
-            "document": self.config.document_prompt,
-            "label": self.config.label_prompt,
-        }
+        self.module.prompts = {"document": self.config.document_prompt, "label": self.config.label_prompt}
         self.module.default_prompt_name = "document" if self.config.document_prompt else None
         self.module.save(str(directory), create_model_card=False)
 
@@ -175,7 +179,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _run(self, network: nn.Module, part: _Part) -> np.ndarray:
-        """Vectors of the texts of ``part``: float32 [n, d], unit rows."""
+        """Vectors of the texts of ``part``: float32 [n, d], unit rows. Errors: UserError where one is not finite."""
         found = []
         for _, features in part.groups:
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in features.items()}
@@ -183,6 +187,11 @@ class Encoder:
         vectors = np.empty((len(part.chunks.token_ids), self.dimension), dtype=np.float32)
         # Back once a part: each way to the CPU waits for all that the device has been given.
         vectors[np.concatenate([group for group, _ in part.groups])] = torch.cat(found).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise UserError(
+                f"The encoder {self.name} gives vectors that are not finite in {self.config.dtype}: set "
+                "encoder.dtype=float32; if that changes nothing, its weights are not finite, so take another model."
+            )
         return _means(vectors, part.chunks.first)
 
     def _encoding_network(self) -> nn.Module:

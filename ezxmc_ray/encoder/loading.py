@@ -8,6 +8,7 @@ sentence-transformers' own modules, so a saved student gives the same vectors to
 from __future__ import annotations
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
@@ -33,7 +34,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     transformers_logging.disable_progress_bar()  # a bar of 0.1 s for every worker that loads the model
     try:
         module = SentenceTransformer(path, device=device or _best_device(), model_kwargs={"dtype": torch.float32})
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
         raise UserError(
             f"The encoder {reference} cannot be loaded ({one_line(error)}): give a SentenceTransformer or a "
             "Hugging Face encoder as encoder.model."

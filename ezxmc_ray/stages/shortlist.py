@@ -24,7 +24,7 @@ from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
 from ezxmc_ray.storage import Storage
@@ -90,11 +90,18 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
         for number, first in enumerate(range(0, labels, LABEL_SLICE))
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
-    truncated = 0
+    truncated = unused_prompts = 0
     with StageProgress(f"cycle {encoder} label vectors", "labels", labels) as progress:
         for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool()):
             truncated += done["truncated"]
+            unused_prompts = max(unused_prompts, done["unused_prompts"])
             progress.advance(done["labels"])
+    if encoder == 0 and unused_prompts:
+        say(
+            f"{context.config.encoder.model} comes with {unused_prompts} prompts of its own "
+            "(config_sentence_transformers.json), which are put before no text: if it was trained with them, set "
+            "encoder.document_prompt and encoder.label_prompt."
+        )
     return [item["file"] for item in items], truncated
 
 
@@ -204,7 +211,11 @@ class LabelWorker:
         columns = [pa.array(np.arange(first, stop, dtype=np.int32)), vectors]
         schema = label_vectors_schema(self.encoder.dimension, self.encoder.config.vector_dtype)
         table = pa.Table.from_arrays(columns, schema=schema)
-        counts = {"labels": stop - first, "truncated": encoded.truncated}
+        counts = {
+            "labels": stop - first,
+            "truncated": encoded.truncated,
+            "unused_prompts": len(self.encoder.unused_prompts),
+        }
         self.storage.write_table(item["file"], table, counts)
         return counts
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,12 @@ MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 class Tracker(Protocol):
-    """Takes figures, and is closed in the end."""
+    """Takes figures, and is closed in the end.
+
+    ``run``: by what name it goes on with the same curves where training starts again; empty: it needs none.
+    """
+
+    run: str
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures by name after ``step`` steps."""
@@ -35,12 +41,14 @@ class Tracker(Protocol):
 class Trackers:
     """Trackers by name, which take the same figures; ``lost``: by name why one took no more of them.
 
-    A server that is gone in the middle costs its curve and not the training.
+    A server that is gone in the middle costs its curve and not the training. ``runs``: by name each one's run, for
+    :func:`open_trackers` where training starts again.
     """
 
-    def __init__(self, opened: Mapping[str, Tracker]) -> None:
+    def __init__(self, opened: Mapping[str, Tracker], lost: Mapping[str, str] | None = None) -> None:
         self._opened = dict(opened)
-        self.lost: dict[str, str] = {}
+        self.runs = {name: tracker.run for name, tracker in opened.items() if tracker.run}
+        self.lost: dict[str, str] = dict(lost or {})
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures by name after ``step`` steps."""
@@ -59,17 +67,34 @@ class Trackers:
                 del self._opened[name]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Of the trackers of a training that starts again, by name: their ``runs``, and why some were ``lost``."""
+
+    runs: Mapping[str, str]
+    lost: Mapping[str, str]
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers whose module is not installed here; nothing is imported. Errors: UserError."""
     for name in names:
         if importlib.util.find_spec(MODULES[name]) is None:
-            raise _not_installed(name)
+            raise UserError(str(_not_installed(name)))
 
 
-def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapping[str, Any]) -> Trackers:
+def open_trackers(
+    names: Sequence[str],
+    title: str,
+    folder: Path,
+    settings: Mapping[str, Any],
+    earlier: Earlier | None = None,
+) -> Trackers:
     """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration.
 
-    Errors: UserError for one that is not installed, or does not begin (no key, no server).
+    ``earlier``: what is known of them where this training starts again: they go on with their runs, and one that was
+    lost, or does not begin again, is among the lost ones.
+
+    Errors: UserError at a training's first start for one that is not installed, or does not begin (no key, no server).
     """
     kinds: dict[str, Callable[..., Tracker]] = {
         "tensorboard": _TensorBoard,
@@ -77,14 +102,38 @@ def open_trackers(names: Sequence[str], title: str, folder: Path, settings: Mapp
         "mlflow": _MLflow,
     }
     opened: dict[str, Tracker] = {}
+    lost = dict(earlier.lost) if earlier else {}
     for name in names:
-        module = _module(name)
+        if name in lost:
+            continue
+        run = earlier.runs.get(name, "") if earlier else ""
         try:
-            opened[name] = kinds[name](module, title, folder, settings)
-        except Exception as error:  # each library has errors of its own
-            Trackers(opened).close()
-            raise _refused(name, f"does not begin ({_cause(error)})") from error
-    return Trackers(opened)
+            opened[name] = _begin(kinds[name], name, title, folder, settings, run)
+        except _RefusedError as error:
+            if earlier is None:
+                Trackers(opened).close()
+                raise UserError(str(error)) from error
+            lost[name] = error.why
+    return Trackers(opened, lost)
+
+
+class _RefusedError(Exception):
+    def __init__(self, name: str, why: str, remedy: str = "set it up there") -> None:
+        super().__init__(
+            f"student.trackers has {name}, but {MODULES[name]} {why} where the student is trained: {remedy}, or leave "
+            f"{name} out."
+        )
+        self.why = why
+
+
+def _begin(
+    kind: Callable[..., Tracker], name: str, title: str, folder: Path, settings: Mapping[str, Any], run: str
+) -> Tracker:
+    module = _module(name)
+    try:
+        return kind(module, title, folder, settings, run)
+    except Exception as error:  # each library has errors of its own
+        raise _RefusedError(name, f"does not begin ({_cause(error)})") from error
 
 
 def _module(name: str) -> Any:
@@ -93,18 +142,11 @@ def _module(name: str) -> Any:
     except ImportError as error:
         if error.name == MODULES[name] and isinstance(error, ModuleNotFoundError):
             raise _not_installed(name) from error
-        raise _refused(name, f"cannot be imported ({_cause(error)})") from error
+        raise _RefusedError(name, f"cannot be imported ({_cause(error)})") from error
 
 
-def _not_installed(name: str) -> UserError:
-    return _refused(name, "is not installed", "install it on every node")
-
-
-def _refused(name: str, why: str, remedy: str = "set it up there") -> UserError:
-    return UserError(
-        f"student.trackers has {name}, but {MODULES[name]} {why} where the student is trained: {remedy}, or leave "
-        f"{name} out."
-    )
+def _not_installed(name: str) -> _RefusedError:
+    return _RefusedError(name, "is not installed", "install it on every node")
 
 
 def _cause(error: Exception) -> str:
@@ -112,7 +154,10 @@ def _cause(error: Exception) -> str:
 
 
 class _TensorBoard:
-    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    #: A later start writes a file of its own beside this one's.
+    run = ""
+
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any], run: str) -> None:
         # A checkpoint takes the file as it is, and what is still in the writer's queue is lost with the worker.
         self.writer = module.SummaryWriter(str(folder), flush_secs=FLUSH_S)
 
@@ -125,22 +170,27 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.run = module.init(project=PROJECT, name=title, dir=str(folder), config=dict(settings))
+    """Steps that a killed start had reached are in its run already; W&B takes none twice."""
+
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any], run: str) -> None:
+        again = {"id": run, "resume": "allow"} if run else {}
+        self.wandb_run = module.init(project=PROJECT, name=title, dir=str(folder), config=dict(settings), **again)
+        self.run = str(self.wandb_run.id)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self.run.log(dict(figures), step=step)
+        self.wandb_run.log(dict(figures), step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        self.wandb_run.finish()
 
 
 class _MLflow:
-    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, module: Any, title: str, folder: Path, settings: Mapping[str, Any], run: str) -> None:
         self.module = module
         module.set_experiment(PROJECT)
-        module.start_run(run_name=title)
-        module.log_params(dict(settings))
+        self.run = str(module.start_run(**({"run_id": run} if run else {"run_name": title})).info.run_id)
+        if not run:
+            module.log_params(dict(settings))  # once: it refuses another value
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.module.log_metrics(dict(figures), step=step)

@@ -44,7 +44,9 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     check_training(config)
     examples = context.manifest(f"cycle-{cycle}/examples")
     start = context.encoder_folder(cycle if config.student.start == "previous" else 0)
-    known = run_task(count_examples, storage, cycle, config.student.past_verdicts)
+    before = range(cycle) if config.student.past_verdicts else range(0)
+    thresholds = [context.manifest(f"cycle-{earlier}/examples").details["yes_threshold"] for earlier in before]
+    known = run_task(count_examples, storage, cycle, thresholds)
     if config.student.validate_every_steps and not known["held_out"]:
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but cycle {cycle} has no held-out "
@@ -61,6 +63,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "steps": steps,
         "scale": examples.details["scale"],
         "yes_threshold": examples.details["yes_threshold"],
+        "earlier_thresholds": thresholds,
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit, start])
@@ -113,10 +116,10 @@ def _check_document_tokens(config: Config) -> None:
     check_document_tokens(Encoder.load(config.encoder.model, config.encoder, "cpu"), config.student)
 
 
-def count_examples(storage: Storage, cycle: int, past_verdicts: bool) -> dict[str, Any]:
+def count_examples(storage: Storage, cycle: int, earlier_thresholds: list[float]) -> dict[str, Any]:
     """Task: rows a shard that are trained on, and how many of all come from ``earlier`` cycles; train documents with an
     empty shortlist, held-out documents with one."""
-    reader = ExampleReader(storage, cycle, past_verdicts=past_verdicts)
+    reader = ExampleReader(storage, cycle, earlier_thresholds=earlier_thresholds)
     return {
         "rows": reader.rows_of_shards,
         "earlier": reader.earlier,

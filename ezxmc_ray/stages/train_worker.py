@@ -19,11 +19,11 @@ from ray import train as ray_train
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.stages.shortlist import load_encoder
-from ezxmc_ray.stages.trackers import open_trackers
+from ezxmc_ray.stages.trackers import Earlier, Trackers, open_trackers
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
-from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer
+from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import Looks, look
@@ -87,15 +87,13 @@ class TrainWorker:
         if self.rank == 0 and self.trainer.step_number == 0:
             # The curves of an older training would stand beside those of this one.
             self.storage.remove(f"cycle-{self.cycle}/{TENSORBOARD}")
-        self.reader = ExampleReader(self.storage, self.cycle, past_verdicts=student.past_verdicts)
+        self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings["earlier_thresholds"])
         self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
             wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
             self.held_out = wanted[self.rank :: self.world]
-        names = student.trackers if self.rank == 0 else []
-        title = f"{Path(self.config.run).name} cycle {self.cycle}"
-        self.trackers = open_trackers(names, title, folder / TENSORBOARD, settings["config"]["student"])
+        self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the looks say so."""
@@ -107,8 +105,9 @@ class TrainWorker:
         for texts in ahead(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
-            loss = self._sum(result.loss) / self.world
+            loss, truncated = self._sums(result.loss / self.world, texts.truncated)
             self.progress["documents"] += texts.batch.global_documents
+            self.progress["truncated_documents"] += int(truncated)
             if step % every == 0 or step in (1, steps):
                 self._note(step, loss, result)
             self.progress["training_seconds"] = before + time.monotonic() - began
@@ -126,6 +125,7 @@ class TrainWorker:
     def finish(self) -> None:
         """The first worker writes the student and what is known of its training; a barrier for all workers."""
         self.trackers.close()
+        self.progress["lost_trackers"] = self.trackers.lost
         if self.rank == 0:
             self.trainer.encoder.save(self.folder / "student")
             copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
@@ -134,12 +134,25 @@ class TrainWorker:
         self._upload_events()
         ray_train.report({"documents": self.progress["documents"]})
 
+    def _open_trackers(self) -> Trackers:
+        """The first worker's. What they call their runs stays beside the checkpoints, for a start after this one."""
+        name = ray_train.get_context().get_experiment_name()
+        runs = f"cycle-{self.cycle}/{name}/trackers.json"
+        earlier = None
+        if self.storage.exists(runs):
+            earlier = Earlier(self.storage.read_json(runs), self.progress["lost_trackers"])
+        title = f"{Path(self.config.run).name} cycle {self.cycle}"
+        settings: dict[str, Any] = self.settings["config"]["student"]
+        trackers = open_trackers(self.config.student.trackers, title, self.folder / TENSORBOARD, settings, earlier)
+        self.storage.write_json(runs, {**(earlier.runs if earlier else {}), **trackers.runs})
+        return trackers
+
     def _texts(self, rows: list[Row]) -> StepInput:
         return self.trainer.tokenize(self.reader.read(rows, self.rank, self.world))
 
     def _outcome(self) -> dict[str, Any]:
         looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
-        return {**self.progress, **looks, "workers": self.world, "lost_trackers": self.trackers.lost}
+        return {**self.progress, **looks, "workers": self.world}
 
     def _note(self, step: int, loss: float, result: StepResult) -> None:
         """A point of the curves."""
@@ -150,26 +163,32 @@ class TrainWorker:
     def _look(self, step: int) -> None:
         """See how the student orders held-out shortlists; every worker takes its share of them."""
         student = self.config.student
-        total, documents = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
-        score = 100 * self._sum(total) / self._sum(documents)
+        with memory_errors(f"the look after step {step} of the training", "set encoder.batch_tokens, or to less"):
+            seen = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
+        total, documents = self._sums(*seen)
+        score = 100 * total / documents
         self.looks.add(step, score, self.trainer.encoder.module)
         self.trackers.log(step, {"held_out_ndcg": score})
 
-    def _sum(self, value: float) -> float:
-        """Over the workers. Each one's loss is weighted so that the mean is the mean over the global batch."""
+    def _sums(self, *values: float) -> list[float]:
+        """Of each value the sum over the workers.
+
+        Each one's loss is weighted so that the mean is the mean over the global batch.
+        """
         if self.world == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64)
         if torch.distributed.get_backend() == "nccl":
-            total = total.to(ray_train.torch.get_device())
-        torch.distributed.all_reduce(total)
-        return float(total)
+            totals = totals.to(ray_train.torch.get_device())
+        torch.distributed.all_reduce(totals)
+        return [float(total) for total in totals]
 
     def _checkpoint(self) -> None:
         """Report a checkpoint of the model, the optimiser and the counts; a barrier for all workers."""
         checkpoint = None
         with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
             if self.rank == 0:
+                self.progress["lost_trackers"] = self.trackers.lost
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "looks": self.looks.state()}
                 torch.save(state, os.path.join(folder, "state.pt"))
                 checkpoint = ray_train.Checkpoint.from_directory(folder)
@@ -185,8 +204,8 @@ class TrainWorker:
         """Load the latest checkpoint, if there is one; returns the counts so far."""
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:
-            curves: dict[str, Any] = {"loss_curve": [], "resumed_at": []}
-            return {"documents": 0, "training_seconds": 0.0, "stopped_at": None, **curves}
+            kept: dict[str, Any] = {"loss_curve": [], "resumed_at": [], "lost_trackers": {}}
+            return {"documents": 0, "truncated_documents": 0, "training_seconds": 0.0, "stopped_at": None, **kept}
         with checkpoint.as_directory() as folder:
             state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
         self.trainer.load_state(state["trainer"])

@@ -9,7 +9,7 @@ window and kept while the plan works on it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
+from ezxmc_ray.student.negatives import positives
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 
@@ -29,7 +30,8 @@ class Batch:
     ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
     ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
     verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
-    not in its shortlist that have the very text of one that is, which would be its own negative;
+    not in its shortlist that got a yes in an earlier cycle, or have the very text of one that did or that is in it:
+    these would be its negatives;
     ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
     judged), by which every worker knows how many of them teach something.
     """
@@ -56,6 +58,7 @@ class _Shard:
     texts: pa.Array
     lengths: np.ndarray  # characters of the text, int32
     excluded: list[np.ndarray]
+    earlier_yes: list[np.ndarray]
     labels: list[np.ndarray]
     similarity: list[np.ndarray]
     verdict: list[np.ndarray]
@@ -73,8 +76,10 @@ class _Judged:
 class ExampleReader:
     """The examples of ``cycle``. A row of a shard is counted among its *usable* ones: trained on, shortlist not empty.
 
-    ``past_verdicts``: documents that only earlier cycles judged are among them, with the latest of their shortlists;
-    ``earlier`` counts them. The scale of their targets is that of ``cycle``, though it comes of its own pairs.
+    ``earlier_thresholds``: the least verdict that is a yes in each of the cycles before, where their verdicts count too
+    (student.past_verdicts), else none. Documents that only earlier cycles judged are then among them, with the latest
+    of their shortlists; ``earlier`` counts them. The scale of their targets is that of ``cycle``, though it comes of
+    its own pairs. A label that an earlier cycle's verdict calls right is then no negative of its document.
     ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
     windows of the plan, since a batch may reach over the end of a window. ``held_out``: documents with a shortlist that
     are not trained on.
@@ -87,20 +92,21 @@ class ExampleReader:
         documents_dir: str = "documents",
         label_texts: Sequence[str] | None = None,
         cached_shards: int = 16,
-        past_verdicts: bool = False,
+        earlier_thresholds: Sequence[float] = (),
     ) -> None:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._earlier = range(cycle - 1, -1, -1) if past_verdicts else range(0)
+        self._earlier_thresholds = dict(enumerate(earlier_thresholds))
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
         self.empty_shortlists = self.held_out = self.earlier = 0
         for name in self.shards:
-            newest = storage.read_table(name, EXAMPLES, ["row", "held_out", "labels"])
-            table = self._with_earlier(newest, name)
+            columns = ["row", "held_out", "labels"]
+            newest = storage.read_table(name, EXAMPLES, columns)
+            table = _latest(newest, self._earlier(name, columns).values())
             trained = pc.invert(table["held_out"])
             usable = _count(pc.and_(trained, _has_shortlist(table)))
             self.rows_of_shards.append(usable)
@@ -126,24 +132,21 @@ class ExampleReader:
             columns = np.searchsorted(numbers, shard.labels[row])
             verdict[place, columns] = shard.verdict[row]
             similarity[place, columns] = shard.similarity[row]
-            excluded[place] = np.isin(text_numbers, text_numbers[columns])
+            right = np.concatenate([columns, np.flatnonzero(np.isin(numbers, shard.earlier_yes[row]))])
+            excluded[place] = np.isin(text_numbers, text_numbers[right])
             excluded[place, columns] = False
             excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
         best = [_highest(shard.verdict[row]) for shard, row in everyone]
         return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
 
-    def _with_earlier(self, newest: pa.Table, name: str) -> pa.Table:
-        """The rows of ``newest``, which is of the shard ``name``, and those of earlier cycles of other documents.
-
-        The same columns, ``row`` among them.
-        """
-        file, found = name.rpartition("/")[2], newest
-        for cycle in self._earlier:
-            table = self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, newest.column_names)
-            known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
-            found = pa.concat_tables([found, table.filter(pc.invert(known))])
-        return found
+    def _earlier(self, name: str, columns: list[str] | None = None) -> dict[int, pa.Table]:
+        """What the earlier cycles whose verdicts count have of the shard ``name``, by cycle, the latest one first."""
+        file = name.rpartition("/")[2]
+        return {
+            cycle: self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
+            for cycle in sorted(self._earlier_thresholds, reverse=True)
+        }
 
     def _shard(self, number: int) -> _Shard:
         if number not in self._cache:
@@ -157,7 +160,8 @@ class ExampleReader:
         """Read an example shard and the documents' shard of the same name, usable rows only."""
         file = self.shards[number].rpartition("/")[2]
         newest = self.storage.read_table(self.shards[number], EXAMPLES)
-        examples = _usable(self._with_earlier(newest, self.shards[number]))
+        earlier = self._earlier(self.shards[number])
+        examples = _usable(_latest(newest, earlier.values()))
         judged = _judged(examples)
         table = self.storage.read_table(
             f"{self.documents_dir}/{file}", DOCUMENTS, columns=["title", "text", "excluded"]
@@ -169,6 +173,7 @@ class ExampleReader:
             texts,
             pc.utf8_length(texts).to_numpy(),
             _lists(table["excluded"], np.int32),
+            _yes_labels(examples["row"].to_numpy(), [(earlier[c], self._earlier_thresholds[c]) for c in earlier]),
             [one.labels for one in judged],
             [one.similarity for one in judged],
             [one.verdict for one in judged],
@@ -212,6 +217,29 @@ def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
         return pa.array(given, pa.large_string())
     texts = storage.read_table("labels.parquet", LABELS, columns=["text"])["text"]
     return pa.chunked_array(texts.chunks, pa.string()).cast(pa.large_string()).combine_chunks()
+
+
+def _latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:
+    """The rows of ``newest``, and those of other documents in ``earlier``, whose first one has the later verdicts."""
+    found = newest
+    for table in earlier:
+        known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
+        found = pa.concat_tables([found, table.filter(pc.invert(known))])
+    return found
+
+
+def _yes_labels(rows: np.ndarray, judged: Sequence[tuple[pa.Table, float]]) -> list[np.ndarray]:
+    """Of each of ``rows`` the labels, int32 [k], whose verdict in one of the example tables reaches its threshold."""
+    of, labels = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for table, threshold in judged:
+        yes = positives(_flat(table["verdict"], np.float32), threshold)
+        lengths = pc.fill_null(pc.list_value_length(table["labels"]), 0).to_numpy()
+        of.append(np.repeat(table["row"].to_numpy(), lengths)[yes])
+        labels.append(_flat(table["labels"], np.int32)[yes])
+    order = np.argsort(np.concatenate(of), kind="stable")
+    of_sorted, labels_sorted = np.concatenate(of)[order], np.concatenate(labels)[order]
+    bounds = (np.searchsorted(of_sorted, rows, side) for side in ("left", "right"))
+    return [labels_sorted[first:last] for first, last in zip(*bounds, strict=True)]
 
 
 def _has_shortlist(table: pa.Table) -> pa.ChunkedArray:

@@ -53,13 +53,15 @@ class StepInput:
 
     ``groups``: token features of documents, then of this worker's slice of the labels; ``places`` int64 [n]: where the
     vector of each text (documents in order, then labels in order) is among those of all groups; ``documents``: how
-    many of the texts are documents (one, of no text, if the worker has none).
+    many of the texts are documents (one, of no text, if the worker has none), and ``truncated``: how many of these were
+    cut to ``student.max_document_tokens``.
     """
 
     batch: Batch
     groups: list[Features]
     places: Tensor
     documents: int
+    truncated: int
 
 
 class StudentTrainer:
@@ -96,7 +98,8 @@ class StudentTrainer:
         """What :meth:`step` takes; touches no weights, so that a thread may do it ahead of the step."""
         # A part without documents still runs the network (on one empty text): the others wait for its gradients.
         texts = batch.document_texts or [""]
-        documents = self.encoder.document_tokens(texts, self.config.max_document_tokens).token_ids
+        read = self.encoder.document_tokens(texts, self.config.max_document_tokens)
+        documents = read.token_ids
         labels = self._tokens_of_labels(batch)
         groups: list[Features] = []
         order: list[int] = []
@@ -105,7 +108,7 @@ class StudentTrainer:
             for places in length_groups([len(one) for one in tokens], self.config.batch_tokens):
                 groups.append(self.encoder.features([tokens[place] for place in places], prompt))
                 order += [first + int(place) for place in places]
-        return StepInput(batch, groups, torch.from_numpy(np.argsort(order)), len(documents))
+        return StepInput(batch, groups, torch.from_numpy(np.argsort(order)), len(documents), read.truncated)
 
     def step(self, texts: StepInput) -> StepResult:
         """Learn from this worker's part of a global batch.
@@ -113,7 +116,8 @@ class StudentTrainer:
         A part without documents takes part in the averaging with a loss of 0. Errors: UserError when memory runs out,
         and before the weights change when the loss or the gradients are not finite.
         """
-        with _memory_errors(self.step_number + 1):
+        rest = "lower student.batch_tokens" if self.config.gradient_cache else "set student.gradient_cache=true"
+        with memory_errors(f"step {self.step_number + 1} of the training", f"{rest}, or lower student.batch_size"):
             return self._step(texts)
 
     def _step(self, texts: StepInput) -> StepResult:
@@ -214,17 +218,14 @@ def check_document_tokens(encoder: Encoder, config: StudentConfig) -> None:
 
 
 @contextlib.contextmanager
-def _memory_errors(step: int) -> Iterator[None]:
+def memory_errors(where: str, remedy: str) -> Iterator[None]:
     """Tell as a UserError that memory ran out: a device's (an error of its own), or the CPU's (a RuntimeError)."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise UserError(
-            f"Memory ran out at step {step} of the training: lower student.batch_tokens, set "
-            "student.gradient_cache=true, or lower student.batch_size."
-        ) from error
+        raise UserError(f"Memory ran out at {where}: {remedy}.") from error
 
 
 def _freeze_unused(network: nn.Module, features: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from ezxmc_ray.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from make_results import section as page_section
 from student_data import Files, find_files, read_data, read_verdicts, simulated_verdicts
 from student_figures import cosines_of, encoding, perfect, quality, scaling, training
 
@@ -140,6 +141,15 @@ def test_training_ratios_are_medians_within_a_round_and_the_first_comparison_is_
     assert part.figures["training"]["float32, whole shortlist"]["documents_per_s"] == {"ezxmc": 50.0}
     assert [row["method"] for row in part.rows] == ["ezxmc", "st_mnrl", "st_cached_mnrl", "ezxmc"]
     assert "st_cached_mnrl could not run here: no." in part.notes
+    assert part.figures["train_ratios_with_dropout"] is None
+
+
+def test_with_dropout_in_both_is_a_comparison_of_its_own() -> None:
+    times = {"ezxmc": 1.0, "st_mnrl": 2.0, "st_cached_mnrl": 3.0, "ezxmc_dropout": 2.0}
+    part = training({("float32", "one"): [{name: timing(100, seconds) for name, seconds in times.items()}]})
+    assert part.figures["train_ratios"]["st_cached_mnrl"] == 3.0
+    assert part.figures["train_ratios_with_dropout"] == {"st_mnrl": 1.0, "st_cached_mnrl": 1.5, "ezxmc_dropout": 1.0}
+    assert [row["with dropout in both by"] for row in part.rows] == [None, 1.0, 1.5, 1.0]
 
 
 def test_encoding_is_compared_in_its_own_precision_and_in_float32() -> None:
@@ -202,3 +212,17 @@ def test_cosines_are_the_rows_own() -> None:
     least, middle = cosines_of(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[3.0, 0.0], [1.0, 1.0]]))
     assert least == pytest.approx(np.sqrt(0.5))
     assert middle == pytest.approx((1 + np.sqrt(0.5)) / 2)
+
+
+def test_a_table_that_another_command_made_says_so() -> None:
+    rows = [{"method": "ezxmc"}]
+    tables = [
+        {"title": "Old", "command": "python a.py --parts speed", "date": "2026-11-01", "rows": rows},
+        {"title": "New", "command": "python a.py --parts encode", "date": "2026-11-02", "rows": rows},
+    ]
+    page = page_section(
+        {"title": "A", "command": "python a.py --parts encode", "machine": "m", "date": "2026-11-02", "tables": tables}
+    )
+    old, new = page.split("### New")
+    assert "`python a.py --parts encode` · m · 2026-11-02" in old and "`python a.py --parts speed` · 2026-11-01" in old
+    assert "python" not in new

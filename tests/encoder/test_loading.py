@@ -127,6 +127,37 @@ def test_a_model_that_is_none_is_one_sentence(tmp_path: Path) -> None:
         Encoder.load(str(tmp_path), EncoderConfig(), "cpu")
 
 
+def test_a_model_whose_weights_are_cut_off_is_one_sentence(tiny_bert: Path, tmp_path: Path) -> None:
+    SentenceTransformer(str(tiny_bert), device="cpu").save(str(tmp_path), create_model_card=False)
+    (weights,) = tmp_path.rglob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"^The encoder .* cannot be loaded .*encoder\.model\.$"):
+        Encoder.load(str(tmp_path), exact(), "cpu")
+
+
+def test_vectors_that_are_not_finite_are_refused(tiny_bert: Path) -> None:
+    encoder = Encoder.load(str(tiny_bert), exact(), "cpu")
+    with torch.no_grad():
+        next(encoder.module.parameters())[:] = torch.inf
+    with pytest.raises(UserError, match=r"^The encoder .* gives vectors that are not finite in float32: set encoder"):
+        encoder.encode_labels(LABELS)
+
+
+def test_prompts_that_are_not_used_are_known_and_are_not_the_students(tiny_bert: Path, tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "document": "passage: ", "none": ""}
+    model = SentenceTransformer(str(tiny_bert), device="cpu", prompts=prompts, default_prompt_name="query")
+    model.save(str(tmp_path / "model"), create_model_card=False)
+    encoder = Encoder.load(str(tmp_path / "model"), exact(document_prompt="passage: "), "cpu")
+    assert encoder.unused_prompts == {"query": "query: "}
+    assert Encoder.load(str(tiny_bert), exact(), "cpu").unused_prompts == {}
+    encoder.save(tmp_path / "student")
+    student = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert {name: prompt for name, prompt in student.prompts.items() if prompt} == {"document": "passage: "}
+    np.testing.assert_allclose(
+        student.encode(["a text"]), encoder.encode_documents([""], ["a text"]).vectors, atol=1e-6
+    )
+
+
 def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"encoder\.max_document_tokens=65 .*: set it to 64 at most\.$"):
         Encoder.load(str(tiny_bert), EncoderConfig(max_document_tokens=65), "cpu")

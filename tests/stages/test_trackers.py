@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import importlib
+import json
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.trackers import check_trackers, open_trackers
+from ezxmc_ray.stages.trackers import Earlier, check_trackers, open_trackers
 
 
 def scalars(file: Path) -> list[tuple[int, str, float]]:
@@ -73,6 +77,7 @@ def test_a_tracker_that_fails_on_the_way_is_left_out_and_the_others_go_on(
 ) -> None:
     code = """
 class Run:
+    id = "one"
     def log(self, figures, step):
         if step > 1: raise ConnectionError("the server is gone.")
     def finish(self): raise AssertionError("it was left out")
@@ -89,3 +94,109 @@ def init(**given): return Run()
     assert trackers.lost == {"wandb": "the server is gone"}
     (file,) = (tmp_path / "events").glob("events*")
     assert scalars(file) == [(1, "loss", 1.0), (2, "loss", 2.0), (3, "loss", 3.0)]
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """MLflow itself, where it is installed: what it asks for and what vLLM does are not to be had together.
+
+    It writes into files below ``tmp_path``.
+    """
+    pytest.importorskip("mlflow", reason="MLflow is in no lock of ours, since vLLM's dependencies exclude its own")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    yield importlib.import_module("mlflow")
+    sys.modules["mlflow"].end_run()
+
+
+def test_mlflow_goes_on_with_its_run_where_a_training_starts_again(mlflow: Any, tmp_path: Path) -> None:
+    settings = {"epochs": 2.0, "workers": 2, "trackers": ["mlflow"]}
+    first = open_trackers(["mlflow"], "mine cycle 0", tmp_path, settings)
+    first.log(1, {"loss": 2.5})
+    first.log(2, {"loss": 2.0})
+    mlflow.end_run(status="KILLED")  # as a worker that dies leaves it, in a process of its own
+    known = Earlier(json.loads(json.dumps(first.runs)), {})
+    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {**settings, "workers": 1}, known)
+    again.log(2, {"loss": 2.0})
+    again.log(3, {"loss": 1.5, "learning_rate": 0.5})
+    again.close()
+    assert first.lost == again.lost == {} and again.runs == first.runs
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("ezxmc-ray")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == first.runs["mlflow"] and run.info.run_name == "mine cycle 0"
+    assert run.data.params == {"epochs": "2.0", "workers": "2", "trackers": "['mlflow']"}
+    points = {(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "loss")}
+    assert points == {(1, 2.5), (2, 2.0), (3, 1.5)} and run.data.metrics["learning_rate"] == 0.5
+
+
+SIMULATED_MLFLOW = """
+from types import SimpleNamespace
+runs, now = {}, []
+def set_experiment(name): assert name == "ezxmc-ray"
+def start_run(run_id=None, run_name=None):
+    if run_id is None:
+        run_id = f"run-{len(runs)}"
+        runs[run_id] = {"name": run_name, "points": []}
+    now[:] = [runs[run_id]]
+    return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+def log_params(params):
+    if now[0].setdefault("params", params) != params: raise ValueError("Changing param values is not allowed")
+def log_metrics(figures, step): now[0]["points"].append((step, figures))
+def end_run(): now.clear()
+"""
+
+
+def test_a_simulated_mlflow_gets_one_run_of_a_training_that_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.py").write_text(SIMULATED_MLFLOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    first = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 2})
+    first.log(1, {"loss": 2.5})
+    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 1}, Earlier(first.runs, {}))
+    again.log(2, {"loss": 2.0})
+    again.close()
+    other = open_trackers(["mlflow"], "mine cycle 1", tmp_path, {"workers": 1})
+    runs = sys.modules.pop("mlflow").runs
+    assert first.lost == again.lost == {} and other.runs == {"mlflow": "run-1"}
+    points = [(1, {"loss": 2.5}), (2, {"loss": 2.0})]
+    assert runs["run-0"] == {"name": "mine cycle 0", "params": {"workers": 2}, "points": points}
+
+
+WANDB = """
+calls = []
+class Run:
+    def __init__(self, given):
+        if given.get("id") == "gone": raise ConnectionError("the server is gone.")
+        calls.append(given)
+        self.id = given.get("id", "one")
+    def log(self, figures, step): calls.append((step, figures))
+    def finish(self): pass
+def init(**given): return Run(given)
+"""
+
+
+def test_a_tracker_that_is_gone_when_a_training_starts_again_is_lost_and_the_training_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed: on another node, say
+    trackers = open_trackers(
+        ["mlflow", "tensorboard", "wandb"], "mine", tmp_path / "events", {}, Earlier({"wandb": "gone"}, {})
+    )
+    trackers.log(4, {"loss": 1.0})
+    trackers.close()
+    assert trackers.lost == {"mlflow": "is not installed", "wandb": "does not begin (the server is gone)"}
+    (file,) = (tmp_path / "events").glob("events*")
+    assert scalars(file) == [(4, "loss", 1.0)]
+    # One that was lost before stays so, with the cause it had then; the other goes on with its own run.
+    known = Earlier({"wandb": "mine", "mlflow": "other"}, {"mlflow": "no more room"})
+    trackers = open_trackers(["mlflow", "wandb"], "mine", tmp_path / "events", {}, known)
+    trackers.log(5, {"loss": 0.5})
+    calls = sys.modules.pop("wandb").calls
+    assert trackers.lost == {"mlflow": "no more room"} and trackers.runs == {"wandb": "mine"}
+    assert (calls[0]["id"], calls[0]["resume"]) == ("mine", "allow") and calls[1:] == [(5, {"loss": 0.5})]

@@ -41,10 +41,10 @@ def has_checkpoint(copy: Project) -> bool:
     return any("checkpoint_2" in note.read_text() for note in notes)
 
 
-def on_the_way(project: Project, folder: Path) -> tuple[Project, subprocess.Popen[str]]:
+def on_the_way(project: Project, folder: Path, *settings: str) -> tuple[Project, subprocess.Popen[str]]:
     """A training that has its first checkpoint: a copy of the run, and the command at work on it."""
     copy = untrained(project, folder)
-    driver = copy.start("train", *copy.arguments, *SETTINGS)
+    driver = copy.start("train", *copy.arguments, *SETTINGS, *settings)
     wait_for(lambda: has_checkpoint(copy), driver)
     return copy, driver
 
@@ -74,10 +74,10 @@ def undisturbed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> l
     return curve(copy)
 
 
-def assert_same_losses(copy: Project, undisturbed: list[tuple[int, float]]) -> None:
+def assert_same_losses(copy: Project, undisturbed: list[tuple[int, float]], within: float = 1e-4) -> None:
     found = curve(copy)
     assert [step for step, _ in found] == [step for step, _ in undisturbed]
-    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in undisturbed], abs=1e-4)
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in undisturbed], abs=within)
 
 
 def test_a_killed_worker_is_replaced_and_the_losses_go_on(
@@ -106,12 +106,19 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(
 
 
 def test_fewer_workers_go_on_where_more_were(project: Project, tmp_path: Path) -> None:
-    """Elastic: two workers are killed with their driver, one goes on, and reads the same batches."""
-    copy, driver = on_the_way(project, tmp_path / "copy")
+    """Elastic: two workers are killed with their driver, one goes on, and reads the same batches.
+
+    Without dropout, which each worker draws for itself.
+    """
+    whole = untrained(project, tmp_path / "undisturbed")
+    done = whole.ezxmc("train", *whole.arguments, *SETTINGS, "student.dropout=false")
+    assert done.returncode == 0, done.stderr
+    copy, driver = on_the_way(project, tmp_path / "copy", "student.dropout=false")
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    again = copy.ezxmc("train", *copy.arguments, *SETTINGS, "student.workers=1")
+    again = copy.ezxmc("train", *copy.arguments, *SETTINGS, "student.dropout=false", "student.workers=1")
     assert again.returncode == 0, again.stderr
     details = copy.manifest("cycle-0/student")["details"]
     assert details["workers"] == 1 and details["resumed_at"][0] > 0
     assert copy.manifest("cycle-0/student")["rows"] == 25 * details["examples"]
+    assert_same_losses(copy, curve(whole), 1e-3)

@@ -35,14 +35,6 @@ def test_the_order_follows_from_seed_and_epoch() -> None:
     assert list(plan.epoch(0)) != list(BatchPlan(SHARDS, 6, seed=4, window_shards=3).epoch(0))
 
 
-def test_workers_share_out_the_same_global_batches() -> None:
-    plan = BatchPlan(SHARDS, 6, seed=0)
-    for batch in plan.epoch(0):
-        parts = [batch[rank::4] for rank in range(4)]
-        assert sorted(row for part in parts for row in part) == sorted(batch)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 def test_a_window_is_used_up_before_the_next_begins() -> None:
     rows = [row for batch in BatchPlan([10] * 6, 5, seed=1, window_shards=2).epoch(0) for row in batch]
     windows = [{shard for shard, _ in rows[start : start + 20]} for start in (0, 20, 40)]

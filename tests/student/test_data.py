@@ -144,7 +144,7 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
     storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([*past, held_out], EXAMPLES))
     storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES))
     assert ExampleReader(storage, 1).rows_of_shards == [2, 2]
-    reader = ExampleReader(storage, 1, past_verdicts=True)
+    reader = ExampleReader(storage, 1, earlier_thresholds=[0.9])
     assert (reader.rows_of_shards, reader.held_out, reader.empty_shortlists) == ([3, 2], 1, 1)
     assert (reader.earlier, ExampleReader(storage, 1).earlier) == (1, 0)
     batch = reader.read([(0, row) for row in range(3)])
@@ -162,8 +162,34 @@ def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:
     for cycle, label in ((0, 4), (2, 6)):
         rows = [example(row, [label], [1.0]) for row in ((0, 2) if cycle else (0, 1, 2, 4))]
         storage.write_table(f"cycle-{cycle}/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES))
-    reader = ExampleReader(storage, 2, past_verdicts=True)
+    reader = ExampleReader(storage, 2, earlier_thresholds=[0.9, 0.9])
     batch = reader.read([(0, row) for row in range(reader.rows_of_shards[0])])
     known = {text: row for text, row in zip(batch.document_texts, np.isfinite(batch.verdict), strict=True)}
     judged = {text[6:7]: batch.label_numbers[row].tolist() for text, row in known.items()}
     assert judged == {"0": [6], "2": [6], "1": [2, 7], "4": [3, 8]}
+
+
+def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> None:
+    """Documents 1 and 4 are judged by all cycles, each of which has a threshold of its own."""
+    shard = "examples/shard-00000.parquet"
+    past = [example(1, [8, 7], [0.5, 0.4]), example(4, [7, 2], [0.5, 1.0])]
+    storage.write_table(f"cycle-0/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    past = [example(1, [8], [0.4]), example(4, [7, 3], [0.4, 1.0])]
+    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    newest = [example(1, [7, 2], [1.0, 0.25]), example(4, [3, 8], [0.0, 0.75])]
+    storage.write_table(f"cycle-2/{shard}", pa.Table.from_pylist(newest, EXAMPLES))
+
+    def excluded(thresholds: list[float], texts: list[str]) -> dict[str, list[int]]:
+        batch = ExampleReader(storage, 2, label_texts=texts, earlier_thresholds=thresholds).read([(0, 0), (0, 1)])
+        found = zip(batch.document_texts, batch.excluded, strict=True)
+        return {text[6:7]: batch.label_numbers[row].tolist() for text, row in found}
+
+    # Document 1's own excluded labels are 3 and 5; its label 8 got 0.5 in cycle 0 and 0.4 in cycle 1.
+    assert excluded([], LABEL_TEXTS) == {"1": [3], "4": []}
+    assert excluded([0.9, 0.9], LABEL_TEXTS) == {"1": [3], "4": [2]}
+    assert excluded([0.5, 0.9], LABEL_TEXTS) == {"1": [3, 8], "4": [2, 7]}
+    assert excluded([2.0, 0.4], LABEL_TEXTS) == {"1": [3, 8], "4": [7]}
+    # Nor is another label of the same text.
+    same = [*LABEL_TEXTS[:2], LABEL_TEXTS[7], *LABEL_TEXTS[3:]]
+    assert excluded([0.5, 2.0], same) == {"1": [3, 8], "4": [2, 7]}
+    assert excluded([2.0, 0.4], same) == {"1": [3, 8], "4": [2, 7]}
