@@ -70,7 +70,7 @@ def _about_training(rounds: int) -> list[str]:
         "SentenceTransformers takes a row, and the document once more, for each; ezxmc takes it once.",
         "Training with the whole shortlist is what the train stage does: labels that got a no are read too.",
         "ezxmc_dropout: with the encoder's dropout, which SentenceTransformers trains with and ezxmc leaves out by "
-        "default (student.dropout); the last column compares it with SentenceTransformers: both then compute the same.",
+        "default (student.dropout); the last column compares it with SentenceTransformers: both then train with it.",
         "Both cut documents to student.max_document_tokens. ezxmc cuts labels to encoder.max_label_tokens, "
         "SentenceTransformers, which has one length, to that of the documents; few labels reach either.",
     ]

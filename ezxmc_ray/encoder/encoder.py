@@ -188,9 +188,11 @@ class Encoder:
         # Back once a part: each way to the CPU waits for all that the device has been given.
         vectors[np.concatenate([group for group, _ in part.groups])] = torch.cat(found).cpu().numpy()
         if not np.isfinite(vectors).all():
+            dtype = chosen_dtype(self.device, self.config.dtype)
+            remedy = "take another model" if dtype == torch.float32 else "set encoder.dtype=float32"
             raise UserError(
-                f"The encoder {self.name} gives vectors that are not finite in {self.config.dtype}: set "
-                "encoder.dtype=float32; if that changes nothing, its weights are not finite, so take another model."
+                f"The encoder {self.name} gives vectors that are not finite in {str(dtype).removeprefix('torch.')}: "
+                f"{remedy}."
             )
         return _means(vectors, part.chunks.first)
 

@@ -30,6 +30,7 @@ LEFT_OUT = {
     "duplicate_label_texts": "labels whose text another label has too",
     "filtered_pairs": "pairs filtered (a document that is its own label)",
     "truncated_documents": "documents cut to the token limit",
+    "truncated_readings": "documents cut to the token limit, each once an epoch",
     "truncated_labels": "labels cut to the token limit",
     "skipped_documents": "documents skipped",
     "documents_without_labels": "documents that got no label",

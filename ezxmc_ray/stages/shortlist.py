@@ -94,13 +94,13 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
     with StageProgress(f"cycle {encoder} label vectors", "labels", labels) as progress:
         for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool()):
             truncated += done["truncated"]
-            unused_prompts = max(unused_prompts, done["unused_prompts"])
+            unused_prompts = max(unused_prompts, done.get("unused_prompts", 0))  # older runs have none
             progress.advance(done["labels"])
-    if encoder == 0 and unused_prompts:
+    config = context.config.encoder
+    if encoder == 0 and unused_prompts and not (config.document_prompt or config.label_prompt):
         say(
-            f"{context.config.encoder.model} comes with {unused_prompts} prompts of its own "
-            "(config_sentence_transformers.json), which are put before no text: if it was trained with them, set "
-            "encoder.document_prompt and encoder.label_prompt."
+            f"{config.model} comes with prompts of its own (in its config_sentence_transformers.json), which are put "
+            "before no text: if it was trained with them, set encoder.document_prompt and encoder.label_prompt."
         )
     return [item["file"] for item in items], truncated
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,14 +66,6 @@ class Trackers:
                 del self._opened[name]
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """Of the trackers of a training that starts again, by name: their ``runs``, and why some were ``lost``."""
-
-    runs: Mapping[str, str]
-    lost: Mapping[str, str]
-
-
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers whose module is not installed here; nothing is imported. Errors: UserError."""
     for name in names:
@@ -87,14 +78,16 @@ def open_trackers(
     title: str,
     folder: Path,
     settings: Mapping[str, Any],
-    earlier: Earlier | None = None,
+    runs: Mapping[str, str] | None = None,
+    lost: Mapping[str, str] | None = None,
 ) -> Trackers:
     """One tracker a name; ``folder`` takes what they write, ``settings`` what they show of the configuration.
 
-    ``earlier``: what is known of them where this training starts again: they go on with their runs, and one that was
-    lost, or does not begin again, is among the lost ones.
+    ``runs``: by name, of a start before this one, to go on with. ``lost``: by name why one was lost before a worker
+    died (empty: none was); then one that does not begin again is lost as well, and costs the training nothing.
 
-    Errors: UserError at a training's first start for one that is not installed, or does not begin (no key, no server).
+    Errors: UserError at a command's first start (``lost`` None) for one that is not installed, or does not begin (no
+    key, no server).
     """
     kinds: dict[str, Callable[..., Tracker]] = {
         "tensorboard": _TensorBoard,
@@ -102,19 +95,18 @@ def open_trackers(
         "mlflow": _MLflow,
     }
     opened: dict[str, Tracker] = {}
-    lost = dict(earlier.lost) if earlier else {}
+    gone = {name: why for name, why in (lost or {}).items() if name in names}
     for name in names:
-        if name in lost:
+        if name in gone:
             continue
-        run = earlier.runs.get(name, "") if earlier else ""
         try:
-            opened[name] = _begin(kinds[name], name, title, folder, settings, run)
+            opened[name] = _begin(kinds[name], name, title, folder, settings, (runs or {}).get(name, ""))
         except _RefusedError as error:
-            if earlier is None:
+            if lost is None:
                 Trackers(opened).close()
                 raise UserError(str(error)) from error
-            lost[name] = error.why
-    return Trackers(opened, lost)
+            gone[name] = error.why
+    return Trackers(opened, gone)
 
 
 class _RefusedError(Exception):
@@ -139,8 +131,8 @@ def _begin(
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(MODULES[name])
-    except ImportError as error:
-        if error.name == MODULES[name] and isinstance(error, ModuleNotFoundError):
+    except Exception as error:  # what it imports may fail in any way, as protobuf does
+        if isinstance(error, ModuleNotFoundError) and error.name == MODULES[name]:
             raise _not_installed(name) from error
         raise _RefusedError(name, f"cannot be imported ({_cause(error)})") from error
 
@@ -189,8 +181,12 @@ class _MLflow:
         self.module = module
         module.set_experiment(PROJECT)
         self.run = str(module.start_run(**({"run_id": run} if run else {"run_name": title})).info.run_id)
-        if not run:
-            module.log_params(dict(settings))  # once: it refuses another value
+        try:
+            if not run:
+                module.log_params(dict(settings))  # once: it refuses another value
+        except Exception:
+            module.end_run(status="FAILED")
+            raise
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.module.log_metrics(dict(figures), step=step)

@@ -12,6 +12,7 @@ worker or the driver has died. What a worker does is in ``train_worker.py``; her
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 import ray
@@ -64,6 +65,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "scale": examples.details["scale"],
         "yes_threshold": examples.details["yes_threshold"],
         "earlier_thresholds": thresholds,
+        "command": uuid.uuid4().hex,  # by which a worker that starts again knows it from a new command
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit, start])

@@ -19,7 +19,7 @@ from ray import train as ray_train
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.stages.shortlist import load_encoder
-from ezxmc_ray.stages.trackers import Earlier, Trackers, open_trackers
+from ezxmc_ray.stages.trackers import Trackers, open_trackers
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
@@ -107,7 +107,7 @@ class TrainWorker:
             step = self.trainer.step_number
             loss, truncated = self._sums(result.loss / self.world, texts.truncated)
             self.progress["documents"] += texts.batch.global_documents
-            self.progress["truncated_documents"] += int(truncated)
+            self.progress["truncated_readings"] += int(truncated)
             if step % every == 0 or step in (1, steps):
                 self._note(step, loss, result)
             self.progress["training_seconds"] = before + time.monotonic() - began
@@ -135,16 +135,21 @@ class TrainWorker:
         ray_train.report({"documents": self.progress["documents"]})
 
     def _open_trackers(self) -> Trackers:
-        """The first worker's. What they call their runs stays beside the checkpoints, for a start after this one."""
+        """The first worker's. What they call their runs stays beside the checkpoints, for a start after this one.
+
+        Where a worker died, training goes on without one that does not begin again; a new command is told.
+        """
         name = ray_train.get_context().get_experiment_name()
-        runs = f"cycle-{self.cycle}/{name}/trackers.json"
-        earlier = None
-        if self.storage.exists(runs):
-            earlier = Earlier(self.storage.read_json(runs), self.progress["lost_trackers"])
+        file, command = f"cycle-{self.cycle}/{name}/trackers.json", self.settings["command"]
+        earlier: dict[str, Any] = {"command": "", "runs": {}}
+        if self.storage.exists(file):
+            earlier = self.storage.read_json(file)
+        lost = self.progress["lost_trackers"] if earlier["command"] == command else None
         title = f"{Path(self.config.run).name} cycle {self.cycle}"
         settings: dict[str, Any] = self.settings["config"]["student"]
-        trackers = open_trackers(self.config.student.trackers, title, self.folder / TENSORBOARD, settings, earlier)
-        self.storage.write_json(runs, {**(earlier.runs if earlier else {}), **trackers.runs})
+        names, folder = self.config.student.trackers, self.folder / TENSORBOARD
+        trackers = open_trackers(names, title, folder, settings, earlier["runs"], lost)
+        self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})
         return trackers
 
     def _texts(self, rows: list[Row]) -> StepInput:
@@ -163,11 +168,12 @@ class TrainWorker:
     def _look(self, step: int) -> None:
         """See how the student orders held-out shortlists; every worker takes its share of them."""
         student = self.config.student
-        with memory_errors(f"the look after step {step} of the training", "set encoder.batch_tokens, or to less"):
+        remedy = "set encoder.batch_tokens to fewer than it is (null: 65,536 on a GPU, 2,048 on a CPU)"
+        with memory_errors(f"the look after step {step} of the training", remedy):
             seen = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
-        total, documents = self._sums(*seen)
-        score = 100 * total / documents
-        self.looks.add(step, score, self.trainer.encoder.module)
+            total, documents = self._sums(*seen)
+            score = 100 * total / documents
+            self.looks.add(step, score, self.trainer.encoder.module)
         self.trackers.log(step, {"held_out_ndcg": score})
 
     def _sums(self, *values: float) -> list[float]:
@@ -202,14 +208,15 @@ class TrainWorker:
 
     def _restore(self) -> dict[str, Any]:
         """Load the latest checkpoint, if there is one; returns the counts so far."""
+        progress: dict[str, Any] = {"documents": 0, "truncated_readings": 0, "training_seconds": 0.0}
+        progress |= {"stopped_at": None, "loss_curve": [], "resumed_at": [], "lost_trackers": {}}
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:
-            kept: dict[str, Any] = {"loss_curve": [], "resumed_at": [], "lost_trackers": {}}
-            return {"documents": 0, "truncated_documents": 0, "training_seconds": 0.0, "stopped_at": None, **kept}
+            return progress
         with checkpoint.as_directory() as folder:
             state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
         self.trainer.load_state(state["trainer"])
         self.looks.load_state(state["looks"])
-        progress: dict[str, Any] = state["progress"]
+        progress |= state["progress"]
         progress["resumed_at"].append(self.trainer.step_number)
         return progress

@@ -132,8 +132,10 @@ class ExampleReader:
             columns = np.searchsorted(numbers, shard.labels[row])
             verdict[place, columns] = shard.verdict[row]
             similarity[place, columns] = shard.similarity[row]
-            right = np.concatenate([columns, np.flatnonzero(np.isin(numbers, shard.earlier_yes[row]))])
-            excluded[place] = np.isin(text_numbers, text_numbers[right])
+            excluded[place] = np.isin(text_numbers, text_numbers[columns])
+            if len(shard.earlier_yes[row]):
+                right = set(self._label_texts.take(pa.array(shard.earlier_yes[row])).to_pylist())
+                excluded[place] |= [text in right for text in label_texts]
             excluded[place, columns] = False
             excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]

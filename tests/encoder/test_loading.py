@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +138,15 @@ def test_a_model_whose_weights_are_cut_off_is_one_sentence(tiny_bert: Path, tmp_
 
 def test_vectors_that_are_not_finite_are_refused(tiny_bert: Path) -> None:
     encoder = Encoder.load(str(tiny_bert), exact(), "cpu")
+    half = Encoder.load(str(tiny_bert), replace(exact(), dtype="bfloat16"), "cpu")
     with torch.no_grad():
-        next(encoder.module.parameters())[:] = torch.inf
-    with pytest.raises(UserError, match=r"^The encoder .* gives vectors that are not finite in float32: set encoder"):
+        for one in (encoder, half):
+            next(one.module.parameters())[:] = torch.inf
+    with pytest.raises(UserError, match=r"not finite in bfloat16: set encoder\.dtype=float32\.$"):
+        half.encode_labels(LABELS)
+    with pytest.raises(
+        UserError, match=r"^The encoder .* gives vectors that are not finite in float32: take another model\.$"
+    ):
         encoder.encode_labels(LABELS)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.trackers import Earlier, check_trackers, open_trackers
+from ezxmc_ray.stages.trackers import check_trackers, open_trackers
 
 
 def scalars(file: Path) -> list[tuple[int, str, float]]:
@@ -56,6 +56,7 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(
     ("code", "told"),
     [
         ("import a_module_that_is_missing", "cannot be imported (No module named 'a_module_that_is_missing')"),
+        ("raise TypeError('Descriptors cannot be created.')", "cannot be imported (Descriptors cannot be created)"),
         ("from json import nothing_there", "cannot be imported (cannot import name 'nothing_there' from 'json'"),
         ("def init(**given): raise RuntimeError('no API key.\\nLong advice.')", "does not begin (no API key)"),
     ],
@@ -115,8 +116,8 @@ def test_mlflow_goes_on_with_its_run_where_a_training_starts_again(mlflow: Any, 
     first.log(1, {"loss": 2.5})
     first.log(2, {"loss": 2.0})
     mlflow.end_run(status="KILLED")  # as a worker that dies leaves it, in a process of its own
-    known = Earlier(json.loads(json.dumps(first.runs)), {})
-    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {**settings, "workers": 1}, known)
+    known = json.loads(json.dumps(first.runs))
+    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {**settings, "workers": 1}, known, {})
     again.log(2, {"loss": 2.0})
     again.log(3, {"loss": 1.5, "learning_rate": 0.5})
     again.close()
@@ -155,7 +156,7 @@ def test_a_simulated_mlflow_gets_one_run_of_a_training_that_starts_again(
     monkeypatch.delitem(sys.modules, "mlflow", raising=False)
     first = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 2})
     first.log(1, {"loss": 2.5})
-    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 1}, Earlier(first.runs, {}))
+    again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 1}, first.runs, {})
     again.log(2, {"loss": 2.0})
     again.close()
     other = open_trackers(["mlflow"], "mine cycle 1", tmp_path, {"workers": 1})
@@ -185,17 +186,21 @@ def test_a_tracker_that_is_gone_when_a_training_starts_again_is_lost_and_the_tra
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed: on another node, say
-    trackers = open_trackers(
-        ["mlflow", "tensorboard", "wandb"], "mine", tmp_path / "events", {}, Earlier({"wandb": "gone"}, {})
-    )
+    names, events = ["mlflow", "tensorboard", "wandb"], tmp_path / "events"
+    trackers = open_trackers(names, "mine", events, {}, {"wandb": "gone"}, {})
     trackers.log(4, {"loss": 1.0})
     trackers.close()
     assert trackers.lost == {"mlflow": "is not installed", "wandb": "does not begin (the server is gone)"}
-    (file,) = (tmp_path / "events").glob("events*")
+    (file,) = events.glob("events*")
     assert scalars(file) == [(4, "loss", 1.0)]
+    # A new command is told, and may go on with the run.
+    with pytest.raises(
+        UserError, match=r"but wandb does not begin \(the server is gone\) where the student is trained"
+    ):
+        open_trackers(["wandb"], "mine", events, {}, {"wandb": "gone"})
     # One that was lost before stays so, with the cause it had then; the other goes on with its own run.
-    known = Earlier({"wandb": "mine", "mlflow": "other"}, {"mlflow": "no more room"})
-    trackers = open_trackers(["mlflow", "wandb"], "mine", tmp_path / "events", {}, known)
+    runs, lost = {"wandb": "mine", "mlflow": "other"}, {"mlflow": "no more room", "tensorboard": "taken out since"}
+    trackers = open_trackers(["mlflow", "wandb"], "mine", events, {}, runs, lost)
     trackers.log(5, {"loss": 0.5})
     calls = sys.modules.pop("wandb").calls
     assert trackers.lost == {"mlflow": "no more room"} and trackers.runs == {"wandb": "mine"}

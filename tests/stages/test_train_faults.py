@@ -81,12 +81,18 @@ def assert_same_losses(copy: Project, undisturbed: list[tuple[int, float]], with
 
 
 def test_a_killed_worker_is_replaced_and_the_losses_go_on(
-    project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path
+    project: Project, undisturbed: list[tuple[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy, driver = on_the_way(project, tmp_path / "copy")
+    """Nor does it end because a tracker does not begin again."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).with_name("simulated")))
+    monkeypatch.setenv("SIMULATED_WANDB", str(tmp_path))
+    copy, driver = on_the_way(project, tmp_path / "copy", "student.trackers=[wandb]")
+    (tmp_path / "down").touch()
     training_workers(driver)[0].kill()
     assert driver.wait(400) == 0
-    resumed = copy.manifest("cycle-0/student")["details"]["resumed_at"]
+    details = copy.manifest("cycle-0/student")["details"]
+    assert details["lost_trackers"] == {"wandb": "does not begin (the simulated server is down)"}
+    resumed = details["resumed_at"]
     assert len(resumed) == 1 and resumed[0] % 10 == 0 and resumed[0] > 0
     assert_same_losses(copy, undisturbed)
 

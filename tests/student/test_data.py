@@ -193,3 +193,8 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     same = [*LABEL_TEXTS[:2], LABEL_TEXTS[7], *LABEL_TEXTS[3:]]
     assert excluded([0.5, 2.0], same) == {"1": [3, 8], "4": [2, 7]}
     assert excluded([2.0, 0.4], same) == {"1": [3, 8], "4": [2, 7]}
+    # Not even where only that other one is in the batch: label 6, which no document here was judged with.
+    past = [example(1, [6], [1.0]), example(4, [6], [0.0])]
+    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    same = [*LABEL_TEXTS[:6], LABEL_TEXTS[8], *LABEL_TEXTS[7:]]
+    assert excluded([2.0, 0.9], same) == {"1": [3, 8], "4": []}
