@@ -31,7 +31,8 @@ def test_label_vectors_have_the_configured_format_and_are_found_again(
     worker = LabelWorker(storage, config, None)
     for number, (first, stop) in enumerate([(0, 5), (5, 9)]):
         file = f"cycle-0/label_vectors/shard-{number:05d}.parquet"
-        assert worker({"first": first, "stop": stop, "file": file}) == {"labels": stop - first, "truncated": 0}
+        counts = {"labels": stop - first, "truncated": 0, "unused_prompts": 0}
+        assert worker({"first": first, "stop": stop, "file": file}) == storage.read_counts(file) == counts
     column = storage.read_table("cycle-0/label_vectors/shard-00000.parquet")["vector"]
     assert column.type == pa.list_({"float32": pa.float32(), "float16": pa.float16()}[dtype], dimensions or 384)
 
