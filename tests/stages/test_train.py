@@ -139,6 +139,7 @@ def test_looks_without_held_out_documents_are_refused(encoder: Path, tmp_path: P
         work.execute(step)
 
 
+@pytest.mark.slow
 def test_a_users_mistake_in_a_worker_is_one_sentence_and_not_tried_again(encoder: Path, tmp_path: Path) -> None:
     """Tried again, it would go on beyond the time limit of this test."""
     knobs = ["student.learning_rate=1e30", "student.workers=2", "student.max_failures=1000000"]
