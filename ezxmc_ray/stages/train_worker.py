@@ -94,6 +94,7 @@ class TrainWorker:
             wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
             self.held_out = wanted[self.rank :: self.world]
         self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
+        self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the looks say so."""
@@ -125,7 +126,6 @@ class TrainWorker:
     def finish(self) -> None:
         """The first worker writes the student and what is known of its training; a barrier for all workers."""
         self.trackers.close()
-        self.progress["lost_trackers"] = self.trackers.lost
         if self.rank == 0:
             self.trainer.encoder.save(self.folder / "student")
             copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
@@ -194,7 +194,6 @@ class TrainWorker:
         checkpoint = None
         with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
             if self.rank == 0:
-                self.progress["lost_trackers"] = self.trackers.lost
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "looks": self.looks.state()}
                 torch.save(state, os.path.join(folder, "state.pt"))
                 checkpoint = ray_train.Checkpoint.from_directory(folder)

@@ -97,7 +97,7 @@ class ExampleReader:
         self.storage = storage
         self.documents_dir = documents_dir
         self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
-        self._earlier_thresholds = dict(enumerate(earlier_thresholds))
+        self._earlier_thresholds = earlier_thresholds
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
@@ -147,7 +147,7 @@ class ExampleReader:
         file = name.rpartition("/")[2]
         return {
             cycle: self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
-            for cycle in sorted(self._earlier_thresholds, reverse=True)
+            for cycle in reversed(range(len(self._earlier_thresholds)))
         }
 
     def _shard(self, number: int) -> _Shard:
@@ -232,16 +232,16 @@ def _latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:
 
 def _yes_labels(rows: np.ndarray, judged: Sequence[tuple[pa.Table, float]]) -> list[np.ndarray]:
     """Of each of ``rows`` the labels, int32 [k], whose verdict in one of the example tables reaches its threshold."""
-    of, labels = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    of_parts, label_parts = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
     for table, threshold in judged:
         yes = positives(_flat(table["verdict"], np.float32), threshold)
         lengths = pc.fill_null(pc.list_value_length(table["labels"]), 0).to_numpy()
-        of.append(np.repeat(table["row"].to_numpy(), lengths)[yes])
-        labels.append(_flat(table["labels"], np.int32)[yes])
-    order = np.argsort(np.concatenate(of), kind="stable")
-    of_sorted, labels_sorted = np.concatenate(of)[order], np.concatenate(labels)[order]
-    bounds = (np.searchsorted(of_sorted, rows, side) for side in ("left", "right"))
-    return [labels_sorted[first:last] for first, last in zip(*bounds, strict=True)]
+        of_parts.append(np.repeat(table["row"].to_numpy(), lengths)[yes])
+        label_parts.append(_flat(table["labels"], np.int32)[yes])
+    of, labels = np.concatenate(of_parts), np.concatenate(label_parts)
+    order = np.argsort(of, kind="stable")
+    bounds = (np.searchsorted(of, rows, side, sorter=order) for side in ("left", "right"))
+    return [labels[order[first:last]] for first, last in zip(*bounds, strict=True)]
 
 
 def _has_shortlist(table: pa.Table) -> pa.ChunkedArray:

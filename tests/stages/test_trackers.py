@@ -5,7 +5,7 @@ import json
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,22 @@ def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
     assert scalars(file) == [(1, "loss", 2.5), (1, "learning_rate", 0.5), (2, "loss", 1.5)]
 
 
+@pytest.fixture
+def put_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """``put_module(name, code)``: a module that stands for a tracker's library, until the test ends."""
+    put: list[str] = []
+
+    def make(name: str, code: str) -> None:
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        put.append(name)
+
+    yield make
+    for name in put:
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_that_is_not_installed_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -62,19 +78,16 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(
     ],
 )
 def test_a_tracker_that_does_not_begin_is_one_sentence(
-    code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, told: str, tmp_path: Path, put_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "wandb.py").write_text(code + "\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    put_module("wandb", code + "\n")
     with pytest.raises(UserError) as caught:
         open_trackers(["wandb"], "mine", tmp_path, {})
-    sys.modules.pop("wandb", None)
     assert f"student.trackers has wandb, but wandb {told}" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_tracker_that_fails_on_the_way_is_left_out_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, put_module: Callable[[str, str], None]
 ) -> None:
     code = """
 class Run:
@@ -84,11 +97,8 @@ class Run:
     def finish(self): raise AssertionError("it was left out")
 def init(**given): return Run()
 """
-    (tmp_path / "wandb.py").write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    put_module("wandb", code)
     trackers = open_trackers(["wandb", "tensorboard"], "mine", tmp_path / "events", {})
-    sys.modules.pop("wandb", None)
     for step in (1, 2, 3):
         trackers.log(step, {"loss": float(step)})
     trackers.close()
@@ -149,18 +159,16 @@ def end_run(): now.clear()
 
 
 def test_a_simulated_mlflow_gets_one_run_of_a_training_that_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, put_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "mlflow.py").write_text(SIMULATED_MLFLOW)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    put_module("mlflow", SIMULATED_MLFLOW)
     first = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 2})
     first.log(1, {"loss": 2.5})
     again = open_trackers(["mlflow"], "mine cycle 0", tmp_path, {"workers": 1}, first.runs, {})
     again.log(2, {"loss": 2.0})
     again.close()
     other = open_trackers(["mlflow"], "mine cycle 1", tmp_path, {"workers": 1})
-    runs = sys.modules.pop("mlflow").runs
+    runs = sys.modules["mlflow"].runs
     assert first.lost == again.lost == {} and other.runs == {"mlflow": "run-1"}
     points = [(1, {"loss": 2.5}), (2, {"loss": 2.0})]
     assert runs["run-0"] == {"name": "mine cycle 0", "params": {"workers": 2}, "points": points}
@@ -180,11 +188,9 @@ def init(**given): return Run(given)
 
 
 def test_a_tracker_that_is_gone_when_a_training_starts_again_is_lost_and_the_training_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put_module: Callable[[str, str], None]
 ) -> None:
-    (tmp_path / "wandb.py").write_text(WANDB)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    put_module("wandb", WANDB)
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed: on another node, say
     names, events = ["mlflow", "tensorboard", "wandb"], tmp_path / "events"
     trackers = open_trackers(names, "mine", events, {}, {"wandb": "gone"}, {})
@@ -202,6 +208,6 @@ def test_a_tracker_that_is_gone_when_a_training_starts_again_is_lost_and_the_tra
     runs, lost = {"wandb": "mine", "mlflow": "other"}, {"mlflow": "no more room", "tensorboard": "taken out since"}
     trackers = open_trackers(["mlflow", "wandb"], "mine", events, {}, runs, lost)
     trackers.log(5, {"loss": 0.5})
-    calls = sys.modules.pop("wandb").calls
+    calls = sys.modules["wandb"].calls
     assert trackers.lost == {"mlflow": "no more room"} and trackers.runs == {"wandb": "mine"}
     assert (calls[0]["id"], calls[0]["resume"]) == ("mine", "allow") and calls[1:] == [(5, {"loss": 0.5})]
