@@ -43,6 +43,7 @@ RECIPE = (
     "student.start=base",
     "student.past_verdicts=false",
     "student.no_margin=0",
+    "student.sampling_correction=false",
     "student.false_negative_ratio=0",
     "student.dropout=true",
     "teacher.calibration=none",

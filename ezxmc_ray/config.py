@@ -221,6 +221,10 @@ class StudentConfig:
     no_margin: float = _knob(
         0.0, "lmtx, infonce: a no is a hard negative from so many standard deviations below the threshold of a yes on"
     )
+    sampling_correction: bool = _knob(
+        True,
+        "listwise, infonce: an unjudged label counts less as a negative the more shortlists it is in, else common labels are unlearned",
+    )
     false_negative_ratio: float = _knob(
         0.0, "an unjudged label is no negative from this share of the best label's similarity on, 0 = all are"
     )

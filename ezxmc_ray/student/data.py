@@ -31,7 +31,8 @@ class Batch:
     ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
     verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
     not in its shortlist that got a yes in an earlier cycle, or have the very text of one that did or that is in it:
-    these would be its negatives;
+    these would be its negatives; ``label_shares`` float64 [m], above 0: the share of all documents of the training that
+    have the label in their shortlists;
     ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
     judged), by which every worker knows how many of them teach something.
     """
@@ -39,6 +40,7 @@ class Batch:
     document_texts: list[str]
     label_numbers: np.ndarray
     label_texts: list[str]
+    label_shares: np.ndarray
     verdict: np.ndarray
     similarity: np.ndarray
     excluded: np.ndarray
@@ -103,16 +105,20 @@ class ExampleReader:
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
         self.empty_shortlists = self.held_out = self.earlier = 0
+        shortlisted = np.zeros(len(self._label_texts), np.int64)
         for name in self.shards:
             columns = ["row", "held_out", "labels"]
             newest = storage.read_table(name, EXAMPLES, columns)
             table = _latest(newest, self._earlier(name, columns).values())
             trained = pc.invert(table["held_out"])
-            usable = _count(pc.and_(trained, _has_shortlist(table)))
+            read = _usable(table)
+            usable = len(read)
             self.rows_of_shards.append(usable)
+            shortlisted += np.bincount(_flat(read["labels"], np.int32), minlength=len(shortlisted))
             self.earlier += usable - len(_usable(newest))
             self.empty_shortlists += _count(trained) - usable
             self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
+        self._label_shares = shortlisted / max(sum(self.rows_of_shards), 1)
 
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
         """The part of worker ``rank`` of ``world`` of a global batch; it may have no documents at all.
@@ -140,7 +146,16 @@ class ExampleReader:
             excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
         best = [_highest(shard.verdict[row]) for shard, row in everyone]
-        return Batch(texts, numbers, label_texts, verdict, similarity, excluded, np.array(best, dtype=np.float32))
+        return Batch(
+            texts,
+            numbers,
+            label_texts,
+            self._label_shares[numbers],
+            verdict,
+            similarity,
+            excluded,
+            np.array(best, dtype=np.float32),
+        )
 
     def _earlier(self, name: str, columns: list[str] | None = None) -> dict[int, pa.Table]:
         """What the earlier cycles whose verdicts count have of the shard ``name``, by cycle, the latest one first."""

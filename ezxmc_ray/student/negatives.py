@@ -1,8 +1,9 @@
 """Which pairs of a batch are positives, which are negatives, and which are neither.
 
-Comes in: what the teacher said of a batch's pairs, the targets made of it, and the student's own scores. Goes out:
-masks over the pairs, bool [b, m]. A label that a document was not judged with is a negative of it (*in-batch*), and it
-may well be a right one: the masks here keep the student from unlearning those.
+Comes in: what the teacher said of a batch's pairs, the targets made of it, the student's own scores, and how common the
+labels are. Goes out: masks over the pairs, bool [b, m], and weights of the labels. A label that a document was not
+judged with is a negative of it (*in-batch*), and it may well be a right one, a common label most of all: the masks and
+weights here keep the student from unlearning those.
 """
 
 from __future__ import annotations
@@ -54,3 +55,29 @@ def likely_false_negatives(scores: Tensor, target: Tensor, ratio: float) -> Tens
     best = target.masked_fill(~judged, -torch.inf).argmax(dim=1, keepdim=True)
     least = ratio * scores.detach().gather(1, best)
     return ~judged & (scores.detach() >= least) & judged.any(dim=1, keepdim=True)
+
+
+def in_batch_weights(label_shares: np.ndarray, documents: int) -> np.ndarray:
+    """How much a label counts where it is an in-batch negative: the less, the more batches it is in.
+
+    A document meets a label that it was not judged with in every batch that has another document with that label. So
+    without weights a label is pushed away as often as it is common, and what many documents are about is unlearned.
+    A weight is the inverse of the probability of meeting, scaled to a mean of 1 over the batch: then all labels count
+    alike over an epoch, and a batch's negatives together as before. Where all labels are as rare, all weights are 1.
+
+    Paper: correction of the sampling bias of in-batch negatives (Yi et al., RecSys 2019, "logQ"; doi
+    10.1145/3298689.3346996), self-normalised as in importance sampling, since the inverse alone would let a label that
+    is in one of a million shortlists outweigh all others of its batch.
+
+    Args:
+        label_shares: float64 [m], above 0 to 1: share of the training's documents that have the label in their
+            shortlists.
+        documents: of the global batch, at least 2.
+
+    Returns:
+        float64 [m], above 0, with a mean of 1.
+    """
+    with np.errstate(divide="ignore"):  # a label of all documents: log(0), and it is met for certain
+        met = -np.expm1((documents - 1) * np.log1p(-label_shares))
+    weights: np.ndarray = 1.0 / met
+    return weights / weights.mean()

@@ -82,6 +82,8 @@ def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     assert batch.verdict.dtype == batch.similarity.dtype == np.float32
     np.testing.assert_array_equal(batch.excluded, [[False] * 5, [False] * 5, [False, True, True, False, False]])
     assert batch.best_verdict.tolist() == [0.75, 0.125, 1.0] and batch.global_documents == 3
+    # Of four documents that are trained on; the held-out one has labels 2 and 3 as well.
+    assert batch.label_shares.tolist() == [0.5, 0.25, 0.25, 0.25, 0.25]
 
 
 def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage) -> None:
@@ -156,6 +158,8 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
     np.testing.assert_array_equal(known["title 4\ntext 4"], [nan, nan, 0.0, nan, 0.75])
     np.testing.assert_array_equal(known["title 0\ntext 0"], [1.0, nan, nan, nan, 0.0])
     assert sorted(batch.best_verdict.tolist()) == [0.75, 1.0, 1.0]
+    # Of five documents by the shortlists that they are trained with.
+    assert batch.label_shares.tolist() == [0.4, 0.4, 0.2, 0.2, 0.4]
 
 
 def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ezxmc_ray.config import StudentConfig
-from ezxmc_ray.student.negatives import doubtful, likely_false_negatives, positives
+from ezxmc_ray.student.negatives import doubtful, in_batch_weights, likely_false_negatives, positives
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
 from tests.student.toy import SCALE, YES_THRESHOLD, toy_batch
@@ -54,6 +56,66 @@ def test_a_likely_false_negative_is_not_pushed_away(loss: str) -> None:
     assert bool(pushed(0.0)[likely].any())
     assert not bool(pushed(0.9)[likely].any())
     assert bool(pushed(0.9)[~likely].any())
+
+
+def test_in_batch_weights_let_all_labels_count_alike_over_many_batches() -> None:
+    random = np.random.default_rng(0)
+    shares = np.array([0.02, 0.1, 0.1, 0.5, 0.9])
+    has = random.random((40_000, 8, len(shares))) < shares  # batches of eight documents and their shortlists
+    met = has[:, 1:].any(axis=1)[~has[:, 0].any(axis=1)]  # by a first document that has none of them
+    weights = in_batch_weights(shares, 8)
+    counts = (met * weights).mean(axis=0)
+    np.testing.assert_allclose(counts / counts.mean(), 1.0, atol=0.05)
+    assert met.mean(axis=0).max() > 5 * met.mean(axis=0).min()  # without weights they do not
+    assert weights.mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("shares", "expected"), [([0.3] * 3, [1.0] * 3), ([1.0, 0.5], [2 / 3, 4 / 3]), ([1.0], [1.0])])
+def test_in_batch_weights_of_two_documents(shares: list[float], expected: list[float]) -> None:
+    np.testing.assert_allclose(in_batch_weights(np.array(shares), 2), expected)
+
+
+def test_in_batch_weights_of_a_label_in_one_of_a_billion_shortlists_are_finite() -> None:
+    weights = in_batch_weights(np.array([1e-9, 1e-9, 0.5, 1.0]), 4096)
+    assert np.isfinite(weights).all() and weights[0] == pytest.approx(2.0, rel=1e-3) and 0 < weights[3] < 1e-5
+
+
+@pytest.mark.parametrize("loss", ["listwise", "infonce"])
+def test_the_sampling_correction_weights_the_unjudged_labels_in_the_softmax(loss: str) -> None:
+    batch = toy_batch(0, documents=3)
+    random = torch.Generator().manual_seed(0)
+    scores = 0.5 + 0.2 * torch.rand(batch.verdict.shape, generator=random, dtype=torch.float64)
+    config = StudentConfig(loss=loss, target="verdict", temperature=0.1)
+    found = Objective(config, SCALE, YES_THRESHOLD).loss(scores, batch)
+
+    judged = np.isfinite(batch.verdict)
+    weights = np.where(judged, 1.0, in_batch_weights(batch.label_shares, 3))
+    terms = weights * np.exp(scores.numpy() / 0.1)
+    losses = []
+    for row, verdicts in enumerate(batch.verdict):
+        if loss == "listwise":
+            shares = terms[row] / terms[row].sum()
+            goal = np.exp((verdicts - SCALE.verdict_mean) / SCALE.verdict_std / config.target_temperature)
+            goal = np.nan_to_num(goal) / np.nansum(goal)
+            losses.append(-(goal * np.log(shares)).sum())
+        else:
+            right = np.nan_to_num(verdicts) >= YES_THRESHOLD
+            others = terms[row, ~right].sum()
+            losses.append(-np.log(terms[row, right] / (terms[row, right] + others)).mean())
+    assert float(found) == pytest.approx(float(np.mean(losses)), rel=1e-5)
+    without = Objective(replace(config, sampling_correction=False), SCALE, YES_THRESHOLD).loss(scores, batch)
+    assert abs(float(found) - float(without)) > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["lmtx", "bce"])
+def test_the_sampling_correction_leaves_losses_without_a_softmax_as_they_are(loss: str) -> None:
+    batch = toy_batch(0, documents=3)
+    scores = torch.rand(batch.verdict.shape, generator=torch.Generator().manual_seed(0))
+    with_it, without = (
+        Objective(StudentConfig(loss=loss, sampling_correction=on), SCALE, YES_THRESHOLD).loss(scores, batch)
+        for on in (True, False)
+    )
+    assert float(with_it) == float(without)
 
 
 def test_documents_that_teach_are_counted_here_and_everywhere() -> None:
