@@ -41,10 +41,11 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def heading(one: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """The lines above a table of ``result`` that has a ``title``, and perhaps a command of its own."""
+    """The lines above a table of ``result`` that has a ``title``, and perhaps a command of its own, or ``commands``."""
     lines = [f"### {one['title']}", ""] if "title" in one else []
-    if "command" in one and (one["command"], one["date"]) != (result.get("command"), result.get("date")):
-        lines += [f"`{one['command']}` · {one['date']}", ""]
+    commands = [f"`{by['command']}` · {by['date']}" for by in one.get("commands", [one]) if "command" in by]
+    if commands != [f"`{result.get('command')}` · {result.get('date')}"]:
+        lines += [line for command in commands for line in (command, "")]
     return lines
 
 

@@ -176,6 +176,8 @@ MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
 def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     """``new`` and what the result file has of earlier calls, what follows from both, and the page's tables."""
     old = published(bench.given.name)
+    measured_by = {"command": command(), "date": f"{datetime.date.today()}"}
+    new = {part: [row | measured_by for row in rows] for part, rows in new.items()}
     rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
     budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
     rows, budgets = at_one_rate(rows, budgets)

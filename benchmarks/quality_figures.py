@@ -159,13 +159,17 @@ def at_one_rate(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], 
 
     Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked, or less
     than half of what they need, set no rate: a document of which few labels are asked costs as much for itself. Where
-    there is none, the seconds stay as they are.
+    no row sets one, it is the fastest rate of a row's verdict store, by which its seconds came.
     """
     rates: dict[tuple[Any, ...], float] = {}
+    stores: dict[tuple[Any, ...], float] = {}
     for row in rows:
         prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
         if prompts >= max(LEAST_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
             rates[_judge(row)] = max(rates.get(_judge(row), 0.0), prompts / row["seconds_asked"])
+        if row.get("teacher_seconds"):
+            stores[_judge(row)] = max(stores.get(_judge(row), 0.0), _prompts(row) / row["teacher_seconds"])
+    rates = stores | rates
 
     def priced(row: Row) -> Row:
         if not row.get("pairs") or _judge(row) not in rates:

@@ -143,10 +143,11 @@ def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
         row("ezxmc", 1, pairs=3000, priors=1000, pairs_asked=900, priors_asked=0, seconds_asked=1.0),
         row("ezxmc", 2, pairs=3000, priors=1000, pairs_asked=1900, priors_asked=0, seconds_asked=1.0),
         row("lmtx", teacher="u", pairs=100, pairs_asked=0, seconds_asked=0.0, teacher_seconds=7.0),
+        row("ezxmc", teacher="u", pairs=100, priors=100, pairs_asked=1, seconds_asked=1.0, teacher_seconds=20.0),
         row("bm25", None, None),
     ]
     shown, (share,) = at_one_rate(rows, [row("lmtx", pairs=100, priors=None)])
-    assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 200.0, 7.0, None]
+    assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 200.0, 7.0, 14.0, None]
     assert share["teacher_seconds"] == 5.0
 
 
@@ -214,6 +215,19 @@ def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() 
     assert "| ezxmc | t | s | 0 | generic |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert page.count("### ") == 4 and page.endswith("- n\n")
+
+
+def test_a_table_names_the_commands_of_its_rows_where_the_page_does_not() -> None:
+    def page(*commands: str) -> str:
+        seeds = [row("ezxmc", seed, command=name, date="x") for seed, name in enumerate(commands)]
+        rows = [row("bm25", None, None), *seeds]  # bm25 is of a result that did not say
+        parts = {"rows": rows, "means": [], "differences": [], "cycles": [], "budget": [], "reached": []}
+        found = tables(parts | {"equal_shares": []})
+        return section({"title": "Quality", "command": "b", "machine": "m", "date": "x", "tables": found})
+
+    assert "`a` · x\n\n`b` · x\n\n| method" in page("a", "b", "a")
+    assert page("a").count("`a` · x") == 1
+    assert page("b").count("`b` · ") == 1 and page().count("` · ") == 1
 
 
 def test_a_measure_without_an_interval_is_shown_alone() -> None:
