@@ -66,6 +66,7 @@ from ezxmc_ray.steps import versions
 from ezxmc_ray.storage import Storage
 
 PARTS = ("methods", "cycles", "budget")
+TITLE = "Quality: all methods on the same documents and labels"
 
 
 def main() -> int:
@@ -84,7 +85,7 @@ def main() -> int:
     if any(new.values()):  # what was measured before an error counts
         result = collected(bench, new)
         print("\n".join(table(result)))
-        publish(given.name, given.title, result)
+        publish(given.name, given.title or published(given.name).get("title", TITLE), result)
     return status
 
 
@@ -93,9 +94,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_arguments(parser)
     parser.add_argument("--test-documents", type=int, help="how many, 0 = all; without it as many as --documents")
-    parser.add_argument(
-        "--title", default="Quality: all methods on the same documents and labels", help="of the result"
-    )
+    parser.add_argument("--title", help=f"of the result; without it the one that it has, at first: {TITLE}")
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(

@@ -81,7 +81,7 @@ def main() -> int:
         return 2
     result = merged(given.name, parts)
     print("\n".join(table(result)))
-    publish(given.name, given.title or title(result), {**about(bench, files), **result})
+    publish(given.name, given.title or kept_title(given.name) or title(result), {**about(bench, files), **result})
     return 0
 
 
@@ -107,7 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds of speed, encode and scaling")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("--overrides", nargs="+", default=[], help="a.b=c")
-    parser.add_argument("--title", help="of the result; without it one that names the parts")
+    parser.add_argument(
+        "--title", help="of the result; without it the one it was given before, or one that names the parts"
+    )
     parser.add_argument("--perfect-overrides", nargs="+", default=[], help="a.b=c, for the part perfect on top")
     return parser.parse_args()
 
@@ -293,6 +295,12 @@ def title(result: dict[str, Any]) -> str:
     """Names the simulation where there is one."""
     simulated = ", and with a simulated perfect teacher" if "perfect" in result["parts"] else ""
     return f"Student: speed and quality on stored verdicts{simulated}"
+
+
+def kept_title(name: str) -> str | None:
+    """The title that the result of this name was given, and did not get of itself."""
+    old = published(name)
+    return old["title"] if "parts" in old and old["title"] != title(old) else None
 
 
 def about(bench: Bench, files: Files) -> dict[str, Any]:
