@@ -29,7 +29,9 @@ def main() -> None:
 
 def section(result: dict[str, Any]) -> str:
     """One result as Markdown."""
-    about = f"`{result['command']}` · {result['machine']} · {result['date']}"
+    about = f"{result['machine']} · {result['date']}"
+    if not any("commands" in one for one in result.get("tables", [])):  # else each table says by what it was measured
+        about = f"`{result['command']}` · {about}"
     return "\n".join(["", f"## {result['title']}", "", about, "", *table(result)]).rstrip() + "\n"
 
 
@@ -41,11 +43,11 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def heading(one: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """The lines above a table of ``result`` that has a ``title``, and perhaps a command of its own, or ``commands``."""
+    """The lines above a table of ``result`` that has a ``title``, and ``commands`` or one that is not the page's."""
     lines = [f"### {one['title']}", ""] if "title" in one else []
-    commands = [f"`{by['command']}` · {by['date']}" for by in one.get("commands", [one]) if "command" in by]
-    if commands != [f"`{result.get('command')}` · {result.get('date')}"]:
-        lines += [line for command in commands for line in (command, "")]
+    for by in one.get("commands", [one] if "command" in one else []):
+        if "commands" in one or (by["command"], by["date"]) != (result.get("command"), result.get("date")):
+            lines += [f"`{by['command']}` · {by['date']}", ""]
     return lines
 
 

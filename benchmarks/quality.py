@@ -179,7 +179,7 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     new = {part: [row | measured_by for row in rows] for part, rows in new.items()}
     rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
     budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
-    rows, budgets = at_one_rate(rows, budgets)
+    rows, budgets = at_one_rate(rows, budgets, old.get("rows", []))
     curves = new.get("cycles", [])
     curves = [row for row in old.get("cycles", []) if named(row) not in map(named, curves)] + curves
     parts = {"rows": rows, "cycles": merged([], curves, (*IDENTITY, "cycles")), "budget": budgets}
@@ -193,7 +193,8 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     equal = at_equal_shares([(row, bench.values(row, row["share"])) for row in ranked])
     parts["equal_shares"] = merged(old.get("equal_shares", []), equal, (*GROUP, "share"))
     measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
-    notes = [one["note"] for one in measured.values()] + list(NOTES)
+    notes = [f"{one['note']} The last call: `{one['command']}`, {one['date']}." for one in measured.values()]
+    notes += NOTES
     return {**parts, "measured": measured, "tables": tables(parts), "notes": notes}
 
 

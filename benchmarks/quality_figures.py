@@ -154,21 +154,24 @@ def _identity_of_difference(ours: Row, other: Row) -> Row:
     return {name: ours[name] for name in SAME} | {"method": other["method"], "seeds": [ours["seeds"], other["seeds"]]}
 
 
-def at_one_rate(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def at_one_rate(rows: Sequence[Row], others: Sequence[Row], earlier: Sequence[Row] = ()) -> tuple[list[Row], list[Row]]:
     """Both, with ``teacher_seconds`` at one rate for each dataset and teacher: the fastest that a row was judged at.
 
     Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked, or less
-    than half of what they need, set no rate: a document of which few labels are asked costs as much for itself. Where
-    no row sets one, it is the fastest rate of a row's verdict store, by which its seconds came.
+    than half of what they need, set no rate: a document of which few labels are asked costs as much for itself.
+    ``earlier``: what was returned before, perhaps of rows that asked what others need now; its rate counts as well.
+    Where there is none yet, it is the fastest rate of a verdict store, by which a new row's seconds came.
     """
     rates: dict[tuple[Any, ...], float] = {}
     stores: dict[tuple[Any, ...], float] = {}
     for row in rows:
         prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
         if prompts >= max(LEAST_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
-            rates[_judge(row)] = max(rates.get(_judge(row), 0.0), prompts / row["seconds_asked"])
-        if row.get("teacher_seconds"):
-            stores[_judge(row)] = max(stores.get(_judge(row), 0.0), _prompts(row) / row["teacher_seconds"])
+            _note_rate(rates, row, prompts / row["seconds_asked"])
+    for found, those in ((rates, earlier), (stores, rows)):
+        for row in those:
+            if row.get("teacher_seconds"):
+                _note_rate(found, row, _prompts(row) / row["teacher_seconds"])
     rates = stores | rates
 
     def priced(row: Row) -> Row:
@@ -177,6 +180,10 @@ def at_one_rate(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], 
         return row | {"teacher_seconds": _prompts(row) / rates[_judge(row)]}
 
     return [priced(row) for row in rows], [priced(row) for row in others]
+
+
+def _note_rate(rates: dict[tuple[Any, ...], float], row: Row, rate: float) -> None:
+    rates[_judge(row)] = max(rates.get(_judge(row), 0.0), rate)
 
 
 def _prompts(row: Row) -> int:

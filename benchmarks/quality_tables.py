@@ -25,7 +25,7 @@ NOTES = (
     "of all runs of a dataset are one store, so hardly any is asked twice. priors: labels judged beside no document, "
     "where they calibrate; their prompts are shorter, since there is no document in them. teacher s: of the engine for "
     "all pairs and priors, start-up apart, at one rate for all methods of a dataset and teacher: the fastest that a "
-    "run of some length had, or its verdict store (later cycles, which ask few labels a document, are slower).",
+    "run of some length had, or where none had, its verdict store (later cycles ask few labels a document: slower).",
     "ships: the encoder that the run's selection chose, by the teacher's judgement and never by gold; cycle_0 is the "
     "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
@@ -64,7 +64,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _commands(rows: Sequence[Row]) -> list[Row]:
-    """By what and when ``rows`` were measured, each once; a row that follows from others does not say."""
+    """By what and when ``rows`` were measured, each once; an old row does not say."""
     return [
         {"command": command, "date": date}
         for command, date in dict.fromkeys((row["command"], row["date"]) for row in rows if "command" in row)

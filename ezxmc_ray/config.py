@@ -223,7 +223,7 @@ class StudentConfig:
     )
     sampling_correction: bool = _knob(
         True,
-        "listwise, infonce: an unjudged label counts less as a negative the more shortlists it is in, else common labels are unlearned",
+        "listwise, infonce: a label counts less as an in-batch negative the more shortlists it is in, else common labels are unlearned",
     )
     false_negative_ratio: float = _knob(
         0.0, "an unjudged label is no negative from this share of the best label's similarity on, 0 = all are"
@@ -437,13 +437,15 @@ def settled(config: Config, section: str) -> dict[str, Any]:
     """The knobs of ``section`` that change what a stage writes, not only how fast it is; fingerprints are made of them.
 
     A run that was stopped may go on with other :data:`SPEED_KNOBS`. Nor do looks at a training from which no patience
-    follows count: they are as if left at their defaults.
+    follows count: they are as if left at their defaults. Without the sampling correction a run is one of before it.
     """
     values: dict[str, Any] = to_dict(getattr(config, section))
     if section == "words" and not config.words.weight:
         return {"weight": 0.0}
     if section == "student" and not config.student.patience:
         values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
+    if section == "student" and not config.student.sampling_correction:
+        del values["sampling_correction"]
     return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
 
 

@@ -186,6 +186,12 @@ def test_looks_that_stop_nothing_are_no_part_of_what_a_training_is() -> None:
     assert (patient["validate_every_steps"], patient["validation_documents"]) == (5, 9)
 
 
+def test_a_training_without_the_sampling_correction_is_one_of_before_there_was_one() -> None:
+    values = settled(load_config(None, ["student.sampling_correction=false"]), "student")
+    assert values | {"sampling_correction": True} == settled(load_config(None), "student")
+    assert "sampling_correction" not in values
+
+
 def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() -> None:
     sentence = told(None, "student.validate_every_steps=5", "prepare.held_out_share=0")
     assert sentence.startswith(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ezxmc_ray.encoder.encoder import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
-from ezxmc_ray.student.negatives import positives
+from ezxmc_ray.student.negatives import in_batch_weights, positives
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
 
 
@@ -31,8 +31,7 @@ class Batch:
     ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
     verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
     not in its shortlist that got a yes in an earlier cycle, or have the very text of one that did or that is in it:
-    these would be its negatives; ``label_shares`` float64 [m], above 0: the share of all documents of the training that
-    have the label in their shortlists;
+    these would be its negatives; ``label_weights`` float64 [m], above 0: how much a label counts as a negative;
     ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
     judged), by which every worker knows how many of them teach something.
     """
@@ -40,7 +39,7 @@ class Batch:
     document_texts: list[str]
     label_numbers: np.ndarray
     label_texts: list[str]
-    label_shares: np.ndarray
+    label_weights: np.ndarray
     verdict: np.ndarray
     similarity: np.ndarray
     excluded: np.ndarray
@@ -105,7 +104,7 @@ class ExampleReader:
         self._cache: OrderedDict[int, _Shard] = OrderedDict()
         self.rows_of_shards: list[int] = []
         self.empty_shortlists = self.held_out = self.earlier = 0
-        shortlisted = np.zeros(len(self._label_texts), np.int64)
+        self._label_counts = np.zeros(len(self._label_texts), np.int64)
         for name in self.shards:
             columns = ["row", "held_out", "labels"]
             newest = storage.read_table(name, EXAMPLES, columns)
@@ -114,11 +113,10 @@ class ExampleReader:
             read = _usable(table)
             usable = len(read)
             self.rows_of_shards.append(usable)
-            shortlisted += np.bincount(_flat(read["labels"], np.int32), minlength=len(shortlisted))
+            self._label_counts += np.bincount(_flat(read["labels"], np.int32), minlength=len(self._label_texts))
             self.earlier += usable - len(_usable(newest))
             self.empty_shortlists += _count(trained) - usable
             self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
-        self._label_shares = shortlisted / max(sum(self.rows_of_shards), 1)
 
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
         """The part of worker ``rank`` of ``world`` of a global batch; it may have no documents at all.
@@ -150,7 +148,7 @@ class ExampleReader:
             texts,
             numbers,
             label_texts,
-            self._label_shares[numbers],
+            in_batch_weights(self._label_counts[numbers], sum(self.rows_of_shards), len(rows)),
             verdict,
             similarity,
             excluded,

@@ -16,13 +16,13 @@ from torch import Tensor
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.losses import bce_loss, infonce_loss, listwise_loss, lmtx_loss
-from ezxmc_ray.student.negatives import doubtful, in_batch_weights, likely_false_negatives, positives
+from ezxmc_ray.student.negatives import doubtful, likely_false_negatives, positives
 from ezxmc_ray.student.targets import TargetScale, target_scores
 
 #: Losses that know a yes and a no only; to them a document without a yes teaches nothing.
 OF_POSITIVES = ("lmtx", "infonce")
-#: Losses with a softmax over the negatives, in which a common label may count less.
-OF_ALL_NEGATIVES = ("listwise", "infonce")
+#: Losses whose denominator sums over all negatives, where a common label can count less.
+WEIGHTED = ("listwise", "infonce")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class Objective:
         goal = torch.from_numpy(target).to(device)
         if config.false_negative_ratio:
             masked = masked | likely_false_negatives(scores, goal, config.false_negative_ratio)
-        if config.sampling_correction and config.loss in OF_ALL_NEGATIVES:
-            # A weight of a term of the softmax is a summand of its logit.
-            weights = torch.from_numpy(np.log(in_batch_weights(batch.label_shares, batch.global_documents))).to(scores)
-            scores = scores + config.temperature * weights.expand_as(goal).masked_fill(torch.isfinite(goal), 0.0)
+        if config.sampling_correction and config.loss in WEIGHTED:
+            # The weight of a term of the softmax is a summand of its logit.
+            summands = torch.from_numpy(config.temperature * np.log(batch.label_weights)).to(scores)
+            shortlisted = torch.from_numpy(np.isfinite(batch.similarity)).to(device)
+            scores = scores + summands.expand_as(scores).masked_fill(shortlisted, 0.0)
         if config.loss == "listwise":
             return listwise_loss(scores, goal, config.temperature, config.target_temperature, masked)
         if config.loss == "bce":

@@ -94,7 +94,7 @@ class PairReader:
             document_texts=[text for text, _ in mine],
             label_numbers=np.arange(len(labels), dtype=np.int32),
             label_texts=labels,
-            label_shares=np.full(len(labels), 1 / max(sum(self.rows_of_shards), 1)),
+            label_weights=np.ones(len(labels)),  # the papers' losses know no others
             verdict=verdict,
             similarity=np.zeros_like(verdict),
             excluded=np.zeros(verdict.shape, dtype=bool),

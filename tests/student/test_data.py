@@ -8,6 +8,7 @@ import pytest
 
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.data import ExampleReader, held_out_documents
+from ezxmc_ray.student.negatives import in_batch_weights
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
@@ -83,7 +84,7 @@ def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     np.testing.assert_array_equal(batch.excluded, [[False] * 5, [False] * 5, [False, True, True, False, False]])
     assert batch.best_verdict.tolist() == [0.75, 0.125, 1.0] and batch.global_documents == 3
     # Of four documents that are trained on; the held-out one has labels 2 and 3 as well.
-    assert batch.label_shares.tolist() == [0.5, 0.25, 0.25, 0.25, 0.25]
+    np.testing.assert_array_equal(batch.label_weights, in_batch_weights(np.array([2, 1, 1, 1, 1]), 4, 3))
 
 
 def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage) -> None:
@@ -159,7 +160,7 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
     np.testing.assert_array_equal(known["title 0\ntext 0"], [1.0, nan, nan, nan, 0.0])
     assert sorted(batch.best_verdict.tolist()) == [0.75, 1.0, 1.0]
     # Of five documents by the shortlists that they are trained with.
-    assert batch.label_shares.tolist() == [0.4, 0.4, 0.2, 0.2, 0.4]
+    np.testing.assert_array_equal(batch.label_weights, in_batch_weights(np.array([2, 2, 1, 1, 2]), 5, 3))
 
 
 def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -59,29 +60,57 @@ def test_a_likely_false_negative_is_not_pushed_away(loss: str) -> None:
 
 
 def test_in_batch_weights_let_all_labels_count_alike_over_many_batches() -> None:
+    """Batches of 32 of 1,000 documents; the labels of a shortlist are drawn by unlike odds."""
     random = np.random.default_rng(0)
-    shares = np.array([0.02, 0.1, 0.1, 0.5, 0.9])
-    has = random.random((40_000, 8, len(shares))) < shares  # batches of eight documents and their shortlists
-    met = has[:, 1:].any(axis=1)[~has[:, 0].any(axis=1)]  # by a first document that has none of them
-    weights = in_batch_weights(shares, 8)
-    counts = (met * weights).mean(axis=0)
-    np.testing.assert_allclose(counts / counts.mean(), 1.0, atol=0.05)
-    assert met.mean(axis=0).max() > 5 * met.mean(axis=0).min()  # without weights they do not
-    assert weights.mean() == pytest.approx(1.0)
+    odds = random.permutation(np.repeat([1.0, 5.0, 40.0], [150, 40, 10]))
+    has = np.zeros((1000, len(odds)), dtype=bool)
+    for row in has:
+        row[random.choice(len(odds), 6, replace=False, p=odds / odds.sum())] = True
+    counts = has.sum(axis=0)
+    plain, weighted, could = (np.zeros(len(odds)) for _ in range(3))
+    for _ in range(400):
+        batch = has[random.permutation(1000)[:32]]
+        there = batch.any(axis=0)
+        weights = np.zeros(len(odds))
+        weights[there] = in_batch_weights(counts[there], 1000, 32)
+        assert weights[there].mean() == pytest.approx(1.0)
+        for row in batch:  # its negatives are the labels of the others that it has not
+            plain += there & ~row
+            weighted += weights * ~row
+            could += ~row
+    groups = [np.quantile(counts, [low, low + 0.2]) for low in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    places = [(counts >= low) & (counts <= high) for low, high in groups]
+    often = np.array([(plain / could)[place].mean() for place in places])
+    counted = np.array([(weighted / could)[place].mean() for place in places])
+    assert often.max() > 1.8 * often.min()
+    np.testing.assert_allclose(counted, counted.mean(), rtol=0.05)
 
 
-@pytest.mark.parametrize(("shares", "expected"), [([0.3] * 3, [1.0] * 3), ([1.0, 0.5], [2 / 3, 4 / 3]), ([1.0], [1.0])])
-def test_in_batch_weights_of_two_documents(shares: list[float], expected: list[float]) -> None:
-    np.testing.assert_allclose(in_batch_weights(np.array(shares), 2), expected)
+@pytest.mark.parametrize(("trained", "documents"), [(20, 5), (60, 48), (100, 16), (1343, 48), (5000, 1000)])
+def test_in_batch_weights_are_the_inverse_of_the_probability_of_meeting(trained: int, documents: int) -> None:
+    counts = np.array([count for count in (1, 2, 3, 5, 10, 50, 400) if count < trained])
+    all_ways = math.comb(trained - 1, documents - 1)
+    met = np.array([1 - math.comb(trained - 1 - int(count), documents - 1) / all_ways for count in counts])
+    expected = np.minimum(1 / met, 10 * np.median(1 / met))
+    found = in_batch_weights(counts, trained, documents)
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=0.05 if trained < 100 else 0.03)
+    assert found.mean() == pytest.approx(1.0)
 
 
-def test_in_batch_weights_of_a_label_in_one_of_a_billion_shortlists_are_finite() -> None:
-    weights = in_batch_weights(np.array([1e-9, 1e-9, 0.5, 1.0]), 4096)
-    assert np.isfinite(weights).all() and weights[0] == pytest.approx(2.0, rel=1e-3) and 0 < weights[3] < 1e-5
+@pytest.mark.parametrize(("trained", "documents"), [(48, 48), (2, 2), (48, 1), (1, 1)])
+def test_in_batch_weights_are_1_where_every_document_is_in_every_batch_or_alone(trained: int, documents: int) -> None:
+    np.testing.assert_allclose(in_batch_weights(np.array([1, 2, trained]), trained, documents), 1.0)
+
+
+def test_a_rare_label_counts_at_most_ten_times_as_much_as_the_median_one() -> None:
+    counts = np.array([1, *[500_000] * 5, 900_000_000, 1_000_000_000])
+    weights = in_batch_weights(counts, 1_000_000_000, 4096)
+    assert np.isfinite(weights).all() and weights.min() > 0
+    assert weights[0] == pytest.approx(10 * weights[1]) and weights[1] > weights[-1]
 
 
 @pytest.mark.parametrize("loss", ["listwise", "infonce"])
-def test_the_sampling_correction_weights_the_unjudged_labels_in_the_softmax(loss: str) -> None:
+def test_the_sampling_correction_weights_the_in_batch_negatives(loss: str) -> None:
     batch = toy_batch(0, documents=3)
     random = torch.Generator().manual_seed(0)
     scores = 0.5 + 0.2 * torch.rand(batch.verdict.shape, generator=random, dtype=torch.float64)
@@ -89,7 +118,7 @@ def test_the_sampling_correction_weights_the_unjudged_labels_in_the_softmax(loss
     found = Objective(config, SCALE, YES_THRESHOLD).loss(scores, batch)
 
     judged = np.isfinite(batch.verdict)
-    weights = np.where(judged, 1.0, in_batch_weights(batch.label_shares, 3))
+    weights = np.where(judged, 1.0, batch.label_weights)
     terms = weights * np.exp(scores.numpy() / 0.1)
     losses = []
     for row, verdicts in enumerate(batch.verdict):
@@ -108,7 +137,7 @@ def test_the_sampling_correction_weights_the_unjudged_labels_in_the_softmax(loss
 
 
 @pytest.mark.parametrize("loss", ["lmtx", "bce"])
-def test_the_sampling_correction_leaves_losses_without_a_softmax_as_they_are(loss: str) -> None:
+def test_the_sampling_correction_leaves_the_other_losses_as_they_are(loss: str) -> None:
     batch = toy_batch(0, documents=3)
     scores = torch.rand(batch.verdict.shape, generator=torch.Generator().manual_seed(0))
     with_it, without = (

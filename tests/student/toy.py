@@ -67,7 +67,7 @@ def toy_batch(seed: int, documents: int = 6, part: slice = slice(None), shortlis
         document_texts=texts,
         label_numbers=used,
         label_texts=[LABELS[number] for number in used],
-        label_shares=np.linspace(0.1, 0.9, len(LABELS))[used],
+        label_weights=np.linspace(0.1, 1.9, len(LABELS))[used],
         verdict=verdict,
         similarity=similarity,
         excluded=np.zeros(verdict.shape, dtype=bool),
