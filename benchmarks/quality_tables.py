@@ -44,6 +44,10 @@ NOTES = (
 )
 
 
+#: What a row says that was measured before rows were kept with their command.
+NOT_KEPT, BEFORE = "(rows of earlier calls)", "before 2026-11-27"
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """All tables, dataset by dataset; a part that was not measured has none."""
     found: list[Table] = []
@@ -64,11 +68,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _commands(rows: Sequence[Row]) -> list[Row]:
-    """By what and when ``rows`` were measured, each once; an old row does not say."""
-    return [
-        {"command": command, "date": date}
-        for command, date in dict.fromkeys((row["command"], row["date"]) for row in rows if "command" in row)
-    ]
+    """By what and when ``rows`` were measured, each once; what follows from other rows does not say."""
+    measured = [row for row in rows if "metrics" in row and "seeds" not in row]
+    by = dict.fromkeys((row.get("command", NOT_KEPT), row.get("date", BEFORE)) for row in measured)
+    return [{"command": command, "date": date} for command, date in by]
 
 
 def _all(result: Mapping[str, Any]) -> list[Row]:
