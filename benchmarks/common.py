@@ -39,6 +39,11 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *map(_named, sys.argv[1:])])
 
 
+def this_call() -> dict[str, str]:
+    """What a figure says of how it came about: the command line of this process, and today's date."""
+    return {"command": command(), "date": f"{datetime.date.today()}"}
+
+
 def _named(word: str) -> str:
     """``word`` of a command line, or its value where it is ``key=value``: of a path outside the project the name."""
     if Path(word).is_absolute() or word.startswith("../"):
@@ -71,14 +76,7 @@ def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[s
 
 def publish(name: str, title: str, result: dict[str, Any]) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
-    about = {
-        "name": name,
-        "title": title,
-        "command": command(),
-        "machine": machine(),
-        "date": f"{datetime.date.today()}",
-    }
-    whole = {**about, **result}
+    whole = {"name": name, "title": title, "machine": machine(), **this_call(), **result}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
     print(json.dumps(whole))

@@ -26,13 +26,12 @@ the verdicts of other runs, or of an export (benchmarks/verdicts/ has those of t
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from common import ROOT, command, publish, published
+from common import ROOT, publish, published, this_call
 from make_results import table
 from quality_bench import WITHOUT_SEEDS, Bench, make_bench
 from quality_figures import (
@@ -175,8 +174,7 @@ MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
 def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
     """``new`` and what the result file has of earlier calls, what follows from both, and the page's tables."""
     old = published(bench.given.name)
-    measured_by = {"command": command(), "date": f"{datetime.date.today()}"}
-    new = {part: [row | measured_by for row in rows] for part, rows in new.items()}
+    new = {part: [row | this_call() for row in rows] for part, rows in new.items()}
     rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
     budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
     rows, budgets = at_one_rate(rows, budgets, old.get("rows", []))
@@ -211,8 +209,7 @@ def about(bench: Bench) -> Row:
         )
     return {
         "note": note,
-        "command": command(),
-        "date": f"{datetime.date.today()}",
+        **this_call(),
         **facts,
         "cycles": given.cycles,
         "settings": section(bench.config),

@@ -26,7 +26,6 @@ try: ``--documents 100 --parts quality --methods untrained,ezxmc --seeds 1``.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import student_figures as figures
-from common import ROOT, command, publish, published, run_script
+from common import ROOT, publish, published, run_script, this_call
 from make_results import table
 from student_data import Data, Files, add_data_arguments, find_files, read_data
 from student_figures import MEASURES, Part
@@ -278,7 +277,7 @@ def recorded(name: str, bench: Bench) -> dict[str, Any]:
     """Measure the part ``name``; it comes with how it was measured."""
     part = PARTS[name](bench)
     config = apply_overrides(bench.config, bench.given.perfect_overrides if name == "perfect" else [])
-    return {"command": command(), "date": f"{datetime.date.today()}", "settings": section(config), **vars(part)}
+    return {**this_call(), "settings": section(config), **vars(part)}
 
 
 def merged(name: str, parts: dict[str, Any]) -> dict[str, Any]:

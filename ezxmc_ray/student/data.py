@@ -110,12 +110,11 @@ class ExampleReader:
             newest = storage.read_table(name, EXAMPLES, columns)
             table = _latest(newest, self._earlier(name, columns).values())
             trained = pc.invert(table["held_out"])
-            read = _usable(table)
-            usable = len(read)
-            self.rows_of_shards.append(usable)
-            self._label_counts += np.bincount(_flat(read["labels"], np.int32), minlength=len(self._label_texts))
-            self.earlier += usable - len(_usable(newest))
-            self.empty_shortlists += _count(trained) - usable
+            usable = _usable(table)
+            self.rows_of_shards.append(len(usable))
+            self._label_counts += np.bincount(_flat(usable["labels"], np.int32), minlength=len(self._label_texts))
+            self.earlier += len(usable) - len(_usable(newest))
+            self.empty_shortlists += _count(trained) - len(usable)
             self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
 
     def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
