@@ -351,15 +351,15 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_table(rows: Sequence[dict[str, Any]], heading: Callable[[str], str] = _words) -> None:
-    """``rows`` as a table, a column for each key under its ``heading``; nothing is cut where there is no terminal."""
+    """``rows`` as a table, a column for each key under its ``heading``; too wide ones are folded, but for the first."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
-    for name in rows[0] if rows else ["step"]:
+    for number, name in enumerate(rows[0] if rows else ["step"]):
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(heading(name), justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(heading(name), justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console(highlight=False, width=_line_width()).print(table)

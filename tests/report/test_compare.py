@@ -248,6 +248,20 @@ def test_the_command_prints_and_writes_the_comparison(tmp_path: Path, capsys: py
     assert "\n".join(plot_lines(comparison, "R@10")) in written
 
 
+def test_the_table_loses_nothing_by_long_names_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{start}-{'a-name-of-many-words-' * 4}end" for start in ("one", "two", "three")]
+    roots = [made_run(tmp_path / name, (0.2, skill)) for name, skill in zip(names, (0.7, 0.8, 0.9), strict=True)]
+    status, out, _ = compare(capsys, *roots)
+    assert status == 0
+    comparison = compare_runs(roots)
+    lines = [re.split("  +", line.strip()) for line in out.splitlines()]
+    for row in table_rows(comparison, comparison.entries):
+        assert [cell.strip() for cell in row.values()] in lines
+    rule = next(number for number, line in enumerate(out.splitlines()) if "───" in line)
+    heading = [line.split()[-len(names) :] for line in out.splitlines()[:rule] if line.strip()]
+    assert ["".join(parts) for parts in zip(*heading, strict=True)] == names
+
+
 def test_markdown_tables_have_a_cell_for_every_run(tmp_path: Path) -> None:
     comparison = compare_runs([made_run(tmp_path / "a|b"), made_run(tmp_path / "c_d", BETTER)])
     table = [line for line in markdown(comparison, "P@1").splitlines() if line.startswith("|")]
