@@ -110,8 +110,9 @@ def quality_over_pairs(runs: dict[str, list[dict[str, Any]]], measure: str) -> s
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("pairs judged by the teacher")
     axes.set_ylabel(f"{measure}, %")
-    if len(runs) > 1:
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    if len(runs) > 1:  # below the picture, in a line each: names of runs may be long
+        figure.set_figheight(figure.get_figheight() + 0.19 * len(runs))
+        figure.legend(loc="outside lower left", frameon=False, labelcolor=_INK, fontsize=9)
     return _svg(figure, "pairs")
 
 
