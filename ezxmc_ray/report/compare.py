@@ -44,9 +44,10 @@ class Entry:
     """An entry of the table: a run with the student that it ships, or an untrained encoder, which cost nothing.
 
     ``pairs``: judged in the whole run, for the selection too. ``teacher_seconds``: in which the engines judged, all
-    engines together; None where a run of an earlier version does not say. ``training_seconds``: of the stage train.
-    ``over_first``: by measure ``difference`` to the first run's student and its paired ``interval``; None for that
-    one itself, and on other test documents.
+    engines together; None where a run of an earlier version does not say. ``training_seconds``: of the stage train;
+    where it was killed and went on, the steps up to the last checkpoint count as well. ``over_first``: by measure
+    ``difference`` to the first run's student and its paired ``interval``; None for that one itself, and on other test
+    documents.
     """
 
     name: str
@@ -126,7 +127,7 @@ def _entry(run: ComparedRun, student: Student, baseline: Measurement | None, fir
         student=student,
         pairs=run.pairs_by_cycle[-1],
         teacher_seconds=_teacher_seconds(run),
-        training_seconds=sum(manifest.seconds for manifest in run.trained()),
+        training_seconds=sum(max(one.seconds, one.details.get("training_seconds", 0.0)) for one in run.trained()),
         over_first=None if run is first or baseline is None else _over(baseline, student, first.seed),
     )
 

@@ -59,6 +59,13 @@ def test_costs_are_distinct_pairs_engine_seconds_and_training_seconds(tmp_path: 
     assert (untrained.pairs, untrained.teacher_seconds, untrained.training_seconds) == (0, 0.0, 0.0)
 
 
+def test_training_seconds_before_a_kill_count(tmp_path: Path) -> None:
+    root = made_run(tmp_path)
+    went_on = Manifest("train", "f", 20, 30.0, details={"training_seconds": 1020.0, "start_seconds": 8.0})
+    write_manifest(Storage(root), "cycle-0/student/manifest.json", went_on)
+    assert compare_runs([root]).entries[1].training_seconds == 1020.0
+
+
 def test_the_difference_is_paired_by_document_whatever_the_order_and_the_shards(tmp_path: Path) -> None:
     rows = documents(0)
     mixed = random.Random(1).sample(rows, len(rows))
