@@ -362,14 +362,14 @@ def _print_table(rows: Sequence[dict[str, Any]], heading: Callable[[str], str] =
         table.add_column(heading(name), justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(highlight=False, width=_line_width()).print(table)
+    Console(highlight=False, markup=False, emoji=False, width=_line_width()).print(table)
 
 
 def _print_comparison(comparison: Comparison) -> None:
     """As many runs beside each other as the width holds."""
     from ezxmc_ray.report.compare_page import table_rows
 
-    beside = max(1, (_line_width() - 20) // 26)  # the first column, and a difference with its interval
+    beside = max(1, (_line_width() - 20) // 27)  # the first column, and a difference with its interval
     for start in range(0, len(comparison.entries), beside):
         _print_table(table_rows(comparison, comparison.entries[start : start + beside]), heading=str)
 

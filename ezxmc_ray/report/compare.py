@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import Interval, Measurement, inverse_propensities, paired_differences
-from ezxmc_ray.report.compared_run import ComparedRun, open_runs
+from ezxmc_ray.report.compared_run import UNTRAINED, ComparedRun, open_runs
 from ezxmc_ray.report.measured import LabelCounts, label_counts
-
-#: Name of an untrained encoder's entry.
-UNTRAINED = "untrained encoder"
+from ezxmc_ray.storage import Manifest
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _entry(run: ComparedRun, student: Student, baseline: Measurement | None, fir
         student=student,
         pairs=run.pairs_by_cycle[-1],
         teacher_seconds=_teacher_seconds(run),
-        training_seconds=sum(max(one.seconds, one.details.get("training_seconds", 0.0)) for one in run.trained()),
+        training_seconds=sum(map(_training_seconds, run.trained())),
         over_first=None if run is first or baseline is None else _over(baseline, student, first.seed),
     )
 
@@ -136,6 +134,12 @@ def _teacher_seconds(run: ComparedRun) -> float | None:
     seconds = [manifest.details.get("engine_seconds") for manifest in run.judged()]
     known = [float(one) for one in seconds if one is not None]
     return sum(known) if len(known) == len(seconds) else None
+
+
+def _training_seconds(trained: Manifest) -> float:
+    """Of a stage train; its own seconds are those since its last start."""
+    details = trained.details
+    return max(trained.seconds, details.get("start_seconds", 0.0) + details.get("training_seconds", 0.0))
 
 
 def _over(baseline: Measurement, student: Student, seed: int) -> dict[str, dict[str, Any]]:

@@ -6,15 +6,18 @@ Comes in: a Comparison. Goes out: texts, and files where they are asked for.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
+from rich.cells import cell_len
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
 from ezxmc_ray.report import plots
-from ezxmc_ray.report.compare import UNTRAINED, Comparison, Entry, Student
+from ezxmc_ray.report.compare import Comparison, Entry, Student
+from ezxmc_ray.report.compared_run import UNTRAINED
 from ezxmc_ray.report.page import environment
 from ezxmc_ray.storage import Storage
 
@@ -92,11 +95,11 @@ def plot_lines(comparison: Comparison, measure: str) -> list[str]:
     low, high = min(map(min, ends)), max(map(max, ends))
     names = [(run, one.name, f"{one.pairs:,}") for run, one in found]
     titles = ("run", "student", "pairs")
-    widths = [max(len(title), *(len(name[column]) for name in names)) for column, title in enumerate(titles)]
+    widths = [max(cell_len(name[column]) for name in [titles, *names]) for column in range(len(titles))]
     scale = f"{low:<{PLOT_WIDTH - 6}.1f}{high:>6.1f}"
     lines = ["  ".join([*(title.ljust(width) for title, width in zip(titles, widths, strict=True)), scale, measure])]
     for (_, one), (run, student, pairs) in zip(found, names, strict=True):
-        cells = [run.ljust(widths[0]), student.ljust(widths[1]), pairs.rjust(widths[2])]
+        cells = [run + " " * (widths[0] - cell_len(run)), student.ljust(widths[1]), pairs.rjust(widths[2])]
         lines.append("  ".join([*cells, _dot(one, measure, low, high), f"{one.values[measure]:.1f}"]))
     return lines
 
@@ -131,7 +134,7 @@ def markdown(comparison: Comparison, measure: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+    return re.sub(r"[|*_`<>\[\]]", r"\\\g<0>", text)
 
 
 def title(comparison: Comparison) -> str:
@@ -165,7 +168,8 @@ def page(comparison: Comparison, measure: str) -> str:
         students=_all_students(comparison),
         measure=measure,
         is_significant=is_significant,
-        plot=Markup(plots.quality_over_pairs(points, measure)),
+        plot=Markup(plots.quality_over_pairs(list(points.values()), measure)),
+        lines=[(run, *plots.line_of(number)) for number, run in enumerate(points)],
         caption=_plot_caption(measure),
         notes=comparison.notes,
     )

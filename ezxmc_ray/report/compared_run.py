@@ -23,6 +23,9 @@ from ezxmc_ray.report.measured import gold_of, read_ranking
 from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
 from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, RANKINGS, shard_name
 
+#: Name of an untrained encoder beside the runs.
+UNTRAINED = "untrained encoder"
+
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -143,7 +146,7 @@ def _settings(stored: dict[str, Any]) -> EvaluateConfig:
 
 
 def _names(roots: Sequence[str]) -> list[str]:
-    """The last parts of the paths ``roots``, as many of them as tell all apart."""
+    """The last parts of the paths ``roots``, as many of them as tell all, and untrained encoders, apart."""
     paths = [Storage(root).path().rstrip("/") for root in roots]
     for number, path in enumerate(paths):
         if path in paths[:number]:
@@ -151,7 +154,7 @@ def _names(roots: Sequence[str]) -> list[str]:
     parts = [path.split("/") for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
+        if len(set(names)) == len(names) and not any(name.startswith(UNTRAINED) for name in names):
             return names
     return paths
 

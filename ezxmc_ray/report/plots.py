@@ -89,19 +89,18 @@ def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str) 
     return _svg(figure, value)
 
 
-def quality_over_pairs(runs: dict[str, list[dict[str, Any]]], measure: str) -> str:
+def quality_over_pairs(runs: list[list[dict[str, Any]]], measure: str) -> str:
     """One line a run: ``value`` of ``measure`` over ``pairs`` judged, a point a student with its ``interval``.
 
-    The student that a run ships (``shipped``) is a filled point.
+    The student that a run ships (``shipped``) is a filled point. The legend is the page's: :func:`line_of`.
     """
     figure, axes = _figure()
-    most = max((point["pairs"] for points in runs.values() for point in points), default=0)
-    for number, (name, points) in enumerate(runs.items()):
-        colour = _LINES[number % len(_LINES)]
+    most = max((point["pairs"] for points in runs for point in points), default=0)
+    for number, points in enumerate(runs):
+        colour, style = _line(number)
         # Side by side, since runs are often compared at equal pairs.
         places = [point["pairs"] + 0.008 * most * (number - (len(runs) - 1) / 2) for point in points]
-        style = ("-", "--", ":")[number // len(_LINES) % 3]
-        axes.plot(places, [point["value"] for point in points], style, color=colour, label=name, linewidth=1)
+        axes.plot(places, [point["value"] for point in points], color=colour, linestyle=style, linewidth=1)
         for place, point in zip(places, points, strict=True):
             low, high = point["interval"] or (point["value"], point["value"])
             axes.plot([place, place], [low, high], color=colour, linewidth=1, alpha=0.6)
@@ -110,10 +109,17 @@ def quality_over_pairs(runs: dict[str, list[dict[str, Any]]], measure: str) -> s
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("pairs judged by the teacher")
     axes.set_ylabel(f"{measure}, %")
-    if len(runs) > 1:  # below the picture, in a line each: names of runs may be long
-        figure.set_figheight(figure.get_figheight() + 0.19 * len(runs))
-        figure.legend(loc="outside lower left", frameon=False, labelcolor=_INK, fontsize=9)
     return _svg(figure, "pairs")
+
+
+def line_of(number: int) -> tuple[str, str]:
+    """Colour and style, as CSS has them, of the line of run ``number`` in :func:`quality_over_pairs`."""
+    colour, style = _line(number)
+    return _VARIABLES[colour], style
+
+
+def _line(number: int) -> tuple[str, str]:
+    return _LINES[number % len(_LINES)], ("solid", "dashed", "dotted")[number // len(_LINES) % 3]
 
 
 def _figure() -> tuple[Figure, Axes]:

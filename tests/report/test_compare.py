@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from ezxmc_ray import cli, metrics
 from ezxmc_ray.config import EvaluateConfig
@@ -61,9 +62,10 @@ def test_costs_are_distinct_pairs_engine_seconds_and_training_seconds(tmp_path: 
 
 def test_training_seconds_before_a_kill_count(tmp_path: Path) -> None:
     root = made_run(tmp_path)
-    went_on = Manifest("train", "f", 20, 30.0, details={"training_seconds": 1020.0, "start_seconds": 8.0})
+    # 100 seconds of steps, a kill, then a start of 100 seconds and 200 seconds of steps.
+    went_on = Manifest("train", "f", 20, 310.0, details={"training_seconds": 300.0, "start_seconds": 100.0})
     write_manifest(Storage(root), "cycle-0/student/manifest.json", went_on)
-    assert compare_runs([root]).entries[1].training_seconds == 1020.0
+    assert compare_runs([root]).entries[1].training_seconds == 400.0
 
 
 def test_the_difference_is_paired_by_document_whatever_the_order_and_the_shards(tmp_path: Path) -> None:
@@ -267,6 +269,23 @@ def test_the_table_loses_nothing_by_long_names_of_runs(tmp_path: Path, capsys: p
     rule = next(number for number, line in enumerate(out.splitlines()) if "───" in line)
     heading = [line.split()[-len(names) :] for line in out.splitlines()[:rule] if line.strip()]
     assert ["".join(parts) for parts in zip(*heading, strict=True)] == names
+
+
+def test_names_of_runs_are_taken_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["run[bold]x", "a:smile:b", "$\\frac$", "_old", "untrained encoder", "文書"]
+    roots = [made_run(tmp_path / "in" / name, (0.2, 0.5 + place / 15)) for place, name in enumerate(names)]
+    status, out, _ = compare(capsys, *roots, "--html", str(tmp_path / "c.html"))
+    assert status == 0
+    shown = [f"in/{name}" for name in names]  # as one has the name of the untrained encoder's column
+    assert [entry.name for entry in compare_runs(roots).entries] == ["untrained encoder", *shown]
+    table, plot = out.split("Measures are percent")
+    assert all(name in table and name in plot for name in shown)
+    columns = [cell_len(line[: line.index("cycle 0")]) for line in plot.splitlines() if "cycle 0" in line]
+    assert columns == columns[:1] * len(names)
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', (tmp_path / "c.html").read_text("utf-8"), re.DOTALL)
+    assert legend and re.findall(r"</i>(.*?)</li>", legend[1]) == shown
+    lines = re.findall(r'style="border-top: 2px (.*?)">', legend[1])
+    assert len(set(lines)) == len(names)
 
 
 def test_markdown_tables_have_a_cell_for_every_run(tmp_path: Path) -> None:
