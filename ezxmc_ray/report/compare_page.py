@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
@@ -99,7 +99,7 @@ def plot_lines(comparison: Comparison, measure: str) -> list[str]:
     scale = f"{low:<{PLOT_WIDTH - 6}.1f}{high:>6.1f}"
     lines = ["  ".join([*(title.ljust(width) for title, width in zip(titles, widths, strict=True)), scale, measure])]
     for (_, one), (run, student, pairs) in zip(found, names, strict=True):
-        cells = [run + " " * (widths[0] - cell_len(run)), student.ljust(widths[1]), pairs.rjust(widths[2])]
+        cells = [set_cell_size(run, widths[0]), student.ljust(widths[1]), pairs.rjust(widths[2])]
         lines.append("  ".join([*cells, _dot(one, measure, low, high), f"{one.values[measure]:.1f}"]))
     return lines
 

@@ -81,7 +81,7 @@ def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str) 
         curve = [point for point in details.get(curve_name) or [] if point.get(value) is not None]
         steps, values = [point["step"] for point in curve], [point[value] for point in curve]
         marker = "o" if len(curve) < 3 else None
-        axes.plot(steps, values, color=_LINES[number % len(_LINES)], label=name.replace("_", " "), marker=marker)
+        axes.plot(steps, values, color=_line(number)[0], label=name.replace("_", " "), marker=marker)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     if len(training) > 1:
