@@ -18,9 +18,10 @@ from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.report.measured import gold_of, measure_encoders
-from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_task
+from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
+from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
 from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores

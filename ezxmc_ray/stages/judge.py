@@ -20,10 +20,11 @@ from typing import Any
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import Item, Pool, cluster_gpus, map_items, node_cpus, node_gpus, run_task, run_tasks
+from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
 from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
+from ezxmc_ray.stages.pools import Item, Pool, map_items
 from ezxmc_ray.stages.rehome import rehome
 from ezxmc_ray.stages.second_prompt import join_second, second_items, second_of, second_priors
 from ezxmc_ray.storage import Storage

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
+from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings

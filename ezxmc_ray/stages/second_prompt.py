@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.stages.cluster import Item
 from ezxmc_ray.stages.context import SECOND_PROMPT, Context, shard_path
 from ezxmc_ray.stages.examples import label_scores
 from ezxmc_ray.stages.pending import Pending
+from ezxmc_ray.stages.pools import Item
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXAMPLES
 from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA

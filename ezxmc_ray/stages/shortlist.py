@@ -25,8 +25,9 @@ from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.cluster import Item, encoder_pool, map_files, run_tasks
+from ezxmc_ray.stages.cluster import run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
+from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
