@@ -30,7 +30,8 @@ from student_data import read_rows
 from torch import Tensor
 
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.encoder.encoder import Encoder, document_text
+from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.models import resolve_model
 

@@ -33,7 +33,7 @@ from student_task import Job
 
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import from_dict
-from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from student_task import WARM_UP_STEPS, Job, texts_to_encode, time_encoding, yes_labels
 
 from ezxmc_ray.config import Config, from_dict
-from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.models import resolve_model
 

@@ -31,7 +31,8 @@ from student_data import Data, Row, Verdicts, simulated_verdicts
 
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
-from ezxmc_ray.encoder.encoder import Encoder, document_text
+from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.match import LabelSimilarity
 from ezxmc_ray.index.search import ShardedIndex

@@ -7,6 +7,7 @@ encoder is compared with those before it, and the cycles may end: the stop rule 
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import platform
 import time
@@ -139,22 +140,10 @@ class Curriculum:
 
     def _run(self, stage: str, *arguments: int) -> Result:
         """Run a stage; a cycle's have its number as the first of ``arguments``."""
-        # Ray, torch and all that comes with them: loaded when there is work, so that a finished run says so at once.
-        from ezxmc_ray.stages import evaluate, index, judge, predict, prepare, report, select, shortlist, train
-
-        stages: dict[str, Callable[..., Result]] = {
-            "prepare": prepare.prepare,
-            "shortlist": shortlist.shortlist,
-            "judge": judge.judge,
-            "train": train.train,
-            "compare": select.compare_newest,
-            "select": select.select,
-            "index": index.index,
-            "predict": predict.predict,
-            "evaluate": evaluate.evaluate,
-            "report": report.report,
-        }
-        return stages[stage](self.context, *arguments)
+        # A stage's libraries are loaded when it has work, so that a finished run says so at once.
+        module, function = ("select", "compare_newest") if stage == "compare" else (stage, stage)
+        run: Callable[..., Result] = getattr(importlib.import_module(f"ezxmc_ray.stages.{module}"), function)
+        return run(self.context, *arguments)
 
     def _prepare(self) -> Step:
         def inputs() -> list[Any]:

@@ -15,7 +15,6 @@ from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows
 from ezxmc_ray.documents.sources import RawRow, Source, find_sources
 from ezxmc_ray.documents.values import as_id, as_text
-from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.match import Matcher
@@ -54,6 +53,8 @@ class Tagger:
     """The student and the index of the run in ``storage``."""
 
     def __init__(self, storage: Storage, settings: TagSettings) -> None:
+        from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
+
         with storage.local("student") as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
         with storage.local("index") as folder:

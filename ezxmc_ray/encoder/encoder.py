@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import load_module, pooling_of
 from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
@@ -49,11 +50,6 @@ class _Part:
 
     chunks: Chunks
     groups: list[tuple[np.ndarray, dict[str, Tensor]]]
-
-
-def document_text(title: str, text: str) -> str:
-    """What the encoder reads of a document: title, line break, text; without blanks at its ends."""
-    return f"{title}\n{text}".strip()
 
 
 def unit_vectors(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:

@@ -15,7 +15,6 @@ from itertools import islice
 import numpy as np
 import regex
 from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import CountVectorizer
 
 #: Letters of a word that count, so that most inflected forms are one word, in any language that puts them at the end.
 STEM = 5
@@ -45,6 +44,8 @@ class LabelWords:
 
     def __init__(self, labels: Sequence[str]) -> None:
         """``labels``: their texts, by label number."""
+        from sklearn.feature_extraction.text import CountVectorizer  # takes over a second
+
         self._counter = CountVectorizer(binary=True, analyzer=list, dtype=np.float32)  # of lists of stems
         self._weights: csr_matrix | None = None
         stems = list(map(word_stems, labels))

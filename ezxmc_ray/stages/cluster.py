@@ -21,6 +21,14 @@ from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.watchdog import start_watchdog
 
+#: What is to be done before this process leaves its cluster.
+_endings: list[Callable[[], None]] = []
+
+
+def at_end(ending: Callable[[], None]) -> None:
+    """Call ``ending`` before this process leaves the cluster."""
+    _endings.append(ending)
+
 
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
@@ -57,6 +65,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        while _endings:
+            _endings.pop()()
         ray.shutdown()
         if watchdog is not None and watchdog.stdin is not None:
             watchdog.stdin.close()

@@ -24,7 +24,7 @@ from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_tas
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
 from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
-from ezxmc_ray.stages.pools import Item, Pool, map_items
+from ezxmc_ray.stages.pools import Item, Pool, free_gpus, map_over_engines
 from ezxmc_ray.stages.rehome import rehome
 from ezxmc_ray.stages.second_prompt import join_second, second_items, second_of, second_priors
 from ezxmc_ray.storage import Storage
@@ -92,6 +92,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     ``pending``: pairs of the shortlists that are not held.
     """
     config, storage = context.config.teacher, context.storage
+    free_gpus()
     pool = _pool(config)
     items = _items(context, cycle, pool.size) if pending else []
     if calibration == "label_prior":
@@ -104,7 +105,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS, SECOND_PROMPT)}
     began = time.monotonic()
     with StageProgress(f"cycle {cycle} judge", "pairs", pending) as progress:
-        for done in map_items(items, JudgeWorker, (storage, config, key, cycle), pool):
+        for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
             kind = done.pop("kind")
             counts[kind].add(done)
             progress.advance(done["pairs"] if kind != SECOND_PROMPT else 0)

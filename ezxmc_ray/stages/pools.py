@@ -1,19 +1,32 @@
-"""Pools of actors: sized from what the cluster has, and mapped over work items by Ray Data.
+"""Pools of actors: sized from what the cluster has, and mapped over work items.
 
 A work item is a small dict (shard number, row range); what it stands for is read and written by the actors through
 the run directory, so neither the driver nor Ray's object store ever holds documents, verdicts or vectors.
+
+Engines are Ray Data's actors (:func:`map_over_engines`): a pool a stage, which takes the GPUs and gives them back.
+Encoders are needed by one stage after the other, and most of a small stage's time would go into starting processes and
+importing libraries: their actors (:func:`map_items`) are kept until the command ends, or until another stage wants
+their GPUs. Without work a kept actor holds no model and no CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import gc
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 import ray.data
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.cluster import cluster_cpus, cluster_gpus, node_cpus
+from ezxmc_ray.stages.cluster import at_end, cluster_cpus, cluster_gpus, node_cpus, user_errors
 from ezxmc_ray.storage import Storage
 
 Item = dict[str, Any]
@@ -21,6 +34,10 @@ Item = dict[str, Any]
 USER_ERROR = "user_error"
 #: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
 ENCODER_CPUS = 4
+#: Items that an actor has at hand, so that it does not wait for the next one.
+IN_FLIGHT = 2
+#: Actors that may die one after the other without one item done in between.
+MAX_DEATHS = 5
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,12 @@ def encoder_pool() -> Pool:
 
 
 class GuardedWorker:
-    """Actor: a worker whose UserErrors travel to the driver as values.
+    """A worker whose UserErrors travel to the driver as values.
 
     Ray Data loses the cause of an exception on its way, and starts an actor whose constructor raised again and again.
     """
 
-    def __init__(self, worker: type, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.worker: Any = None
         self.error: str | None = None
         try:
@@ -69,10 +86,8 @@ class GuardedWorker:
         return {USER_ERROR: self.error}
 
 
-def map_items(
-    items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool, in_flight: int = 2
-) -> Iterator[Item]:
-    """Give every item to one of ``pool``'s actors, ``worker(*arguments)(item)``; yield what each returns.
+def map_over_engines(items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Item]:
+    """Give every item to one of ``pool``'s Ray Data actors, ``worker(*arguments)(item)``; yield what each returns.
 
     One item a block, so that an item is the unit of scheduling and of retry. An actor that dies is replaced and its
     items are given out again. A UserError raised in an actor is raised here as such.
@@ -83,14 +98,25 @@ def map_items(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         GuardedWorker,
         fn_constructor_args=(worker, arguments),
-        compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=in_flight),
+        compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    for done in dataset.iter_rows():
-        if done.get(USER_ERROR) is not None:
-            raise UserError(done[USER_ERROR])
-        yield done
+    yield from map(_checked, dataset.iter_rows())
+
+
+def map_items(items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Item]:
+    """Give every item to one of ``pool``'s kept actors, ``worker(*arguments)(item)``; yield what each returns.
+
+    An actor that dies (or whose node does) is replaced, and its items are given out again: to the others, if there is
+    no room for a new one. Each item's result is yielded once. A UserError raised in an actor is raised here as such.
+    Errors: UserError where actors die again and again.
+    """
+    if not items:
+        return
+    with user_errors():
+        for done in _Mapping(deque(items), ray.put((worker, arguments)), _crew(pool.capped(len(items)))):
+            yield _checked(done)
 
 
 def map_files(
@@ -106,3 +132,190 @@ def map_files(
         if item["file"] in there:
             yield storage.read_counts(item["file"])
     yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool)
+
+
+def run_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` in one of the kept actors, which has the libraries of the encoder at hand."""
+    [done] = map_items([{}], _Call, (function, arguments), encoder_pool())
+    return done["returned"]
+
+
+def free_gpus() -> None:
+    """End the kept actors if they hold GPUs: a stage that needs these comes next."""
+    if cluster_gpus():
+        _end_actors()
+
+
+def _checked(done: Item) -> Item:
+    if done.get(USER_ERROR) is not None:
+        raise UserError(done[USER_ERROR])
+    return done
+
+
+class _Call:
+    """A worker that calls a function, whatever the item is."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __call__(self, item: Item) -> Item:
+        return {"returned": self.function(*self.arguments)}
+
+
+class _Process:
+    """Actor: a process that is kept from stage to stage and holds the worker of one mapping at a time."""
+
+    def __init__(self, threads: int) -> None:
+        # Ray sets it to 1 for an actor that holds no CPU; libraries read it when they are imported.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        self.mapping = -1
+        self.worker: GuardedWorker | None = None
+
+    def ready(self) -> None:
+        """Answers when the process is there."""
+
+    def do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: Item) -> Item:
+        """Do one item of the mapping number ``mapping``, whose worker and its arguments are ``work``."""
+        if self.worker is None or mapping != self.mapping:
+            self.rest()
+            self.mapping, self.worker = mapping, GuardedWorker(*work)
+        return self.worker(item)
+
+    def rest(self) -> None:
+        """Let go of the worker and what it loaded."""
+        self.worker = None
+        gc.collect()
+
+
+@dataclass(eq=False)
+class _Actor:
+    """A kept actor as the driver sees it: its handle, where it was put, whether it has answered, its items."""
+
+    handle: Any
+    place: dict[str, Any]
+    is_ready: bool = False
+    items: int = 0
+
+
+#: The kept actors of this process's cluster.
+_actors: list[_Actor] = []
+_numbers = itertools.count()
+
+
+def _crew(pool: Pool) -> list[_Actor]:
+    """So many kept actors, started where they are not there yet."""
+    places = _places(pool)
+    while len(_actors) < pool.size:
+        if not _actors:
+            at_end(_end_actors)
+        _actors.append(_start(places[len(_actors) % len(places)]))
+    return _actors[: pool.size]
+
+
+def _places(pool: Pool) -> list[dict[str, Any]]:
+    """Ray's options of each actor of ``pool``.
+
+    Without a GPU an actor holds no CPU, so that the stages between may use it; so it must be told its node.
+    """
+    if pool.gpus:
+        return [{"num_cpus": pool.cpus, "num_gpus": pool.gpus}]
+    return [
+        {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)}
+        for node in ray.nodes()
+        if node["Alive"]
+        for _ in range(int(node["Resources"].get("CPU", 0) // pool.cpus))
+    ]
+
+
+def _start(place: dict[str, Any]) -> _Actor:
+    threads = max(1, int(place["num_cpus"] or min(ENCODER_CPUS, node_cpus())))
+    return _Actor(ray.remote(_Process).options(**place).remote(threads), place)
+
+
+def _end_actors() -> None:
+    for actor in _actors:
+        with contextlib.suppress(Exception):  # Ray is gone already, and so are they
+            ray.kill(actor.handle)
+    _actors.clear()
+
+
+@dataclass
+class _Mapping:
+    """Gives ``waiting`` items to ``crew`` and yields the results; ``work``: Ray's reference of worker and arguments."""
+
+    waiting: deque[Item]
+    work: Any
+    crew: list[_Actor]
+    number: int = field(default_factory=lambda: next(_numbers))
+    deaths: int = 0
+
+    def __post_init__(self) -> None:
+        self.running: dict[Any, tuple[_Actor, Item | None]] = {}
+        for actor in self.crew:
+            self._ask_whether_ready(actor)
+
+    def __iter__(self) -> Iterator[Item]:
+        done = False
+        try:
+            while self.waiting or any(item is not None for _, item in self.running.values()):
+                [answer], _ = ray.wait(list(self.running))
+                actor, item = self.running.pop(answer)
+                try:
+                    result = ray.get(answer)
+                except (RayActorError, OutOfMemoryError) as error:
+                    self._replace(actor, item, error)
+                    continue
+                actor.is_ready = True
+                if item is not None:
+                    actor.items -= 1
+                    self.deaths = 0
+                    yield result
+                self._hand_out(actor)
+            done = True
+        finally:
+            self._let_go(done)
+
+    def _ask_whether_ready(self, actor: _Actor) -> None:
+        """Items are for actors that answer: one that finds no room on the cluster must not keep any."""
+        if actor.is_ready:
+            self._hand_out(actor)
+        else:
+            self.running[actor.handle.ready.remote()] = actor, None
+
+    def _hand_out(self, actor: _Actor) -> None:
+        while self.waiting and actor.items < IN_FLIGHT:
+            item = self.waiting.popleft()
+            self.running[actor.handle.do.remote(self.number, self.work, item)] = actor, item
+            actor.items += 1
+
+    def _replace(self, actor: _Actor, item: Item | None, error: Exception) -> None:
+        """Take back the item of an actor that died, and start another one in its place."""
+        if item is not None:
+            self.waiting.appendleft(item)
+        if actor in self.crew:  # and is not replaced yet: it had another item
+            self.deaths += 1
+            self._check_deaths(error)
+            fresh = _start(actor.place)
+            self.crew[self.crew.index(actor)] = _actors[_actors.index(actor)] = fresh
+            self._ask_whether_ready(fresh)
+        for other in self.crew:
+            if other.is_ready:
+                self._hand_out(other)
+
+    def _check_deaths(self, error: Exception) -> None:
+        if self.deaths > MAX_DEATHS:
+            raise UserError(
+                f"{self.deaths} processes with the encoder died one after the other ({_reason(error)}): see whether "
+                "the machines have memory for the encoder and the label vectors."
+            ) from error
+
+    def _let_go(self, done: bool) -> None:
+        if not done:  # left in its midst: what is still at work must not be taken for idle
+            _end_actors()
+        for actor in self.crew if done else []:
+            if actor.is_ready:
+                actor.handle.rest.remote()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -29,6 +29,7 @@ from ezxmc_ray.cycles import LEAST_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import Context, encoder_name, shard_path
+from ezxmc_ray.stages.pools import run_with_encoder
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -66,7 +67,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         )
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
-    run_task(ship, storage, config, context.encoder_folder(chosen))
+    run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
     threshold = run_task(fit_threshold, storage, chosen, context.shards, judged[chosen].details["yes_threshold"])
     details = {
         "encoder": chosen,

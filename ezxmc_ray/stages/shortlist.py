@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
-from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
@@ -32,6 +31,9 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
 from ezxmc_ray.tables import SHORTLIST, label_vectors_schema
+
+if TYPE_CHECKING:
+    from ezxmc_ray.encoder.encoder import Encoder
 
 #: Labels embedded as one work item.
 LABEL_SLICE = 16384
@@ -159,6 +161,9 @@ def count_draws(
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
     """The start encoder (``folder`` None) or the one that lies in ``folder`` of the run."""
+    # Seconds of imports, which only processes with an encoder are to pay.
+    from ezxmc_ray.encoder.encoder import Encoder
+
     if folder is None:
         return Encoder.load(config.model, config)
     with storage.local(folder) as path:

@@ -21,17 +21,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
-from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
+from ezxmc_ray.stages.pools import free_gpus, run_with_encoder
 from ezxmc_ray.stages.trackers import check_trackers
-from ezxmc_ray.stages.train_worker import train_worker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
-from ezxmc_ray.student.loop import check_document_tokens
 
 POLL_S = 1.0
 
@@ -110,11 +108,14 @@ def check_training(config: Config) -> None:
     count_workers(config)
     # What the encoder reads in the other stages is checked there.
     if config.student.max_document_tokens != config.encoder.max_document_tokens:
-        run_task(_check_document_tokens, config)
+        run_with_encoder(_check_document_tokens, config)
 
 
 def _check_document_tokens(config: Config) -> None:
     """Task: every student has the start encoder's tokeniser and positions."""
+    from ezxmc_ray.encoder.encoder import Encoder
+    from ezxmc_ray.student.loop import check_document_tokens
+
     check_document_tokens(Encoder.load(config.encoder.model, config.encoder, "cpu"), config.student)
 
 
@@ -202,8 +203,9 @@ def _fit(
     config = settings["config"]["student"]
     use_gpu = cluster_gpus() > 0
     least = config["min_workers"]
+    free_gpus()
     trainer = TorchTrainer(
-        train_worker,
+        _train_worker,
         train_loop_config={**settings, "counter": counter},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
@@ -227,6 +229,12 @@ def _fit(
         ray.get(fitted)
     progress.advance(ray.get(counter.get.remote()) - progress.done)
     return float(ray.get(counter.earlier.remote()))
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    from ezxmc_ray.stages.train_worker import train_worker  # whose libraries the driver need not import
+
+    train_worker(settings)
 
 
 def _cpus(workers: int) -> int:

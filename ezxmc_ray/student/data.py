@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
 from ezxmc_ray.student.negatives import in_batch_weights, positives

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from ezxmc_ray.encoder.encoder import document_text
+from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
 from ezxmc_ray.student.data import Batch

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from ezxmc_ray.config import StudentConfig
-from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.metrics.ranking import discounts
 from ezxmc_ray.student.data import HeldOut
 from ezxmc_ray.student.targets import TargetScale, target_scores
+
+if TYPE_CHECKING:  # the selection, which measures by the same gains, needs no network
+    from torch import Tensor, nn
+
+    from ezxmc_ray.encoder.encoder import Encoder
 
 SCORED_AT = 5
 

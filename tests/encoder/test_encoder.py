@@ -10,7 +10,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertModel
 
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.encoder.encoder import Encoder, document_text, unit_vectors
+from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
 from ezxmc_ray.models import resolve_model
 from tests.encoder.texts import MINILM, TEXTS, TITLES, cosines, unit
 
