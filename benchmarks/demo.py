@@ -31,9 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--teacher", help="hub id or directory; without it the bundled one")
-    parser.add_argument(
-        "--judged", default="", help="train documents judged, several with commas; the demo's own count"
-    )
+    parser.add_argument("--judged", default="", help="train documents judged, several with commas")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="a.b=c")

@@ -159,7 +159,8 @@ class TeacherConfig:
     max_document_tokens: int = _knob(256, "tokens of a document that the teacher reads; the rest is cut and counted")
     max_label_tokens: int = _knob(48, "tokens of a label that the teacher reads; the rest is cut and counted")
     second_prompt_documents: int = _knob(
-        20, "documents that cycle 0 judges once more with another prompt, to see how much depends on it; 0 = none"
+        0,
+        "documents that cycle 0 judges once more with another prompt, to see how much hangs on the wording (100 or more tell something); 0 = none",
     )
     pad_prefix_tokens: int | None = _knob(
         None,
@@ -246,7 +247,7 @@ class StudentConfig:
     )
     validation_documents: int = _knob(200, "held-out documents that are looked at")
     patience: int = _knob(0, "stop after so many looks without a better one, and take the best weights; 0 = go on")
-    workers: int = _knob(0, "training workers, 0 = one a GPU (two on a CPU machine)")
+    workers: int = _knob(0, "training workers, 0 = one a GPU; without GPUs two, or one where no machine has 8 CPUs")
     min_workers: int = _knob(0, "go on with as few workers when there are no more to be had, 0 = wait for all")
     trackers: list[str] = _knob(  # noqa: RUF009
         [], "where the curves also go: tensorboard, wandb, mlflow", ("tensorboard", "wandb", "mlflow")

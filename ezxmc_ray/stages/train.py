@@ -25,13 +25,15 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.pools import free_gpus, run_with_encoder
+from ezxmc_ray.stages.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.stages.trackers import check_trackers
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
 
 POLL_S = 1.0
+#: Workers where there is no GPU, at most.
+CPU_WORKERS = 2
 
 
 def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
@@ -132,14 +134,14 @@ def count_examples(storage: Storage, cycle: int, earlier_thresholds: list[float]
 
 
 def count_workers(config: Config) -> int:
-    """As configured, else one a GPU, else two on CPUs; never more than there are documents in a batch.
+    """As configured, else one a GPU, else as many as :data:`CPU_WORKERS` says; no more than documents in a batch.
 
     Errors: UserError for more than the cluster has room for (Ray would wait for room without end), and for a
     student.min_workers above that.
     """
     student, kind = config.student, "GPU" if cluster_gpus() else "CPU"
     room = cluster_limit(kind)
-    workers = min(student.workers or cluster_gpus() or min(2, room) or 1, student.batch_size)
+    workers = min(student.workers or cluster_gpus() or _cpu_workers(), student.batch_size)
     if student.min_workers > workers:
         raise UserError(
             f"student.min_workers is {student.min_workers}, more than the {workers} workers that the training is to "
@@ -152,6 +154,11 @@ def count_workers(config: Config) -> int:
             f"each worker takes one at least: set student.{key} to {room} at most, or add nodes."
         )
     return workers
+
+
+def _cpu_workers() -> int:
+    """A second worker on a CPU machine costs a start of its own: it pays from twice an encoder's CPUs on."""
+    return min(CPU_WORKERS, max(1, node_cpus() // ENCODER_CPUS))
 
 
 @ray.remote(num_cpus=0)

@@ -105,9 +105,10 @@ run: {folder}/run
 prepare: {{documents: [{folder}/input/documents.jsonl.gz], labels: [{folder}/input/labels.jsonl], held_out_share: 0.25}}
 encoder: {{dtype: float32}}
 shortlist: {{size: 4}}
-teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48}}
+teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48,
+  second_prompt_documents: 20}}
 student:
-  {{epochs: 2, batch_size: 16, dropout: true, checkpoint_every_steps: 3, validate_every_steps: 4,
+  {{workers: 2, epochs: 2, batch_size: 16, dropout: true, checkpoint_every_steps: 3, validate_every_steps: 4,
    trackers: [tensorboard]}}
 """
     )

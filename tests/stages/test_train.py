@@ -100,7 +100,7 @@ def training(folder: Path, encoder: Path, *overrides: str, held_out: int = 0) ->
             r"^The training is to have 3 workers \(student.min_workers\), but .* 2 CPUs, ",
         ),
         (["workers=1", "min_workers=2"], "^student.min_workers is 2, more than the 1 workers that the training is to"),
-        (["workers=0", "min_workers=3"], "^student.min_workers is 3, more than the 2 workers that the training is to"),
+        (["workers=0", "min_workers=3"], "^student.min_workers is 3, more than the 1 workers that the training is to"),
     ],
 )
 def test_workers_that_would_be_waited_for_without_end_are_refused(knobs: list[str], sentence: str) -> None:
@@ -110,7 +110,7 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(knobs: list[st
 
 @pytest.mark.parametrize(
     ("knobs", "expected"),
-    [(["workers=0"], 2), (["workers=2"], 2), (["workers=9", "min_workers=1"], 9), (["workers=9", "batch_size=2"], 2)],
+    [(["workers=0"], 1), (["workers=2"], 2), (["workers=9", "min_workers=1"], 9), (["workers=9", "batch_size=2"], 2)],
 )
 def test_workers_that_there_is_room_for(knobs: list[str], expected: int) -> None:
     assert count_workers(load_config(None, [f"student.{knob}" for knob in knobs])) == expected
