@@ -21,7 +21,7 @@ from ezxmc_ray.report.measured import gold_of, measure_encoders
 from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
+from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
 from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -59,7 +59,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     known = context.documents.details
     encoders = context.cycles + 1
     has_gold = known["gold_fingerprint"] is not None
-    ranked = 0
+    ranked, times = 0, Times()
     items: list[Item] = []
     measured: dict[str, Any] = {}
     with StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0) as progress:
@@ -68,7 +68,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             items += [{"encoder": encoder, "shard": s, "file": shard_path(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
         arguments = (storage, config.encoder, config.words, folders, config.evaluate.depth)
-        for done in map_files(storage, items, RankWorker, arguments, encoder_pool()):
+        for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
             ranked += done["documents"]
             progress.advance(done["documents"])
         if has_gold:
@@ -88,6 +88,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "document_fingerprint": known["document_fingerprint"],
         "gold_fingerprint": known["gold_fingerprint"],
         "teacher": teacher,
+        **vars(times),
     }
     return ranked, [*(item["file"] for item in items), sample], details
 

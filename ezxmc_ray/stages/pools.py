@@ -15,6 +15,7 @@ import contextlib
 import gc
 import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,6 +62,18 @@ def encoder_pool() -> Pool:
     return Pool(max(1, cluster_cpus() // cpus), cpus)
 
 
+@dataclass
+class Times:
+    """What mappings took beside their work, in seconds.
+
+    ``start_seconds``: until the first process answered (none where one was kept). ``load_seconds``: what the slowest
+    process took to import libraries and to load models and indexes.
+    """
+
+    start_seconds: float = 0.0
+    load_seconds: float = 0.0
+
+
 class GuardedWorker:
     """A worker whose UserErrors travel to the driver as values.
 
@@ -105,22 +118,30 @@ def map_over_engines(items: list[Item], worker: type, arguments: tuple[Any, ...]
     yield from map(_checked, dataset.iter_rows())
 
 
-def map_items(items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Item]:
+def map_items(
+    items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool, times: Times | None = None
+) -> Iterator[Item]:
     """Give every item to one of ``pool``'s kept actors, ``worker(*arguments)(item)``; yield what each returns.
 
     An actor that dies (or whose node does) is replaced, and its items are given out again: to the others, if there is
     no room for a new one. Each item's result is yielded once. A UserError raised in an actor is raised here as such.
-    Errors: UserError where actors die again and again.
+    What it took beside the work is added to ``times``. Errors: UserError where actors die again and again.
     """
     if not items:
         return
     with user_errors():
-        for done in _Mapping(deque(items), ray.put((worker, arguments)), _crew(pool.capped(len(items)))):
+        crew = _crew(pool.capped(len(items)))
+        for done in _Mapping(deque(items), ray.put((worker, arguments)), crew, times or Times()):
             yield _checked(done)
 
 
 def map_files(
-    storage: Storage, items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool
+    storage: Storage,
+    items: list[Item],
+    worker: type,
+    arguments: tuple[Any, ...],
+    pool: Pool,
+    times: Times | None = None,
 ) -> Iterator[dict[str, int]]:
     """As :func:`map_items`, for items that each commit the Parquet file ``item["file"]``; yields the files' counts.
 
@@ -131,7 +152,7 @@ def map_files(
     for item in items:
         if item["file"] in there:
             yield storage.read_counts(item["file"])
-    yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool)
+    yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool, times)
 
 
 def run_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -174,12 +195,17 @@ class _Process:
     def ready(self) -> None:
         """Answers when the process is there."""
 
-    def do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: Item) -> Item:
-        """Do one item of the mapping number ``mapping``, whose worker and its arguments are ``work``."""
+    def do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: Item) -> tuple[Item, float]:
+        """Do one item of the mapping number ``mapping``, whose worker and its arguments are ``work``.
+
+        Returns what the worker does, and the seconds that it took to make the worker, if this item was its first.
+        """
+        began, loaded = time.monotonic(), 0.0
         if self.worker is None or mapping != self.mapping:
             self.rest()
             self.mapping, self.worker = mapping, GuardedWorker(*work)
-        return self.worker(item)
+            loaded = time.monotonic() - began
+        return self.worker(item), loaded
 
     def rest(self) -> None:
         """Let go of the worker and what it loaded."""
@@ -246,6 +272,7 @@ class _Mapping:
     waiting: deque[Item]
     work: Any
     crew: list[_Actor]
+    times: Times
     number: int = field(default_factory=lambda: next(_numbers))
     deaths: int = 0
 
@@ -255,7 +282,7 @@ class _Mapping:
             self._ask_whether_ready(actor)
 
     def __iter__(self) -> Iterator[Item]:
-        done = False
+        done, began, load_seconds, answered = False, time.monotonic(), 0.0, any(one.is_ready for one in self.crew)
         try:
             while self.waiting or any(item is not None for _, item in self.running.values()):
                 [answer], _ = ray.wait(list(self.running))
@@ -265,14 +292,18 @@ class _Mapping:
                 except (RayActorError, OutOfMemoryError) as error:
                     self._replace(actor, item, error)
                     continue
+                if not answered:
+                    answered, self.times.start_seconds = True, self.times.start_seconds + time.monotonic() - began
                 actor.is_ready = True
                 if item is not None:
                     actor.items -= 1
                     self.deaths = 0
-                    yield result
+                    load_seconds = max(load_seconds, result[1])
+                    yield result[0]
                 self._hand_out(actor)
             done = True
         finally:
+            self.times.load_seconds += load_seconds
             self._let_go(done)
 
     def _ask_whether_ready(self, actor: _Actor) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
-from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
+from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings
@@ -30,8 +30,10 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, threshold)
     items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
+    times = Times()
     with StageProgress("predict", "documents", int(context.documents.details["documents"])) as progress:
-        for done in map_files(context.storage, items, PredictWorker, (context.storage, settings), encoder_pool()):
+        arguments = (context.storage, settings)
+        for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool(), times):
             total = {key: value + done[key] for key, value in total.items()}
             progress.advance(done["documents"])
     details = {
@@ -41,6 +43,7 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "labels_per_document": total["labels"] / max(1, total["documents"]),
         "documents_without_labels": total["empty"],
         "truncated_documents": total["truncated"],
+        **vars(times),
     }
     return total["documents"], [item["file"] for item in items], details
 

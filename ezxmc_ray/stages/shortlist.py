@@ -26,7 +26,7 @@ from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
-from ezxmc_ray.stages.pools import Item, encoder_pool, map_files
+from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
@@ -50,7 +50,8 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     """
     config, storage = context.config, context.storage
     folder = f"cycle-{cycle}/shortlist"
-    vector_files, truncated_labels = embed_labels(context, cycle)
+    times = Times()
+    vector_files, truncated_labels = embed_labels(context, cycle, times)
     share = 0.0 if held_out_only else train_share(context, cycle)
     items: list[Item] = [{"shard": shard, "file": shard_path(folder, shard)} for shard in range(context.shards)]
     arguments = (
@@ -69,7 +70,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     compared = held_out_judged(config, known["held_out"])
     total = compared + round(share * (known["train"] - known["held_out"]))
     with StageProgress(f"cycle {cycle} shortlist", "documents", total) as progress:
-        for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool()):
+        for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool(), times):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
             progress.advance(done["documents"])
     files = vector_files + [item["file"] for item in items]
@@ -80,11 +81,12 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
         "truncated_documents": truncated,
         "truncated_labels": truncated_labels,
         "encodings": encodings(cycle),
+        **vars(times),
     }
     return documents, files, details
 
 
-def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
+def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str], int]:
     """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
     labels = int(context.documents.details["labels"])
     folder = f"cycle-{encoder}/label_vectors"
@@ -95,7 +97,7 @@ def embed_labels(context: Context, encoder: int) -> tuple[list[str], int]:
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
     truncated = unused_prompts = 0
     with StageProgress(f"cycle {encoder} label vectors", "labels", labels) as progress:
-        for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool()):
+        for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool(), times):
             truncated += done["truncated"]
             unused_prompts = max(unused_prompts, done.get("unused_prompts", 0))  # older runs have none
             progress.advance(done["labels"])
