@@ -19,8 +19,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+#: What decides how fast a CPU multiplies, by torch's names and as one writes them.
+INSTRUCTIONS = {"avx2": "avx2", "avx512_f": "avx512f", "avx512_bf16": "avx512_bf16", "amx_bf16": "amx_bf16"}
+
+
 def machine() -> str:
-    """Processor, cores and memory of this machine, and its GPUs if torch sees any."""
+    """Processor, cores, instruction sets and memory of this machine, and its GPUs if torch sees any."""
     import psutil
     import torch
 
@@ -31,7 +35,17 @@ def machine() -> str:
     ]
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     memory = round(psutil.virtual_memory().total / 2**30)
-    return ", ".join([f"{len(os.sched_getaffinity(0))} cores ({names[0]})", f"{memory} GiB", *gpus])
+    cores = f"{len(os.sched_getaffinity(0))} cores ({names[0]}: {instructions()})"
+    return ", ".join([cores, f"{memory} GiB", *gpus])
+
+
+def instructions() -> str:
+    """Which of :data:`INSTRUCTIONS` this CPU has; says so where it only behaves like one (simulated_avx2/)."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    names = [name for key, name in INSTRUCTIONS.items() if found.get(key)]
+    return ("simulated " if found.get("simulated") else "") + " ".join(names)
 
 
 def command() -> str:

@@ -120,6 +120,7 @@ def _train(
         weight_decay=config.student.weight_decay,
         max_grad_norm=config.student.max_gradient_norm,
         bf16=chosen_dtype(device, config.student.dtype) == torch.bfloat16,
+        fp16=chosen_dtype(device, config.student.dtype) == torch.float16,
         use_cpu=device.type == "cpu",
         batch_sampler=sampler,
         seed=config.seed,

@@ -35,7 +35,7 @@ from teacher_task import Sample, Task, make_task, sample_documents
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.steps import versions
-from ezxmc_ray.teacher.engine import load_teacher
+from ezxmc_ray.teacher.engine import dtype_here, load_teacher
 
 EXAMPLE = ROOT / "data" / "debian-packages-all"
 RIVALS = ("published", "one_forward", "ray_data_llm", "ray_data_llm_all_cores", "vllm_default", "vllm_all_cores")
@@ -59,7 +59,7 @@ def main() -> int:
     result["notes"] += [*about_cores(given.methods), about_the_pairs(given, data, sample, rounds[0])]
     about = {
         "model": Path(config.teacher.model).name,
-        "dtype": config.teacher.dtype,
+        "dtype": dtype_here(config.teacher),
         "pairs": rounds[0]["ezxmc"]["pairs"],
         "documents": given.documents,
         "document_tokens": given.document_tokens,

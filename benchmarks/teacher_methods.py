@@ -27,7 +27,7 @@ from teacher_task import Task, read_task
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import one_line
 from ezxmc_ray.models import resolve_model
-from ezxmc_ray.teacher.engine import DocumentPairs, Teacher, build_prompts, load_teacher, start_engine
+from ezxmc_ray.teacher.engine import DocumentPairs, Teacher, build_prompts, dtype_here, load_teacher, start_engine
 from ezxmc_ray.teacher.readout import probability_of_yes
 
 #: Pairs a forward of the two methods that use transformers.
@@ -150,7 +150,7 @@ def ray_data_llm(task: Task) -> Timing:
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=teacher.resolved,
-            engine_kwargs={"dtype": teacher.config.dtype, "max_model_len": teacher.plan.max_prompt_tokens + 1},
+            engine_kwargs={"dtype": dtype_here(teacher.config), "max_model_len": teacher.plan.max_prompt_tokens + 1},
             concurrency=1,
             batch_size=RAY_BATCH_PAIRS,
             chat_template_stage=False,  # the prompts are rendered already
@@ -212,7 +212,7 @@ def vllm_default(task: Task) -> Timing:
     started = time.perf_counter()
     teacher = _plain_teacher(task)
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
-    llm = LLM(teacher.resolved, dtype=teacher.config.dtype)
+    llm = LLM(teacher.resolved, dtype=dtype_here(teacher.config))
     parameters = SamplingParams(**ONE_TOKEN)
     llm.generate(_token_prompts(teacher, task.warm_up()), parameters, use_tqdm=False)
     prompts = _token_prompts(teacher, task.documents())
@@ -336,7 +336,7 @@ def _transformers(config: TeacherConfig) -> tuple[Any, Any]:
 
     resolved = resolve_model(config.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, dtype_here(config))
     model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation="sdpa")
     return model.to(device).eval(), AutoTokenizer.from_pretrained(resolved)
 

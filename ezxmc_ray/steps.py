@@ -12,18 +12,20 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ezxmc_ray.config import Config, fingerprint, settled
 from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
+from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import say
-from ezxmc_ray.stages.context import DOCUMENTS, Context, manifest_path
+from ezxmc_ray.stages.context import DOCUMENTS, Context, judged_dtype, manifest_path
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES, SHORTLIST
+from ezxmc_ray.teacher.dtype import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.teacher.engine import teacher_key
 
 Result = tuple[int, list[str], dict[str, Any]]
@@ -123,8 +125,38 @@ class Curriculum:
         known = self.context.documents.details
         return documents_a_cycle(self.config, known["train"], known["held_out"], known["labels"])
 
-    def _teacher(self) -> list[Any]:
-        return [teacher_key(self.config.teacher), self._settings("teacher")]
+    def settle_teacher(self) -> None:
+        """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.
+
+        What has been judged stays in its dtype, on whatever machine the run goes on.
+        """
+        from ezxmc_ray.stages import teacher_dtype
+
+        teacher = teacher_dtype.of_cluster(self.config.teacher)
+        self.context = Context(replace(self.config, teacher=teacher), self.storage)
+
+    def _teacher(self, *folders: str) -> list[Any]:
+        """The key and the settings of the teacher of the step in the first of ``folders``.
+
+        With teacher.dtype=auto in the dtype that the first of them that is done was done in, else in the one for the
+        judging to come. Where that is not settled nothing is done either, and which dtype stands in does not matter.
+        """
+        teacher = self.config.teacher
+        if teacher.dtype == AUTO:
+            done_in = (judged_dtype(self.storage, folder) for folder in folders)
+            dtype = next(filter(None, done_in), self.context.config.teacher.dtype)
+            teacher = replace(teacher, dtype=DTYPES[0] if dtype == AUTO else dtype)
+        return [teacher_key(teacher), settled(replace(self.config, teacher=teacher), "teacher")]
+
+    def _tell_change_of_dtype(self, cycle: int) -> None:
+        """Say that ``cycle`` is judged in another dtype than the run's verdicts so far, if auto leads to that."""
+        dtype = self.context.config.teacher.dtype
+        if self.config.teacher.dtype != AUTO:
+            return
+        before = {judged_dtype(self.storage, f"cycle-{number}/examples") for number in range(cycle)} - {None, dtype}
+        held = held_dtypes(self.storage, self.config.teacher)
+        if others := [one for one in held if one in before or (dtype not in held)]:
+            say(change_of_dtype(cycle, others, dtype))
 
     def _target(self) -> list[Any]:
         """What a label is worth when encoders are compared."""
@@ -170,6 +202,7 @@ class Curriculum:
         """``compared``: the cycle's held-out documents have been judged before the others."""
 
         def run() -> Result:
+            self._tell_change_of_dtype(cycle)
             rows, files, details = self._run("judge", cycle)
             if compared:
                 from ezxmc_ray.stages.select import with_asked
@@ -178,9 +211,10 @@ class Curriculum:
             return rows, files, details
 
         def inputs() -> list[Any]:
-            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher(), EXAMPLES.names, SCALES]
+            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher(folder), EXAMPLES.names, SCALES]
 
-        return Step(f"cycle {cycle} judge", "judge", f"cycle-{cycle}/examples", inputs, run)
+        folder = f"cycle-{cycle}/examples"
+        return Step(f"cycle {cycle} judge", "judge", folder, inputs, run)
 
     def _cycle_select(self, cycle: int) -> Step:
         """Its inputs are what the held-out shortlists are made of, not their commits: other ones take their place."""
@@ -189,11 +223,16 @@ class Curriculum:
             before = [self._commit(f"cycle-{number}/examples") for number in range(cycle)]
             settings = self._settings("shortlist") | {"documents_per_cycle": 0}  # the held-out ones always come along
             shortlists = [*self._content(), *self._matching(cycle), settings]
-            return ["cycle", before, shortlists, self._teacher(), self._target(), SHORTLIST.names, EXAMPLES.names]
+            teacher = self._teacher(folder, f"cycle-{cycle}/examples")
+            return ["cycle", before, shortlists, teacher, self._target(), SHORTLIST.names, EXAMPLES.names]
 
-        return Step(
-            f"cycle {cycle} select", "select", selection_folder(cycle), inputs, lambda: self._run("compare", cycle)
-        )
+        def run() -> Result:
+            rows, files, details = self._run("compare", cycle)
+            # Its held-out documents' verdicts, which those of all the cycle's documents take the place of.
+            return rows, files, details | {"teacher": {"dtype": judged_dtype(self.storage, f"cycle-{cycle}/examples")}}
+
+        folder = selection_folder(cycle)
+        return Step(f"cycle {cycle} select", "select", folder, inputs, run)
 
     def _train(self, cycle: int) -> Step:
         def inputs() -> list[Any]:
@@ -258,9 +297,12 @@ class Curriculum:
 
     def execute(self, step: Step) -> Manifest:
         """Run one step and commit its manifest."""
-        mark, began = step.fingerprint(), time.monotonic()
-        if step.stage != "prepare":  # which replaces its output only when the new one is whole
+        began = time.monotonic()
+        if step.stage == "prepare":  # which replaces its output only when the new one is whole
+            mark = step.fingerprint()
+        else:  # without the old manifest, whose teacher's dtype is of no account any more
             self.storage.remove(manifest_path(step.folder))
+            mark = step.fingerprint()
             self._keep_only(step.folder, mark)
         rows, files, details = step.run()
         manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray import curriculum, steps
-from ezxmc_ray.config import load_config
+from ezxmc_ray import curriculum, hardware, steps
+from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.cycles import LEAST_DOCUMENTS
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages import cluster, train
+from ezxmc_ray.stages import cluster, teacher_dtype, train
 from ezxmc_ray.stages.select import ADDED_UP
 from ezxmc_ray.steps import Curriculum, Result
 from ezxmc_ray.storage import Storage, read_manifest
+from ezxmc_ray.teacher.engine import dtype_here, teacher_key
 
 HELD_OUT = 2 * LEAST_DOCUMENTS
 PREPARED = {
@@ -53,7 +54,8 @@ def held_out(number: int) -> list[str]:
 class FakeStages:
     """Stands in for Curriculum._run.
 
-    ``leads``: of the cycles' encoders, in standard errors; ``dies_at``: the call that is killed.
+    ``leads``: of the cycles' encoders, in standard errors; ``dies_at``: the call that is killed. Judging leaves a
+    verdict behind, also where it is killed.
     """
 
     leads: dict[int, float] = field(default_factory=dict)
@@ -65,13 +67,17 @@ class FakeStages:
         if stage == "shortlist" and arguments[1]:
             name = f"held-out {name}"
         self.calls.append(name)
+        if stage == "judge":
+            key = teacher_key(work.context.config.teacher)
+            work.storage.write_bytes(f"verdicts/{key}/shard-00000/batch.parquet", b"")
         if name == self.dies_at:
             raise KeyboardInterrupt
         details: dict[str, Any] = {}
         if stage == "prepare":
             details = PREPARED
         elif stage == "judge":
-            details = dict.fromkeys(ADDED_UP, 10) | {"pairs_held": 20}
+            teacher = {"dtype": work.context.config.teacher.dtype}
+            details = dict.fromkeys(ADDED_UP, 10) | {"pairs_held": 20, "teacher": teacher}
         elif stage == "compare":
             lead = {"over": "untrained", "difference": self.leads.get(arguments[0], 5.0), "standard_error": 1.0}
             details = {"lead": lead | {"documents": HELD_OUT}, "asked": dict.fromkeys(ADDED_UP, 7)}
@@ -90,7 +96,18 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     monkeypatch.setattr(curriculum, "load_teacher", lambda config: None)
     monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
     monkeypatch.setattr(train, "check_training", lambda config: None)
+    machine(monkeypatch, has_bfloat16=True)
     return fake
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    """From now on runs go on on a machine whose CPU computes in bfloat16, or does not."""
+
+    def of_cluster(config: TeacherConfig) -> TeacherConfig:
+        return replace(config, dtype=dtype_here(config))
+
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(teacher_dtype, "of_cluster", of_cluster)  # which asks this process in a task of Ray
 
 
 @pytest.fixture
@@ -340,3 +357,75 @@ def test_a_dry_run_shows_the_bounded_pairs_and_leaves_out_ended_cycles(stages: F
         "cycle 1 judge",
     ]
     assert all(step["done"] for step in plan["steps"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_finished_run_stays_finished_on_a_machine_of_another_dtype(
+    stages: FakeStages,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: bool,
+) -> None:
+    machine(monkeypatch, has_bfloat16=first)
+    run(settings)
+    stages.took()
+    machine(monkeypatch, has_bfloat16=not first)
+    monkeypatch.setattr(cluster, "ray_cluster", None)  # Ray is not asked for
+    assert set(states(settings).values()) == {"done"}
+    run(settings)
+    assert stages.took() == [] and "Nothing to do" in capsys.readouterr().out
+    run(settings, f"teacher.dtype={'bfloat16' if first else 'float32'}")  # which is what auto was
+    assert stages.took() == []
+
+
+def test_another_dtype_by_name_judges_anew(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    stages.took()
+    run(settings, "teacher.dtype=float32")
+    assert stages.took() == [call for call in WHOLE if call not in ("prepare", "shortlist 0")]
+
+
+def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what_is_judged(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.dies_at = "train 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    judged = [call for call in stages.took() if call != "train 1"]
+    stages.dies_at = ""
+    assert "teacher.dtype=auto" not in capsys.readouterr().out
+    machine(monkeypatch, has_bfloat16=False)
+    run(settings)
+    assert [*judged, *stages.took()] == WHOLE
+    told = [line for line in capsys.readouterr().out.splitlines() if "teacher.dtype=auto" in line]
+    assert told[0].endswith(
+        "The verdicts of this run are in bfloat16, but teacher.dtype=auto is float32 on this machine: cycle 2 asks for "
+        "its pairs in float32, and takes none of those; teacher.dtype=bfloat16 keeps to them."
+    )
+    assert dtypes_of(settings) == ["bfloat16", "bfloat16", "float32", "float32"]
+    machine(monkeypatch, has_bfloat16=True)
+    run(settings)
+    assert stages.took() == []
+
+
+def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.dies_at = "judge 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    machine(monkeypatch, has_bfloat16=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "cycle 0 asks for its pairs in float32" in capsys.readouterr().out
+    stages.dies_at = ""
+    run(settings, "teacher.dtype=bfloat16")
+    assert "teacher.dtype=auto" not in capsys.readouterr().out.replace("'auto'", "")
+    assert dtypes_of(settings) == ["bfloat16"] * 4
+
+
+def dtypes_of(settings: list[str]) -> list[str]:
+    """In which dtype each cycle was judged."""
+    found = [read_manifest(storage_of(settings), f"cycle-{number}/examples/manifest.json") for number in range(4)]
+    return [manifest.details["teacher"]["dtype"] for manifest in found if manifest]

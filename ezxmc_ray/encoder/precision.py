@@ -12,11 +12,13 @@ import copy
 import torch
 from torch import nn
 
+from ezxmc_ray.hardware import AUTO, fast_dtype
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast on ``device`` for training (auto: bfloat16 where there is hardware for it; float32 is none)."""
+    """Autocast on ``device`` for training (auto: as :func:`chosen_dtype`; float32 is none)."""
     chosen = chosen_dtype(device, dtype)
     if chosen == torch.float32:
         return contextlib.nullcontext()
@@ -24,17 +26,8 @@ def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextMana
 
 
 def chosen_dtype(device: torch.device, dtype: str) -> torch.dtype:
-    """The format on ``device`` that ``dtype`` names (auto: bfloat16 where there is hardware for it, else float32)."""
-    if dtype == "auto":
-        fast = _gpu_has_bfloat16(device) or (device.type == "cpu" and cpu_has_bfloat16())
-        return torch.bfloat16 if fast else torch.float32
-    return _DTYPES[dtype]
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """The format on ``device`` that ``dtype`` names (auto: the one that it computes in fast)."""
+    return _DTYPES[fast_dtype(device.type) if dtype == AUTO else dtype]
 
 
 def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -52,7 +45,3 @@ def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def weights_state(module: nn.Module) -> tuple[tuple[int, int], ...]:
     """What changes when ``module``'s weights do: where each lies, and how often it was written to."""
     return tuple((weight.data_ptr(), weight._version) for weight in module.parameters())
-
-
-def _gpu_has_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -75,6 +75,12 @@ def manifest_path(folder: str) -> str:
     return f"{folder}/manifest.json"
 
 
+def judged_dtype(storage: Storage, folder: str) -> str | None:
+    """The teacher's dtype that the step of ``folder`` (judge or a cycle's select) was done in; None: it is not done."""
+    found = read_manifest(storage, manifest_path(folder))
+    return found.details.get("teacher", {}).get("dtype") if found else None
+
+
 def shard_path(folder: str, shard: int) -> str:
     """The file of document shard ``shard`` in ``folder``."""
     return f"{folder}/{shard_name(shard)}.parquet"

@@ -157,7 +157,8 @@ class TrainWorker:
 
     def _outcome(self) -> dict[str, Any]:
         looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
-        return {**self.progress, **looks, "workers": self.world}
+        counts = {"repeated_steps": self.trainer.repeated_steps, "workers": self.world}
+        return {**self.progress, **looks, **counts}
 
     def _note(self, step: int, loss: float, result: StepResult) -> None:
         """A point of the curves."""

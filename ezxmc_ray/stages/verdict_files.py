@@ -31,7 +31,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, manifest_path, shard_path
 from ezxmc_ray.stages.rehome import rehome
-from ezxmc_ray.stages.verdicts import CONFIGURED, held_key, homes_of
+from ezxmc_ray.stages.verdicts import CONFIGURED, configured_teacher, held_key, homes_of
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import EXPORTED_VERDICTS, HASH, NO_DOCUMENT, VERDICTS, shard_name
@@ -222,7 +222,7 @@ def _teacher(context: Context, file: str, teacher: str | None) -> dict[str, Any]
             "is configured with, or --teacher and a name."
         )
     if teacher == CONFIGURED:
-        return describe(context.config.teacher)
+        return describe(configured_teacher(context))
     known = VerdictStore(context.storage, _checked_name(teacher)).description()
     return known or {"key": teacher, "model": None, "prompt": None, "readout": "yes_no"}
 

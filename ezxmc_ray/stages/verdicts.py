@@ -9,15 +9,19 @@ Verdicts as a file to take elsewhere: stages/verdict_files.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.context import DOCUMENTS, Context, manifest_path
-from ezxmc_ray.storage import read_manifest
+from ezxmc_ray.stages.context import DOCUMENTS, Context, judged_dtype, manifest_path
+from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.calibration import calibrate, yes_threshold_of
+from ezxmc_ray.teacher.dtype import held_dtypes
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.teacher.homes import Homes, compact_store, each_pair_once
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore, teacher_keys
@@ -125,7 +129,32 @@ def held_key(context: Context, teacher: str | None) -> str:
         if len(own) > 1:
             raise UserError(f"The run {run} holds verdicts of {len(own)} teachers: give --teacher {' or '.join(own)}.")
         return own[0]
-    key = teacher_key(context.config.teacher) if teacher == CONFIGURED else teacher
+    key = teacher_key(configured_teacher(context)) if teacher == CONFIGURED else teacher
     if key not in keys:
         raise UserError(f"The run {run} holds no verdicts of the teacher {key}, only those of {', '.join(keys)}.")
     return key
+
+
+def configured_teacher(context: Context) -> TeacherConfig:
+    """The teacher that a run is configured with, for commands that ask nobody: auto is the dtype of its verdicts.
+
+    That is the one that its last cycle was judged in, or the only one that it holds; of a run without verdicts the
+    one of this machine. Errors: UserError where that leaves several.
+    """
+    config, storage = context.config.teacher, context.storage
+    if config.dtype != AUTO:
+        return config
+    held = held_dtypes(storage, config)
+    judged = [dtype for dtype in _judged_in(storage, context.config.curriculum.cycles) if dtype in held]
+    if len(held) > 1 and not judged:
+        raise UserError(
+            f"The run {storage.root} holds verdicts of its teacher in {' and '.join(held)}: set teacher.dtype in its "
+            "configuration, or give a teacher key (`ezxmc verdicts` lists them)."
+        )
+    return replace(config, dtype=(judged or held or [machine_dtype()])[0])
+
+
+def _judged_in(storage: Storage, cycles: int) -> list[str]:
+    """The dtypes that the cycles were judged in, the last cycle first."""
+    found = (judged_dtype(storage, f"cycle-{cycle}/examples") for cycle in range(cycles, -1, -1))
+    return [dtype for dtype in found if dtype]

@@ -22,7 +22,7 @@ from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
 from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import check_length
-from ezxmc_ray.encoder.precision import autocast
+from ezxmc_ray.encoder.precision import autocast, chosen_dtype
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.forward import Features, GroupedForward, backward_cached, backward_whole, gather_rows
@@ -30,6 +30,9 @@ from ezxmc_ray.student.objective import Objective
 
 #: Labels whose tokens are kept; a million of them take about 300 MB.
 CACHED_LABELS = 1_000_000
+#: In float16 the loss is scaled up, so that small gradients are not zero, and half as much when large ones are
+#: infinite. At this scale the range of float16 is not why.
+LEAST_SCALE = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class StudentTrainer:
         check_document_tokens(encoder, self.config)
         self.total_steps, self.seed, self.rank, self.world = total_steps, seed, rank, world
         self.device = torch.device(device)
-        self.step_number = 0
+        self.step_number = self.repeated_steps = 0
         self._label_tokens: dict[str, list[int]] = {}
         self._own = GroupedForward(encoder.module).to(self.device)
         _freeze_unused(self._own.network, encoder.features(encoder.label_tokens(["a text"]).token_ids))
@@ -93,6 +96,8 @@ class StudentTrainer:
         config = self.config
         groups = _parameter_groups(self._own, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        scaled = chosen_dtype(self.device, config.dtype) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
     def tokenize(self, batch: Batch) -> StepInput:
         """What :meth:`step` takes; touches no weights, so that a thread may do it ahead of the step."""
@@ -113,8 +118,9 @@ class StudentTrainer:
     def step(self, texts: StepInput) -> StepResult:
         """Learn from this worker's part of a global batch.
 
-        A part without documents takes part in the averaging with a loss of 0. Errors: UserError when memory runs out,
-        and before the weights change when the loss or the gradients are not finite.
+        A part without documents takes part in the averaging with a loss of 0. In float16 a step whose gradients are
+        beyond its range is done again with a smaller scale (``repeated_steps``). Errors: UserError when memory runs
+        out, and before the weights change when the loss or the gradients are not finite.
         """
         rest = "lower student.batch_tokens" if self.config.gradient_cache else "set student.gradient_cache=true"
         with memory_errors(f"step {self.step_number + 1} of the training", f"{rest}, or lower student.batch_size"):
@@ -126,23 +132,40 @@ class StudentTrainer:
             group["lr"] = learning_rate
         # A transformer in evaluation mode differs by its dropout only.
         self.module.train(self.config.dropout)
-        self.optimizer.zero_grad(set_to_none=True)
         groups = [self._on_device(features) for features in texts.groups]
-        backward = backward_cached if self.config.gradient_cache else backward_whole
-        with autocast(self.device, self.config.dtype):
-            loss = backward(self.module, groups, self._seeds(len(groups)), lambda vectors: self._loss(vectors, texts))
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, self.config.max_gradient_norm))
+        loss, norm = self._gradients(groups, texts, trained)
+        while math.isfinite(loss) and not math.isfinite(norm) and self.scaler.get_scale() > LEAST_SCALE:
+            # Every worker has the same averaged gradients, so all of them repeat the step.
+            self.scaler.update(self.scaler.get_scale() / 2)
+            self.repeated_steps += 1
+            loss, norm = self._gradients(groups, texts, trained)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
                 f"Training broke down at step {self.step_number + 1}: the loss is {loss}, the norm of the gradients "
                 f"{norm}; lower student.learning_rate, set student.dtype=float32, or raise student.temperature."
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         # The fused optimiser does not say that it wrote; the encoder's copy of the weights would stay as it is.
         torch.autograd.graph.increment_version(trained)
         self.step_number += 1
         return StepResult(loss, len(texts.batch.document_texts), learning_rate, norm)
+
+    def _gradients(self, groups: list[Features], texts: StepInput, trained: list[nn.Parameter]) -> tuple[float, float]:
+        """Forward and backward: the loss, and the norm of the gradients, which ``trained`` have now, clipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        backward = backward_cached if self.config.gradient_cache else backward_whole
+        with autocast(self.device, self.config.dtype):
+            scaled_loss = backward(
+                self.module,
+                groups,
+                self._seeds(len(groups)),
+                lambda vectors: self.scaler.scale(self._loss(vectors, texts)),
+            )
+        loss = scaled_loss / self.scaler.get_scale()
+        self.scaler.unscale_(self.optimizer)
+        return loss, float(nn.utils.clip_grad_norm_(trained, self.config.max_gradient_norm))
 
     def learning_rate_at(self, step: int) -> float:
         """Rises over ``warmup_share`` of the steps, then falls linearly; the first and last steps still learn."""
@@ -162,16 +185,23 @@ class StudentTrainer:
             "seed": self.seed,
             "network": self._own.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "repeated_steps": self.repeated_steps,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state` was taken. ValueError if that was a run of another length or seed."""
+        """Go on where :meth:`state` was taken, on a machine with another dtype too.
+
+        ValueError if that was a run of another length or seed.
+        """
         for key, mine in (("total_steps", self.total_steps), ("seed", self.seed)):
             if state[key] != mine:
                 raise ValueError(f"The checkpoint has {key}={state[key]}, this run {mine}.")
         self._own.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number = int(state["step"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.step_number, self.repeated_steps = int(state["step"]), int(state["repeated_steps"])
 
     def _seeds(self, groups: int) -> list[int]:
         """Dropout that depends on seed, step, rank and group only, so that a resumed run draws the same."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ezxmc_ray.config import TeacherConfig, fingerprint
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
@@ -174,8 +175,11 @@ def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTo
 def teacher_key(config: TeacherConfig) -> str:
     """16 hex digits over everything that changes a raw verdict: weights, dtype, quantisation, prompt, read-out, cuts.
 
-    Neither the engine and its speed nor the calibration, which is made from raw verdicts, are in it.
+    Neither the engine and its speed nor the calibration, which is made from raw verdicts, are in it. ValueError for
+    the dtype auto, which machines resolve differently: a key is of one format (see teacher/dtype.py).
     """
+    if config.dtype == AUTO:
+        raise ValueError("a teacher key needs the dtype that auto stands for")
     return _key(
         weights_fingerprint(resolve_model(config.model)),
         config.dtype,
@@ -198,6 +202,11 @@ def head_dtype(config: TeacherConfig) -> str:
     if config.head_dtype != "auto":
         return config.head_dtype
     return "model" if config.readout == "likelihood" else "float32"
+
+
+def dtype_here(config: TeacherConfig) -> str:
+    """The dtype that ``config.dtype`` means where this process computes."""
+    return machine_dtype() if config.dtype == AUTO else config.dtype
 
 
 def pad_tokens(config: TeacherConfig) -> int:
@@ -260,7 +269,7 @@ def judged(
     scores = np.asarray(raw, dtype=np.float32)
     if broken := int((~np.isfinite(scores)).sum()):
         raise UserError(
-            f"The teacher {config.model} gave {broken} of {len(scores)} pairs no finite score in {config.dtype}: "
+            f"The teacher {config.model} gave {broken} of {len(scores)} pairs no finite score in {dtype_here(config)}: "
             "set teacher.dtype=float32, or take another teacher."
         )
     lengths = np.array([len(pair.tokens) for pair in prompts.pairs], dtype=np.int32)

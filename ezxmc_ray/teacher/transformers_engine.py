@@ -21,6 +21,7 @@ from ezxmc_ray.teacher.engine import (
     PairPrompt,
     Teacher,
     build_prompts,
+    dtype_here,
     head_dtype,
     judged,
     load_teacher,
@@ -40,7 +41,7 @@ class TransformersEngine:
         loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
         self._teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, teacher.config.dtype)
+        dtype = getattr(torch, dtype_here(teacher.config))
         if model is not None:
             self._model = model
             return

@@ -31,6 +31,7 @@ from ezxmc_ray.teacher.engine import (
     PairPrompt,
     Teacher,
     build_prompts,
+    dtype_here,
     head_dtype,
     judged,
     load_teacher,
@@ -258,7 +259,7 @@ def _start(teacher: Teacher, all_teachers: Sequence[Teacher]) -> Any:
         "tokenizer": teacher.resolved,
         # Prompts are token ids, and nothing is turned back into text; a classification head is made of two words.
         "skip_tokenizer_init": config.readout != "classify",
-        "dtype": config.dtype,
+        "dtype": dtype_here(config),
         "quantization": config.quantization,
         "max_model_len": context,
         "max_num_batched_tokens": max(context, _STEP_TOKENS_GPU if gpu else _STEP_TOKENS_CPU),

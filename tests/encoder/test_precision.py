@@ -12,7 +12,8 @@ import torch
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder import encoder as encoder_module
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
-from ezxmc_ray.encoder.precision import autocast, chosen_dtype, copy_in, cpu_has_bfloat16
+from ezxmc_ray.encoder.precision import autocast, chosen_dtype, copy_in
+from ezxmc_ray.hardware import cpu_has_bfloat16
 from tests.encoder.texts import cosines
 
 CPU = torch.device("cpu")
@@ -27,13 +28,22 @@ def test_the_cpu_is_what_the_system_says() -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_auto_takes_bfloat16_where_there_is_hardware_for_it(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr("ezxmc_ray.encoder.precision.cpu_has_bfloat16", lambda: there)
+    monkeypatch.setattr("ezxmc_ray.hardware.cpu_has_bfloat16", lambda: there)
     assert chosen_dtype(CPU, "auto") == (torch.bfloat16 if there else torch.float32)
     for name in ("float32", "bfloat16", "float16"):
         assert chosen_dtype(CPU, name) == getattr(torch, name)
     assert isinstance(autocast(CPU, "auto"), nullcontext) == (not there)
     assert isinstance(autocast(CPU, "float32"), nullcontext)
     assert not isinstance(autocast(CPU, "bfloat16"), nullcontext)
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_without_bfloat16_takes_float16(
+    monkeypatch: pytest.MonkeyPatch, there: bool, expected: torch.dtype
+) -> None:
+    """Where there is no GPU its answer is all that is stood in for."""
+    monkeypatch.setattr("ezxmc_ray.hardware.gpu_has_bfloat16", lambda: there)
+    assert chosen_dtype(torch.device("cuda"), "auto") == expected
 
 
 @pytest.mark.parametrize("family", ["bert", "qwen"])

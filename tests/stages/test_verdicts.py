@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ezxmc_ray import cli
+from ezxmc_ray import cli, hardware
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
@@ -31,7 +31,7 @@ from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.pending import Pending, count_pending
 from ezxmc_ray.stages.rehome import rehome, rehome_folder
 from ezxmc_ray.stages.verdict_files import export_verdicts, import_verdicts
-from ezxmc_ray.stages.verdicts import compact, summary
+from ezxmc_ray.stages.verdicts import compact, configured_teacher, held_key, summary
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import EXPORTED_VERDICTS, NO_DOCUMENT, SHORTLIST, VERDICTS, content_hash, shard_name
 from ezxmc_ray.teacher.engine import teacher_key
@@ -334,7 +334,10 @@ def by_hand(path: Path, **columns: list[Any]) -> str:
     return str(path)
 
 
-def test_peoples_verdicts_can_be_the_configured_teachers(make_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_peoples_verdicts_can_be_the_configured_teachers(
+    make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: False)
     run = make_run(OLD)
     pairs = [(f"d{text}", f"L{n}") for text in OLD for n in range(PAIRS)]
     file = by_hand(
@@ -344,7 +347,7 @@ def test_peoples_verdicts_can_be_the_configured_teachers(make_run: Callable[...,
         raw=[hash_bit(*pair) for pair in pairs],
         remark=["seen"] * len(pairs),
     )
-    key = teacher_key(run.context.config.teacher)
+    key = teacher_key(replace(run.context.config.teacher, dtype="float32"))
     done = import_verdicts(run.context, file, "configured")
     assert (done.key, done.pairs, done.new) == (key, len(pairs), len(pairs))
     assert run.pending(key) == 0
@@ -352,6 +355,30 @@ def test_peoples_verdicts_can_be_the_configured_teachers(make_run: Callable[...,
     assert row["model"] == run.context.config.teacher.model
     assert row["pairs"] == len(pairs)
     assert row["share of yes"] == f"{np.mean([hash_bit(*pair) for pair in pairs]):.1%}"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_configured_teacher_is_the_one_of_the_runs_verdicts_on_every_machine(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """With teacher.dtype=auto, which is another dtype where a run is looked at than where it was judged."""
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: there)
+    run = make_run(OLD)
+    config, own = run.context.config.teacher, "bfloat16" if there else "float32"
+    keys = {dtype: teacher_key(replace(config, dtype=dtype)) for dtype in ("bfloat16", "float16", "float32")}
+    assert configured_teacher(run.context).dtype == own  # of a run that holds no verdicts
+    run.judge(keys["float16"])
+    assert configured_teacher(run.context).dtype == "float16"
+    assert held_key(run.context, "configured") == keys["float16"]
+    run.judge(keys["float32"])
+    with pytest.raises(UserError, match=r"in float16 and float32: set teacher\.dtype in its"):
+        held_key(run.context, "configured")
+    for dtype in ("float16", "float32"):
+        details = {"teacher": {"dtype": dtype, "key": keys[dtype]}}
+        write_manifest(
+            run.context.storage, "cycle-0/examples/manifest.json", Manifest("judge", "", 1, 1.0, [], details)
+        )
+        assert configured_teacher(run.context).dtype == dtype
 
 
 def hash_bit(document: str, label: str) -> int:

@@ -304,3 +304,49 @@ def test_which_attention_is_taken_changes_gradients_by_rounding_only(
     for name, gradient in found[0].items():
         scale = max(1e-3, np.abs(gradient).max())
         np.testing.assert_allclose(found[1][name] / scale, gradient / scale, atol=0.05, err_msg=name)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_float16_learns_what_float32_does(without_dropout: Path, cache: bool) -> None:
+    exact, half = (trainer(without_dropout, 20, dtype=dtype, gradient_cache=cache) for dtype in ("float32", "float16"))
+    losses = np.array([[learn(one, toy_batch(step)).loss for step in range(20)] for one in (exact, half)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert half.scaler.get_scale() > 1 and not exact.scaler.is_enabled()
+
+
+def test_a_step_beyond_the_range_of_float16_is_done_again_with_a_smaller_scale(without_dropout: Path) -> None:
+    found = []
+    for scale in (2.0**8, 2.0**40):
+        one = trainer(without_dropout, 3, dtype="float16")
+        one.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        found.append((learn(one, toy_batch(0)), learn(one, toy_batch(1)), one.scaler.get_scale(), one.repeated_steps))
+    (fits, fits_then, scale, none), (first, then, lowered, repeated) = found
+    assert none == 0 and scale == 2.0**8 and repeated > 0 and lowered == 2.0 ** (40 - repeated)
+    assert first.loss == fits.loss and first.gradient_norm == pytest.approx(fits.gradient_norm, rel=0.01)
+    assert then.loss == pytest.approx(fits_then.loss, rel=0.01)
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_training(without_dropout: Path) -> None:
+    one = trainer(without_dropout, 3, dtype="float16")
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    parameter = next(weights for weights in one.encoder.module.parameters() if weights.requires_grad)
+    parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    with pytest.raises(UserError, match=r"broke down at step 1: .* set student\.dtype=float32"):
+        learn(one, toy_batch(0))
+
+
+@pytest.mark.parametrize(("then", "scale"), [("float16", 2.0**7), ("float32", 1.0)])
+def test_a_training_in_float16_goes_on_with_its_scale_or_on_a_machine_without(
+    without_dropout: Path, then: str, scale: float
+) -> None:
+    first = trainer(without_dropout, 6, dtype="float16")
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7)
+    learn(first, toy_batch(0))
+    first.repeated_steps = 3
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second = trainer(without_dropout, 6, dtype=then)
+    second.load_state(torch.load(file, weights_only=True))
+    assert second.scaler.get_scale() == scale and second.repeated_steps == 3
+    assert np.isfinite(learn(second, toy_batch(1)).gradient_norm)

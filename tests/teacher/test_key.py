@@ -22,7 +22,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) -> None:
     def key(**values: object) -> str:
-        return teacher_key(TeacherConfig(model=str(model), **values))  # type: ignore[arg-type]
+        return teacher_key(TeacherConfig(**{"model": str(model), "dtype": "bfloat16", **values}))  # type: ignore[arg-type]
 
     first = key()
     assert len(first) == 16
@@ -52,9 +52,15 @@ def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) ->
 
 
 def test_the_description_is_json_and_names_the_prompt(model: Path) -> None:
-    config = TeacherConfig(model=str(model), prompt="library")
+    config = TeacherConfig(model=str(model), prompt="library", dtype="bfloat16")
     found = json.loads(json.dumps(describe(config)))
     assert found["prompt"] == "library v2"
     assert found["model"] == str(model)
     assert found["key"] == teacher_key(config)
     assert (found["readout"], found["dtype"]) == ("yes_no", "bfloat16")
+
+
+def test_a_key_is_of_one_dtype(model: Path) -> None:
+    """A machine's own word for auto, on a driver without the engines' GPUs, would be the key of no verdict."""
+    with pytest.raises(ValueError, match=r"dtype that auto stands for"):
+        teacher_key(TeacherConfig(model=str(model)))
