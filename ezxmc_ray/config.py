@@ -158,6 +158,11 @@ class TeacherConfig:
     )
     max_document_tokens: int = _knob(256, "tokens of a document that the teacher reads; the rest is cut and counted")
     max_label_tokens: int = _knob(48, "tokens of a label that the teacher reads; the rest is cut and counted")
+    on_weak: str = _knob(
+        "warn",
+        "what to do where the first 300 pairs look like noise or like a constant (by the similarity, without gold labels): warn, or fail before the rest is asked; an encoder that does not know your language looks the same",
+        ("warn", "fail"),
+    )
     second_prompt_documents: int = _knob(
         0,
         "documents that cycle 0 judges once more with another prompt, to see how much hangs on the wording (100 or more tell something); 0 = none",
@@ -356,6 +361,7 @@ SPEED_KNOBS = {
         "model",
         "batch_documents",
         "batches_in_flight",
+        "on_weak",
         "second_prompt_documents",
         "engines",
         "tensor_parallel",

@@ -79,6 +79,7 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     part["yes_threshold"] = first.get("yes_threshold")
     part |= {name: measured.get(name) for name in _MEASURED}
     part["auc_documents"] = measured.get("documents") or 0
+    part["first_pairs"] = first.get("first_pairs")
     part["second_prompt"] = _second_prompt(first, measured)
     part["histogram"] = first.get("histogram")
     part["cycles"] = cycles
@@ -89,7 +90,14 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
 
 def sentence(part: dict[str, Any]) -> str:
     """What the numbers in ``part`` say about the teacher, for a reader who does not know what an AUC is."""
-    parts = [_judgement(part), _fusion(part), _prompts(part["second_prompt"]), _yes(part), _stand_in(part)]
+    parts = [
+        _judgement(part),
+        _first_pairs(part),
+        _fusion(part),
+        _prompts(part["second_prompt"]),
+        _yes(part),
+        _stand_in(part),
+    ]
     return " ".join(text for text in parts if text)
 
 
@@ -115,6 +123,12 @@ def _judgement(part: dict[str, Any]) -> str:
     if _direction(over) > 0:
         return opening + "it knows more than the encoder, so there is something for the student to learn."
     return opening + "these documents do not tell which of the two knows more."
+
+
+def _first_pairs(part: dict[str, Any]) -> str:
+    """What the run said of a weak teacher before the rest was asked; where gold labels judge it, they know better."""
+    found = part["first_pairs"]
+    return (found["sentence"] or "") if found and part["auc"] is None else ""
 
 
 def _fusion(part: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ so whatever dies, no committed pair is judged again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
+from ezxmc_ray.stages.first_pairs import FirstPairs
 from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
 from ezxmc_ray.stages.pools import Item, Pool, free_gpus, map_over_engines
 from ezxmc_ray.stages.rehome import rehome
@@ -94,11 +96,15 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     config, storage = context.config.teacher, context.storage
     free_gpus()
     pool = _pool(config)
-    items = _items(context, cycle, pool.size) if pending else []
+    first = FirstPairs(context, key, cycle)
+    first_items, items = _items(context, cycle, pool.size, dict(first.rows)) if pending else ([], [])
     if calibration == "label_prior":
-        priors = run_task(plan_priors, storage, key, cycle, context.shards)
-        items = _ranges(LABEL_PRIORS, priors, PRIOR_ITEM_LABELS, 0) + items
+        priors, ahead = run_task(plan_priors, storage, key, cycle, context.shards, first.rows)
+        first_items = _ranges(LABEL_PRIORS, 0, ahead, PRIOR_ITEM_LABELS, 0) + first_items
+        items = _ranges(LABEL_PRIORS, ahead, priors, PRIOR_ITEM_LABELS, 0) + items
         pending += priors
+    first.wait_for(first_items)
+    items = first_items + items
     if second := second_of(config, cycle):
         rehome(context, run_task(start_store, storage, second.config), run_tasks)
         items += run_task(second_items, context, SECOND_PROMPT)
@@ -106,10 +112,12 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     began = time.monotonic()
     with StageProgress(f"cycle {cycle} judge", "pairs", pending) as progress:
         for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
-            kind = done.pop("kind")
-            counts[kind].add(done)
-            progress.advance(done["pairs"] if kind != SECOND_PROMPT else 0)
-    return _engine_details(counts, pool.capped(len(items)).size if items else 0, time.monotonic() - began)
+            item = {name: done.pop(name) for name in items[0]}
+            counts[item["kind"]].add(done)
+            progress.advance(done["pairs"] if item["kind"] != SECOND_PROMPT else 0)
+            first.done(item)
+    engines = pool.capped(len(items)).size if items else 0
+    return _engine_details(counts, engines, time.monotonic() - began) | {"first_pairs": first.found}
 
 
 def start_store(storage: Storage, config: TeacherConfig) -> str:
@@ -163,17 +171,20 @@ def _pool(config: TeacherConfig) -> Pool:
     return Pool(engines, max(1, node_cpus() // engines))
 
 
-def _items(context: Context, cycle: int, engines: int) -> list[Item]:
-    """Ranges of shortlist rows, none across shards."""
+def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int]) -> tuple[list[Item], list[Item]]:
+    """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
+    others."""
     storage, config = context.storage, context.config.teacher
     rows = [storage.rows(shard_path(f"cycle-{cycle}/shortlist", shard)) for shard in range(context.shards)]
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
-    return [item for shard, count in enumerate(rows) for item in _ranges(PAIRS, count, size, shard)]
+    first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
+    others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
+    return first, list(itertools.chain.from_iterable(others))
 
 
-def _ranges(kind: str, count: int, size: int, shard: int) -> list[Item]:
-    starts = range(0, count, size)
-    return [{"kind": kind, "shard": shard, "start": start, "stop": min(count, start + size)} for start in starts]
+def _ranges(kind: str, start: int, stop: int, size: int, shard: int) -> list[Item]:
+    starts = range(start, stop, size)
+    return [{"kind": kind, "shard": shard, "start": one, "stop": min(stop, one + size)} for one in starts]
 
 
 class JudgeWorker:
@@ -195,7 +206,7 @@ class JudgeWorker:
         self.start_seconds = self.mark - started
 
     def __call__(self, item: Item) -> Item:
-        """Do one item; returns its counts."""
+        """Do one item; returns it with its counts."""
         kind, shard, start, stop = item["kind"], int(item["shard"]), int(item["start"]), int(item["stop"])
         counts = Counts(start_seconds=self.start_seconds)
         self.start_seconds = 0.0
@@ -208,7 +219,7 @@ class JudgeWorker:
             self._judge_second(shard, start, stop, counts)
         mark, self.mark = self.mark, time.monotonic()
         counts.worker_seconds = self.mark - mark
-        return {**vars(counts), "kind": kind}
+        return {**vars(counts), **item}
 
     def _judge_second(self, shard: int, start: int, stop: int, counts: Counts) -> None:
         assert self.second is not None

@@ -29,8 +29,12 @@ def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
     return int(Pending(storage, key, cycle).of_shard(shard).size)
 
 
-def plan_priors(storage: Storage, key: str, cycle: int, shards: int) -> int:
-    """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet; how many."""
+def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list[tuple[int, int]]) -> tuple[int, int]:
+    """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet.
+
+    ``first``: (shard, rows from its first on), whose labels stand at the top of the plan. Returns how many labels
+    there are, and how many of them are those.
+    """
     numbers = [
         flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)["labels"])
         for shard in range(shards)
@@ -41,8 +45,14 @@ def plan_priors(storage: Storage, key: str, cycle: int, shards: int) -> int:
     )
     raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(hashes), hashes)
     missing = wanted[np.isnan(raw)]
-    storage.write_table(prior_plan(cycle), pa.table({"label": pa.array(missing, pa.int32())}))
-    return len(missing)
+    ahead = [
+        flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST).slice(0, rows)["labels"])
+        for shard, rows in first
+    ]
+    is_ahead = np.isin(missing, np.concatenate(ahead)) if ahead else np.zeros(len(missing), bool)
+    planned = np.concatenate([missing[is_ahead], missing[~is_ahead]])
+    storage.write_table(prior_plan(cycle), pa.table({"label": pa.array(planned, pa.int32())}))
+    return len(planned), int(is_ahead.sum())
 
 
 def prior_plan(cycle: int) -> str:

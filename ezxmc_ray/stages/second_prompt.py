@@ -36,7 +36,7 @@ def second_items(context: Context, kind: str) -> list[Item]:
     storage, config = context.storage, context.config.teacher
     pending = Pending(storage, teacher_key(second_prompt(config).config), 0)
     items = []
-    for shard, rows in _rows(storage, context.shards, config.second_prompt_documents):
+    for shard, rows in spread_rows(storage, context.shards, config.second_prompt_documents):
         if len(pending.of_shard(shard, 0, rows)) or second_priors(pending, config, shard, 0, rows):
             items.append({"kind": kind, "shard": shard, "start": 0, "stop": rows})
     return items
@@ -49,7 +49,7 @@ def second_priors(pending: Pending, config: TeacherConfig, shard: int, start: in
     return pending.priors(pa.array(sorted(set(pending.pairs(shard, start, stop)["label"])), pa.int32()))
 
 
-def _rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
+def spread_rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
     """(shard, rows from its first on), ``wanted`` rows in all or as many as there are, spread over the shards."""
     rows = {shard: storage.rows(shard_path("cycle-0/shortlist", shard)) for shard in range(shards)}
     filled = [shard for shard, count in rows.items() if count]
@@ -74,7 +74,7 @@ def join_second(context: Context, threshold: float) -> dict[str, Any]:
     pending = Pending(storage, teacher_key(second.config), 0)
     rows: list[dict[str, Any]] = []
     first: list[np.ndarray] = []
-    for shard, count in _rows(storage, context.shards, config.second_prompt_documents):
+    for shard, count in spread_rows(storage, context.shards, config.second_prompt_documents):
         pairs = pending.pairs(shard, 0, count)
         raw = pending.raw(shard, pairs)
         verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)

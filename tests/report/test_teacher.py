@@ -12,7 +12,8 @@ from ezxmc_ray.report.teacher import sentence, teacher_part
 def part(teacher: float | None, similarity: float | None, fusion: float | None, **other: Any) -> dict[str, Any]:
     """What a run without intervals holds, as runs did before there were any."""
     values = {"auc": teacher, "similarity_auc": similarity, "fusion_auc": fusion, "auc_documents": 120}
-    values |= dict.fromkeys(("intervals", "verdict_over_similarity", "fusion_over_similarity", "second_prompt"))
+    names = ("intervals", "verdict_over_similarity", "fusion_over_similarity", "second_prompt", "first_pairs")
+    values |= dict.fromkeys(names)
     return values | {"gold_documents": None, "readout": "yes_no", "share_yes": 0.2, "stand_in": False} | other
 
 
@@ -183,3 +184,10 @@ def test_the_bundled_teacher_is_called_a_stand_in(model: str, stand_in: bool) ->
 
 def test_no_judged_cycle_means_no_teacher() -> None:
     assert teacher_part({}, {"auc": 0.8}) is None
+
+
+@pytest.mark.parametrize("auc", [None, 0.8])
+def test_what_was_said_of_the_first_pairs_is_told_where_no_gold_label_knows_better(auc: float | None) -> None:
+    weak = "After 300 pairs the teacher looks like noise: try another one."
+    told = sentence(part(auc, auc, auc, first_pairs={"sentence": weak}))
+    assert (weak in told) == (auc is None)

@@ -1,0 +1,95 @@
+"""The first few hundred pairs of cycle 0: judged before all others, and looked at before those are paid for.
+
+In: cycle-0/shortlist/, the verdict store. Out: which rows those pairs are in; how their verdicts go with the similarity
+(teacher/weakness.py), for the manifest. Gold labels are not looked at. ``teacher.on_weak`` says what follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import say
+from ezxmc_ray.stages.cluster import run_task
+from ezxmc_ray.stages.context import Context, shard_path
+from ezxmc_ray.stages.examples import label_scores
+from ezxmc_ray.stages.pending import Pending, flat
+from ezxmc_ray.stages.pools import Item
+from ezxmc_ray.stages.second_prompt import spread_rows
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import SHORTLIST
+from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration
+from ezxmc_ray.teacher.weakness import DOCUMENTS, PAIRS, weakness
+
+
+class FirstPairs:
+    """What the driver knows of them: which rows they are in, which items are not done yet, and what they have shown.
+
+    ``rows``: (shard, rows from its first on) of the shortlists, none after cycle 0. ``found``: None until the items
+    are done, and where they are too few to say anything.
+    """
+
+    def __init__(self, context: Context, key: str, cycle: int) -> None:
+        self.storage, self.key, self.config = context.storage, key, context.config.teacher
+        wanted = max(DOCUMENTS, -(-PAIRS // context.config.shortlist.size))
+        self.rows = run_task(spread_rows, self.storage, context.shards, wanted) if cycle == 0 else []
+        self.found: dict[str, Any] | None = None
+        self._open: list[Item] = []
+
+    def wait_for(self, items: list[Item]) -> None:
+        """Look at the pairs when ``items`` are done: now, if there are none. Errors: as :meth:`done`."""
+        self._open = list(items)
+        self._look()
+
+    def done(self, item: Item) -> None:
+        """One item is done. Errors: UserError where the teacher looks weak and ``teacher.on_weak`` is fail."""
+        if item in self._open:
+            self._open.remove(item)
+            self._look()
+
+    def _look(self) -> None:
+        if self._open or not self.rows:
+            return
+        self.found = run_task(audit_first_pairs, self.storage, self.key, self.rows, self.config)
+        act_on(self.found, self.config)
+
+
+def audit_first_pairs(
+    storage: Storage, key: str, rows: list[tuple[int, int]], config: TeacherConfig
+) -> dict[str, Any] | None:
+    """Task: what the verdicts on ``rows`` say of the teacher; None if they are too few.
+
+    Documents that lack a verdict are left out. The means that the calibration batch takes away are known only when
+    all is judged, so the verdicts are looked at without it.
+    """
+    calibration = "none" if resolve_calibration(config) == "batch" else resolve_calibration(config)
+    pending = Pending(storage, key, 0)
+    verdicts: list[np.ndarray] = []
+    similarities: list[np.ndarray] = []
+    for shard, count in rows:
+        pairs = pending.pairs(shard, 0, count)
+        scores = label_scores(pending, pairs, calibration)
+        verdict = calibrate(pending.raw(shard, pairs), scores, config.readout, calibration)
+        shortlist = storage.read_table(shard_path("cycle-0/shortlist", shard), SHORTLIST).slice(0, count)
+        ends = np.cumsum([len(labels) for labels in shortlist["labels"].to_pylist()])[:-1]
+        verdicts += np.split(verdict, ends)
+        similarities += np.split(flat(shortlist["similarity"]), ends)
+    whole = [not np.isnan(one).any() for one in verdicts]
+    of_whole = [list(itertools.compress(lists, whole)) for lists in (verdicts, similarities)]
+    found = weakness(of_whole[0], of_whole[1], config.readout, config.yes_threshold)
+    return asdict(found) if found else None
+
+
+def act_on(found: dict[str, Any] | None, config: TeacherConfig) -> None:
+    """Say what :func:`audit_first_pairs` has found, or end the run with it: a UserError, where on_weak is fail."""
+    sentence = found["sentence"] if found else None
+    if sentence is None:
+        return
+    if config.on_weak == "fail":
+        raise UserError(f"{sentence.rstrip('.')} (the run ends here since teacher.on_weak=fail).")
+    say(sentence)
