@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shortlist", type=int, default=10, help="labels a document")
     parser.add_argument("--document-tokens", type=int, default=250, help="every document is cut to so many tokens")
     parser.add_argument("--methods", type=names_of_methods, default=list(RIVALS), help="by commas; ezxmc always runs")
-    parser.add_argument("--dtype", default="bfloat16", help="of weights and activations, for all methods")
+    parser.add_argument("--dtype", default="auto", help="of weights and activations, for all methods")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--slow-pairs", type=int, default=96, help="pairs of published and one_forward, 0 = all")
     parser.add_argument("--reference-pairs", type=int, default=200, help="pairs of the float32 reference, 0 = all")
