@@ -123,7 +123,8 @@ class Curriculum:
         return documents_a_cycle(self.config, known["train"], known["held_out"], known["labels"])
 
     def _teacher(self) -> list[Any]:
-        return [teacher_key(self.config.teacher), self._settings("teacher")]
+        teacher = self.context.teacher
+        return [teacher_key(teacher), self._settings("teacher") | {"readout": teacher.readout}]
 
     def _target(self) -> list[Any]:
         """What a label is worth when encoders are compared."""

@@ -68,7 +68,7 @@ class Counts:
 
 def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
-    config, storage = context.config.teacher, context.storage
+    config, storage = context.teacher, context.storage
     key = run_task(start_store, storage, config)
     rehome(context, key, run_tasks)
     calibration = resolve_calibration(config)
@@ -91,7 +91,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
 
     ``pending``: pairs of the shortlists that are not held.
     """
-    config, storage = context.config.teacher, context.storage
+    config, storage = context.teacher, context.storage
     pool = _pool(config)
     items = _items(context, cycle, pool.size) if pending else []
     if calibration == "label_prior":
@@ -164,7 +164,7 @@ def _pool(config: TeacherConfig) -> Pool:
 
 def _items(context: Context, cycle: int, engines: int) -> list[Item]:
     """Ranges of shortlist rows, none across shards."""
-    storage, config = context.storage, context.config.teacher
+    storage, config = context.storage, context.teacher
     rows = [storage.rows(shard_path(f"cycle-{cycle}/shortlist", shard)) for shard in range(context.shards)]
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
     return [item for shard, count in enumerate(rows) for item in _ranges(PAIRS, count, size, shard)]

@@ -125,7 +125,7 @@ def held_key(context: Context, teacher: str | None) -> str:
         if len(own) > 1:
             raise UserError(f"The run {run} holds verdicts of {len(own)} teachers: give --teacher {' or '.join(own)}.")
         return own[0]
-    key = teacher_key(context.config.teacher) if teacher == CONFIGURED else teacher
+    key = teacher_key(context.teacher) if teacher == CONFIGURED else teacher
     if key not in keys:
         raise UserError(f"The run {run} holds no verdicts of the teacher {key}, only those of {', '.join(keys)}.")
     return key
