@@ -35,7 +35,7 @@ help:
 demo: .venv/installed $(DATA)/documents.jsonl.gz
 	.venv/bin/ezxmc run examples/debian_packages.yaml run='$(RUN)' \
 		'prepare.documents=[$(DATA)/documents.jsonl.gz]' 'prepare.labels=[$(DATA)/labels.jsonl.gz]' \
-		$(if $(TEACHER),teacher.model='$(TEACHER)' teacher.readout=yes_no)
+		$(if $(TEACHER),teacher.model='$(TEACHER)')
 	@echo
 	@echo 'The report:            $(RUN)/report.html (open it in a browser; report.json has the figures)'
 	@echo 'The student:           $(RUN)/student/ (SentenceTransformer loads it)'

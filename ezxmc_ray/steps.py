@@ -141,16 +141,16 @@ class Curriculum:
         With teacher.dtype=auto in the dtype that the first of them that is done was done in, else in the one for the
         judging to come. Where that is not settled nothing is done either, and which dtype stands in does not matter.
         """
-        teacher = self.config.teacher
-        if teacher.dtype == AUTO:
+        teacher = self.context.teacher
+        if self.config.teacher.dtype == AUTO:
             done_in = (judged_dtype(self.storage, folder) for folder in folders)
-            dtype = next(filter(None, done_in), self.context.config.teacher.dtype)
+            dtype = next(filter(None, done_in), teacher.dtype)
             teacher = replace(teacher, dtype=DTYPES[0] if dtype == AUTO else dtype)
         return [teacher_key(teacher), settled(replace(self.config, teacher=teacher), "teacher")]
 
     def _tell_change_of_dtype(self, cycle: int) -> None:
         """Say that ``cycle`` is judged in another dtype than the run's verdicts so far, if auto leads to that."""
-        dtype = self.context.config.teacher.dtype
+        dtype = self.context.teacher.dtype
         if self.config.teacher.dtype != AUTO:
             return
         before = {judged_dtype(self.storage, f"cycle-{number}/examples") for number in range(cycle)} - {None, dtype}

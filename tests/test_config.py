@@ -24,7 +24,7 @@ def test_a_file_and_then_overrides_are_laid_over_the_defaults(tmp_path: Path) ->
     path.write_text("run: runs/mine\nprepare:\n  documents: a.jsonl\nshortlist:\n  size: 20\nteacher:\n", "utf-8")
     config = load_config(str(path), ["shortlist.size=30", "teacher.model=org/name"])
     assert (config.run, config.prepare.documents, config.shortlist.size) == ("runs/mine", ["a.jsonl"], 30)
-    assert (config.teacher.model, config.teacher.readout) == ("org/name", "yes_no")
+    assert (config.teacher.model, config.teacher.engine) == ("org/name", "vllm")
 
 
 @pytest.mark.parametrize(

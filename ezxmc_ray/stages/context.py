@@ -7,13 +7,14 @@ last one's shortlists, made of the held-out documents only, serve the selection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ezxmc_ray.config import Config, settled
+from ezxmc_ray.config import Config, TeacherConfig, settled
 from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import shard_name
+from ezxmc_ray.teacher.readout import resolve_readout
 
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
 #: A second prompt's verdicts on some documents of cycle 0, where they were asked for.
@@ -48,6 +49,11 @@ class Context:
     def cycles(self) -> int:
         """Cycles that end with a student, once the stop rule has been asked."""
         return cycles_run(self.storage, self.config)
+
+    @property
+    def teacher(self) -> TeacherConfig:
+        """The configured teacher, its read-out resolved, so that no task looks at the model for it."""
+        return replace(self.config.teacher, readout=resolve_readout(self.config.teacher))
 
     @property
     def min_score(self) -> float:

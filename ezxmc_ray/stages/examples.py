@@ -28,7 +28,7 @@ _MEANS = "cycle-0/label_means.parquet"
 
 def make_examples(context: Context, cycle: int, key: str, calibration: str) -> tuple[int, list[str], dict[str, Any]]:
     """Join and measure; returns pairs, files and details of the manifest."""
-    storage, shards, config = context.storage, range(context.shards), context.config.teacher
+    storage, shards, config = context.storage, range(context.shards), context.teacher
     if calibration == "batch" and cycle == 0:
         run_task(write_label_means, storage, key, context.shards, config.readout)
     joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))

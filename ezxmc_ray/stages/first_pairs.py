@@ -35,7 +35,7 @@ class FirstPairs:
     """
 
     def __init__(self, context: Context, key: str, cycle: int) -> None:
-        self.storage, self.key, self.config = context.storage, key, context.config.teacher
+        self.storage, self.key, self.config = context.storage, key, context.teacher
         wanted = max(DOCUMENTS, -(-PAIRS // context.config.shortlist.size))
         self.rows = run_task(spread_rows, self.storage, context.shards, wanted) if cycle == 0 else []
         self.found: dict[str, Any] | None = None

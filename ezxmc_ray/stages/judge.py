@@ -70,7 +70,7 @@ class Counts:
 
 def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
-    config, storage = context.config.teacher, context.storage
+    config, storage = context.teacher, context.storage
     key = run_task(start_store, storage, config)
     rehome(context, key, run_tasks)
     calibration = resolve_calibration(config)
@@ -93,7 +93,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
 
     ``pending``: pairs of the shortlists that are not held.
     """
-    config, storage = context.config.teacher, context.storage
+    config, storage = context.teacher, context.storage
     free_gpus()
     pool = _pool(config)
     first = FirstPairs(context, key, cycle)
@@ -174,7 +174,7 @@ def _pool(config: TeacherConfig) -> Pool:
 def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int]) -> tuple[list[Item], list[Item]]:
     """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
     others."""
-    storage, config = context.storage, context.config.teacher
+    storage, config = context.storage, context.teacher
     rows = [storage.rows(shard_path(f"cycle-{cycle}/shortlist", shard)) for shard in range(context.shards)]
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
     first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]

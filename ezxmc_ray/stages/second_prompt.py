@@ -33,7 +33,7 @@ def second_of(config: TeacherConfig, cycle: int) -> SecondPrompt | None:
 
 def second_items(context: Context, kind: str) -> list[Item]:
     """Task: work items of the documents that are judged twice, the first rows of every shard; none if all is held."""
-    storage, config = context.storage, context.config.teacher
+    storage, config = context.storage, context.teacher
     pending = Pending(storage, teacher_key(second_prompt(config).config), 0)
     items = []
     for shard, rows in spread_rows(storage, context.shards, config.second_prompt_documents):
@@ -67,7 +67,7 @@ def join_second(context: Context, threshold: float) -> dict[str, Any]:
     ``threshold``: from which verdict of the first prompt on a pair is a yes. As many pairs count as yes by the second
     prompt, those with its highest verdicts.
     """
-    storage, config = context.storage, context.config.teacher
+    storage, config = context.storage, context.teacher
     second = second_prompt(config)
     # The means that the calibration batch takes away are the first prompt's: no others are known for a few documents.
     calibration = "none" if resolve_calibration(config) == "batch" else resolve_calibration(config)

@@ -198,7 +198,7 @@ def _described(description: Any) -> dict[str, Any] | None:
     """An export's word on its teacher, checked; ValueError for what no export says."""
     if description is None:
         return None
-    readouts = TeacherConfig.__dataclass_fields__["readout"].metadata["choices"]
+    readouts = set(TeacherConfig.__dataclass_fields__["readout"].metadata["choices"]) - {"auto"}
     key = description.get("key") if isinstance(description, dict) else None
     if not isinstance(key, str) or not _NAME.fullmatch(key):
         raise ValueError("its note on the teacher names none")

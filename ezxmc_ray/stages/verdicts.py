@@ -141,7 +141,7 @@ def configured_teacher(context: Context) -> TeacherConfig:
     That is the one that its last cycle was judged in, or the only one that it holds; of a run without verdicts the
     one of this machine. Errors: UserError where that leaves several.
     """
-    config, storage = context.config.teacher, context.storage
+    config, storage = context.teacher, context.storage
     if config.dtype != AUTO:
         return config
     held = held_dtypes(storage, config)

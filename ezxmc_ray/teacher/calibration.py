@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.teacher.readout import resolve_readout
 
 BINS = 256
 _LEAST_PROBABILITY = 1e-6
@@ -27,7 +28,7 @@ _MEAN_WEIGHT = 5.0
 
 def resolve_calibration(config: TeacherConfig) -> str:
     """The method that ``config.calibration`` means: auto is label_prior, but none for classify."""
-    return _method(config.readout, config.calibration)
+    return _method(resolve_readout(config), config.calibration)
 
 
 def calibrate(raw: ArrayLike, prior: ArrayLike | None, readout: str, method: str) -> NDArray[np.float32]:

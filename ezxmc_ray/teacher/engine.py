@@ -8,7 +8,7 @@ reference); both see the very same prompts, made here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
 from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
-from ezxmc_ray.teacher.readout import AnswerTokens, answer_tokens, head_tokens
+from ezxmc_ray.teacher.readout import AnswerTokens, answer_tokens, head_tokens, is_classifier, resolve_readout
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class BatchPrompts:
 class Teacher:
     """What both engines start from: where the model is, its prompts, and (all but likelihood) its answers' tokens.
 
-    ``classifier``: the checkpoint has a classification head of its own; ``architecture``: its class.
+    ``classifier``: the checkpoint has a classification head of its own; ``architecture``: its class. The read-out of
+    ``config`` is resolved.
     """
 
     reference: str
@@ -135,6 +136,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     """Tokenizer, prompts and answers of the configured teacher; its weights are not loaded."""
     from transformers import AutoConfig, AutoTokenizer
 
+    config = replace(config, readout=resolve_readout(config))
     template = load_template(config.prompt, config.examples)
     resolved = resolve_model(config.model)
     try:
@@ -152,7 +154,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         pad_tokens(config),
     )
     architecture = (model.architectures or [""])[0]
-    classifier = "ForSequenceClassification" in architecture
+    classifier = is_classifier(architecture)
     if classifier and config.readout != "classify":
         raise UserError(f"The teacher {config.model} has a classification head: set teacher.readout=classify.")
     return Teacher(
@@ -180,13 +182,14 @@ def teacher_key(config: TeacherConfig) -> str:
     """
     if config.dtype == AUTO:
         raise ValueError("a teacher key needs the dtype that auto stands for")
+    readout = resolve_readout(config)
     return _key(
         weights_fingerprint(resolve_model(config.model)),
         config.dtype,
         head_dtype(config),
         config.quantization or "",
-        config.readout,
-        fingerprint(_asked(load_template(config.prompt, config.examples), config.readout)),
+        readout,
+        fingerprint(asked_form(load_template(config.prompt, config.examples), readout)),
         config.max_document_tokens,
         config.max_label_tokens,
         pad_tokens(config),
@@ -201,7 +204,7 @@ def head_dtype(config: TeacherConfig) -> str:
     """
     if config.head_dtype != "auto":
         return config.head_dtype
-    return "model" if config.readout == "likelihood" else "float32"
+    return "model" if resolve_readout(config) == "likelihood" else "float32"
 
 
 def dtype_here(config: TeacherConfig) -> str:
@@ -217,7 +220,7 @@ def pad_tokens(config: TeacherConfig) -> int:
     """
     if config.pad_prefix_tokens is not None:
         return config.pad_prefix_tokens
-    return 0 if config.readout == "likelihood" else 32
+    return 0 if resolve_readout(config) == "likelihood" else 32
 
 
 def describe(config: TeacherConfig) -> dict[str, Any]:
@@ -226,7 +229,7 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
     return {
         "model": config.model,
         "key": teacher_key(config),
-        "readout": config.readout,
+        "readout": resolve_readout(config),
         "prompt": template.title,
         "examples": len(template.examples),
         "dtype": config.dtype,
@@ -292,8 +295,8 @@ def _context_tokens(model_config: Any) -> int:
     return int(found or 1 << 20)
 
 
-def _asked(template: PromptTemplate, readout: str) -> dict[str, Any]:
-    """The part of a template that the read-out uses."""
+def asked_form(template: PromptTemplate, readout: str) -> dict[str, Any]:
+    """The part of a template that the read-out uses. Errors: UserError if it has none."""
     form = template.likelihood if readout == "likelihood" else template.yes_no
     if form is None:
         raise UserError(

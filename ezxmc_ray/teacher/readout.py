@@ -17,8 +17,29 @@ from typing import Any
 
 import numpy as np
 
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import architecture, is_bundled
 from ezxmc_ray.teacher.prompts import YesNoForm
+
+
+def resolve_readout(config: TeacherConfig) -> str:
+    """The read-out that ``config.readout`` means; auto goes by the model.
+
+    The bundled SmolLM2-135M cannot answer: asked yes or no about tickets, its AUC within a document was 0.42, below
+    chance; its likelihood does rank (benchmarks/RESULTS.md). A checkpoint with a classification head gives a score and
+    nothing else. Any other LLM is asked. Errors: UserError for a model that is not there.
+    """
+    if config.readout != "auto":
+        return config.readout
+    if is_bundled(config.model):
+        return "likelihood"
+    return "classify" if is_classifier(architecture(config.model)) else "yes_no"
+
+
+def is_classifier(architecture: str) -> bool:
+    """Whether a network of that class has a classification head of its own."""
+    return "ForSequenceClassification" in architecture
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 from examples.debian_packages import main, sample
 from ezxmc_ray.config import load_config
+from ezxmc_ray.teacher.readout import resolve_readout
 
 ROOT = Path(__file__).parents[2]
 
@@ -208,4 +209,4 @@ def test_the_configuration_is_the_one_that_make_demo_runs() -> None:
     assert config.run == "runs/debian-packages"
     assert config.prepare.documents == ["data/debian-packages/documents.jsonl.gz"]
     assert config.prepare.labels == ["data/debian-packages/labels.jsonl.gz"]
-    assert (config.teacher.readout, config.student.target) == ("likelihood", "fusion")
+    assert (resolve_readout(config.teacher), config.student.target) == ("likelihood", "fusion")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.teacher.engine import describe, teacher_key
+from ezxmc_ray.teacher.calibration import resolve_calibration
+from ezxmc_ray.teacher.engine import describe, head_dtype, pad_tokens, teacher_key
+from ezxmc_ray.teacher.readout import resolve_readout
 
 
 @pytest.fixture
@@ -49,6 +51,27 @@ def test_the_key_follows_what_changes_a_verdict_and_nothing_else(model: Path) ->
     assert len({first, *others}) == len(others) + 1
     (model / "model.safetensors").write_bytes(b"other weights")
     assert key() != first
+
+
+@pytest.mark.parametrize(
+    ("architecture", "meant"), [("BertForSequenceClassification", "classify"), ("LlamaForCausalLM", "yes_no")]
+)
+def test_auto_goes_by_the_checkpoint_and_has_the_key_of_what_it_means(
+    model: Path, architecture: str, meant: str
+) -> None:
+    (model / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    auto, explicit = (TeacherConfig(model=str(model), dtype="float32", readout=one) for one in ("auto", meant))
+    assert resolve_readout(auto) == describe(auto)["readout"] == meant
+    assert resolve_calibration(auto) == resolve_calibration(explicit)
+    assert teacher_key(auto) == teacher_key(explicit)
+    other = TeacherConfig(model=str(model), dtype="float32", readout="likelihood")
+    assert resolve_readout(other) == "likelihood" and teacher_key(other) != teacher_key(auto)
+
+
+def test_the_bundled_teacher_is_read_by_its_likelihood_unless_told_otherwise() -> None:
+    assert resolve_readout(TeacherConfig()) == "likelihood"
+    assert (head_dtype(TeacherConfig()), pad_tokens(TeacherConfig())) == ("model", 0)
+    assert resolve_readout(TeacherConfig(readout="yes_no")) == "yes_no"
 
 
 def test_the_description_is_json_and_names_the_prompt(model: Path) -> None:

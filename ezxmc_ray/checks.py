@@ -1,0 +1,88 @@
+"""What can be refused at once: names, paths and addresses of a configuration, before anything heavy is imported.
+
+Comes in: a configuration. Goes out: nothing, or a UserError. No file is written, no model is loaded, and neither torch
+nor transformers nor Ray is imported, so a mistyped name is told within a second or two.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+from ezxmc_ray.config import ClusterConfig, Config
+from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.documents.readers import read_rows
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import check_model, is_hub_id
+from ezxmc_ray.stages.trackers import check_trackers
+from ezxmc_ray.teacher.engine import asked_form
+from ezxmc_ray.teacher.prompts import load_template
+from ezxmc_ray.teacher.readout import resolve_readout
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
+#: Words that Ray takes as an address.
+_WORDS = ("local", "auto")
+
+
+def check_names(config: Config) -> None:
+    """Refuse a configuration whose files, models, prompt or cluster are not there, as far as their names tell.
+
+    Models of the hub come last, since it is asked for them. Errors: UserError.
+    """
+    check_place(config)
+    find_inputs(config.prepare)
+    template = load_template(config.teacher.prompt, config.teacher.examples)
+    for reference in sorted((config.encoder.model, config.teacher.model), key=is_hub_id):
+        check_model(reference)
+    asked_form(template, resolve_readout(config.teacher))
+
+
+def check_place(config: Config) -> None:
+    """A cluster's nodes do not share the driver's working directory, which a Ray job even loses when it ends."""
+    joined = cluster_address(config.cluster)
+    _check_address(config.cluster)
+    if joined != "local" and "://" not in config.run and not os.path.isabs(os.path.expanduser(config.run)):
+        raise UserError(
+            f"run is {config.run}, a path relative to this process, but the run works on the Ray cluster at {joined}: "
+            "set run to a URI or an absolute path that every node reaches."
+        )
+
+
+def check_installed(config: Config) -> None:
+    """Refuse what is not installed where it is used; on a cluster its nodes are asked later. Errors: UserError."""
+    if cluster_address(config.cluster) != "local":
+        return
+    check_trackers(config.student.trackers)
+    if config.teacher.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "teacher.engine is vllm, which is not installed: install what requirements/ locks, or set "
+            "teacher.engine=transformers, which is slow."
+        )
+
+
+def check_inputs(config: Config) -> None:
+    """Refuse inputs whose first file of labels or of documents cannot be read or lacks a column. Errors: UserError."""
+    inputs = find_inputs(config.prepare)
+    for labels in inputs.labels[:1]:
+        next(iter(read_rows(labels.source, [labels.id_column, labels.text_column], labels.required)), None)
+    for documents in inputs.documents[:1]:
+        next(iter(read_rows(documents.source, documents.columns, documents.required)), None)
+
+
+def cluster_address(config: ClusterConfig) -> str:
+    """The Ray address that ``config.address`` means: as it says, else this job's cluster, else local."""
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _check_address(config: ClusterConfig) -> None:
+    address, key = cluster_address(config), "cluster.address" if config.address else "RAY_ADDRESS"
+    scheme, separator, rest = address.rpartition("://")
+    if address in _WORDS or (separator and scheme != "ray"):
+        return
+    found = _HOST_AND_PORT.fullmatch(rest)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        raise UserError(
+            f"{key} is {address!r}, which is no address of a Ray cluster: give host:port, ray://host:port, auto, or "
+            "local for one on this machine."
+        )

@@ -1,0 +1,115 @@
+"""The Hugging Face hub: whether a model can be had there, told within seconds.
+
+Comes in: a hub id. Goes out: the commit that it stands for, and its config.json; one sentence where neither the hub nor
+its local cache has the model. transformers by itself tries every file of a hub that cannot be reached six times: half a
+minute where the name does not resolve, minutes where nothing answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from typing import Any
+
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.progress import say
+
+#: The hub's name may resolve to many addresses, each of which would be waited for: so all of them together, too.
+ADDRESS_S, PATIENCE_S = 5.0, 6.0
+
+
+@functools.cache
+def hub_commit(hub_id: str) -> str:
+    """The commit that ``hub_id`` stands for: asked of the hub once a process, else of the local cache; "": unknown.
+
+    Where the hub cannot be reached and the cache has the model, this process and what it starts work offline from here
+    on. HF_HUB_OFFLINE and HF_ENDPOINT hold. Errors: UserError if neither has it.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        return str(_ask(hub_id).sha or "")
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        if not (cached := _cached_commit(hub_id)):
+            raise UserError(
+                f"The Hugging Face hub has no model {hub_id} for you (and there is no such directory here): check its "
+                "name; for a private or gated one, log in with `hf auth login`."
+            ) from error
+        return cached
+    except HfHubHTTPError:  # a hub that is busy, or a mirror that does not tell: loading will show
+        return _cached_commit(hub_id)
+    except Exception as error:  # of the library that speaks HTTP, which is another in every generation of the hub's
+        if not (cached := _cached_commit(hub_id)):
+            raise UserError(
+                f"The model {hub_id} is no directory here, not in the local cache, and could not be had from the "
+                f"Hugging Face hub ({_reason(error)}); check its name and the network, or give a directory or "
+                "package:NAME/PATH."
+            ) from error
+        if not isinstance(error, OfflineModeIsEnabled):
+            say(f"The Hugging Face hub cannot be reached ({_reason(error)}): models are taken from its local cache.")
+            _work_offline()
+        return cached
+
+
+def hub_config(hub_id: str) -> dict[str, Any]:
+    """The model's config.json; empty where it has none. Errors: as :func:`hub_commit`."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    hub_commit(hub_id)
+    try:
+        with open(hf_hub_download(hub_id, "config.json"), encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+            return found
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # the hub did not answer for it
+            raise
+        return {}
+
+
+def _ask(hub_id: str) -> Any:
+    """The hub's answer, waited for so long and no longer: looking up its address has no time limit of its own."""
+    from huggingface_hub import model_info
+
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(model_info(hub_id, timeout=ADDRESS_S))
+        except Exception as error:  # handed to the caller, who tells them apart
+            answer.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE_S)
+    if not answer:
+        raise TimeoutError(f"no answer within {PATIENCE_S:.0f} s")
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
+
+
+def _cached_commit(hub_id: str) -> str:
+    """The commit in the local cache; empty if the model is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = (try_to_load_from_cache(hub_id, name) for name in ("config.json", "modules.json"))
+    # …/snapshots/<commit>/config.json
+    return next((os.path.basename(os.path.dirname(path)) for path in cached if isinstance(path, str)), "")
+
+
+def _work_offline() -> None:
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+
+
+def _reason(error: BaseException) -> str:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, or it could not be reached before"
+    return one_line(error).rstrip(".") or type(error).__name__

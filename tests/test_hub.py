@@ -1,0 +1,125 @@
+"""The hub is asked quickly, its local cache serves where it is not there, and what is in neither is one sentence.
+
+A server on this machine stands in for the hub; what asks it is a process of its own, since the hub's library reads its
+settings when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ASK = """
+import os, sys
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import resolve_model, weights_fingerprint
+from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.config import TeacherConfig
+try:
+    print(resolve_model("org/model"), resolve_readout(TeacherConfig(model="org/model")))
+    print("key", weights_fingerprint("org/model"))
+except UserError as error:
+    print(error)
+if "load" in sys.argv:
+    from transformers import AutoConfig
+    print("loaded", AutoConfig.from_pretrained("org/model").model_type)
+"""
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """Stands in for the hub: knows org/model unless told otherwise, and answers late if it is told to."""
+
+    status, delay_s = 200, 0.0
+
+    def do_GET(self) -> None:
+        time.sleep(self.delay_s)
+        body = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []} if self.status == 200 else {}).encode()
+        self.send_response(self.status)
+        if self.status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, type[FakeHub]]]:
+    class Hub(FakeHub):
+        pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", Hub
+    server.shutdown()
+
+
+def cached(folder: Path, architecture: str) -> None:
+    """A local cache that holds org/model."""
+    model = folder / "hub" / "models--org--model"
+    snapshot = model / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": [architecture]}))
+
+
+def ask(folder: Path, endpoint: str, *arguments: str, offline: bool = False) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(folder), "HF_ENDPOINT": endpoint} | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+    command = [sys.executable, "-c", ASK, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
+
+
+def test_a_model_that_neither_hub_nor_cache_has_is_one_sentence(tmp_path: Path, hub: tuple[str, type[FakeHub]]) -> None:
+    endpoint, answers = hub
+    answers.status = 404
+    assert ask(tmp_path, endpoint).startswith("The Hugging Face hub has no model org/model for you")
+    for offline in (True, False):
+        said = ask(tmp_path, "http://127.0.0.1:9", offline=offline)
+        assert (
+            said.startswith("The model org/model is no directory here, not in the local cache")
+            and len(said.splitlines()) == 1
+        )
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(tmp_path: Path, hub: tuple[str, type[FakeHub]]) -> None:
+    endpoint, answers = hub
+    answers.delay_s = 60.0
+    started = time.monotonic()
+    said = ask(tmp_path, endpoint)
+    assert "could not be had from the Hugging Face hub (" in said
+    assert time.monotonic() - started < 20  # six, and what a busy machine adds; transformers would ask for minutes
+
+
+def test_a_model_in_the_cache_serves_where_the_hub_does_not(tmp_path: Path) -> None:
+    cached(tmp_path, "BertForSequenceClassification")
+    started = time.monotonic()
+    said = ask(tmp_path, "http://127.0.0.1:9", "load").splitlines()
+    assert said[0].startswith("The Hugging Face hub cannot be reached (")
+    assert said[-3] == "org/model classify" and said[-1] == "loaded bert"
+    assert time.monotonic() - started < 60  # transformers' own tries alone would take half a minute a file
+    quiet = ask(tmp_path, "http://127.0.0.1:9", offline=True).splitlines()
+    assert quiet == [said[-3], said[-2]]
+
+
+def test_a_hub_that_is_there_says_which_commit_counts(tmp_path: Path, hub: tuple[str, type[FakeHub]]) -> None:
+    endpoint, answers = hub
+    cached(tmp_path, "LlamaForCausalLM")
+    there = ask(tmp_path, endpoint, offline=True)
+    answers.status = 503
+    assert there.startswith("org/model yes_no")
+    assert ask(tmp_path, endpoint) == there
