@@ -18,7 +18,7 @@ from ezxmc_ray.config import Config, fingerprint, settled
 from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.models import resolve_model, weights_fingerprint
-from ezxmc_ray.progress import say
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.context import DOCUMENTS, Context, manifest_path
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
@@ -273,7 +273,8 @@ class Curriculum:
         if step.stage != "prepare":  # which replaces its output only when the new one is whole
             self.storage.remove(manifest_path(step.folder))
             self._keep_only(step.folder, mark)
-        rows, files, details = step.run()
+        with StageProgress(step.name):
+            rows, files, details = step.run()
         manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
         write_manifest(self.storage, manifest_path(step.folder), manifest)
         step.tidy()
