@@ -94,18 +94,22 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 def native_output_logged() -> Iterator[str]:
     """Keep what C++ and child processes print to the standard error off the terminal; yields the file that takes it.
 
-    Python's own ``sys.stderr`` stays where it is. The file is removed with the block, unless an error ends it.
+    Python's own ``sys.stderr`` stays where it is. The file goes with the block, unless an error that names it ends it.
     """
     with tempfile.NamedTemporaryFile("w", prefix="ezxmc-ray-", suffix=".log", delete=False) as log:
         sys.stderr.flush()
-        kept, stderr = os.dup(2), sys.stderr
+        kept, stderr, named = os.dup(2), sys.stderr, False
         os.dup2(log.fileno(), 2)
         try:
             if _descriptor(stderr) == 2:
                 sys.stderr = os.fdopen(kept, "w", 1, "utf-8", "backslashreplace", closefd=False)
             yield log.name
-            os.unlink(log.name)
+        except BaseException as error:
+            named = log.name in " ".join([str(error), *getattr(error, "__notes__", [])])
+            raise
         finally:
+            if not named:
+                os.unlink(log.name)
             sys.stderr.flush()
             sys.stderr = stderr
             os.dup2(kept, 2)
@@ -215,6 +219,7 @@ def user_errors(log: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        log = log if log and os.path.getsize(log) else ""
         found = _user_error_in(error)
         if found is None and (cause := _machine_error_in(error)):
             logs = " and ".join(place for place in (log, ray_logs()) if place)

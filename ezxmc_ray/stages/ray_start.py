@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 from ray._private import parameter, services
+from ray._raylet import persist_port  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from ezxmc_ray.config import ClusterConfig
@@ -47,6 +48,8 @@ ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "60000",
     "RAY_health_check_failure_threshold": "10",
 }
+#: Files in which a node's agents tell it their ports; Ray's parameters have the same names.
+PORT_FILES = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 #: Ports that the kernel gives nobody who asks for any.
 PORTS = range(20000, 32768)
 
@@ -67,7 +70,9 @@ def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
     for number in range(1, TRIES + 1):
         before = descendants(os.getpid())
         try:
-            with _patient_node():
+            ports = dict(zip(PORT_FILES, free_ports(len(PORT_FILES)), strict=True))
+            quiet["_metrics_export_port"] = ports["metrics_export_port"]
+            with _patient_node(ports):
                 ray.init(address="local", num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
             return
         except Exception as error:
@@ -136,27 +141,27 @@ def _with_remedy(reason: str) -> str:
 
 
 @contextmanager
-def _patient_node() -> Iterator[None]:
+def _patient_node(ports: dict[str, int]) -> Iterator[None]:
     """For as long as the block runs, ray.init waits for a node that starts slowly, and not for one that has ended.
 
     Ray 2.60 gives its node 30 s, and the node gives its agents, two Python processes that import a lot, 15 s to write
-    down which ports they took; neither can be set. So they are told the ports, and the node waits for nothing.
+    down which ``ports`` they took; neither can be set. So they are told which to take, and it stands there already.
     """
     params, get_node = parameter.RayParams, services.get_node
-    metrics, runtime_env, listen = free_ports(3)
-    parameter.RayParams = partial(
-        params, metrics_agent_port=metrics, runtime_env_agent_port=runtime_env, dashboard_agent_listen_port=listen
-    )
-    services.get_node = partial(_wait_for_node, get_node)
+    of_agents = {name: port for name, port in ports.items() if name != "metrics_export_port"}
+    parameter.RayParams = partial(params, **of_agents)
+    services.get_node = partial(_wait_for_node, get_node, ports)
     try:
         yield
     finally:
         parameter.RayParams, services.get_node = params, get_node
 
 
-def _wait_for_node(get_node: Callable[[str, str], Any], gcs_address: str, node_id: str) -> Any:
-    """What ``get_node`` says of the node as soon as it knows it. Errors: NodeFailed."""
+def _wait_for_node(get_node: Callable[[str, str], Any], ports: dict[str, int], gcs_address: str, node_id: str) -> Any:
+    """Write down the ``ports``; what ``get_node`` says of the node as soon as it knows it. Errors: NodeFailed."""
     began = time.monotonic()
+    for name, port in ports.items():
+        persist_port(os.path.dirname(ray_logs()), node_id, name, port)
     while True:
         try:
             return get_node(gcs_address, node_id)

@@ -141,7 +141,7 @@ def test_a_node_that_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
     began = time.monotonic()
     with pytest.raises(NodeFailed, match="ended while it started"):
-        ray_start._wait_for_node(unknown, "127.0.0.1:1", "ab")
+        ray_start._wait_for_node(unknown, {}, "127.0.0.1:1", "ab")
     assert time.monotonic() - began < 5
 
 
@@ -171,18 +171,22 @@ def test_free_ports_are_free_and_differ() -> None:
         exceptions.ActorDiedError(),
     ],
 )
-def test_what_a_busy_machine_does_to_ray_is_one_sentence_that_names_the_log(error: Exception) -> None:
-    sentence = r"^Ray lost a worker .*: the machine is busy.*/tmp/ray\.log"
-    with pytest.raises(UserError, match=sentence) as told, user_errors("/tmp/ray.log"):
+def test_what_a_busy_machine_does_to_ray_is_one_sentence_that_names_the_log(error: Exception, tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    log.write_text("a state dump\n")
+    sentence = rf"^Ray lost a worker .*: the machine is busy.*{log}"
+    with pytest.raises(UserError, match=sentence) as told, user_errors(str(log)):
         raise RuntimeError("wrapped") from error
     assert "\n" not in str(told.value)
 
 
-def test_a_fault_of_a_task_keeps_its_traceback_and_says_where_the_log_is() -> None:
+def test_a_fault_of_a_task_keeps_its_traceback_and_says_where_the_log_is(tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    log.write_text("a state dump\n")
     fault = exceptions.RayTaskError("f", "Traceback …", KeyError("x"))
-    with pytest.raises(exceptions.RayTaskError) as raised, user_errors("/tmp/ray.log"):
+    with pytest.raises(exceptions.RayTaskError) as raised, user_errors(str(log)):
         raise fault
-    assert raised.value.__notes__ == ["What Ray's processes printed is in /tmp/ray.log."]
+    assert raised.value.__notes__ == [f"What Ray's processes printed is in {log}."]
 
 
 def test_what_native_code_prints_goes_to_a_file_that_stays_where_something_went_wrong(
@@ -192,7 +196,10 @@ def test_what_native_code_prints_goes_to_a_file_that_stays_where_something_went_
         os.write(2, b"*** SIGTERM received ***\n")
         assert "SIGTERM received" in Path(log).read_text()
     assert not Path(log).exists()
-    with pytest.raises(KeyError), native_output_logged() as log:
+    with pytest.raises(UserError), native_output_logged() as log:
+        raise UserError("a mistake that has nothing to do with it")
+    assert not Path(log).exists()
+    with pytest.raises(KeyError), native_output_logged() as log, user_errors(log):
         subprocess.run([sys.executable, "-c", "import sys; print('dump', file=sys.stderr)"], check=True)
         raise KeyError
     assert Path(log).read_text() == "dump\n"
