@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 import ray
@@ -219,7 +220,7 @@ def user_errors(log: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log = log if log and os.path.getsize(log) else ""
+        log = log if log and _says_something(log) else ""
         found = _user_error_in(error)
         if found is None and (cause := _machine_error_in(error)):
             logs = " and ".join(place for place in (log, ray_logs()) if place)
@@ -233,6 +234,11 @@ def user_errors(log: str = "") -> Iterator[None]:
         if found is None or found is error:
             raise
         raise UserError(str(found)) from None
+
+
+def _says_something(log: str) -> bool:
+    """Whether a file has more in it than what Ray says of its own log level at every start."""
+    return any("Set ray log level" not in line for line in Path(log).read_text(errors="replace").splitlines())
 
 
 def _user_error_in(error: BaseException) -> UserError | None:
