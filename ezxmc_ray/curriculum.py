@@ -26,7 +26,7 @@ from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import REFERENCE_RATES, Amounts, estimate
 from ezxmc_ray.models import is_bundled, resolve_model
-from ezxmc_ray.progress import say
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import manifest_path
 from ezxmc_ray.steps import Curriculum, Step
@@ -77,8 +77,9 @@ def _go(config: Config, stage: str | None) -> None:
                 if step.stage == "prepare":
                     check_inputs(config)
                 # A model that cannot be had is told now, not after the shortlists of a million documents.
-                resolve_model(config.encoder.model)
-                load_teacher(config.teacher)
+                with StageProgress(f"Run {config.run}", phase="looking at the models"):
+                    resolve_model(config.encoder.model)
+                    load_teacher(config.teacher)
                 _introduce(config.teacher)
                 say(f"Run {config.run}: starting Ray")
                 from ezxmc_ray.stages.cluster import ray_cluster

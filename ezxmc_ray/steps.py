@@ -20,7 +20,7 @@ from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stop
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import resolve_model, weights_fingerprint
-from ezxmc_ray.progress import say
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.context import DOCUMENTS, Context, judged_dtype, manifest_path
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
@@ -304,7 +304,8 @@ class Curriculum:
             self.storage.remove(manifest_path(step.folder))
             mark = step.fingerprint()
             self._keep_only(step.folder, mark)
-        rows, files, details = step.run()
+        with StageProgress(step.name):
+            rows, files, details = step.run()
         manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
         write_manifest(self.storage, manifest_path(step.folder), manifest)
         step.tidy()

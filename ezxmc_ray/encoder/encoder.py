@@ -70,6 +70,8 @@ class Encoder:
         self.config = config
         self.name = name
         self.reader = TextReader(module[0].tokenizer)
+        #: Told after every part how many texts of the call are done.
+        self.on_part: Callable[[int], object] = lambda done: None
         self._copy: nn.Module = module
         self._copied_state: tuple[object, ...] = ()
 
@@ -162,6 +164,7 @@ class Encoder:
                 vectors[done : done + len(found)] = found
                 done += len(found)
                 truncated += part.chunks.truncated
+                self.on_part(done)
         finally:
             self.module.train(was_training)
         return Encoded(vectors, truncated)

@@ -8,6 +8,7 @@ ranking of the test documents), evaluation/sample.parquet, and the metrics in th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.report.measured import gold_of, measure_encoders
+from ezxmc_ray.stages.board import report_done, watched
 from ezxmc_ray.stages.cluster import run_task
 from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
 from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
+from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -62,7 +64,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     ranked, times = 0, Times()
     items: list[Item] = []
     measured: dict[str, Any] = {}
-    with StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0) as progress:
+    with watched(StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0)) as progress:
         for encoder in range(encoders if has_gold else 0):
             folder = f"{FOLDER}/encoder-{encoder}"
             items += [{"encoder": encoder, "shard": s, "file": shard_path(folder, s)} for s in range(shards)]
@@ -70,7 +72,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         arguments = (storage, config.encoder, config.words, folders, config.evaluate.depth)
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
             ranked += done["documents"]
-            progress.advance(done["documents"])
+            progress.advance(done["documents"], HELD in done)
         if has_gold:
             names = [encoder_name(encoder) for encoder in range(encoders)]
             labels = int(known["labels"])
@@ -122,6 +124,7 @@ class RankWorker:
         )
         wanted = documents.take(rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
+        self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
         _, labels = self.matcher.search(encoded.vectors, titles, texts, self.depth, excluded)
         table = pa.table(

@@ -21,6 +21,7 @@ from typing import Any
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.board import report_done, report_phase, watched
 from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.stages.context import Context, shard_path
 from ezxmc_ray.stages.examples import make_examples
@@ -110,7 +111,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
         items += run_task(second_items, context, SECOND_PROMPT)
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS, SECOND_PROMPT)}
     began = time.monotonic()
-    with StageProgress(f"cycle {cycle} judge", "pairs", pending) as progress:
+    with watched(StageProgress(f"cycle {cycle} judge", "pairs", pending)) as progress:
         for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
             item = {name: done.pop(name) for name in items[0]}
             counts[item["kind"]].add(done)
@@ -197,11 +198,13 @@ class JudgeWorker:
         self.watchdog = start_watchdog()
         self.pending = Pending(storage, key, cycle)
         second = second_of(config, cycle)
+        report_phase("loading the teacher" if config.enforce_eager else "loading and compiling the teacher")
         self.engine = start_engine(config, [second.config] if second else [])
         self.second: tuple[Engine, Pending] | None = None
         if second:
             second_pending = Pending(storage, teacher_key(second.config), cycle)
             self.second = self.engine.with_prompt(second.config), second_pending
+        report_phase("first batch")
         self.mark = time.monotonic()
         self.start_seconds = self.mark - started
 
@@ -210,6 +213,7 @@ class JudgeWorker:
         kind, shard, start, stop = item["kind"], int(item["shard"]), int(item["start"]), int(item["stop"])
         counts = Counts(start_seconds=self.start_seconds)
         self.start_seconds = 0.0
+        self.told = f"{kind} {shard} {start}"
         if kind == LABEL_PRIORS:
             self._judge(self.engine, self.pending, PRIORS, self.pending.planned_priors(start, stop), counts)
         elif kind == PAIRS:
@@ -245,6 +249,8 @@ class JudgeWorker:
                     "seconds": judged.seconds,
                 }
             )
+            if engine is self.engine:  # the second prompt's pairs are apart from the progress
+                report_done(self.told, counts.pairs)
 
 
 def _ending_with_the_engine(results: Iterable[Judged]) -> Iterator[Judged]:

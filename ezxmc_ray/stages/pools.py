@@ -33,6 +33,8 @@ from ezxmc_ray.storage import Storage
 Item = dict[str, Any]
 
 USER_ERROR = "user_error"
+#: A key in the counts of a file that was there already.
+HELD = "held"
 #: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
 ENCODER_CPUS = 4
 #: Items that an actor has at hand, so that it does not wait for the next one.
@@ -145,13 +147,14 @@ def map_files(
 ) -> Iterator[dict[str, int]]:
     """As :func:`map_items`, for items that each commit the Parquet file ``item["file"]``; yields the files' counts.
 
-    A file that is there already (of a run that was killed) is not made again: its counts are read from its footer.
+    A file that is there already (of a run that was killed) is not made again: its counts are read from its footer, with
+    HELD among them.
     """
     folders = {item["file"].rpartition("/")[0] for item in items}
     there = {name for folder in folders for name in storage.list(folder, ".parquet")}
     for item in items:
         if item["file"] in there:
-            yield storage.read_counts(item["file"])
+            yield {**storage.read_counts(item["file"]), HELD: 1}
     yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool, times)
 
 

@@ -8,13 +8,15 @@ an encoder with the whole index.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.board import report_done, report_phase, watched
 from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
-from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
+from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings
@@ -31,11 +33,11 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
     times = Times()
-    with StageProgress("predict", "documents", int(context.documents.details["documents"])) as progress:
+    with watched(StageProgress("predict", "documents", int(context.documents.details["documents"]))) as progress:
         arguments = (context.storage, settings)
         for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool(), times):
             total = {key: value + done[key] for key, value in total.items()}
-            progress.advance(done["documents"])
+            progress.advance(done["documents"], HELD in done)
     details = {
         "top_k": config.predict.top_k,
         "min_score": threshold,
@@ -53,6 +55,7 @@ class PredictWorker:
 
     def __init__(self, storage: Storage, settings: TagSettings) -> None:
         self.storage = storage
+        report_phase("loading the student and the index")
         self.tagger = Tagger(storage, settings)
 
     def __call__(self, item: Item) -> Item:
@@ -60,6 +63,7 @@ class PredictWorker:
         shard = int(item["shard"])
         documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
         columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
+        self.tagger.encoder.on_part = partial(report_done, item["file"])
         table, truncated = self.tagger.tag(*columns)
         labels = np.diff(table["label_ids"].combine_chunks().offsets.to_numpy())
         counts = {

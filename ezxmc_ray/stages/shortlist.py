@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from ezxmc_ray.index.match import LabelSimilarity, Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.board import report_done, report_phase, watched
 from ezxmc_ray.stages.cluster import run_tasks
 from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
-from ezxmc_ray.stages.pools import Item, Times, encoder_pool, map_files
+from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
 from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
@@ -69,10 +71,10 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     known = context.documents.details
     compared = held_out_judged(config, known["held_out"])
     total = compared + round(share * (known["train"] - known["held_out"]))
-    with StageProgress(f"cycle {cycle} shortlist", "documents", total) as progress:
+    with watched(StageProgress(f"cycle {cycle} shortlist", "documents", total)) as progress:
         for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool(), times):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
-            progress.advance(done["documents"])
+            progress.advance(done["documents"], HELD in done)
     files = vector_files + [item["file"] for item in items]
     details = {
         "labels": known["labels"],
@@ -96,11 +98,11 @@ def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
     truncated = unused_prompts = 0
-    with StageProgress(f"cycle {encoder} label vectors", "labels", labels) as progress:
+    with watched(StageProgress(f"cycle {encoder} label vectors", "labels", labels)) as progress:
         for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool(), times):
             truncated += done["truncated"]
             unused_prompts = max(unused_prompts, done.get("unused_prompts", 0))  # older runs have none
-            progress.advance(done["labels"])
+            progress.advance(done["labels"], HELD in done)
     config = context.config.encoder
     if encoder == 0 and unused_prompts and not (config.document_prompt or config.label_prompt):
         say(
@@ -163,6 +165,7 @@ def count_draws(
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
     """The start encoder (``folder`` None) or the one that lies in ``folder`` of the run."""
+    report_phase("loading the encoder")
     # Seconds of imports, which only processes with an encoder are to pay.
     from ezxmc_ray.encoder.encoder import Encoder
 
@@ -214,6 +217,7 @@ class LabelWorker:
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
         first, stop = int(item["first"]), int(item["stop"])
+        self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_labels(self.texts.slice(first, stop - first).to_pylist())
         vectors = pa.FixedSizeListArray.from_arrays(encoded.vectors.reshape(-1), self.encoder.dimension)
         columns = [pa.array(np.arange(first, stop, dtype=np.int32)), vectors]
@@ -264,6 +268,7 @@ class ShortlistWorker:
         rows = self._wanted_rows(documents)
         wanted = documents.take(rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
+        self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
         scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.size, excluded)
         by_start = scores

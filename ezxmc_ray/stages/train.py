@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.board import watched
 from ezxmc_ray.stages.cluster import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pools import ENCODER_CPUS, free_gpus, run_with_encoder
@@ -31,7 +32,6 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
 
-POLL_S = 1.0
 #: Workers where there is no GPU, at most.
 CPU_WORKERS = 2
 
@@ -71,9 +71,11 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit, start])
     remove_trainings(storage, cycle, kept=name)
     began = time.monotonic()
-    with StageProgress(f"cycle {cycle} train", "steps", steps) as progress:
-        earlier_s = _fit(storage, cycle, name, settings, count_workers(config), progress)
+    workers = count_workers(config)
+    with watched(StageProgress(f"cycle {cycle} train", "steps", steps, phase=f"starting {workers} workers")):
+        _fit(storage, cycle, name, settings, workers)
     outcome = storage.read_json(f"cycle-{cycle}/{name}.json")
+    earlier_s = outcome.pop("earlier_seconds", 0.0)
     for tracker, why in outcome["lost_trackers"].items():
         say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
     documents = int(outcome["documents"])
@@ -161,35 +163,6 @@ def _cpu_workers() -> int:
     return min(CPU_WORKERS, max(1, node_cpus() // ENCODER_CPUS))
 
 
-@ray.remote(num_cpus=0)
-class Steps:
-    """Actor: how many steps the first worker has done; what the driver's progress line shows.
-
-    ``earlier_s``: seconds of training that were done before this command, by one that was killed.
-    """
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.earlier_s: float | None = None
-
-    def begin(self, seconds: float) -> None:
-        """The first worker begins, ``seconds`` of training having been done; it may begin again after a failure."""
-        if self.earlier_s is None:
-            self.earlier_s = seconds
-
-    def at(self, step: int) -> None:
-        """The first worker has done ``step`` steps."""
-        self.done = step
-
-    def get(self) -> int:
-        """Steps done so far."""
-        return self.done
-
-    def earlier(self) -> float:
-        """Seconds of training that were done before this command."""
-        return self.earlier_s or 0.0
-
-
 class StopAtUserError(ray_train.UserCallback):
     """Ends the training at a worker's UserError, which every new start would meet again."""
 
@@ -200,20 +173,17 @@ class StopAtUserError(ray_train.UserCallback):
                 raise error
 
 
-def _fit(
-    storage: Storage, cycle: int, name: str, settings: dict[str, Any], workers: int, progress: StageProgress
-) -> float:
-    """Train with Ray Train; returns the seconds of training that were done before. Errors: UserError of a worker."""
+def _fit(storage: Storage, cycle: int, name: str, settings: dict[str, Any], workers: int) -> None:
+    """Train with Ray Train. Errors: UserError of a worker."""
     # On the driver's node, which the run needs anyway: elsewhere they would go with a node that is lost on the way.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    counter = Steps.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     config = settings["config"]["student"]
     use_gpu = cluster_gpus() > 0
     least = config["min_workers"]
     free_gpus()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={**settings, "counter": counter},
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
             num_workers=(least, workers) if 0 < least < workers else workers,
@@ -231,11 +201,7 @@ def _fit(
     )
     fitted = ray.remote(num_cpus=0, scheduling_strategy=here)(lambda: trainer.fit() and None).remote()
     with user_errors():
-        while not ray.wait([fitted], timeout=POLL_S)[0]:
-            progress.advance(ray.get(counter.get.remote()) - progress.done)
         ray.get(fitted)
-    progress.advance(ray.get(counter.get.remote()) - progress.done)
-    return float(ray.get(counter.earlier.remote()))
 
 
 def _train_worker(settings: dict[str, Any]) -> None:

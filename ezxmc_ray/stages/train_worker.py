@@ -18,6 +18,7 @@ from ray import train as ray_train
 
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
+from ezxmc_ray.stages.board import report_done, report_phase
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.trackers import Trackers, open_trackers
 from ezxmc_ray.storage import Storage, copy_into
@@ -101,8 +102,8 @@ class TrainWorker:
         student, steps = self.config.student, self.settings["steps"]
         every = -(-steps // CURVE_POINTS)
         began, before = time.monotonic(), self.progress["training_seconds"]
-        if self.rank == 0:
-            self.settings["counter"].begin.remote(before)
+        held = self.trainer.step_number
+        report_phase("first step")
         for texts in ahead(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
@@ -113,7 +114,7 @@ class TrainWorker:
                 self._note(step, loss, result)
             self.progress["training_seconds"] = before + time.monotonic() - began
             if self.rank == 0:
-                self.settings["counter"].at.remote(step)
+                report_done("steps", step, held)
             if student.validate_every_steps and (step % student.validate_every_steps == 0 or step == steps):
                 self._look(step)
                 if self.looks.should_stop():
@@ -157,8 +158,9 @@ class TrainWorker:
 
     def _outcome(self) -> dict[str, Any]:
         looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
+        told = {name: value for name, value in self.progress.items() if name != "command"}
         counts = {"repeated_steps": self.trainer.repeated_steps, "workers": self.world}
-        return {**self.progress, **looks, **counts}
+        return {**told, **looks, **counts}
 
     def _note(self, step: int, loss: float, result: StepResult) -> None:
         """A point of the curves."""
@@ -208,7 +210,9 @@ class TrainWorker:
 
     def _restore(self) -> dict[str, Any]:
         """Load the latest checkpoint, if there is one; returns the counts so far."""
+        command = self.settings["command"]
         progress: dict[str, Any] = {"documents": 0, "truncated_readings": 0, "training_seconds": 0.0}
+        progress |= {"command": command, "earlier_seconds": 0.0}
         progress |= {"stopped_at": None, "loss_curve": [], "resumed_at": [], "lost_trackers": {}}
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:
@@ -218,5 +222,8 @@ class TrainWorker:
         self.trainer.load_state(state["trainer"])
         self.looks.load_state(state["looks"])
         progress |= state["progress"]
+        if state["progress"].get("command") != command:
+            # Seconds of training that were done before this command, by one that was killed.
+            progress |= {"command": command, "earlier_seconds": progress["training_seconds"]}
         progress["resumed_at"].append(self.trainer.step_number)
         return progress
