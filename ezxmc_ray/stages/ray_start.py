@@ -14,14 +14,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import psutil
 import ray
-from ray._private import parameter, services
+from ray._private import parameter, ray_constants, services
+from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import persist_port  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
@@ -37,6 +39,8 @@ TRIES = 2
 ENVIRONMENT = {
     # Ray runs what it starts at nice 15, behind everything else on the machine; here it is the command's own work.
     "RAY_worker_niceness": "0",
+    # As in _this_machine_only, for what is started.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # For how long one question for the node waits; it is asked again until NODE_S are over.
     "RAY_raylet_start_wait_time_s": "5",
     "RAY_agent_register_timeout_ms": "300000",
@@ -59,10 +63,8 @@ class NodeFailed(Exception):
 
 
 def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
-    """Start Ray on this machine, for this process. Errors: UserError."""
+    """Start Ray on this machine, for this process; it listens to this machine only. Errors: UserError."""
     _check_file_size_limit(config.object_store_mib)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     # Two CPUs at least: training has two workers, and a stage's tasks run beside its actors.
     cpus = max(2, config.cpus or os.cpu_count() or 2)
     memory = config.object_store_mib << 20
@@ -95,8 +97,8 @@ def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
 def join_ray(address: str, **quiet: Any) -> None:
     """Join the cluster at ``address``. Errors: UserError, within :data:`ANSWER_S` where nobody answers there."""
     try:
-        _check_answer(address)
-        ray.init(address=address, **quiet)
+        with _this_machine_only() if _answers_here_only(address) else nullcontext():
+            ray.init(address=address, **quiet)
     except Exception as error:
         if not _is_of_the_start(error):
             raise
@@ -112,13 +114,33 @@ def ray_logs() -> str:
     return max(found, key=os.path.getmtime, default="")
 
 
-def _check_answer(address: str) -> None:
-    """Raise ConnectionError or OSError where ``address`` has host and port, and nobody listens there."""
+def _answers_here_only(address: str) -> bool:
+    """Whether the Ray at ``address`` is one that :func:`start_local_ray` made, of this machine only.
+
+    Errors: OSError where it has host and port, and nobody listens there, or somebody who is no Ray; Ray itself would
+    ask for minutes.
+    """
     parts = urlsplit(address if "://" in address else f"//{address}")
     port = parts.port or (10001 if parts.scheme == "ray" else None)
-    if parts.hostname and port:
-        with socket.create_connection((parts.hostname, port), timeout=ANSWER_S):
-            pass
+    if not (parts.hostname and port):
+        return False
+    _listens(parts.hostname, port)
+    with init_grpc_channel(f"{parts.hostname}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise TimeoutError("what answers there is not Ray") from None
+    try:
+        # By what Ray makes of 127.0.0.1.
+        _listens(services.resolve_ip_for_localhost(parts.hostname), port)
+    except OSError:
+        return True
+    return False
+
+
+def _listens(host: str, port: int) -> None:
+    with socket.create_connection((host, port), timeout=ANSWER_S):
+        pass
 
 
 def _is_of_the_start(error: Exception) -> bool:
@@ -147,14 +169,31 @@ def _patient_node(ports: dict[str, int]) -> Iterator[None]:
     Ray 2.60 gives its node 30 s, and the node gives its agents, two Python processes that import a lot, 15 s to write
     down which ``ports`` they took; neither can be set. So they are told which to take, and it stands there already.
     """
-    params, get_node = parameter.RayParams, services.get_node
+    params, get_node, environment = parameter.RayParams, services.get_node, dict(os.environ)
     of_agents = {name: port for name, port in ports.items() if name != "metrics_export_port"}
     parameter.RayParams = partial(params, **of_agents)
     services.get_node = partial(_wait_for_node, get_node, ports)
+    os.environ.update(ENVIRONMENT | environment)
+    try:
+        with _this_machine_only():
+            yield
+    finally:
+        parameter.RayParams, services.get_node = params, get_node
+        for name in ENVIRONMENT.keys() - environment.keys():
+            del os.environ[name]
+
+
+@contextmanager
+def _this_machine_only() -> Iterator[None]:
+    """For as long as the block runs, 127.0.0.1 is an address for Ray, and no other name of this machine on a network.
+
+    A Ray that has it cannot be reached from elsewhere: who reaches a Ray may run any code in it.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         yield
     finally:
-        parameter.RayParams, services.get_node = params, get_node
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _wait_for_node(get_node: Callable[[str, str], Any], ports: dict[str, int], gcs_address: str, node_id: str) -> Any:

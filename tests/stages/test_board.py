@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 import ray
 
@@ -75,6 +78,20 @@ def test_an_actor_that_has_no_room_is_told_of() -> None:
         ray.kill(holder)
         eventually(progress.poll, Seen(phase="loading the teacher"))
         ray.kill(late)
+
+
+def test_a_local_ray_is_reached_from_its_machine_only() -> None:
+    """And from another process of it, which joins by the address."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    assert host == "127.0.0.1"
+    listening = [one.laddr.ip for one in psutil.net_connections("tcp") if one.laddr.port == int(port)]
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    script = (
+        "from ezxmc_ray.config import ClusterConfig; from ezxmc_ray.stages.cluster import *\n"
+        f"with ray_cluster(ClusterConfig(address='127.0.0.1:{port}')): print('CPUs:', cluster_cpus())"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert "CPUs: 2" in ended.stdout, ended.stderr
 
 
 def test_reports_of_what_nobody_watches_are_no_error() -> None:

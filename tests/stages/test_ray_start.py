@@ -37,6 +37,7 @@ class FakeInit:
 
     def __call__(self, **arguments: Any) -> None:
         self.calls += 1
+        self.environment = dict(os.environ)
         if self.errors:
             self.left.append(subprocess.Popen([sys.executable, "-c", SLEEPS, f"{ray.__path__[0]}/gcs_server"]))
             raise self.errors.pop(0)
@@ -130,9 +131,10 @@ def test_a_users_own_value_of_rays_limits_is_kept(
 ) -> None:
     niceness = "RAY_worker_niceness"
     monkeypatch.setenv(niceness, "7")
-    starting()
+    init = starting()
     start_local_ray(ClusterConfig())
-    assert [os.environ[name] for name in (niceness, "RAY_worker_register_timeout_seconds")] == ["7", "300"]
+    assert [init.environment[name] for name in (niceness, "RAY_worker_register_timeout_seconds")] == ["7", "300"]
+    assert os.environ[niceness] == "7" and "RAY_worker_register_timeout_seconds" not in os.environ
 
 
 def test_a_node_that_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
