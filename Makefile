@@ -5,10 +5,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 unexport PYTHONPATH
 
-# The first Python 3.11 among these; make test PYTHON=/path/to/python3.11 names another.
+# The first of these that the locks are for; make test PYTHON=/path/to/python3.12 names another.
+IS_LOCKED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 ifndef PYTHON
-PYTHON := $(shell for p in python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c '$(IS_LOCKED)' >/dev/null 2>&1 && echo $$p && break; done)
 endif
 # More for pip, such as --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_ARGS ?=
@@ -68,8 +69,8 @@ clean:
 .PHONY: supported
 supported:
 	@if [ "$$(uname -sm)" != 'Linux x86_64' ] || [ -z '$(PYTHON)' ]; then \
-		echo 'error: The locked versions are for Linux x86_64 with Python 3.11' \
-			"(here: $$(uname -sm)$(if $(PYTHON),, without a Python 3.11; name one with PYTHON=…)); use such a machine or a container." >&2; \
+		echo 'error: The locked versions are for Linux x86_64 with Python 3.11, 3.12 or 3.13' \
+			"(here: $$(uname -sm)$(if $(PYTHON),, without such a Python; name one with PYTHON=…)); use such a machine or a container." >&2; \
 		exit 2; \
 	fi
 
@@ -78,8 +79,9 @@ supported:
 $(shell [ -e .venv/unfinished ] && rm -f .venv/installed .venv/installed-dev)
 
 .venv/installed: requirements/cpu.txt pyproject.toml | supported
-	@if [ -e .venv/unfinished ] || ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
-	then echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; fi
+	@if [ -e .venv/unfinished ] || ! .venv/bin/python -c 'import pip; $(IS_LOCKED)' 2>/dev/null; \
+	then echo 'Making .venv'; $(PYTHON) -m venv --clear .venv || { \
+		echo 'error: $(PYTHON) cannot make an environment (see above); on Debian and Ubuntu its package python3-venv is missing.' >&2; exit 2; }; fi
 	@touch .venv/unfinished
 	@$(PIP) install --disable-pip-version-check --no-deps $(PIP_ARGS) -r requirements/cpu.txt || { status=$$?; \
 		grep '^torch==' requirements/cpu.txt | sed 's/^/error: Not everything could be installed (see above); if it was /; s/$$/,/' >&2; \

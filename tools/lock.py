@@ -1,8 +1,9 @@
-"""Write requirements/{cpu,gpu,dev}.txt, the full locks for Linux x86_64 and Python 3.11, from pyproject.toml.
+"""Write requirements/{cpu,gpu,dev}.txt, the full locks for Linux x86_64 and Python 3.11 to 3.13, from pyproject.toml.
 
 What comes in: the dependencies and extras of pyproject.toml and its section [tool.lock]. What goes out: one exact
 version a line, without hosts, to be installed with ``pip install --no-deps -r``. pip resolves, from wheels only and by
 their metadata (nothing big is downloaded), with this machine's pip settings, so it must find the CPU build of torch.
+One set of versions serves all Pythons: it is resolved on the oldest, and each line must have a wheel for the others.
 Command: ``make lock``, or ``python tools/lock.py``.
 """
 
@@ -22,16 +23,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 #: Older versions of pip download every wheel, though only asked what they would install.
 PIP = "pip==26.3"
+OLDEST, OTHERS = (3, 11), ("3.12", "3.13")
 HEADER = """\
-# {what}, Linux x86_64, Python 3.11.
+# {what}, Linux x86_64, Python 3.11 to 3.13.
 # Made by `make lock` (tools/lock.py) from pyproject.toml: do not edit. Install with pip install --no-deps -r.
 """
 
 
 def main() -> int:
     """Resolve and write the three locks; returns the exit status."""
-    if (platform.system(), platform.machine(), sys.version_info[:2]) != ("Linux", "x86_64", (3, 11)):
-        print("error: The locks are for Linux x86_64 and Python 3.11; make them there.", file=sys.stderr)
+    if (platform.system(), platform.machine(), sys.version_info[:2]) != ("Linux", "x86_64", OLDEST):
+        print("error: The locks are made on Linux x86_64 with Python 3.11.", file=sys.stderr)
         return 2
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     core, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
@@ -42,11 +44,12 @@ def main() -> int:
         cpu = resolve(pip, core + extras["cpu"], [])
         gpu = resolve(pip, core + extras["gpu"], [*shared(core, cpu), *exactly(extras["gpu"])])
         dev = resolve(pip, core + extras["cpu"] + extras["dev"], pins(cpu))
+        missing = [line for python in OTHERS for one in (cpu, gpu, dev) for line in without_wheel(pip, python, one)]
     cpu = without(cpu, left_out)
     write("cpu", "vLLM on CPUs: laptop, tests, CI", cpu | weights)
     write("gpu", "vLLM on CUDA", gpu | weights)
     write("dev", "What make test and make lint need, beside cpu.txt", without(dev, cpu.keys() | set(left_out)))
-    return 0
+    return 1 if missing else 0
 
 
 def fresh_pip(folder: Path) -> list[str]:
@@ -70,6 +73,20 @@ def resolve(pip: list[str], requirements: list[str], constraints: list[str], *op
         subprocess.run([*command, "--report", str(report), "-c", str(limits), *requirements], check=True)
         found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {normal(item["metadata"]["name"]): item["metadata"]["version"] for item in found}
+
+
+def without_wheel(pip: list[str], python: str, versions: Mapping[str, str]) -> list[str]:
+    """Those of ``versions`` of which ``pip`` finds no wheel for ``python`` here, each told of on stderr."""
+    options = ["--dry-run", "--no-deps", "--ignore-installed", "--only-binary=:all:", "--python-version", python]
+    command = [*pip, "install", *options, "--target", tempfile.gettempdir(), "-qq"]
+
+    def found(lines: list[str]) -> bool:
+        return subprocess.run([*command, *lines], capture_output=True, check=False).returncode == 0
+
+    missing = [] if found(pins(versions)) else [line for line in pins(versions) if not found([line])]
+    for line in missing:
+        print(f"error: pip finds no wheel of {line} for Python {python} here.", file=sys.stderr)
+    return missing
 
 
 def normal(name: str) -> str:
