@@ -24,13 +24,14 @@ from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.estimate import REFERENCE_RATES, Amounts, estimate
+from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.context import manifest_path
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
+from ezxmc_ray.teacher.calibration import resolve_calibration
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
 
@@ -141,21 +142,44 @@ def dry_run(config: Config) -> dict[str, Any]:
     done = {step.name: True for step in takewhile(curriculum.done, curriculum.steps())}
     steps_of_all = curriculum.steps_of(config.curriculum.cycles)
     manifests = [read_manifest(storage, manifest_path(step.folder)) for step in steps_of_all]
-    rates = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
+    measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, curriculum if done.get("prepare") else None)
-    steps = estimate(config, amounts, rates, done, _cycles_known(curriculum, done))
-    measured = ", ".join(sorted(rates.keys() & REFERENCE_RATES.keys()))
-    reference = "the rates of a 2-core machine without a GPU, small models, start-up of actors apart"
+    reference, machine = reference_rates()
+    teacher, calibration = _teacher_in_words(config)
+    priors = calibration == "label_prior"
+    steps = estimate(config, amounts, reference | measured, done, _cycles_known(curriculum, done), priors)
+    others = sum(step["other prompts"] or 0 for step in steps)
+    assumed = [stage for stage in reference if stage not in measured]
+    sources = [f"this run's rates ({', '.join(sorted(measured))})"] if measured else []
+    if assumed:
+        sources.append(f"the rates of {machine} ({', '.join(assumed)})")
+    if "judge" in assumed and not is_bundled(config.teacher.model):
+        sources[-1] += (
+            "; judge is that of the bundled 135M model: a larger one takes longer by its size, a GPU far less"
+        )
     return {
         "run": config.run,
+        "teacher": teacher,
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
         "labels": f"{amounts.labels:,}",
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
         "pairs": _pairs_in_words(config, sum(step["pairs"] or 0 for step in steps)),
+        "other_prompts": f"about {others:,} (label priors and the second prompt)",
         "estimated_seconds": f"{sum(step['seconds'] for step in steps):,.0f}",
-        "estimated_from": f"this run's rates ({measured}), else {reference}" if measured else reference,
+        "estimated_from": " and ".join(sources),
         "steps": steps,
     }
+
+
+def _teacher_in_words(config: Config) -> tuple[str, str]:
+    """The teacher, its read-out and dtype, for the user; and its calibration."""
+    teacher = config.teacher
+    try:
+        readout, calibration = resolve_readout(teacher), resolve_calibration(teacher)
+    except UserError as error:  # a hub that cannot be asked: the plan is good for all that
+        return f"{teacher.model}, which cannot be looked at: {error}", "label_prior"
+    found = f"{teacher.model}, read-out {readout}, dtype {teacher.dtype}, calibration {calibration}"
+    return found + (" (the bundled one, for trying)" if is_bundled(teacher.model) else ""), calibration
 
 
 def _pairs_in_words(config: Config, pairs: int) -> str:
@@ -164,11 +188,16 @@ def _pairs_in_words(config: Config, pairs: int) -> str:
 
 
 def _rate(manifest: Manifest) -> float:
-    """Units a second of a stage; of judge only the pairs that were asked, and the engine's own time; 0: unknown."""
+    """Units a second of a stage, its start apart; of judge by the engine's own time; 0: unknown."""
     if manifest.stage == "judge":
         return float(manifest.details.get("engine_pairs_per_s") or 0.0)
-    units = manifest.rows * manifest.details.get("encodings", 1)  # of shortlist
-    return units / manifest.seconds if manifest.seconds else 0.0
+    if manifest.stage not in START_SECONDS or not manifest.seconds:
+        return 0.0
+    units = float(manifest.rows)
+    if manifest.stage == "shortlist":
+        units = encoding_work(units * manifest.details.get("encodings", 1), manifest.details.get("labels", 0))
+    # A small run is all start: what is left of it then says little, but never nothing.
+    return units / max(manifest.seconds - START_SECONDS[manifest.stage], manifest.seconds / 10)
 
 
 def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
@@ -179,9 +208,8 @@ def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
         known = prepared.context.documents.details
         names = ("documents", "train", "held_out", "test", "labels")
         return Amounts(**{name: int(known[name]) for name in names}, document_tokens=seen.document_tokens)
-    train = round(seen.documents * seen.train_share)
-    held_out = round(train * config.prepare.held_out_share)
-    return Amounts(seen.documents, train, held_out, seen.documents - train, seen.labels, seen.document_tokens)
+    held_out, test = round(seen.train * config.prepare.held_out_share), seen.documents - seen.train
+    return Amounts(seen.documents, seen.train, held_out, test, seen.labels, seen.document_tokens)
 
 
 def open_run(run: str, overrides: list[str] | None = None) -> Curriculum:

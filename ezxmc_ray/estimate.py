@@ -1,21 +1,32 @@
 """What a run would do and how long it may take, before it does it (``ezxmc run --dry-run``).
 
-Comes in: counts of documents and labels, and the rates of what this run has done already. Goes out: a row a step.
-Rates that this run has not measured are those of a 2-core machine without a GPU, and the answer says so.
+Comes in: counts of documents and labels, and the rates of what this run has done already. Goes out: a row a step, each
+with its seconds. Rates that this run has not measured are those of a 2-core machine without a GPU, of this one's kind.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ezxmc_ray.config import Config
 from ezxmc_ray.cycles import compares, documents_a_cycle, held_out_judged, pairs_a_document
 
-#: Units a second, measured on 2 CPU cores with all-MiniLM-L6-v2 and SmolLM2-135M (documents of about 100 tokens).
-REFERENCE_RATES = {"prepare": 500.0, "shortlist": 12.0, "judge": 20.0, "train": 8.0, "predict": 12.0, "evaluate": 12.0}
+#: Units a second on 2 CPU cores, with all-MiniLM-L6-v2 and SmolLM2-135M by its likelihood (documents of about 100
+#: tokens): on a machine with AVX-512 BF16 or AMX, and on one without, where the network works in float32. Of a
+#: shortlist the unit is a document that is encoded, and a label counts as LABEL_ENCODING of one.
+FAST_RATES = {"prepare": 500.0, "shortlist": 90.0, "judge": 25.0, "train": 8.0, "predict": 90.0, "evaluate": 90.0}
+SLOW_RATES = {"prepare": 500.0, "shortlist": 50.0, "judge": 8.0, "train": 5.0, "predict": 50.0, "evaluate": 50.0}
+LABEL_ENCODING = 0.1
+#: Seconds that a stage takes before its work begins: actors, imports, models.
+START_SECONDS = {"prepare": 3.0, "shortlist": 20.0, "judge": 35.0, "train": 15.0, "predict": 12.0, "evaluate": 12.0}
+#: Of the steps that the machine hardly notices: labels or documents a second, and seconds each.
+_SMALL_STEPS = {"select": 500.0, "index": 20_000.0, "report": 500.0}
+_SMALL_SECONDS = 1.0
 #: Tokens of a prompt that are neither the document's nor the label's, and of a label.
 PROMPT_TOKENS, LABEL_TOKENS = 60, 8
+_CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -30,41 +41,99 @@ class Amounts:
     document_tokens: float
 
 
-def estimate(
-    config: Config, amounts: Amounts, rates: dict[str, float], done: dict[str, bool], cycles: int
-) -> list[dict[str, Any]]:
-    """A row for every step: name, whether it is done, documents, pairs, prompt tokens, and seconds that it may take.
+def reference_rates() -> tuple[dict[str, float], str]:
+    """The reference rates of this machine's kind of CPU, and its kind in words."""
+    flags = _CPU_FLAGS.read_text() if _CPU_FLAGS.is_file() else ""
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        return FAST_RATES, "2 CPU cores that compute in bfloat16 (AVX-512 BF16 or AMX)"
+    return SLOW_RATES, "2 CPU cores without bfloat16 (AVX2)"
 
-    ``rates`` units a second by stage, where measured; ``done`` by step name; ``cycles`` of the run, fewer than
-    configured where the stop rule has ended them. A cycle's select is with the shortlists and verdicts of the held-out
-    documents that it compares by. Pairs are the most that a step can ask: what the verdict store holds is not asked
-    again.
+
+def estimate(
+    config: Config,
+    amounts: Amounts,
+    rates: dict[str, float],
+    done: dict[str, bool],
+    cycles: int,
+    label_priors: bool = True,
+) -> list[dict[str, Any]]:
+    """A row for every step: its name, the documents, labels and pairs it works on, the other prompts that it asks
+    (label priors and the second prompt's), prompt tokens, whether it is done, and the seconds that it may take.
+
+    ``rates`` units a second by stage; ``done`` by step name; ``cycles`` of the run, fewer than configured where the
+    stop rule has ended them; ``label_priors``: whether the calibration asks for them. A cycle's select is with the
+    shortlists and verdicts of the held-out documents that it compares by, and with its encoder's label vectors. Pairs
+    are the most that a step can ask: what the verdict store holds is not asked again.
     """
+    rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_a_document(config, amounts.labels)
     trained = documents_a_cycle(config, amounts.train, amounts.held_out, amounts.labels)
-    rows = [_row("prepare", {"prepare": amounts.documents}, amounts.documents)]
+    judged = 0  # pairs of the cycles before
     for cycle in range(cycles + 1):
-        new = held_out  # documents of the cycle whose pairs are still to be judged
-        if compares(config, cycle):
-            work = {"shortlist": encodings(cycle) * held_out, "judge": held_out * pairs}
-            rows.append(_row(f"cycle {cycle} select", work, held_out, held_out * pairs))
-            new = 0
         documents = held_out + (trained if cycle < cycles else 0)
-        asked = (documents - held_out + new) * pairs
-        rows.append(_row(f"cycle {cycle} shortlist", {"shortlist": encodings(cycle) * documents}, documents))
-        rows.append(_row(f"cycle {cycle} judge", {"judge": asked}, None, asked))
+        labels, new = amounts.labels, documents  # that are still to be encoded, and to be judged
+        more = _second_prompt(config, amounts.labels, documents, label_priors) if cycle == 0 else 0
+        if compares(config, cycle):
+            priors = _new_labels(amounts.labels, judged, held_out * pairs) if label_priors else 0
+            work = {"shortlist": _encoded(cycle, held_out, labels), "judge": held_out * pairs + priors}
+            rows.append(_row(f"cycle {cycle} select", work, held_out, labels, held_out * pairs, priors))
+            labels, new, judged = 0, documents - held_out, judged + held_out * pairs
+        asked = new * pairs
+        more += _new_labels(amounts.labels, judged, asked) if label_priors else 0
+        judged += asked
+        work = {"shortlist": _encoded(cycle, documents, labels)}
+        rows.append(_row(f"cycle {cycle} shortlist", work, documents, labels))
+        work = {"judge": asked + more} if asked + more else {}
+        rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, more))
         if cycle < cycles:
             seen = round(_taught(config, trained, amounts.train - amounts.held_out, cycle) * config.student.epochs)
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
-    rows.append(_row("predict", {"predict": amounts.documents}, amounts.documents))
-    rows.append(_row("evaluate", {"evaluate": amounts.test * (cycles + 1)}, amounts.test * (cycles + 1)))
+    rows += [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
+    rows += [_row("index", {"index": amounts.labels}, None, amounts.labels)]
+    rows += [_row("predict", {"predict": amounts.documents}, amounts.documents)]
+    rows += [_row("evaluate", {"evaluate": amounts.test * (cycles + 1)}, amounts.test * (cycles + 1))]
+    rows += [_row("report", {"report": config.report.documents}, min(config.report.documents, amounts.test))]
     for row in rows:
         work = row.pop("work")
-        row["tokens"] = round(row["pairs"] * prompt_tokens(amounts)) if row["pairs"] is not None else None
+        row["tokens"] = _tokens(row, amounts) if row["pairs"] is not None else None
         row["done"] = done.get(row["step"], False)
-        seconds = (units / rates.get(stage, REFERENCE_RATES[stage]) for stage, units in work.items())
-        row["seconds"] = 0.0 if row["done"] else sum(seconds)
+        row["seconds"] = 0.0 if row["done"] else sum(_seconds(rates, stage, units) for stage, units in work.items())
     return rows
+
+
+def encoding_work(documents: float, labels: int) -> float:
+    """Documents and labels to encode, in documents."""
+    return documents + labels * LABEL_ENCODING
+
+
+def _encoded(cycle: int, documents: int, labels: int) -> float:
+    return encoding_work(encodings(cycle) * documents, labels)
+
+
+def _second_prompt(config: Config, labels: int, documents: int, label_priors: bool) -> int:
+    """Prompts that the second prompt asks: its pairs, and what their labels score without a document."""
+    asked = min(config.teacher.second_prompt_documents, documents) * pairs_a_document(config, labels)
+    return asked + (_new_labels(labels, 0, asked) if label_priors else 0)
+
+
+def _new_labels(labels: int, before: int, pairs: int) -> int:
+    """Labels that so many pairs are the first to name, if all were equally likely: at most, since some are common."""
+    return round(_named(labels, before + pairs) - _named(labels, before))
+
+
+def _named(labels: int, pairs: int) -> float:
+    return labels * (1 - (1 - 1 / labels) ** pairs) if labels else 0.0
+
+
+def _tokens(row: dict[str, Any], amounts: Amounts) -> int:
+    """Prompt tokens of a row's pairs and other prompts, taken for as long; a prior's is shorter, without a document."""
+    return round((row["pairs"] + row["other prompts"]) * prompt_tokens(amounts))
+
+
+def _seconds(rates: dict[str, float], stage: str, units: float) -> float:
+    if stage in _SMALL_STEPS:
+        return _SMALL_SECONDS + units / _SMALL_STEPS[stage]
+    return START_SECONDS[stage] + units / rates[stage]
 
 
 def encodings(cycle: int) -> int:
@@ -87,6 +156,14 @@ def prompt_tokens(amounts: Amounts) -> float:
     return amounts.document_tokens + PROMPT_TOKENS + LABEL_TOKENS
 
 
-def _row(step: str, work: dict[str, int], documents: int | None, pairs: int | None = None) -> dict[str, Any]:
+def _row(
+    step: str,
+    work: dict[str, float],
+    documents: int | None = None,
+    labels: int | None = None,
+    pairs: int | None = None,
+    other_prompts: int | None = None,
+) -> dict[str, Any]:
     """``work``: units by the stage whose rate they have."""
-    return {"step": step, "work": work, "documents": documents, "pairs": pairs}
+    counts = {"documents": documents, "labels": labels or None, "pairs": pairs, "other prompts": other_prompts}
+    return {"step": step, "work": work, **counts}

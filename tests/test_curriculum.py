@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray import curriculum, hardware, steps
+from ezxmc_ray import curriculum, hardware, hub, steps
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.cycles import LEAST_DOCUMENTS
 from ezxmc_ray.errors import UserError
@@ -430,6 +430,24 @@ def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: Fa
     with pytest.raises(UserError, match="give so many at least"):
         run(settings, "curriculum.pair_budget=10")
     assert stages.took() == ["prepare"]
+
+
+def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = curriculum.dry_run(load_config(None, settings))
+    assert "/teacher, read-out yes_no, dtype " in plan["teacher"] and "label_prior" in plan["teacher"]
+    assert "judge is that of the bundled 135M model" in plan["estimated_from"]
+    bundled = curriculum.dry_run(load_config(None, [*settings, f"teacher.model={TeacherConfig().model}"]))
+    assert "read-out likelihood" in bundled["teacher"] and "for trying" in bundled["teacher"]
+    assert "CPU cores" in bundled["estimated_from"] and "larger" not in bundled["estimated_from"]
+    monkeypatch.setattr(hub, "hub_commit", refuse_hub)
+    unknown = curriculum.dry_run(load_config(None, [*settings, "teacher.model=org/name"]))
+    assert unknown["teacher"] == "org/name, which cannot be looked at: No hub here."
+
+
+def refuse_hub(hub_id: str) -> str:
+    raise UserError("No hub here.")
 
 
 def test_a_dry_run_shows_the_bounded_pairs_and_leaves_out_ended_cycles(stages: FakeStages, settings: list[str]) -> None:

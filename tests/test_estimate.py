@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ezxmc_ray import estimate as module
 from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.estimate import Amounts, estimate
+from ezxmc_ray.estimate import FAST_RATES, SLOW_RATES, START_SECONDS, Amounts, estimate, reference_rates
 
 AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, document_tokens=100.0)
 
 
-def rows(config: Config, done: dict[str, bool] | None = None) -> dict[str, dict[str, Any]]:
-    return {row["step"]: row for row in estimate(config, AMOUNTS, {}, done or {}, config.curriculum.cycles)}
+def rows(
+    config: Config, done: dict[str, bool] | None = None, amounts: Amounts = AMOUNTS, label_priors: bool = True
+) -> dict[str, dict[str, Any]]:
+    found = estimate(config, amounts, FAST_RATES, done or {}, config.curriculum.cycles, label_priors)
+    return {row["step"]: row for row in found}
 
 
 def test_the_stop_rule_adds_a_step_and_no_pair() -> None:
@@ -51,4 +56,48 @@ def test_later_cycles_embed_twice_and_learn_from_the_documents_before() -> None:
     alone = rows(load_config(None, [*settings, "student.past_verdicts=false"]))
     assert {alone[f"cycle {cycle} train"]["documents"] for cycle in range(3)} == {225}
     assert found["cycle 1 shortlist"]["documents"] == found["cycle 0 shortlist"]["documents"] == 275
-    assert found["cycle 1 shortlist"]["seconds"] == 2 * found["cycle 0 shortlist"]["seconds"]
+    later, first = (found[f"cycle {cycle} shortlist"]["seconds"] - START_SECONDS["shortlist"] for cycle in (1, 0))
+    assert found["cycle 1 select"]["labels"] == 80 and found["cycle 1 shortlist"]["labels"] is None
+    assert later == pytest.approx(2 * 275 / 90) and first == pytest.approx((275 + 80 * 0.1) / 90)
+
+
+def test_with_many_labels_their_encoding_is_what_a_shortlist_costs() -> None:
+    many = Amounts(100, 80, 8, 20, 27_754, 100.0)
+    few = Amounts(100, 80, 8, 20, 50, 100.0)
+    config = load_config(None, [])
+    more, less = (rows(config, amounts=one)["cycle 0 shortlist"]["seconds"] for one in (many, few))
+    assert more - less == pytest.approx((27_754 - 50) * 0.1 / 90)
+
+
+def test_what_is_asked_beside_the_pairs_is_counted() -> None:
+    """80 documents and 27,754 labels asked 732 priors beside their 800 pairs; the second prompt's 20 documents more."""
+    amounts = Amounts(89, 80, 8, 9, 27_754, 100.0)
+    alone = load_config(None, [])
+    assert 732 <= rows(alone, amounts=amounts)["cycle 0 judge"]["other prompts"] <= 800
+    twice = load_config(None, ["teacher.second_prompt_documents=20"])
+    without = rows(twice, amounts=amounts, label_priors=False)["cycle 0 judge"]
+    assert (without["pairs"], without["other prompts"]) == (800, 200)
+    both = rows(twice, amounts=amounts)["cycle 0 judge"]
+    assert 1_100 <= both["other prompts"] <= 1_200
+    assert both["seconds"] > without["seconds"] and both["tokens"] > without["tokens"]
+
+
+def test_few_labels_have_few_priors_in_all_cycles_together() -> None:
+    found = rows(load_config(None, ["curriculum.cycles=3", "teacher.second_prompt_documents=0"]))
+    assert sum(row["other prompts"] or 0 for row in found.values()) == 80
+
+
+def test_every_step_has_seconds_and_the_teachers_starts_are_in_them() -> None:
+    found = rows(load_config(None, ["curriculum.cycles=2"]))
+    ending = ["select", "index", "predict", "evaluate", "report"]
+    assert list(found)[-5:] == ending and all(row["seconds"] > 0 for row in found.values())
+    assert found["cycle 1 judge"]["seconds"] > START_SECONDS["judge"]
+
+
+def test_the_rates_are_those_of_this_kind_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags: avx2 avx512f avx512_bf16")
+    assert reference_rates()[0] == FAST_RATES
+    (tmp_path / "cpuinfo").write_text("flags: avx2")
+    rates, machine = reference_rates()
+    assert rates == SLOW_RATES and "AVX2" in machine

@@ -7,9 +7,10 @@ order of the file; blank lines of JSON lines and CSV are no rows.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from ezxmc_ray.errors import UserError
 _BATCH_ROWS = 1024
 _MAX_COLUMNS_SHOWN = 100
 _BAD_TEXT = object()
+_Item = TypeVar("_Item")
 
 
 def read_rows(source: Source, columns: Sequence[str], required: Required) -> Iterator[RawRow]:
@@ -42,6 +44,65 @@ def read_rows(source: Source, columns: Sequence[str], required: Required) -> Ite
         yield from readers[source.format](source, columns, required)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(source, error) from error
+
+
+def sample_rows(
+    source: Source, columns: Sequence[str], required: Required, size: int, most: int
+) -> tuple[int, list[RawRow]]:
+    """How many of the first ``most`` rows there are, and ``size`` to twice ``size`` of them from all over (or all).
+
+    Every row of a text file is read, and the sampled ones parsed; of a Parquet file, row groups at even distances.
+    """
+    if source.format == "parquet":
+        return _parquet_sample(source, columns, required, size, most)
+    try:
+        if source.format == "csv":  # a row may span lines
+            return _spread(read_rows(source, columns, required), size, most)
+        parse = _json_row if source.format == "jsonl" else _line_row
+        lines = ((number, line) for number, line in read_lines(source) if line is None or line.strip())
+        count, sampled = _spread(lines, size, most)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(source, error) from error
+    return count, [parse(number, line) for number, line in sampled]
+
+
+def _spread(items: Iterable[_Item], size: int, most: int) -> tuple[int, list[_Item]]:
+    """The number of ``items`` (the first ``most``), and every so many-th of them."""
+    step, count, kept = 1, 0, list[_Item]()
+    for count, item in enumerate(itertools.islice(items, most), 1):
+        if (count - 1) % step:
+            continue
+        kept.append(item)
+        if len(kept) == 2 * size:
+            kept, step = kept[::2], 2 * step
+    return count, kept
+
+
+def _parquet_sample(
+    source: Source, columns: Sequence[str], required: Required, size: int, most: int
+) -> tuple[int, list[RawRow]]:
+    try:
+        with source.filesystem.open_input_file(source.path) as file:
+            parquet = pq.ParquetFile(file)
+            check_columns(source, parquet.schema_arrow.names, required)
+            wanted = [name for name in dict.fromkeys(columns) if name in parquet.schema_arrow.names]
+            groups = range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 10))
+            each, rows = -(-size // max(1, len(groups))), list[RawRow]()
+            for group in groups:
+                for batch in itertools.islice(parquet.iter_batches(each, row_groups=[group], columns=wanted), 1):
+                    fields = zip(*map(_python_values, batch.columns), strict=True)
+                    rows += [RawRow(0, dict(zip(batch.schema.names, one, strict=True))) for one in fields]
+            return min(parquet.metadata.num_rows, most), rows
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(source, error) from error
+
+
+def column_values(source: Source, column: str, most: int) -> Iterator[Any]:
+    """The first ``most`` values of a column of a Parquet file; none if it has no such column."""
+    with source.filesystem.open_input_file(source.path) as file:
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+        batches = parquet.iter_batches(columns=[column]) if column in parquet.schema_arrow.names else iter(())
+        yield from itertools.islice((value for batch in batches for value in _python_values(batch.column(0))), most)
 
 
 def _json_rows(source: Source, columns: Sequence[str], required: Required) -> Iterator[RawRow]:
@@ -188,11 +249,14 @@ def _python_value(value: pa.Scalar) -> Any:
 def _text_rows(source: Source, columns: Sequence[str], required: Required) -> Iterator[RawRow]:
     """One text a line, blank ones too: its row (from 0) as ``id`` and the line as ``text``."""
     for number, line in read_lines(source):
-        try:
-            row = bad_line(number, None) if line is None else _text_row(number, line)
-        except UnicodeDecodeError as error:
-            row = bad_line(number, line, error)
-        yield row
+        yield _line_row(number, line)
+
+
+def _line_row(number: int, line: bytes | None) -> RawRow:
+    try:
+        return bad_line(number, None) if line is None else _text_row(number, line)
+    except UnicodeDecodeError as error:
+        return bad_line(number, line, error)
 
 
 def _text_row(number: int, line: bytes) -> RawRow:

@@ -1,64 +1,70 @@
-"""A quick look at documents before anything is prepared: how many, and how long; for ``--dry-run``.
+"""A quick look at documents before anything is prepared, for ``--dry-run``: how many, for training or not, how long.
 
-Comes in: document sources. Goes out: counts. Rows are counted, not checked; lengths are those of the first ones.
+Comes in: document sources. Goes out: counts. Rows are counted, not checked; their split and their lengths are those of
+rows from all over each file (at most 2,000 a file), the split of a Parquet file that of every row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pyarrow.parquet as pq
+from typing import Any
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import Inputs
-from ezxmc_ray.documents.labels import LabelSource
-from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.sources import Source
+from ezxmc_ray.documents.readers import column_values, sample_rows
+from ezxmc_ray.documents.rejected import BadRow
+from ezxmc_ray.documents.values import as_split
 
 SAMPLE = 1000
 #: English text has about four characters a token.
 CHARACTERS_A_TOKEN = 4
+_ALL = 1 << 62
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Documents and labels by count of rows, the share of train documents, mean tokens of a document (estimated)."""
+    """Documents and labels by count of rows, documents for training (estimated), mean tokens of one (estimated)."""
 
     documents: int
     labels: int
-    train_share: float
+    train: int
     document_tokens: float
 
 
 def survey(inputs: Inputs, prepare: PrepareConfig, max_document_tokens: int) -> Survey:
-    """Count all rows and look at the first thousand of each document file. Errors: UserError as in reading."""
-    documents = sum(_count(one.source, one) for one in inputs.documents)
-    limited = min(documents, prepare.limit_documents) if prepare.limit_documents else documents
-    tokens: list[float] = []
-    train: list[float] = []
+    """Count the rows and look at some of every document file. Errors: UserError as in reading."""
+    documents, train, tokens = 0, 0.0, 0.0
     for source in inputs.documents:
-        for number, row in enumerate(read_rows(source.source, source.columns, source.required)):
-            if number == SAMPLE:
-                break
-            values = row.values or {}
-            text = f"{values.get(source.title_column) or ''} {values.get(source.text_column) or ''}"
-            tokens.append(min(max_document_tokens, len(text) / CHARACTERS_A_TOKEN))
-            split = source.split or values.get(source.split_column)
-            train.append(1 - prepare.test_share if split in (None, "") else float(split == "train"))
-    labels = sum(_count(one.source, one) for one in inputs.labels)
-    return Survey(limited, labels, _mean(train), _mean(tokens))
+        most = prepare.limit_documents - documents if prepare.limit_documents else _ALL
+        count, rows = sample_rows(source.source, source.columns, source.required, SAMPLE, most)
+        values = [row.values or {} for row in rows]
+        documents += count
+        tokens += count * _mean(
+            [min(max_document_tokens, _characters(source, one) / CHARACTERS_A_TOKEN) for one in values]
+        )
+        if source.split is None and source.source.format == "parquet":
+            splits = list(column_values(source.source, source.split_column, most))
+        else:
+            splits = [source.split or one.get(source.split_column) for one in values]
+        splits = splits or [None]
+        train += count * _mean([_train(split, source, prepare) for split in splits])
+    labels = sum(sample_rows(one.source, [], one.required, 1, _ALL)[0] for one in inputs.labels)
+    return Survey(documents, labels, round(train), tokens / documents if documents else 0.0)
 
 
-def _count(source: Source, described: DocumentSource | LabelSource) -> int:
-    if source.format == "parquet":
-        return int(pq.read_metadata(source.path, filesystem=source.filesystem).num_rows)
-    if source.format == "csv":  # a row may span lines
-        return sum(1 for _ in read_rows(source, [], described.required))
-    with source.open() as stream:
-        return sum(1 for line in stream if line.strip())
+def _characters(source: DocumentSource, values: dict[str, Any]) -> int:
+    return len(f"{values.get(source.title_column) or ''} {values.get(source.text_column) or ''}")
 
 
-def _mean(values: Sequence[float]) -> float:
+def _train(split: Any, source: DocumentSource, prepare: PrepareConfig) -> float:
+    """How much of a document with that ``split`` is for training; where it says nothing, what is to be expected."""
+    try:
+        name = as_split(split, source.split_column)
+    except BadRow:
+        return 0.0
+    return 1 - prepare.test_share if name is None else float(name == "train")
+
+
+def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,75 @@
+"""What a dry run believes of documents that nobody has prepared yet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ezxmc_ray.config import load_config
+from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.documents.survey import Survey, survey
+
+
+def look(folder: Path, name: str, *settings: str) -> Survey:
+    (folder / "labels.jsonl").write_text('{"id": "a", "text": "first"}\n\n{"id": "b", "text": "second"}\n')
+    settings = (f"prepare.documents={folder}/{name}", f"prepare.labels={folder}/labels.jsonl", *settings)
+    config = load_config(None, list(settings))
+    return survey(find_inputs(config.prepare), config.prepare, 256)
+
+
+def rows(train: int, test: int) -> list[dict[str, Any]]:
+    """The train documents first, as many files have them."""
+    splits = ["train"] * train + ["test"] * test
+    return [{"id": str(number), "text": "word " * 8, "split": split} for number, split in enumerate(splits)]
+
+
+def write(folder: Path, name: str, documents: list[dict[str, Any]]) -> None:
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(documents), folder / name, row_group_size=4000)
+    elif name.endswith("csv"):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(documents[0]))
+            writer.writeheader()
+            writer.writerows(documents)
+    else:
+        with gzip.open(folder / name, "wt") as packed:
+            packed.writelines(json.dumps(one) + "\n" for one in documents)
+
+
+@pytest.mark.parametrize("name", ["documents.jsonl.gz", "documents.csv", "documents.parquet"])
+def test_test_documents_at_the_end_of_a_file_are_not_taken_for_train_documents(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, rows(11_080, 16_420))
+    seen = look(tmp_path, name)
+    assert (seen.documents, seen.labels) == (27_500, 2)
+    assert seen.train == pytest.approx(11_080, abs=30)
+    assert seen.document_tokens == pytest.approx(41 / 4, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["documents.jsonl.gz", "documents.csv", "documents.parquet"])
+def test_of_a_small_file_every_row_is_looked_at(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, rows(1_201, 300))
+    assert look(tmp_path, name).train == 1_201
+
+
+def test_files_count_by_their_rows(tmp_path: Path) -> None:
+    write(tmp_path, "one.jsonl.gz", rows(3_000, 0))
+    write(tmp_path, "two.jsonl.gz", rows(0, 100))
+    assert look(tmp_path, "*.jsonl.gz").train == 3_000
+
+
+def test_only_the_documents_that_will_be_read_count(tmp_path: Path) -> None:
+    write(tmp_path, "documents.jsonl.gz", rows(100, 900))
+    seen = look(tmp_path, "documents.jsonl.gz", "prepare.limit_documents=200")
+    assert (seen.documents, seen.train) == (200, 100)
+
+
+def test_where_nothing_says_the_split_the_share_decides(tmp_path: Path) -> None:
+    write(tmp_path, "documents.parquet", [{"id": str(number), "text": "x"} for number in range(1_000)])
+    assert look(tmp_path, "documents.parquet", "prepare.test_share=0.25").train == 750
