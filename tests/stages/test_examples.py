@@ -48,7 +48,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict
         storage.write_table(shard_path("documents", shard), pa.Table.from_pylist(rows, DOCUMENTS))
         row = {"row": 0, "labels": list(range(len(own))), "similarity": own, "start_similarity": start}
         storage.write_table(shard_path("cycle-1/shortlist", shard), pa.Table.from_pylist([row], SHORTLIST))
-    context: Any = SimpleNamespace(storage=storage, shards=2, config=load_config(None, []))
+    teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
+    context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
     pairs, _, details = examples.make_examples(context, 1, "key", "none")
     assert pairs == 5
     return storage, details
@@ -78,8 +79,9 @@ def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[
 def test_the_threshold_of_a_yes_is_fitted_or_given(made: tuple[Storage, dict[str, Any]]) -> None:
     storage, fitted = made
     assert fitted["yes_threshold"] != 0
-    config = load_config(None, ["teacher.yes_threshold=0"])  # of log ratios: P(yes) of a half and more
-    context: Any = SimpleNamespace(storage=storage, shards=2, config=config)
+    # Of log ratios: P(yes) of a half and more.
+    teacher = load_config(None, ["teacher.readout=yes_no", "teacher.yes_threshold=0"]).teacher
+    context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
     _, _, details = examples.make_examples(context, 1, "key", "none")
     assert (details["yes_threshold"], details["share_yes"]) == (0.0, 3 / 5)
 

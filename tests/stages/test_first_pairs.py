@@ -53,7 +53,8 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         similarity = {"similarity": SIMILARITY.tolist(), "start_similarity": SIMILARITY.tolist()}
         rows = [{"row": row, "labels": labels_of(shard, row)} | similarity for row in range(ROWS)]
         storage.write_table(shard_path("cycle-0/shortlist", shard), pa.Table.from_pylist(rows, SHORTLIST))
-    return SimpleNamespace(storage=storage, shards=SHARDS, config=load_config(None, ["teacher.batch_documents=16"]))
+    config = load_config(None, ["teacher.batch_documents=16", "teacher.readout=yes_no"])
+    return SimpleNamespace(storage=storage, shards=SHARDS, config=config, teacher=config.teacher)
 
 
 def judge(context: Any, shard: int, row: int, raw: np.ndarray) -> None:
