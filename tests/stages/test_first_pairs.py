@@ -71,7 +71,7 @@ def append(context: Any, folder: str, pairs: list[tuple[bytes, bytes]], raw: np.
 
 
 def teacher(**knobs: Any) -> TeacherConfig:
-    return TeacherConfig(**{"calibration": "none", **knobs})
+    return TeacherConfig(**{"calibration": "none", "readout": "yes_no", **knobs})
 
 
 def test_the_first_pairs_are_300_of_all_shards_and_the_others_follow_each_once(context: Any) -> None:
