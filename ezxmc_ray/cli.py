@@ -57,7 +57,9 @@ To start, write a YAML file mine.yaml:
 
 Then run `ezxmc run mine.yaml`, open runs/mine/report.html, and tag new texts with `ezxmc tag runs/mine`.
 
-`ezxmc config mine.yaml` shows every knob. Each can be set in the file or, for one command, as a.b=c:
+The teacher is then a small LLM that is bundled, for trying; teacher.model names a better one, a directory or a model of
+the Hugging Face hub. `ezxmc config mine.yaml` shows every knob. Each can be set in the file or, for one command, as
+a.b=c:
 
 \b
     ezxmc run mine.yaml teacher.model=org/name
