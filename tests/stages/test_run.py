@@ -35,6 +35,7 @@ STEPS = [
 # The first test waits for the run that all of them look at.
 pytestmark = pytest.mark.timeout(900)
 Project = Any  # conftest.Project: pytest's importlib mode gives test modules no name to import it by
+Ezxmc = Callable[..., Any]  # conftest.ezxmc
 
 
 def steps_in(output: str) -> list[str]:
@@ -43,6 +44,7 @@ def steps_in(output: str) -> list[str]:
 
 
 def test_every_stage_ran_once_and_in_order(project: Project) -> None:
+    """Though the run was killed in one of them, and given again."""
     assert steps_in((project.folder / "stdout").read_text()) == STEPS
 
 
@@ -71,9 +73,9 @@ def test_report_json_keeps_its_contract(project: Project) -> None:
     assert "<html" in html and "http-equiv" not in html and "<script src" not in html
 
 
-def test_compare_shows_the_reports_measures(project: Project) -> None:
+def test_compare_shows_the_reports_measures(project: Project, ezxmc: Ezxmc) -> None:
     report = json.loads((project.run / "report.json").read_text())
-    done = project.ezxmc("compare", str(project.run))
+    done = ezxmc("compare", str(project.run))
     assert done.returncode == 0, done.stderr
     measure = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["PSP@5"])
     shown = [f"{report['metrics'][name]['PSP@5']:.1f} (" for name in ("untrained", "chosen")]
@@ -111,7 +113,7 @@ def test_each_pair_of_the_shortlists_has_exactly_one_verdict(project: Project) -
     assert [one["labels"] for one in examples] == [one["labels"] for one in shortlists]
     assert all(len(one["verdict"]) == len(one["labels"]) == 4 for one in examples)
     judged = project.manifest("cycle-0/examples")
-    assert judged["rows"] == judged["details"]["pairs_asked"] == 4 * len(examples) == 4 * 72
+    assert judged["rows"] == judged["details"]["pairs"] == 4 * len(examples) == 4 * 72
     key = judged["details"]["teacher"]["key"]
     files = (project.run / "verdicts" / key).glob("shard-*/*.parquet")
     pairs = [(row["document_hash"], row["label_hash"]) for file in files for row in pq.read_table(file).to_pylist()]
@@ -125,16 +127,26 @@ def test_each_pair_of_the_shortlists_has_exactly_one_verdict(project: Project) -
     assert second["prior_pairs_asked"] == 0 or judged["details"]["prior_pairs_asked"] < 12
 
 
-def test_the_verdict_store_knows_what_its_batches_cost(project: Project) -> None:
+def table_of(printed: str) -> dict[str, float]:
+    """The numbers of the table that `ezxmc verdicts` prints, by name."""
+    return {
+        name: float(value.replace(",", ""))
+        for name, value in re.findall(r"^  ([a-z ]+?)  +([\d,.]+) *$", printed, re.M)
+    }
+
+
+def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: Ezxmc) -> None:
+    """What it knew when the run was killed, and what the command after that has counted."""
     judged = [project.manifest(f"cycle-{cycle}/examples")["details"] for cycle in (0, 1)]
-    printed = project.ezxmc("verdicts", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout
-    table = dict(re.findall(r"^  ([a-z ]+?)  +(\S+) *$", printed, re.M))
-    assert int(table["pairs"]) == sum(one["pairs_asked"] for one in judged)
-    assert int(table["priors"]) == sum(one["prior_pairs_asked"] for one in judged)
-    for name in ("prompt tokens", "computed tokens"):
-        assert int(table[name].replace(",", "")) == sum(one[name.replace(" ", "_")] for one in judged)
-    seconds = sum(one["engine_seconds"] for one in judged)
-    assert float(table["engine seconds"]) == pytest.approx(seconds, abs=0.1)
+    before = table_of(project.killed.verdicts)
+    table = table_of(ezxmc("verdicts", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout)
+    counted = {"pairs": "pairs_asked", "priors": "prior_pairs_asked"}
+    counted |= {name: name.replace(" ", "_") for name in ("prompt tokens", "computed tokens")}
+    for name, key in counted.items():
+        assert before[name] > 0
+        assert table[name] == before[name] + sum(one[key] for one in judged), name
+    seconds = before["engine seconds"] + sum(one["engine_seconds"] for one in judged)
+    assert table["engine seconds"] == pytest.approx(seconds, abs=0.2)
 
 
 def test_some_documents_are_judged_with_a_second_prompt(project: Project) -> None:
@@ -176,10 +188,10 @@ def test_held_out_and_test_documents_are_never_trained_on(project: Project) -> N
     assert list((project.run / "cycle-0" / "tensorboard").glob("events*"))
 
 
-def test_a_second_run_does_nothing_and_says_so(project: Project) -> None:
+def test_a_second_run_does_nothing_and_says_so(project: Project, ezxmc: Ezxmc) -> None:
     before = {path: path.stat().st_mtime_ns for path in project.run.rglob("*.parquet")}
     began = time.monotonic()
-    again = project.ezxmc("run", *project.arguments)
+    again = ezxmc("run", *project.arguments)
     assert again.returncode == 0
     assert time.monotonic() - began < 30
     assert "Nothing to do" in again.stdout
@@ -187,54 +199,56 @@ def test_a_second_run_does_nothing_and_says_so(project: Project) -> None:
     assert {path: path.stat().st_mtime_ns for path in project.run.rglob("*.parquet")} == before
 
 
-def test_a_lost_output_is_made_again_with_what_follows_and_nothing_else(project: Project, tmp_path: Path) -> None:
+def test_a_lost_output_is_made_again_with_what_follows_and_nothing_else(
+    project: Project, tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
+) -> None:
     copy = project.copy(tmp_path / "copy")
     shutil.rmtree(copy.run / "index")
-    again = copy.ezxmc("run", *copy.arguments)
+    again = ezxmc("run", *copy.arguments)
     assert again.returncode == 0, again.stderr
     assert steps_in(again.stdout) == ["index", "predict", "evaluate", "report"]
     assert copy.rows("predictions") == project.rows("predictions")
 
 
-def test_a_run_in_use_is_refused(project: Project) -> None:
+def test_a_run_in_use_is_refused(project: Project, ezxmc: Ezxmc) -> None:
     with run_lock(Storage(str(project.run))):
-        refused = project.ezxmc("run", *project.arguments)
+        refused = ezxmc("run", *project.arguments)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "is in use by another ezxmc command" in refused.stderr
 
 
 def test_changed_gold_redoes_neither_judging_nor_training(
-    project: Project, new_project: Callable[..., Project], tmp_path: Path
+    project: Project, new_project: Callable[..., Project], tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
 ) -> None:
     copy = project.copy(tmp_path / "copy")
     changed = new_project(tmp_path / "changed", gold_shift=1)
     documents = changed.folder / "input" / "documents.jsonl.gz"
-    done = copy.ezxmc("run", *copy.arguments, f"prepare.documents=[{documents}]")
+    done = ezxmc("run", *copy.arguments, f"prepare.documents=[{documents}]")
     assert done.returncode == 0, done.stderr
     assert steps_in(done.stdout) == ["prepare", "evaluate", "report"]
 
 
-def test_status_names_what_is_missing(project: Project, tmp_path: Path) -> None:
+def test_status_names_what_is_missing(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:
     copy = project.copy(tmp_path / "copy")
     shutil.rmtree(copy.run / "predictions")
-    whole, partial = project.ezxmc("status", str(project.run)), copy.ezxmc("status", str(copy.run))
+    whole, partial = (ezxmc("status", str(one.run)) for one in (project, copy))
     assert whole.returncode == partial.returncode == 0
     assert "missing" not in whole.stdout
     assert re.search(r"predict\W+missing", partial.stdout)
 
 
-def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tmp_path: Path) -> None:
+def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:
     copy = project.copy(tmp_path / "copy")
     manifest = copy.manifest("documents")
     manifest["details"]["label_fingerprint"] = "of other labels"
     (copy.run / "documents" / "manifest.json").write_text(json.dumps(manifest))
-    done = copy.ezxmc("tag", str(copy.run), "--input", str(tmp_path / "more.jsonl"))
+    done = ezxmc("tag", str(copy.run), "--input", str(tmp_path / "more.jsonl"))
     assert done.returncode == 2
     assert "is missing, or older than its labels" in done.stderr
 
 
-def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_path: Path) -> None:
+def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_path: Path, ezxmc: Ezxmc) -> None:
     texts = [
         {"id": "a", "title": "The opening", "text": "a gambit with the bishop, then checkmate"},
         {"id": "b", "title": "", "text": ""},
@@ -242,7 +256,7 @@ def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_pa
     ]
     more, out = tmp_path / "more.jsonl", tmp_path / "out.parquet"
     more.write_text("".join(json.dumps(text) + "\n" for text in texts))
-    done = project.ezxmc(
+    done = ezxmc(
         "tag", str(project.run), "--input", str(more), "--output", str(out), "predict.top_k=2", "predict.min_score=-1"
     )
     assert done.returncode == 0, done.stderr

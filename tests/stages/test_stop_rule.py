@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 Project = Any  # conftest.Project: pytest's importlib mode gives test modules no name to import it by
 SETTINGS = [
     "curriculum.cycles=2",

@@ -1,8 +1,7 @@
-"""The train stage on a run whose examples are made by hand: what it refuses, and what it does after a kill."""
+"""What the train stage refuses before a worker starts, on a run whose examples are made by hand."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 
-from ezxmc_ray import steps
 from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.cluster import ray_cluster
@@ -25,28 +22,16 @@ from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
 ROWS = 40
-SIMULATED = str(Path(__file__).with_name("simulated"))
 #: 5 steps an epoch.
 SETTINGS = ["encoder.max_document_tokens=16", "student.max_document_tokens=16", "student.batch_size=8"]
 SETTINGS += ["encoder.max_label_tokens=8", "student.checkpoint_every_steps=2", "student.workers=1"]
 SETTINGS += ["student.dropout=true"]  # so that its random numbers are tested too
 
 
-@pytest.fixture(scope="module")
-def wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the simulated Weights & Biases notes its calls, which this process and the workers can import."""
-    folder = tmp_path_factory.mktemp("wandb")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SIMULATED_WANDB", str(folder))
-        patched.setenv("PYTHONPATH", SIMULATED)
-        patched.syspath_prepend(SIMULATED)
-        yield folder
-
-
 @pytest.fixture(scope="module", autouse=True)
-def cluster(wandb: Path) -> Iterator[None]:
-    """A local Ray of two CPUs."""
-    with ray_cluster(ClusterConfig(address="local", cpus=2)):
+def joined(ray_head: Any) -> Iterator[None]:
+    """The session's Ray of two CPUs."""
+    with ray_cluster(ClusterConfig(address=ray_head.address)):
         yield
 
 
@@ -137,67 +122,3 @@ def test_looks_without_held_out_documents_are_refused(encoder: Path, tmp_path: P
     work, step = training(tmp_path, encoder, "student.validate_every_steps=2", "student.patience=1")
     with pytest.raises(UserError, match=r"^student\.validate_every_steps is 2, but cycle 0 has no held-out documents"):
         work.execute(step)
-
-
-@pytest.mark.slow
-def test_a_users_mistake_in_a_worker_is_one_sentence_and_not_tried_again(encoder: Path, tmp_path: Path) -> None:
-    """Tried again, it would go on beyond the time limit of this test."""
-    knobs = ["student.learning_rate=1e30", "student.workers=2", "student.max_failures=1000000"]
-    work, step = training(tmp_path, encoder, *knobs)
-    with pytest.raises(UserError, match=r"^Training broke down at step 2: [^\n]*\.$") as told:
-        work.execute(step)
-    assert type(told.value) is UserError
-
-
-@pytest.fixture
-def resumed(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb: Path) -> dict[str, Any]:
-    """Details of a training that was stopped between its end and its manifest's commit, and begun again.
-
-    Its last checkpoint is made to say that 1,000 s had gone by, and to be of a version that counted less. In between it
-    cannot begin, since a tracker is down.
-    """
-    knobs = ["student.trackers=[tensorboard,wandb]", "student.validate_every_steps=5"]
-    work, step = training(tmp_path, encoder, *knobs, held_out=8)  # 4 steps
-    stale = tmp_path / "cycle-0" / "tensorboard" / "events.of.an.older.training"
-    stale.parent.mkdir()
-    stale.touch()
-    with monkeypatch.context() as patched:
-        patched.setattr(steps, "write_manifest", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            work.execute(step)
-    assert not stale.exists()
-    (state_file,) = tmp_path.glob("cycle-0/training-*/checkpoint_*/state.pt")
-    state = torch.load(state_file, weights_only=True)
-    state["progress"]["training_seconds"] += 1000
-    del state["progress"]["truncated_readings"], state["progress"]["lost_trackers"]
-    torch.save(state, state_file)
-    (wandb / "down").touch()
-    with pytest.raises(UserError, match=r"has wandb, but wandb does not begin \(the simulated server is down\)"):
-        work.execute(step)
-    (wandb / "down").unlink()
-    return {**work.execute(step).details, "folder": tmp_path}
-
-
-def _killed(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.slow
-def test_a_kill_before_the_commit_loses_no_more_than_the_steps_after_the_last_checkpoint(
-    resumed: dict[str, Any], wandb: Path
-) -> None:
-    folder: Path = resumed["folder"]
-    assert resumed["resumed_at"] == [2] and resumed["steps"] == 4
-    assert [point["step"] for point in resumed["loss_curve"]] == [1, 2, 3, 4]
-    assert [point["step"] for point in resumed["validation_curve"]] == [4]
-    assert (folder / "cycle-0" / "student" / "manifest.json").exists()
-    assert list(folder.glob("cycle-0/training-*")) == []  # removed after the commit
-    assert len(list(folder.glob("cycle-0/tensorboard/events*"))) == 2  # one a start
-    calls = [json.loads(line) for line in (wandb / "calls.jsonl").read_text().splitlines()]
-    begun = [call for call in calls if "id" in call]
-    assert (
-        begun == [{"id": None, "resume": None}, {"id": "first", "resume": "allow"}] and resumed["lost_trackers"] == {}
-    )
-    assert [call["step"] for call in calls if "step" in call and "loss" in call["figures"]] == [1, 2, 3, 4, 3, 4]
-    # Start and training of this command, not of the one before.
-    assert resumed["training_seconds"] > 1000 and 0 < resumed["start_seconds"] < 300

@@ -10,27 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ezxmc_ray.student.data import Batch
-from tests.student.toy import LOSSES, gradients, learn, save_tiny_bert, toy_batch, trainer
+from tests.student.toy import gradients, learn, save_tiny_bert, trainer
+from tests.student.worker import CASES, PARTS, batch_of, take_steps
 
 ROOT = Path(__file__).parents[2]
-#: Two documents, one document, none: a worker may have nothing to do.
-PARTS = [slice(0, 2), slice(2, 3), slice(3, 3)]
-CASES: dict[str, dict[str, object]] = {
-    **{loss: {"loss": loss} for loss in LOSSES},
-    "gradient cache": {"loss": "listwise", "gradient_cache": True},
-    "likely false negatives": {"loss": "infonce", "false_negative_ratio": 0.5},
-}
-
-
-def batch_of(loss: object, rank: int | None) -> Batch:
-    """A worker's part of three documents (None: all); for losses of positives, one of them has no yes."""
-    batch = toy_batch(1, documents=3, part=slice(None) if rank is None else PARTS[rank])
-    if loss in ("lmtx", "infonce"):
-        batch.best_verdict[0] = 0.0
-        if rank in (None, 0):
-            batch.verdict[0] = np.where(np.isfinite(batch.verdict[0]), 0.0, np.nan)
-    return batch
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +23,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    """What each of three processes found: loss and gradients by case."""
+    """What each of three processes found, of which this one is the first: loss and gradients by case."""
     folder = tmp_path_factory.mktemp("workers")
     script = str(Path(__file__).with_name("worker.py"))
-    world = len(PARTS)
+    world, store = len(PARTS), folder / "store"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     started = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(world), str(model), str(folder / "store"), f"{folder}/{rank}.npz"],
+            [sys.executable, script, str(rank), str(world), str(model), str(store), f"{folder}/{rank}.npz"],
             env=environment,
         )
-        for rank in range(world)
+        for rank in range(1, world)
     ]
-    assert [process.wait(240) for process in started] == [0] * world
-    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(world)]
+    own = take_steps(0, world, model, store)
+    assert [process.wait(240) for process in started] == [0] * (world - 1)
+    return [own, *(dict(np.load(folder / f"{rank}.npz")) for rank in range(1, world))]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,6 +1,6 @@
 """One of several real processes (gloo) that take the same steps: ``worker.py RANK WORLD MODEL STORE OUTPUT``.
 
-OUTPUT, an .npz file: each case's loss and gradients. The cases are test_workers.CASES.
+OUTPUT, an .npz file: each case's loss and gradients.
 """
 
 from __future__ import annotations
@@ -13,15 +13,30 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.student.test_workers import CASES, batch_of
-from tests.student.toy import gradients, learn, trainer
+from ezxmc_ray.student.data import Batch
+from tests.student.toy import LOSSES, gradients, learn, toy_batch, trainer
+
+#: Two documents, one document, none: a worker may have nothing to do.
+PARTS = [slice(0, 2), slice(2, 3), slice(3, 3)]
+CASES: dict[str, dict[str, object]] = {
+    **{loss: {"loss": loss} for loss in LOSSES},
+    "gradient cache": {"loss": "listwise", "gradient_cache": True},
+    "likely false negatives": {"loss": "infonce", "false_negative_ratio": 0.5},
+}
 
 
-def main() -> None:
-    """Take a step of every case, as one of the workers."""
-    rank, world = int(sys.argv[1]), int(sys.argv[2])
-    model, store, output = (Path(path) for path in sys.argv[3:])
-    torch.set_num_threads(1)
+def batch_of(loss: object, rank: int | None) -> Batch:
+    """A worker's part of three documents (None: all); for losses of positives, one of them has no yes."""
+    batch = toy_batch(1, documents=3, part=slice(None) if rank is None else PARTS[rank])
+    if loss in ("lmtx", "infonce"):
+        batch.best_verdict[0] = 0.0
+        if rank in (None, 0):
+            batch.verdict[0] = np.where(np.isfinite(batch.verdict[0]), 0.0, np.nan)
+    return batch
+
+
+def take_steps(rank: int, world: int, model: Path, store: Path) -> dict[str, np.ndarray]:
+    """Take a step of every case, as one of the workers: loss and gradients by case."""
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     found: dict[str, np.ndarray] = {}
     for name, knobs in CASES.items():
@@ -31,8 +46,9 @@ def main() -> None:
         found[f"{name}/loss"] = np.array(result.loss)
         found |= {f"{name}/{weights}": gradient for weights, gradient in gradients(one).items()}
     distributed.destroy_process_group()
-    np.savez(output, **found)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    np.savez(sys.argv[5], **take_steps(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])))

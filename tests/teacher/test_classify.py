@@ -19,7 +19,7 @@ from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 from .conftest import config_of
 from .test_engines import BATCH, LABELS
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
 def classified(model: str) -> tuple[list[float], int, int, list[float]]:
