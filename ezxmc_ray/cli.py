@@ -7,6 +7,7 @@ inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at onc
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,6 +86,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="the directory or object
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line ``argv`` (default: sys.argv); leaves by SystemExit with 0, 1 (a fault), 2 or 130."""
+    # Bars of libraries, such as those of a GGUF file's conversion; what a stage does is said by progress.py.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
     except KeyboardInterrupt:
