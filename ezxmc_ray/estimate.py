@@ -20,7 +20,7 @@ FAST_RATES = {"prepare": 500.0, "shortlist": 90.0, "judge": 25.0, "train": 8.0, 
 SLOW_RATES = {"prepare": 500.0, "shortlist": 50.0, "judge": 8.0, "train": 5.0, "predict": 50.0, "evaluate": 50.0}
 LABEL_ENCODING = 0.1
 #: Seconds that a stage takes before its work begins: actors, imports, models.
-START_SECONDS = {"prepare": 3.0, "shortlist": 20.0, "judge": 35.0, "train": 15.0, "predict": 12.0, "evaluate": 12.0}
+START_SECONDS = {"prepare": 2.0, "shortlist": 5.0, "judge": 25.0, "train": 20.0, "predict": 1.0, "evaluate": 1.0}
 #: Of the steps that the machine hardly notices: labels or documents a second, and seconds each.
 _SMALL_STEPS = {"select": 500.0, "index": 20_000.0, "report": 500.0}
 _SMALL_SECONDS = 1.0
