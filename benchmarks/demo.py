@@ -74,13 +74,15 @@ def summary(reports: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
             rows.append({"judged": same[0]["judged"], "encoder": encoder, "seed": "mean", **mean})
     teacher, untrained = first["teacher"], first["metrics"]["untrained"]
     judge = first["stages"]["cycle_0"]["judge"]
+    # Of a run that held its verdicts already they tell nothing.
+    seconds = f"Its first judge stage: {judge['rows']:,} pairs in {judge['seconds']:,.0f} s, engine start included."
     return {
         "rows": rows,
         "notes": [
             f"{untrained['documents']} test documents; read-out {teacher['readout']}.",
             f"First run: {teacher['pairs']:,} pairs; AUC within a document: teacher {teacher['auc']:.3f}, similarity "
             f"{teacher['similarity_auc']:.3f}, fusion {teacher['fusion_auc']:.3f}.",
-            f"Its first judge stage: {judge['rows']:,} pairs in {judge['seconds']:,.0f} s, engine start included.",
+            *([seconds] if judge["rows"] else []),
         ],
     }
 
