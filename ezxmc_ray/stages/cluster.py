@@ -121,7 +121,7 @@ def native_output_logged() -> Iterator[str]:
             raise
         finally:
             if not named:
-                os.unlink(log.name)
+                Path(log.name).unlink(missing_ok=True)
             sys.stderr.flush()
             sys.stderr = stderr
             os.dup2(kept, 2)
