@@ -3,7 +3,7 @@
 Ray's own processes follow a driver that dies, but an inference engine's worker processes may not: a process that is
 killed by ``kill -9`` cannot clean up. So the owner (a driver with a local Ray; an actor with an engine) starts one
 small watchdog. It notes the owner's descendants twice a second; when the pipe from the owner closes, by whatever
-signal, it ends those that are still alive.
+signal, it ends those that are still alive. What the owner had started before it is none of its business.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import psutil
 
@@ -26,9 +27,10 @@ def start_watchdog() -> subprocess.Popen[bytes]:
 
     ``process.stdin.close()`` on the returned object makes it act at once, as if the caller had died.
     """
+    before = descendants(os.getpid())
     # A session of its own: a signal to the caller's process group (Ctrl-C, a shell's kill) does not reach it.
     return subprocess.Popen(
-        [sys.executable, "-m", "ezxmc_ray.watchdog", str(os.getpid())],
+        [sys.executable, "-m", "ezxmc_ray.watchdog", str(os.getpid()), *(str(one.pid) for one in before)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -45,11 +47,18 @@ def descendants(owner: int) -> set[psutil.Process]:
     return set()
 
 
-def watch(owner: int, pipe: int) -> None:
-    """Note descendants of ``owner`` until ``pipe`` reaches its end, then end them: SIGTERM, SIGKILL after a grace."""
+def watch(owner: int, pipe: int, before: Sequence[int] = ()) -> None:
+    """Note descendants of ``owner`` until ``pipe`` reaches its end, then end them: SIGTERM, SIGKILL after a grace.
+
+    ``before``: pids of those that are to be left alone, with all below them.
+    """
     seen: set[psutil.Process] = set()
     while True:
-        seen = {process for process in seen if process.is_running()} | descendants(owner)
+        found = descendants(owner)
+        for pid in before:
+            found -= descendants(pid)
+        seen = {process for process in seen if process.is_running()}
+        seen |= {process for process in found if process.pid not in before}
         readable, _, _ = select.select([pipe], [], [], POLL_S)
         if readable and not os.read(pipe, 64):
             break
@@ -84,4 +93,4 @@ def _alive(processes: set[psutil.Process]) -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.stdin.fileno())
+    watch(int(sys.argv[1]), sys.stdin.fileno(), [int(pid) for pid in sys.argv[2:]])

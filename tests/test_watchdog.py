@@ -13,7 +13,12 @@ import psutil
 OWNER = """
 import subprocess, sys, time
 from ezxmc_ray.watchdog import start_watchdog
+# Started before, and what that starts later: not the watchdog's.
+nested = "import subprocess, sys, time; time.sleep(1); " \
+    "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid, flush=True); time.sleep(600)"
+earlier = subprocess.Popen([sys.executable, "-c", nested], stdout=subprocess.PIPE)
 start_watchdog()
+print(earlier.pid, int(earlier.stdout.readline()), flush=True)
 # A process that ignores SIGTERM, started by a child that ends at once: an orphan that nobody else would end.
 code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 sleeper = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -30,6 +35,7 @@ def test_a_killed_owner_leaves_nothing_behind() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
     assert owner.stdout is not None
+    others = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
     sleeper = psutil.Process(int(owner.stdout.readline()))
     watchdogs = [
         child for child in psutil.Process(owner.pid).children() if "ezxmc_ray.watchdog" in " ".join(child.cmdline())
@@ -44,5 +50,8 @@ def test_a_killed_owner_leaves_nothing_behind() -> None:
     assert gone(sleeper)
     assert gone(watchdogs[0])
     assert bystander.poll() is None
+    assert not any(map(gone, others))
+    for process in others:
+        process.kill()
     bystander.kill()
     bystander.wait()

@@ -56,8 +56,8 @@ class Refuses:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with ray_cluster(ClusterConfig(cpus=2)):
+def cluster(ray_head: Any) -> Iterator[None]:
+    with ray_cluster(ClusterConfig(address=ray_head.address)):
         yield
 
 
