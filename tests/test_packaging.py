@@ -104,6 +104,7 @@ def test_the_classifiers_name_the_pythons_of_the_locks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_on_every_python_every_line_has_a_wheel_whose_needs_are_locked(python: str, tmp_path: Path) -> None:
     """As pip sees its index. Torch for CPUs apart: not every index has that, and PyTorch's has all three."""
