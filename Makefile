@@ -10,6 +10,11 @@ IS_LOCKED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 ifndef PYTHON
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c '$(IS_LOCKED)' >/dev/null 2>&1 && echo $$p && break; done)
+else
+# An environment of another Python than the one asked for is made anew; where none is asked for, any of the three stays.
+VERSION := import sys; print(sys.version_info[:2])
+$(shell [ -x .venv/bin/python ] && $(PYTHON) -c '$(IS_LOCKED)' >/dev/null 2>&1 && \
+	[ "$$(.venv/bin/python -c '$(VERSION)' 2>/dev/null)" != "$$($(PYTHON) -c '$(VERSION)')" ] && touch .venv/unfinished)
 endif
 # More for pip, such as --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_ARGS ?=
@@ -68,9 +73,9 @@ clean:
 
 .PHONY: supported
 supported:
-	@if [ "$$(uname -sm)" != 'Linux x86_64' ] || [ -z '$(PYTHON)' ]; then \
+	@if [ "$$(uname -sm)" != 'Linux x86_64' ] || ! $(PYTHON) -c '$(IS_LOCKED)' >/dev/null 2>&1; then \
 		echo 'error: The locked versions are for Linux x86_64 with Python 3.11, 3.12 or 3.13' \
-			"(here: $$(uname -sm)$(if $(PYTHON),, without such a Python; name one with PYTHON=…)); use such a machine or a container." >&2; \
+			"(here: $$(uname -sm)$(if $(PYTHON), and $(PYTHON), without such a Python; name one with PYTHON=…)); use such a machine or a container." >&2; \
 		exit 2; \
 	fi
 

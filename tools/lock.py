@@ -44,7 +44,9 @@ def main() -> int:
         cpu = resolve(pip, core + extras["cpu"], [])
         gpu = resolve(pip, core + extras["gpu"], [*shared(core, cpu), *exactly(extras["gpu"])])
         dev = resolve(pip, core + extras["cpu"] + extras["dev"], pins(cpu))
-        missing = [line for python in OTHERS for one in (cpu, gpu, dev) for line in without_wheel(pip, python, one)]
+        missing = [
+            line for python in OTHERS for one in (cpu, gpu, dev) for line in without_wheel(pip, python, public(one))
+        ]
     cpu = without(cpu, left_out)
     write("cpu", "vLLM on CPUs: laptop, tests, CI", cpu | weights)
     write("gpu", "vLLM on CUDA", gpu | weights)
@@ -87,6 +89,11 @@ def without_wheel(pip: list[str], python: str, versions: Mapping[str, str]) -> l
     for line in missing:
         print(f"error: pip finds no wheel of {line} for Python {python} here.", file=sys.stderr)
     return missing
+
+
+def public(versions: Mapping[str, str]) -> dict[str, str]:
+    """All but local builds, such as torch's for CPUs: an index may have those of one Python only, PyTorch's has all."""
+    return {name: version for name, version in versions.items() if "+" not in version}
 
 
 def normal(name: str) -> str:
