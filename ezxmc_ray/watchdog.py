@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import psutil
 
@@ -40,25 +40,25 @@ def start_watchdog() -> subprocess.Popen[bytes]:
     )
 
 
-def descendants(owner: int) -> set[psutil.Process]:
-    """Processes below ``owner`` now, by pid and start time, so that a reused pid differs; empty if it has ended."""
+def descendants(owner: int, but: Collection[int] = ()) -> set[psutil.Process]:
+    """Processes below ``owner`` now, by pid and start time, so that a reused pid differs; empty if it has ended.
+
+    Those with the pids ``but`` are left out, with all below them.
+    """
+    found: set[psutil.Process] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
-        return set(psutil.Process(owner).children(recursive=True))
-    return set()
+        found = {one for one in psutil.Process(owner).children(recursive=True) if one.pid not in but}
+    return found.difference(*map(descendants, but))
 
 
-def watch(owner: int, pipe: int, before: Sequence[int] = ()) -> None:
+def watch(owner: int, pipe: int, before: Collection[int] = ()) -> None:
     """Note descendants of ``owner`` until ``pipe`` reaches its end, then end them: SIGTERM, SIGKILL after a grace.
 
     ``before``: pids of those that are to be left alone, with all below them.
     """
     seen: set[psutil.Process] = set()
     while True:
-        found = descendants(owner)
-        for pid in before:
-            found -= descendants(pid)
-        seen = {process for process in seen if process.is_running()}
-        seen |= {process for process in found if process.pid not in before}
+        seen = {process for process in seen if process.is_running()} | descendants(owner, before)
         readable, _, _ = select.select([pipe], [], [], POLL_S)
         if readable and not os.read(pipe, 64):
             break

@@ -13,7 +13,7 @@ import resource
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -70,11 +70,11 @@ def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
     memory = config.object_store_mib << 20
     began = time.monotonic()
     for number in range(1, TRIES + 1):
-        before = descendants(os.getpid())
+        before = {one.pid for one in descendants(os.getpid())}
         try:
             ports = dict(zip(PORT_FILES, free_ports(len(PORT_FILES)), strict=True))
             quiet["_metrics_export_port"] = ports["metrics_export_port"]
-            with _patient_node(ports):
+            with _patient_node(ports, before):
                 ray.init(address="local", num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
             return
         except Exception as error:
@@ -82,7 +82,7 @@ def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
             if not _is_of_the_start(error):
                 raise
             ray.shutdown()
-            end({process for process in descendants(os.getpid()) - before if _is_of_ray(process)})
+            end({process for process in descendants(os.getpid(), before) if _is_of_ray(process)})
             if not _may_pass(error):
                 raise UserError(f"Ray cannot be started on this machine: {_with_remedy(reason)}.") from error
             logs = f" (Ray's logs: {ray_logs()})" if ray_logs() else ""
@@ -163,7 +163,7 @@ def _with_remedy(reason: str) -> str:
 
 
 @contextmanager
-def _patient_node(ports: dict[str, int]) -> Iterator[None]:
+def _patient_node(ports: dict[str, int], before: Collection[int]) -> Iterator[None]:
     """For as long as the block runs, ray.init waits for a node that starts slowly, and not for one that has ended.
 
     Ray 2.60 gives its node 30 s, and the node gives its agents, two Python processes that import a lot, 15 s to write
@@ -172,7 +172,7 @@ def _patient_node(ports: dict[str, int]) -> Iterator[None]:
     params, get_node, environment = parameter.RayParams, services.get_node, dict(os.environ)
     of_agents = {name: port for name, port in ports.items() if name != "metrics_export_port"}
     parameter.RayParams = partial(params, **of_agents)
-    services.get_node = partial(_wait_for_node, get_node, ports)
+    services.get_node = partial(_wait_for_node, get_node, ports, before)
     os.environ.update(ENVIRONMENT | environment)
     try:
         with _this_machine_only():
@@ -196,8 +196,13 @@ def _this_machine_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _wait_for_node(get_node: Callable[[str, str], Any], ports: dict[str, int], gcs_address: str, node_id: str) -> Any:
-    """Write down the ``ports``; what ``get_node`` says of the node as soon as it knows it. Errors: NodeFailed."""
+def _wait_for_node(
+    get_node: Callable[[str, str], Any], ports: dict[str, int], before: Collection[int], gcs_address: str, node_id: str
+) -> Any:
+    """Write down the ``ports``; what ``get_node`` says of the node as soon as it knows it. Errors: NodeFailed.
+
+    ``before``: pids of what this process had started before, another Ray perhaps.
+    """
     began = time.monotonic()
     for name, port in ports.items():
         persist_port(os.path.dirname(ray_logs()), node_id, name, port)
@@ -205,7 +210,7 @@ def _wait_for_node(get_node: Callable[[str, str], Any], ports: dict[str, int], g
         try:
             return get_node(gcs_address, node_id)
         except RuntimeError as error:
-            if not _raylet_runs():
+            if not _raylet_runs(before):
                 raise NodeFailed("its node ended while it started") from error
             if time.monotonic() - began > NODE_S:
                 raise NodeFailed(f"its node was not up after {NODE_S:.0f} s") from error
@@ -217,8 +222,8 @@ def _is_of_ray(process: psutil.Process) -> bool:
     return False
 
 
-def _raylet_runs() -> bool:
-    for process in descendants(os.getpid()):
+def _raylet_runs(before: Collection[int]) -> bool:
+    for process in descendants(os.getpid(), before):
         with suppress(psutil.Error):
             if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
                 return True

@@ -22,6 +22,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import ray_start
 from ezxmc_ray.stages.cluster import native_output_logged, user_errors
 from ezxmc_ray.stages.ray_start import NodeFailed, free_ports, join_ray, start_local_ray
+from ezxmc_ray.watchdog import descendants
 
 SLOW = Exception("The current node timed out during startup. This could happen because some of the raylet failed")
 #: Of a process that looks as one of Ray's does.
@@ -142,8 +143,9 @@ def test_a_node_that_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("GCS cannot find the node")
 
     began = time.monotonic()
+    before = {one.pid for one in descendants(os.getpid())}  # the tests' own Ray, maybe
     with pytest.raises(NodeFailed, match="ended while it started"):
-        ray_start._wait_for_node(unknown, {}, "127.0.0.1:1", "ab")
+        ray_start._wait_for_node(unknown, {}, before, "127.0.0.1:1", "ab")
     assert time.monotonic() - began < 5
 
 
