@@ -188,9 +188,9 @@ def _pairs_in_words(config: Config, pairs: int) -> str:
 
 
 def _rate(manifest: Manifest) -> float:
-    """Units a second of a stage, its start apart; of judge by the engine's own time; 0: unknown."""
+    """Units a second of a stage, its start apart; of judge by the engines' own time; 0: unknown."""
     if manifest.stage == "judge":
-        return float(manifest.details.get("engine_pairs_per_s") or 0.0)
+        return float(manifest.details.get("engine_pairs_per_s") or 0.0) * (manifest.details.get("engines") or 1)
     if manifest.stage not in START_SECONDS or not manifest.seconds:
         return 0.0
     units = float(manifest.rows)

@@ -64,6 +64,11 @@ def at_end(ending: Callable[[], None]) -> None:
     _endings.append(ending)
 
 
+def _end() -> None:
+    while _endings:
+        _endings.pop()()
+
+
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Join the cluster of ``config.address`` (or of this job), or start a local one and end it with the block.
@@ -71,8 +76,11 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     What the machine does to Ray inside the block (a worker that dies, memory that runs out) is raised as a UserError.
     """
     if ray.is_initialized():
-        with user_errors():
-            yield
+        try:
+            with user_errors():
+                yield
+        finally:
+            _end()
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -93,8 +101,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
             try:
                 yield
             finally:
-                while _endings:
-                    _endings.pop()()
+                _end()
                 ray.shutdown()
     finally:
         if watchdog is not None and watchdog.stdin is not None:
@@ -248,8 +255,12 @@ def user_errors(log: str = "") -> Iterator[None]:
 
 
 def _says_something(log: str) -> bool:
-    """Whether a file has more in it than what Ray says of its own log level at every start."""
-    return any("Set ray log level" not in line for line in Path(log).read_text(errors="replace").splitlines())
+    """Whether a file, if nobody has tidied it, has more in it than what Ray says of its log level at every start."""
+    try:
+        lines = Path(log).read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any("Set ray log level" not in line for line in lines)
 
 
 def _user_error_in(error: BaseException) -> UserError | None:
@@ -272,5 +283,6 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         queue += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
-        queue += [one.__cause__, one.__context__]
+        # What was being handled when something else went wrong is no cause of it; but Ray raises some errors so.
+        queue += [one.__cause__, one.__context__ if isinstance(one, exceptions.RayError) else None]
         queue += list((getattr(one, "worker_failures", None) or {}).values())

@@ -39,7 +39,7 @@ HELD = "held"
 ENCODER_CPUS = 4
 #: Items that an actor has at hand, so that it does not wait for the next one.
 IN_FLIGHT = 2
-#: Actors that may die one after the other without one item done in between.
+#: Actors that may die one after the other in one place without one item done in between.
 MAX_DEATHS = 5
 
 
@@ -218,12 +218,16 @@ class _Process:
 
 @dataclass(eq=False)
 class _Actor:
-    """A kept actor as the driver sees it: its handle, where it was put, whether it has answered, its items."""
+    """A kept actor as the driver sees it: its handle, where it was put, whether it has answered, its items.
+
+    ``deaths``: of those that were in its place before it, since an item was done there.
+    """
 
     handle: Any
     place: dict[str, Any]
     is_ready: bool = False
     items: int = 0
+    deaths: int = 0
 
 
 #: The kept actors of this process's cluster.
@@ -244,20 +248,21 @@ def _crew(pool: Pool) -> list[_Actor]:
 def _places(pool: Pool) -> list[dict[str, Any]]:
     """Ray's options of each actor of ``pool``.
 
-    Without a GPU an actor holds no CPU, so that the stages between may use it; so it must be told its node.
+    An actor holds no CPU, so that the tasks of the stages between may use it; so without a GPU it is told its node.
     """
     if pool.gpus:
-        return [{"num_cpus": pool.cpus, "num_gpus": pool.gpus}]
-    return [
+        return [{"num_cpus": 0, "num_gpus": pool.gpus}]
+    places = [
         {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)}
         for node in ray.nodes()
         if node["Alive"]
         for _ in range(int(node["Resources"].get("CPU", 0) // pool.cpus))
     ]
+    return places or [{"num_cpus": pool.cpus}]  # no node has CPUs now: ask for some
 
 
 def _start(place: dict[str, Any]) -> _Actor:
-    threads = max(1, int(place["num_cpus"] or min(ENCODER_CPUS, node_cpus())))
+    threads = 1 if place.get("num_gpus") else min(ENCODER_CPUS, node_cpus())
     return _Actor(ray.remote(_Process).options(**place).remote(threads), place)
 
 
@@ -277,7 +282,6 @@ class _Mapping:
     crew: list[_Actor]
     times: Times
     number: int = field(default_factory=lambda: next(_numbers))
-    deaths: int = 0
 
     def __post_init__(self) -> None:
         self.running: dict[Any, tuple[_Actor, Item | None]] = {}
@@ -300,7 +304,7 @@ class _Mapping:
                 actor.is_ready = True
                 if item is not None:
                     actor.items -= 1
-                    self.deaths = 0
+                    actor.deaths = 0
                     load_seconds = max(load_seconds, result[1])
                     yield result[0]
                 self._hand_out(actor)
@@ -327,19 +331,19 @@ class _Mapping:
         if item is not None:
             self.waiting.appendleft(item)
         if actor in self.crew:  # and is not replaced yet: it had another item
-            self.deaths += 1
-            self._check_deaths(error)
+            self._check_deaths(actor.deaths + 1, error)
             fresh = _start(actor.place)
+            fresh.deaths = actor.deaths + 1
             self.crew[self.crew.index(actor)] = _actors[_actors.index(actor)] = fresh
             self._ask_whether_ready(fresh)
         for other in self.crew:
             if other.is_ready:
                 self._hand_out(other)
 
-    def _check_deaths(self, error: Exception) -> None:
-        if self.deaths > MAX_DEATHS:
+    def _check_deaths(self, deaths: int, error: Exception) -> None:
+        if deaths > MAX_DEATHS:
             raise UserError(
-                f"{self.deaths} processes with the encoder died one after the other ({_reason(error)}): see whether "
+                f"{deaths} processes with the encoder died one after the other ({_reason(error)}): see whether "
                 "the machines have memory for the encoder and the label vectors."
             ) from error
 

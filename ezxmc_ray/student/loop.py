@@ -199,9 +199,9 @@ class StudentTrainer:
                 raise ValueError(f"The checkpoint has {key}={state[key]}, this run {mine}.")
         self._own.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:
+        if self.scaler.is_enabled() and state.get("scaler"):  # older checkpoints have none
             self.scaler.load_state_dict(state["scaler"])
-        self.step_number, self.repeated_steps = int(state["step"]), int(state["repeated_steps"])
+        self.step_number, self.repeated_steps = int(state["step"]), int(state.get("repeated_steps", 0))
 
     def _seeds(self, groups: int) -> list[int]:
         """Dropout that depends on seed, step, rank and group only, so that a resumed run draws the same."""
