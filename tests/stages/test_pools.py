@@ -44,6 +44,17 @@ class DiesAt(Echo):
         return super().__call__(item)
 
 
+class DiesOnceAnItem(Echo):
+    """Is killed the first time that it is given an item, whichever it is; ``item["folder"]`` knows of it."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        mark = Path(item["folder"], f"died at {item['n']}")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(item)
+
+
 class Refuses:
     """A user's mistake at the start, or at an item."""
 
@@ -95,6 +106,14 @@ def test_an_actor_that_dies_is_replaced_and_each_item_is_done_once(cluster: None
     assert sorted(one["n"] for one in done) == list(range(9))
     again = list(map_items(items(40, seconds=0.3), Echo, (), POOL))
     assert len(pids(again)) == 2
+
+
+def test_a_node_that_goes_with_more_actors_than_one_may_lose_is_survived(cluster: None, tmp_path: Path) -> None:
+    """Each actor of the pool dies once, none having done an item: as when the node goes that they are on."""
+    many = MAX_DEATHS + 1
+    done = list(map_items(items(many, folder=str(tmp_path)), DiesOnceAnItem, (), Pool(size=many, cpus=1)))
+    assert sorted(one["n"] for one in done) == list(range(many))
+    assert len(list(tmp_path.iterdir())) == many
 
 
 def test_actors_that_always_die_end_the_mapping_with_one_sentence(cluster: None, tmp_path: Path) -> None:
