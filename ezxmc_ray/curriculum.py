@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
 from ezxmc_ray.cycles import stopped_at
@@ -28,7 +29,6 @@ from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, 
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.context import manifest_path
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
 from ezxmc_ray.teacher.calibration import resolve_calibration
@@ -37,8 +37,6 @@ from ezxmc_ray.teacher.readout import resolve_readout
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagger import Tagger
-
-CONFIG = "config.yaml"
 
 
 def run(config: Config) -> None:
@@ -92,7 +90,7 @@ def _go(config: Config, stage: str | None) -> None:
                     from ezxmc_ray.stages.train import check_training
 
                     check_training(config)
-            if step.stage != "prepare" or not storage.exists(CONFIG):
+            if step.stage != "prepare" or not storage.exists(layout.CONFIG):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
             curriculum.execute(step)
@@ -125,14 +123,14 @@ def _introduce(teacher: TeacherConfig) -> None:
 def _note_configuration(config: Config, storage: Storage) -> None:
     """Write config.yaml; if the run was made with another configuration, say what differs."""
     new = to_dict(config)
-    if storage.exists(CONFIG):
+    if storage.exists(layout.CONFIG):
         old = to_dict(_stored_configuration(storage))
         changed = [line for line in differences(old, new) if not line.startswith("run:")]
         if changed:
             say("The configuration differs from the one this run was made with: " + "; ".join(changed))
         if old == new:
             return
-    storage.write_bytes(CONFIG, yaml.safe_dump(new, sort_keys=False, allow_unicode=True).encode())
+    storage.write_bytes(layout.CONFIG, yaml.safe_dump(new, sort_keys=False, allow_unicode=True).encode())
 
 
 def dry_run(config: Config) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     curriculum = Curriculum(config, storage)
     done = {step.name: True for step in takewhile(curriculum.done, curriculum.steps())}
     steps_of_all = curriculum.steps_of(config.curriculum.cycles)
-    manifests = [read_manifest(storage, manifest_path(step.folder)) for step in steps_of_all]
+    manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
     measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, curriculum if done.get("prepare") else None)
     reference, machine = reference_rates()
@@ -215,14 +213,14 @@ def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
 def open_run(run: str, overrides: list[str] | None = None) -> Curriculum:
     """The curriculum of a run that exists already, with its own configuration and ``overrides``."""
     storage = Storage(run)
-    if not storage.exists(CONFIG):
-        raise UserError(f"{run} is not a run: it has no {CONFIG}; give the directory that `ezxmc run` wrote.")
+    if not storage.exists(layout.CONFIG):
+        raise UserError(f"{run} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
     config = dataclasses.replace(_stored_configuration(storage), run=run)
     return Curriculum(apply_overrides(config, overrides or []), storage)
 
 
 def _stored_configuration(storage: Storage) -> Config:
-    return from_dict(yaml.safe_load(storage.read_bytes(CONFIG)))
+    return from_dict(yaml.safe_load(storage.read_bytes(layout.CONFIG)))
 
 
 def status(run: str) -> list[dict[str, Any]]:
@@ -236,7 +234,7 @@ def status(run: str) -> list[dict[str, Any]]:
     wanted = {step.name for step in curriculum.steps_of(_cycles_known(curriculum, done))}
     rows: list[dict[str, Any]] = []
     for step in curriculum.steps_of(curriculum.config.curriculum.cycles):
-        manifest = read_manifest(curriculum.storage, manifest_path(step.folder))
+        manifest = read_manifest(curriculum.storage, step.folder)
         if step.name not in wanted:
             state, manifest = "not run", None
         elif step.name in done:
@@ -266,10 +264,9 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
     """The student and the index of a finished run, for texts that are at hand."""
     curriculum = open_run(run, overrides)
     context = curriculum.context
-    folders = ("documents", "student", "index")
-    parts = {folder: read_manifest(context.storage, manifest_path(folder)) for folder in folders}
-    built = parts["index"].details if parts["index"] else {}
-    student, documents = parts["student"], parts["documents"]
+    index = read_manifest(context.storage, layout.INDEX)
+    built = index.details if index else {}
+    student, documents = (read_manifest(context.storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
     if student and documents:
         expected = {
             "student": student.commit,
@@ -308,7 +305,7 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
 
 def _done_or_unreadable(curriculum: Curriculum, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
-    if read_manifest(curriculum.storage, manifest_path(step.folder)) is None:
+    if read_manifest(curriculum.storage, step.folder) is None:
         return False
     try:
         return curriculum.done(step)

@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage, read_manifest
 
 #: Held-out documents under which no difference between encoders is believed.
 LEAST_DOCUMENTS = 10
-
-
-def selection_folder(cycle: int) -> str:
-    """Where the comparison of encoder ``cycle`` with those before it lies."""
-    return f"cycle-{cycle}/selection"
 
 
 def compares(config: Config, cycle: int) -> bool:
@@ -43,7 +39,7 @@ def stopped_at(storage: Storage, config: Config) -> int | None:
     """The cycle that the stop rule ended the run at, before its train documents were judged; None: it did not."""
     for cycle in range(config.curriculum.cycles):
         if compares(config, cycle):
-            manifest = read_manifest(storage, f"{selection_folder(cycle)}/manifest.json")
+            manifest = read_manifest(storage, layout.selection(cycle))
             if manifest and stops(manifest.details["lead"], config.curriculum.least_lead):
                 return cycle
     return None

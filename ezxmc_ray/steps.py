@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, settled
-from ezxmc_ray.cycles import compares, documents_a_cycle, selection_folder, stops
+from ezxmc_ray.cycles import compares, documents_a_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.context import DOCUMENTS, Context, judged_dtype, manifest_path
+from ezxmc_ray.stages.context import Context, judged_dtype
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
-from ezxmc_ray.tables import EXAMPLES, SHORTLIST
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.dtype import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.teacher.engine import teacher_key
 
@@ -107,7 +108,7 @@ class Curriculum:
 
     def check_budget(self) -> None:
         """UserError for a ``curriculum.pair_budget`` that is too small, if the documents have been counted already."""
-        if read_manifest(self.storage, manifest_path(DOCUMENTS)):
+        if read_manifest(self.storage, layout.DOCUMENTS):
             self._documents_a_cycle()
 
     def _settings(self, section: str) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class Curriculum:
         dtype = self.context.teacher.dtype
         if self.config.teacher.dtype != AUTO:
             return
-        before = {judged_dtype(self.storage, f"cycle-{number}/examples") for number in range(cycle)} - {None, dtype}
+        before = {judged_dtype(self.storage, layout.examples(number)) for number in range(cycle)} - {None, dtype}
         held = held_dtypes(self.storage, self.config.teacher)
         if others := [one for one in held if one in before or (dtype not in held)]:
             say(change_of_dtype(cycle, others, dtype))
@@ -181,22 +182,22 @@ class Curriculum:
         def inputs() -> list[Any]:
             return [inputs_fingerprint(self.config.prepare, self.config.seed)]
 
-        return Step("prepare", "prepare", "documents", inputs, lambda: self._run("prepare"))
+        return Step("prepare", "prepare", layout.DOCUMENTS, inputs, lambda: self._run("prepare"))
 
     def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
         def inputs() -> list[Any]:
             settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_a_cycle()}
             drawn = [cycle, held_out_only, self.config.seed]
-            return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST.names]
+            return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST_SCHEMA.names]
 
         def run() -> Result:
             # The held-out documents' shortlists and then the others' are made of the same label vectors.
             labels = self.context.documents.details["label_fingerprint"]
             mark = fingerprint([labels, self._encoder(cycle), self.context.encoder_settings])
-            self._keep_only(f"cycle-{cycle}/label_vectors", mark)
+            self._keep_only(layout.label_vectors(cycle), mark)
             return self._run("shortlist", cycle, held_out_only)
 
-        return Step(f"cycle {cycle} shortlist", "shortlist", f"cycle-{cycle}/shortlist", inputs, run)
+        return Step(f"cycle {cycle} shortlist", "shortlist", layout.shortlist(cycle), inputs, run)
 
     def _judge(self, cycle: int, compared: bool) -> Step:
         """``compared``: the cycle's held-out documents have been judged before the others."""
@@ -207,38 +208,38 @@ class Curriculum:
             if compared:
                 from ezxmc_ray.stages.select import with_asked
 
-                details = with_asked(details, self.context.manifest(selection_folder(cycle)).details["asked"])
+                details = with_asked(details, self.context.manifest(layout.selection(cycle)).details["asked"])
             return rows, files, details
 
         def inputs() -> list[Any]:
-            return [self._commit(f"cycle-{cycle}/shortlist"), *self._teacher(folder), EXAMPLES.names, SCALES]
+            return [self._commit(layout.shortlist(cycle)), *self._teacher(folder), EXAMPLES_SCHEMA.names, SCALES]
 
-        folder = f"cycle-{cycle}/examples"
+        folder = layout.examples(cycle)
         return Step(f"cycle {cycle} judge", "judge", folder, inputs, run)
 
     def _cycle_select(self, cycle: int) -> Step:
         """Its inputs are what the held-out shortlists are made of, not their commits: other ones take their place."""
 
         def inputs() -> list[Any]:
-            before = [self._commit(f"cycle-{number}/examples") for number in range(cycle)]
+            before = [self._commit(layout.examples(number)) for number in range(cycle)]
             settings = self._settings("shortlist") | {"documents_per_cycle": 0}  # the held-out ones always come along
             shortlists = [*self._content(), *self._matching(cycle), settings]
-            teacher = self._teacher(folder, f"cycle-{cycle}/examples")
-            return ["cycle", before, shortlists, teacher, self._target(), SHORTLIST.names, EXAMPLES.names]
+            teacher = self._teacher(folder, layout.examples(cycle))
+            return ["cycle", before, shortlists, teacher, self._target(), SHORTLIST_SCHEMA.names, EXAMPLES_SCHEMA.names]
 
         def run() -> Result:
             rows, files, details = self._run("compare", cycle)
             # Its held-out documents' verdicts, which those of all the cycle's documents take the place of.
-            return rows, files, details | {"teacher": {"dtype": judged_dtype(self.storage, f"cycle-{cycle}/examples")}}
+            return rows, files, details | {"teacher": {"dtype": judged_dtype(self.storage, layout.examples(cycle))}}
 
-        folder = selection_folder(cycle)
+        folder = layout.selection(cycle)
         return Step(f"cycle {cycle} select", "select", folder, inputs, run)
 
     def _train(self, cycle: int) -> Step:
         def inputs() -> list[Any]:
             start = self._encoder(cycle if self.config.student.start == "previous" else 0)
             return [
-                self._commit(f"cycle-{cycle}/examples"),
+                self._commit(layout.examples(cycle)),
                 start,
                 self._settings("student"),
                 self.context.encoder_settings,
@@ -250,50 +251,55 @@ class Curriculum:
 
             remove_trainings(self.storage, cycle)
 
-        folder = f"cycle-{cycle}/student"
+        folder = layout.cycle_student(cycle)
         return Step(f"cycle {cycle} train", "train", folder, inputs, lambda: self._run("train", cycle), tidy)
 
     def _select(self) -> Step:
         def inputs() -> list[Any]:
             cycles = range(self.context.cycles + 1)
-            return [[self._commit(f"cycle-{cycle}/examples") for cycle in cycles], self._target()]
+            return [[self._commit(layout.examples(cycle)) for cycle in cycles], self._target()]
 
-        return Step("select", "select", "student", inputs, lambda: self._run("select"))
+        return Step("select", "select", layout.STUDENT, inputs, lambda: self._run("select"))
 
     def _index(self) -> Step:
         return Step(
             "index",
             "index",
-            "index",
-            lambda: [self._commit("student"), self._settings("index")],
+            layout.INDEX,
+            lambda: [self._commit(layout.STUDENT), self._settings("index")],
             lambda: self._run("index"),
         )
 
     def _predict(self) -> Step:
         def inputs() -> list[Any]:
-            return [self._commit("student"), self._commit("index"), self._settings("predict"), self._content()]
+            return [
+                self._commit(layout.STUDENT),
+                self._commit(layout.INDEX),
+                self._settings("predict"),
+                self._content(),
+            ]
 
-        return Step("predict", "predict", "predictions", inputs, lambda: self._run("predict"))
+        return Step("predict", "predict", layout.PREDICTIONS, inputs, lambda: self._run("predict"))
 
     def _evaluate(self) -> Step:
         def inputs() -> list[Any]:
             gold = self.context.documents.details["gold_fingerprint"]
             return [
                 gold,
-                self._commit("student"),
-                self._commit("predictions"),
+                self._commit(layout.STUDENT),
+                self._commit(layout.PREDICTIONS),
                 self._settings("evaluate"),
                 self.config.report.documents,
             ]
 
-        return Step("evaluate", "evaluate", "evaluation", inputs, lambda: self._run("evaluate"))
+        return Step("evaluate", "evaluate", layout.EVALUATION, inputs, lambda: self._run("evaluate"))
 
     def _report(self) -> Step:
         def inputs() -> list[Any]:
             shown = [self._settings("report"), self._settings("curriculum")]
-            return [self._commit("documents"), self._commit("evaluation"), *shown]
+            return [self._commit(layout.DOCUMENTS), self._commit(layout.EVALUATION), *shown]
 
-        return Step("report", "report", "report", inputs, lambda: self._run("report"))
+        return Step("report", "report", layout.REPORT, inputs, lambda: self._run("report"))
 
     def execute(self, step: Step) -> Manifest:
         """Run one step and commit its manifest."""
@@ -301,27 +307,27 @@ class Curriculum:
         if step.stage == "prepare":  # which replaces its output only when the new one is whole
             mark = step.fingerprint()
         else:  # without the old manifest, whose teacher's dtype is of no account any more
-            self.storage.remove(manifest_path(step.folder))
+            self.storage.remove(layout.manifest(step.folder))
             mark = step.fingerprint()
             self._keep_only(step.folder, mark)
         with StageProgress(step.name):
             rows, files, details = step.run()
         manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
-        write_manifest(self.storage, manifest_path(step.folder), manifest)
+        write_manifest(self.storage, step.folder, manifest)
         step.tidy()
         say(f"{step.name}: {rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
         return manifest
 
     def _keep_only(self, folder: str, mark: str) -> None:
         """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
-        begun = f"{folder}/.begun.json"
+        begun = layout.begun(folder)
         if not self.storage.exists(begun) or self.storage.read_json(begun) != mark:
             self.storage.remove(folder)
             self.storage.write_json(begun, mark)
 
     def done(self, step: Step) -> bool:
         """Whether ``step`` needs no work; the steps before it must be done."""
-        return is_done(self.storage, manifest_path(step.folder), step.fingerprint())
+        return is_done(self.storage, step.folder, step.fingerprint())
 
 
 _UNITS = {

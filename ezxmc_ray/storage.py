@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.tables import check
 
@@ -137,6 +138,10 @@ class Storage:
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         return check(table, wanted, relative)
 
+    def read_shard(self, folder: str, shard: int, schema: pa.Schema, columns: Names | None = None) -> pa.Table:
+        """The table of document shard ``shard`` in ``folder``, checked as :meth:`read_table` does."""
+        return self.read_table(layout.shard_file(folder, shard), schema, columns)
+
     @contextmanager
     def open_table(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """A Parquet file to write tables of ``schema`` to, one after the other; committed when the block ends well."""
@@ -162,6 +167,10 @@ class Storage:
             table = table.replace_schema_metadata({COUNTS: json.dumps(counts)})
         with self._commit(relative) as temporary:
             pq.write_table(table, temporary, filesystem=self.filesystem, compression="zstd")
+
+    def write_shard(self, folder: str, shard: int, table: pa.Table, counts: dict[str, int] | None = None) -> None:
+        """Commit the table of document shard ``shard`` in ``folder``, as :meth:`write_table` does."""
+        self.write_table(layout.shard_file(folder, shard), table, counts)
 
     def upload(self, local: Path, relative: str) -> None:
         """Copy the file or directory ``local`` to ``relative``, each file committed by itself."""
@@ -239,24 +248,25 @@ class Storage:
                 os.remove(temporary)
 
 
-def write_manifest(storage: Storage, relative: str, manifest: Manifest) -> None:
-    """Commit ``manifest`` as ``relative``; call it last of all in a stage."""
-    storage.write_json(relative, dataclasses.asdict(manifest))
+def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
+    """Commit ``manifest`` of the stage that wrote ``folder``; call it last of all in a stage."""
+    storage.write_json(layout.manifest(folder), dataclasses.asdict(manifest))
 
 
-def read_manifest(storage: Storage, relative: str) -> Manifest | None:
-    """The manifest at ``relative``; None if there is none, or one that is broken or from another version."""
-    if not storage.exists(relative):
+def read_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """The manifest in ``folder``; None if there is none, or one that is broken or from another version."""
+    path = layout.manifest(folder)
+    if not storage.exists(path):
         return None
     try:
-        return Manifest(**storage.read_json(relative))
+        return Manifest(**storage.read_json(path))
     except (TypeError, ValueError):
         return None
 
 
-def is_done(storage: Storage, relative: str, fingerprint: str) -> bool:
-    """Whether the stage with this manifest needs no work: fingerprint as given and every listed file there."""
-    manifest = read_manifest(storage, relative)
+def is_done(storage: Storage, folder: str, fingerprint: str) -> bool:
+    """Whether the stage that writes ``folder`` needs no work: fingerprint as given, every listed file there."""
+    manifest = read_manifest(storage, folder)
     return manifest is not None and manifest.fingerprint == fingerprint and not missing_files(storage, manifest)
 
 

@@ -19,7 +19,7 @@ HASH = pa.binary(HASH_BYTES)
 #: documents/shard-NNNNN.parquet. ``split`` is "train" or "test"; ``held_out`` marks the train documents that are
 #: judged but never trained on (they select the cycle and fit thresholds); ``content_hash``: see the function.
 #: ``excluded``: label numbers that must never be proposed for this document (a document that is its own label).
-DOCUMENTS = pa.schema(
+DOCUMENTS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("title", pa.string()),
@@ -33,19 +33,23 @@ DOCUMENTS = pa.schema(
 
 #: gold/shard-NNNNN.parquet, row for row with the documents: sorted label numbers without repeats. Read by the stages
 #: ``evaluate`` and ``report`` only; written only where the source names gold labels (null = none given for this one).
-GOLD = pa.schema([("labels", pa.list_(pa.int32()))])
+GOLD_SCHEMA = pa.schema([("labels", pa.list_(pa.int32()))])
 
 #: labels.parquet: the row is the label number; ``description`` may be ""; ``content_hash`` is
 #: content_hash(description, text).
-LABELS = pa.schema([("id", pa.string()), ("text", pa.string()), ("description", pa.string()), ("content_hash", HASH)])
+LABELS_SCHEMA = pa.schema(
+    [("id", pa.string()), ("text", pa.string()), ("description", pa.string()), ("content_hash", HASH)]
+)
 
 #: rejected.parquet: rows of the sources that were left out, and why. ``line`` counts from 1 (Parquet: the row).
-REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
+REJECTED_SCHEMA = pa.schema(
+    [("source", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("content", pa.string())]
+)
 
 #: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
 #: in falling similarity (index/match.py), ties by label number, no repeats; never one of the document's ``excluded``.
 #: ``start_similarity``: of the same labels, by the start encoder; in cycle 0 the same numbers.
-SHORTLIST = pa.schema(
+SHORTLIST_SCHEMA = pa.schema(
     [
         ("row", pa.int32()),
         ("labels", pa.list_(pa.int32())),
@@ -56,7 +60,7 @@ SHORTLIST = pa.schema(
 
 #: verdicts/<teacher key>/shard-NNNNN/<batch key>.parquet: raw scores as the read-out defines them; append-only.
 #: A label's prior (the score of the label beside no document) is the pair whose document_hash is NO_DOCUMENT.
-VERDICTS = pa.schema(
+VERDICTS_SCHEMA = pa.schema(
     [
         ("document_hash", HASH),
         ("label_hash", HASH),
@@ -66,20 +70,20 @@ VERDICTS = pa.schema(
     ]
 )
 
-#: What ``ezxmc verdicts RUN --export`` writes: VERDICTS with the ids that the run has for the hashes (of a text that
+#: What ``ezxmc verdicts RUN --export`` writes: verdicts with the ids that the run has for the hashes (of a text that
 #: several documents or labels share, the first one's; null for what the run no longer has). A prior has no document.
-EXPORTED_VERDICTS = pa.schema(
+EXPORTED_VERDICTS_SCHEMA = pa.schema(
     [
-        *[VERDICTS.field(name) for name in ("document_hash", "label_hash")],
+        *[VERDICTS_SCHEMA.field(name) for name in ("document_hash", "label_hash")],
         ("document_id", pa.string()),
         ("label_id", pa.string()),
-        *[VERDICTS.field(name) for name in ("raw", "prompt_tokens", "truncated")],
+        *[VERDICTS_SCHEMA.field(name) for name in ("raw", "prompt_tokens", "truncated")],
     ]
 )
 
 #: cycle-N/examples/shard-NNNNN.parquet: the shortlist joined with its verdicts, lists aligned with ``labels``.
 #: ``raw`` is the read-out's score, ``verdict`` the calibrated one.
-EXAMPLES = pa.schema(
+EXAMPLES_SCHEMA = pa.schema(
     [
         ("row", pa.int32()),
         ("held_out", pa.bool_()),
@@ -93,7 +97,7 @@ EXAMPLES = pa.schema(
 
 #: cycle-0/second_prompt.parquet: calibrated verdicts on the shortlists of some documents under another prompt; ``row``
 #: in the document shard ``shard``. Only there where the run asked for it.
-SECOND_PROMPT = pa.schema(
+SECOND_PROMPT_SCHEMA = pa.schema(
     [
         ("row", pa.int32()),
         ("shard", pa.int32()),
@@ -106,7 +110,7 @@ SECOND_PROMPT = pa.schema(
 WITHOUT_EXAMPLES = "without the worked examples"
 
 #: predictions/shard-NNNNN.parquet and the output of ``ezxmc tag``: lists in falling score.
-PREDICTIONS = pa.schema(
+PREDICTIONS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("label_ids", pa.list_(pa.string())),
@@ -116,7 +120,7 @@ PREDICTIONS = pa.schema(
 )
 
 #: evaluation/encoder-N/shard-NNNNN.parquet: a row for every test document with gold given; ``labels`` in falling score.
-RANKINGS = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
+RANKINGS_SCHEMA = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
 
 #: Marks a label's prior in the verdict store: no document's text hashes to zeros.
 NO_DOCUMENT = bytes(HASH_BYTES)
@@ -152,8 +156,3 @@ def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             found = table.schema.field(field.name).type
             raise UserError(f"{where}: column {field.name!r} has type {found}, expected {field.type}: remove the file.")
     return table.select(schema.names)
-
-
-def shard_name(number: int) -> str:
-    """File stem of document shard ``number``: shard-00012."""
-    return f"shard-{number:05d}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, PrepareConfig, WordsConfig
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows
@@ -21,7 +22,7 @@ from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tables import LABELS, PREDICTIONS, REJECTED
+from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA
 
 #: Documents that are encoded and searched at once.
 TAG_BATCH = 1024
@@ -55,11 +56,11 @@ class Tagger:
     def __init__(self, storage: Storage, settings: TagSettings) -> None:
         from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
 
-        with storage.local("student") as student:
+        with storage.local(layout.STUDENT) as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
-        with storage.local("index") as folder:
+        with storage.local(layout.INDEX) as folder:
             index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])
-        labels = storage.read_table("labels.parquet", LABELS)
+        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA)
         words = LabelWords(labels["text"].to_pylist()) if settings.words.weight else None
         self.matcher = Matcher(index, words, settings.words)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
@@ -72,7 +73,7 @@ class Tagger:
         texts: Sequence[str],
         excluded: Sequence[Sequence[int]] | None = None,
     ) -> tuple[pa.Table, int]:
-        """Up to ``top_k`` labels of at least ``min_score`` a document: tables.PREDICTIONS; and how many were cut."""
+        """Up to ``top_k`` labels of at least ``min_score`` a document: PREDICTIONS_SCHEMA; and how many were cut."""
         encoded = self.encoder.encode_documents(titles, texts)
         scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.top_k, excluded)
         keep = (labels >= 0) & (scores >= self.min_score)
@@ -86,14 +87,14 @@ class Tagger:
             pa.ListArray.from_arrays(offsets, self.label_texts.take(numbers).combine_chunks()),
             pa.ListArray.from_arrays(offsets, pa.array(scores[keep], pa.float32())),
         ]
-        return pa.Table.from_arrays(columns, schema=PREDICTIONS), encoded.truncated
+        return pa.Table.from_arrays(columns, schema=PREDICTIONS_SCHEMA), encoded.truncated
 
 
 def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareConfig) -> TagCounts:
     """Tag the documents in ``inputs`` (paths, globs or URIs; formats as in ``prepare``), commit ``output`` (Parquet).
 
     Documents stream through memory a batch at a time. Rows that cannot be used are left out and listed in
-    ``<output>.rejected.parquet`` (tables.REJECTED). Errors: UserError for inputs that do not exist or cannot be read.
+    ``<output>.rejected.parquet`` (REJECTED_SCHEMA). Errors: UserError for inputs that do not exist or cannot be read.
     """
     counts = TagCounts()
     sources = find_sources(inputs, prepare.format, "--input")
@@ -104,7 +105,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
     if any(source.path == storage.path(name) for source in sources):
         raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
     check_writable(storage)
-    with storage.open_table(name, PREDICTIONS) as sink:
+    with storage.open_table(name, PREDICTIONS_SCHEMA) as sink:
         rejected: list[pa.Table] = []
         for number, source in enumerate(sources):
             bad = RejectedRows(source.name, number)
@@ -116,7 +117,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
                 counts.labels += int(labels.sum())
                 counts.without_labels += int((labels == 0).sum())
                 counts.truncated += truncated
-            rejected.append(bad.table().select(REJECTED.names))
+            rejected.append(bad.table().select(REJECTED_SCHEMA.names))
         counts.rejected = sum(map(len, rejected))
         if not counts.documents and not counts.rejected:
             raise UserError(f"There are no documents in {', '.join(inputs)}; give files with a row for each document.")

@@ -18,7 +18,7 @@ import pytest
 from ezxmc_ray import cli
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.tables import PREDICTIONS
+from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 
 
 class FakeTagger:
@@ -28,8 +28,8 @@ class FakeTagger:
         words = [[] if text == "nothing" else text.split() for text in texts]
         scores = [[1 / (n + 1) for n in range(len(found))] for found in words]
         columns = [ids, [[f"id:{w}" for w in found] for found in words], words, scores]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=PREDICTIONS), 1
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA), 1
 
 
 class FakeCurriculum(types.ModuleType):

@@ -252,7 +252,7 @@ def test_a_cycle_judged_in_two_parts_counts_what_both_asked(stages: FakeStages, 
     run(settings)
     asked = []
     for number in range(3):
-        manifest = read_manifest(storage_of(settings), f"cycle-{number}/examples/manifest.json")
+        manifest = read_manifest(storage_of(settings), f"cycle-{number}/examples")
         assert manifest is not None
         asked.append((manifest.details["pairs_asked"], manifest.details["pairs_held"]))
     assert asked == [(10, 20), (17, 13), (10, 20)]
@@ -535,5 +535,5 @@ def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
 
 def dtypes_of(settings: list[str]) -> list[str]:
     """In which dtype each cycle was judged."""
-    found = [read_manifest(storage_of(settings), f"cycle-{number}/examples/manifest.json") for number in range(4)]
+    found = [read_manifest(storage_of(settings), f"cycle-{number}/examples") for number in range(4)]
     return [manifest.details["teacher"]["dtype"] for manifest in found if manifest]

@@ -12,7 +12,7 @@ import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, is_done, missing_files, read_manifest, write_manifest
-from ezxmc_ray.tables import GOLD, LABELS
+from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
 
 @pytest.fixture(params=["local", "uri"])
@@ -21,10 +21,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 def test_tables_json_and_bytes_come_back(storage: Storage) -> None:
-    table = pa.table({"labels": [[1, 2], [], None]}, schema=GOLD)
+    table = pa.table({"labels": [[1, 2], [], None]}, schema=GOLD_SCHEMA)
     storage.write_table("gold/shard-00000.parquet", table, {"documents": 3})
     storage.write_json("a/b.json", {"é": [1]})
-    assert storage.read_table("gold/shard-00000.parquet", GOLD) == table
+    assert storage.read_table("gold/shard-00000.parquet", GOLD_SCHEMA) == table
     assert storage.read_counts("gold/shard-00000.parquet") == {"documents": 3}
     assert storage.rows("gold/shard-00000.parquet") == 3
     assert storage.read_json("a/b.json") == {"é": [1]}
@@ -92,8 +92,8 @@ def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: 
     """As on an object store (simulated), where what was written until an error would stay."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
-    with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD) as sink:
-        sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD))
+    with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD_SCHEMA) as sink:
+        sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
         raise KeyError("in the midst")
     assert storage.list() == []
 
@@ -101,22 +101,22 @@ def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: 
 def test_done_needs_the_same_fingerprint_and_every_file(storage: Storage) -> None:
     storage.write_bytes("stage/one", b"1")
     manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2})
-    assert not is_done(storage, "stage/manifest.json", "abc")
-    write_manifest(storage, "stage/manifest.json", manifest)
-    assert read_manifest(storage, "stage/manifest.json") == manifest
-    assert is_done(storage, "stage/manifest.json", "abc")
-    assert not is_done(storage, "stage/manifest.json", "abd")
+    assert not is_done(storage, "stage", "abc")
+    write_manifest(storage, "stage", manifest)
+    assert read_manifest(storage, "stage") == manifest
+    assert is_done(storage, "stage", "abc")
+    assert not is_done(storage, "stage", "abd")
     storage.remove("stage/one")
     assert missing_files(storage, manifest) == ["stage/one"]
-    assert not is_done(storage, "stage/manifest.json", "abc")
+    assert not is_done(storage, "stage", "abc")
 
 
 def test_a_broken_manifest_is_no_manifest(storage: Storage) -> None:
     storage.write_bytes("stage/manifest.json", b'{"stage": "x"')
-    assert read_manifest(storage, "stage/manifest.json") is None
+    assert read_manifest(storage, "stage") is None
 
 
 def test_a_table_of_another_kind_is_refused(storage: Storage) -> None:
     storage.write_table("labels.parquet", pa.table({"id": [1], "text": ["a"]}))
     with pytest.raises(UserError, match=r"labels.parquet: column 'id' has type int64, expected string"):
-        storage.read_table("labels.parquet", LABELS)
+        storage.read_table("labels.parquet", LABELS_SCHEMA)

@@ -12,7 +12,7 @@ import pytest
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.tables import PREDICTIONS
+from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 from ezxmc_ray.tagger import tag_files
 
 
@@ -21,7 +21,7 @@ class FakeTagger:
 
     def tag(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
         labels = [{"id": i, "label_ids": ["x"], "label_texts": ["X"], "scores": [0.5]} for i in ids]
-        return pa.Table.from_pylist(labels, PREDICTIONS), 0
+        return pa.Table.from_pylist(labels, PREDICTIONS_SCHEMA), 0
 
 
 def tag(source: Path, output: Path) -> int:

@@ -65,7 +65,7 @@ class LabelsOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row of tables.DOCUMENTS, its gold labels (sorted label numbers; None: not given) and the line it came from."""
+    """A row of DOCUMENTS_SCHEMA, its gold labels (sorted label numbers; None: not given), the line it came from."""
 
     id: str
     title: str

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
 from ezxmc_ray.documents.values import as_id, as_text
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS, content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
 
-LABELS_FILE = "labels.parquet"
 #: In ``LabelSet.numbers``: the row of the source is no label.
 NO_LABEL = -1
 
@@ -42,7 +42,7 @@ class LabelSource:
 class LabelSet:
     """All labels.
 
-    ``table``: tables.LABELS. ``numbers``: int32 [rows of all sources], the label number of each row (line - 1), or
+    ``table``: LABELS_SCHEMA. ``numbers``: int32 [rows of all sources], the label number of each row (line - 1), or
     NO_LABEL; the row of a repeated id has the number of the first. ``duplicate_texts``: labels whose text an earlier
     label has too. ``rejected``: rejected.REJECTED_PART.
     """
@@ -84,8 +84,8 @@ def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
     if not ids:
         raise UserError(_no_label(sources, table))
     columns: list[list[Any]] = [list(ids), texts, descriptions, hashes]
-    arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS, strict=True)]
-    labels = pa.Table.from_arrays(arrays, schema=LABELS)
+    arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS_SCHEMA, strict=True)]
+    labels = pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
     return LabelSet(labels, np.array(numbers, np.int32), len(texts) - len(set(texts)), table)
 
 
@@ -121,6 +121,6 @@ class LabelNumbers:
     def get(self, label_id: Any) -> int | None:
         """The number of the label with this id; None if there is none."""
         if self._numbers is None:
-            ids = self._storage.read_table(LABELS_FILE, LABELS, ["id"])["id"].to_pylist()
+            ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()
             self._numbers = {label_id: number for number, label_id in enumerate(ids)}
         return self._numbers.get(label_id)

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.documents.sources import RawRow, printable
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import REJECTED
+from ezxmc_ray.tables import REJECTED_SCHEMA
 
 #: rejected.parquet at the root of the run.
-REJECTED_FILE = "rejected.parquet"
 #: Bad rows that the message of a stopped run lists.
 LISTED = 10
 _SHOWN_CHARACTERS = 80
 
 #: Tables of rejected rows on their way to rejected.parquet; ``number`` is the source's place in the order of reading.
-REJECTED_PART = pa.schema([*REJECTED, ("number", pa.int32())])
+REJECTED_PART = pa.schema([*REJECTED_SCHEMA, ("number", pa.int32())])
 
 
 class BadRow(Exception):
@@ -78,7 +78,7 @@ def merge_rejected(storage: Storage, parts: Sequence[str], last: tuple[int, int]
     if last is not None:
         places = zip(table["number"].to_pylist(), table["line"].to_pylist(), strict=True)
         table = table.filter(pa.array([place <= last for place in places], pa.bool_()))
-    storage.write_table(REJECTED_FILE, table.select(REJECTED.names))
+    storage.write_table(layout.REJECTED, table.select(REJECTED_SCHEMA.names))
     head = table.slice(0, LISTED).to_pylist()
     reasons = Counter(reason.partition(": ")[0] for reason in table["reason"].to_pylist())
     return RejectedSummary(

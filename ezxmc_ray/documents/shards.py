@@ -17,22 +17,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
 from ezxmc_ray.documents.fingerprints import table_fingerprint
-from ezxmc_ray.documents.labels import LABELS_FILE, LabelNumbers, LabelSource, read_labels
+from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import REJECTED_PART, BadRow, RejectedRows, RejectedSummary, merge_rejected, shown
 from ezxmc_ray.documents.sources import RawRow
 from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, GOLD, HASH, HASH_BYTES, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, HASH, HASH_BYTES
 
-DOCUMENTS_FOLDER, GOLD_FOLDER = "documents", "gold"
 #: What pass 1 leaves for pass 2; removed at the end.
-SCRATCH = "documents/.parts"
-_LABEL_ROWS = f"{SCRATCH}/label-rows.parquet"
-_DROPPED = f"{SCRATCH}/dropped.parquet"
+_LABEL_ROWS = f"{layout.PREPARE_PARTS}/label-rows.parquet"
+_DROPPED = f"{layout.PREPARE_PARTS}/dropped.parquet"
 
 #: A part file is closed at so many rows, or at so many characters.
 PART_ROWS = 8192
@@ -40,7 +39,7 @@ _PART_CHARACTERS = 64_000_000
 #: Small inputs are cut into so many shards, so that there is work for several workers, but not into smaller ones.
 _SHARDS_AT_LEAST, _ROWS_AT_LEAST = 8, 64
 
-PART = pa.schema([*DOCUMENTS, ("gold", pa.list_(pa.int32())), ("line", pa.int64()), ("id_hash", HASH)])
+PART = pa.schema([*DOCUMENTS_SCHEMA, ("gold", pa.list_(pa.int32())), ("line", pa.int64()), ("id_hash", HASH)])
 _DROPPED_SCHEMA = pa.schema([("part", pa.int32()), ("row", pa.int32())])
 _NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
 
@@ -105,9 +104,9 @@ class ShardCounts:
 def write_labels(storage: Storage, sources: Sequence[LabelSource]) -> LabelCounts:
     """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch."""
     labels = read_labels(sources)
-    storage.write_table(LABELS_FILE, labels.table)
+    storage.write_table(layout.LABELS, labels.table)
     storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
-    rejected = f"{SCRATCH}/rejected-labels.parquet"
+    rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"
     storage.write_table(rejected, labels.rejected)
     fingerprint = table_fingerprint(labels.table, ["id", "text", "description"])
     return LabelCounts(labels.table.num_rows, labels.duplicate_texts, rejected, fingerprint)
@@ -172,13 +171,13 @@ class _PartWriter:
     def flush(self) -> None:
         """Write what has been taken up."""
         if self._documents:
-            path = f"{SCRATCH}/part-{self._number:06d}-{len(self.written):06d}.parquet"
+            path = f"{layout.PREPARE_PARTS}/part-{self._number:06d}-{len(self.written):06d}.parquet"
             arrays = [pa.array([getattr(document, one.name) for document in self._documents], one.type) for one in PART]
             self._storage.write_table(path, pa.table(arrays, schema=PART))
             gold = sum(document.gold is not None for document in self._documents)
             self.written.append(Part(path, self._number, self._name, len(self._documents), gold))
         if len(self._bad):
-            self.rejected.append(f"{SCRATCH}/rejected-{self._number:06d}-{len(self.rejected):06d}.parquet")
+            self.rejected.append(f"{layout.PREPARE_PARTS}/rejected-{self._number:06d}-{len(self.rejected):06d}.parquet")
             self._storage.write_table(self.rejected[-1], self._bad.table())
         self._start()
 
@@ -211,7 +210,7 @@ def drop_duplicates(storage: Storage, parts: Sequence[Part]) -> tuple[list[int],
         where = np.flatnonzero(part_of == part)
         places = [f"{parts[first_part[i]].source}:{lines[first[i]]}" for i in where]
         rejected.append(_rejected_duplicates(storage, parts[part], rows[where], places))
-    path = f"{SCRATCH}/rejected-duplicates.parquet"
+    path = f"{layout.PREPARE_PARTS}/rejected-duplicates.parquet"
     storage.write_table(path, pa.concat_tables(rejected))
     return np.bincount(part_of, minlength=len(parts)).tolist(), path
 
@@ -284,13 +283,13 @@ def write_rejected(
 
 def write_shard(storage: Storage, number: int, pieces: Sequence[Piece], with_gold: bool) -> ShardCounts:
     """Pass 2: write documents/shard-NNNNN.parquet and, ``with_gold``, gold/shard-NNNNN.parquet."""
-    columns = [*DOCUMENTS.names, "gold"]
+    columns = [*DOCUMENTS_SCHEMA.names, "gold"]
     table = pa.concat_tables([_kept(storage, piece, columns) for piece in pieces]).combine_chunks()
-    documents = table.select(DOCUMENTS.names)
-    gold = pa.Table.from_arrays([table["gold"]], schema=GOLD)
-    storage.write_table(f"{DOCUMENTS_FOLDER}/{shard_name(number)}.parquet", documents)
+    documents = table.select(DOCUMENTS_SCHEMA.names)
+    gold = pa.Table.from_arrays([table["gold"]], schema=GOLD_SCHEMA)
+    storage.write_shard(layout.DOCUMENTS, number, documents)
     if with_gold:
-        storage.write_table(f"{GOLD_FOLDER}/{shard_name(number)}.parquet", gold)
+        storage.write_shard(layout.GOLD, number, gold)
     train = int(pc.sum(pc.equal(table["split"], "train")).as_py())
     return ShardCounts(
         shard=number,
@@ -301,7 +300,7 @@ def write_shard(storage: Storage, number: int, pieces: Sequence[Piece], with_gol
         gold=table.num_rows - table["gold"].null_count,
         excluded=int(pc.sum(pc.list_value_length(table["excluded"])).as_py()),
         document_fingerprint=table_fingerprint(documents, ["id", "content_hash", "split", "held_out", "excluded"]),
-        gold_fingerprint=table_fingerprint(gold, GOLD.names),
+        gold_fingerprint=table_fingerprint(gold, GOLD_SCHEMA.names),
     )
 
 

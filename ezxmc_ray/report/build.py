@@ -10,29 +10,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config, knobs, to_dict
-from ezxmc_ray.cycles import cycles_run, selection_folder, stopped_at
+from ezxmc_ray.cycles import cycles_run, stopped_at
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.teacher import pairs_asked, teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 
-#: Where each stage of the whole run leaves its manifest.
+#: The folder that each stage of the whole run leaves its manifest in.
 RUN_STAGES = {
-    "prepare": "documents/manifest.json",
-    "select": "student/manifest.json",
-    "index": "index/manifest.json",
-    "predict": "predictions/manifest.json",
-    "evaluate": "evaluation/manifest.json",
+    "prepare": layout.DOCUMENTS,
+    "select": layout.STUDENT,
+    "index": layout.INDEX,
+    "predict": layout.PREDICTIONS,
+    "evaluate": layout.EVALUATION,
 }
 
-#: The same for the stages of a cycle; ``{}`` is its number.
-CYCLE_STAGES = {
-    "shortlist": "cycle-{}/shortlist/manifest.json",
-    "judge": "cycle-{}/examples/manifest.json",
-    "train": "cycle-{}/student/manifest.json",
-}
-
-SAMPLE = "evaluation/sample.parquet"
+#: The same for the stages of a cycle, by its number.
+CYCLE_STAGES = {"shortlist": layout.shortlist, "judge": layout.examples, "train": layout.cycle_student}
 
 #: Of what was prepared; they change with its content and with nothing else.
 FINGERPRINTS = ("document_fingerprint", "label_fingerprint", "gold_fingerprint")
@@ -54,7 +49,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
 
     Errors: UserError if the run holds no documents yet.
     """
-    stages: Manifests = {name: read_manifest(storage, path) for name, path in RUN_STAGES.items()}
+    stages: Manifests = {name: read_manifest(storage, folder) for name, folder in RUN_STAGES.items()}
     if stages["prepare"] is None:
         raise UserError(
             f"There is nothing to report on in {storage.root}: it holds no documents; run ezxmc prepare first."
@@ -91,14 +86,14 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
 def _stopped(storage: Storage, config: Config) -> dict[str, Any] | None:
     """What the stop rule ended the cycles by; None where it did not."""
     cycle = stopped_at(storage, config)
-    manifest = None if cycle is None else read_manifest(storage, f"{selection_folder(cycle)}/manifest.json")
+    manifest = None if cycle is None else read_manifest(storage, layout.selection(cycle))
     return {"encoder": manifest.details["encoder"], **manifest.details["lead"]} if manifest else None
 
 
 def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:
     """The manifests of encoder ``number``; the last one is only judged for the selection, nothing is trained on it."""
     names = [name for name in CYCLE_STAGES if name != "train" or number < cycles]
-    return {name: read_manifest(storage, CYCLE_STAGES[name].format(number)) for name in names}
+    return {name: read_manifest(storage, CYCLE_STAGES[name](number)) for name in names}
 
 
 def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> dict[str, Any] | None:
@@ -146,9 +141,10 @@ def _missing(stages: Manifests, cycles: list[Manifests]) -> list[str]:
     absent = [(f"The stage {name}", RUN_STAGES[name]) for name, manifest in stages.items() if manifest is None]
     for number, cycle in enumerate(cycles):
         names = [name for name, manifest in cycle.items() if manifest is None]
-        absent += [(f"The stage {name} of cycle {number}", CYCLE_STAGES[name].format(number)) for name in names]
+        absent += [(f"The stage {name} of cycle {number}", CYCLE_STAGES[name](number)) for name in names]
     return [
-        f"{stage} has not been finished ({path} is not there), so its results are not shown." for stage, path in absent
+        f"{stage} has not been finished ({layout.manifest(folder)} is not there), so its results are not shown."
+        for stage, folder in absent
     ]
 
 
@@ -176,9 +172,9 @@ def _changed(config: Config) -> dict[str, Any]:
 
 def _sample(storage: Storage, documents: int) -> list[dict[str, Any]]:
     """The first ``documents`` of the sample that the stage evaluate drew, their texts cut to what is shown."""
-    if not storage.exists(SAMPLE):
+    if not storage.exists(layout.EVALUATION_SAMPLE):
         return []
-    rows: list[dict[str, Any]] = storage.read_table(SAMPLE).slice(0, documents).to_pylist()
+    rows: list[dict[str, Any]] = storage.read_table(layout.EVALUATION_SAMPLE).slice(0, documents).to_pylist()
     for row in rows:
         text = row.get("text") or ""
         row["text"] = text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + "…"

@@ -7,7 +7,7 @@ been made by another version, with other knobs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -16,12 +16,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import Measurement
 from ezxmc_ray.report.measured import gold_of, read_ranking
 from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, RANKINGS, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA
 
 #: Name of an untrained encoder beside the runs.
 UNTRAINED = "untrained encoder"
@@ -55,14 +56,14 @@ class ComparedRun:
 
     def judged(self) -> list[Manifest]:
         """The manifests of judge, cycle by cycle, that of the selection last."""
-        return self._manifests("cycle-{}/examples", self.encoders)
+        return self._manifests(layout.examples, self.encoders)
 
     def trained(self) -> list[Manifest]:
         """The manifests of train, cycle by cycle; what an earlier configuration trained beyond these is no part."""
-        return self._manifests("cycle-{}/student", self.encoders - 1)
+        return self._manifests(layout.cycle_student, self.encoders - 1)
 
-    def _manifests(self, folder: str, cycles: int) -> list[Manifest]:
-        found = [read_manifest(self.storage, f"{folder.format(n)}/manifest.json") for n in range(cycles)]
+    def _manifests(self, folder: Callable[[int], str], cycles: int) -> list[Manifest]:
+        found = [read_manifest(self.storage, folder(n)) for n in range(cycles)]
         return [manifest for manifest in found if manifest is not None]
 
     @cached_property
@@ -78,10 +79,10 @@ class ComparedRun:
 
     def _judged_pairs(self, cycle: int, shard: int) -> NDArray[np.int64]:
         """The pairs of a shard's examples as row * labels + label number."""
-        path = f"cycle-{cycle}/examples/{shard_name(shard)}.parquet"
+        path = layout.shard_file(layout.examples(cycle), shard)
         if not self.storage.exists(path):
             return np.zeros(0, np.int64)
-        table = self.storage.read_table(path, EXAMPLES, ["row", "labels"])
+        table = self.storage.read_table(path, EXAMPLES_SCHEMA, ["row", "labels"])
         labels = table["labels"].combine_chunks()
         rows = np.repeat(table["row"].to_numpy().astype(np.int64), np.diff(labels.offsets.to_numpy()))
         return np.asarray(rows * self.labels + labels.flatten().to_numpy())
@@ -98,11 +99,11 @@ def open_runs(roots: Sequence[str]) -> list[ComparedRun]:
 
 def _open(root: str, name: str) -> ComparedRun:
     storage = Storage(root)
-    if not storage.exists("config.yaml"):
-        raise UserError(f"{root} is not a run: it has no config.yaml; give the directory that `ezxmc run` wrote.")
-    parts = {folder: read_manifest(storage, f"{folder}/manifest.json") for folder in ("documents", "student")}
-    prepared, student = parts["documents"], parts["student"]
-    evaluated = read_manifest(storage, "evaluation/manifest.json")
+    if not storage.exists(layout.CONFIG):
+        raise UserError(f"{root} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
+    parts = {folder: read_manifest(storage, folder) for folder in (layout.DOCUMENTS, layout.STUDENT)}
+    prepared, student = parts[layout.DOCUMENTS], parts[layout.STUDENT]
+    evaluated = read_manifest(storage, layout.EVALUATION)
     if not (prepared and student and evaluated) or missing_files(storage, evaluated):
         raise UserError(f"{root} has not been evaluated yet: finish it with `ezxmc run` first.")
     if _is_stale(evaluated, prepared, student):
@@ -112,7 +113,7 @@ def _open(root: str, name: str) -> ComparedRun:
         )
     if not evaluated.details.get("documents"):
         raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
-    config: dict[str, Any] = yaml.safe_load(storage.read_bytes("config.yaml"))
+    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(layout.CONFIG))
     chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
     documents, order = _ranked_documents(storage, shards)
     return ComparedRun(
@@ -125,7 +126,7 @@ def _open(root: str, name: str) -> ComparedRun:
         encoders=len(evaluated.details["metrics"]),
         depth=int(evaluated.details.get("depth", config["evaluate"]["depth"])),
         chosen=0 if chosen is None else int(chosen) + 1,
-        label_ids=_fingerprint(storage.read_table("labels.parquet", LABELS, ["id"])["id"].to_pylist()),
+        label_ids=_fingerprint(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()),
         documents=documents,
         order=order,
     )
@@ -164,8 +165,8 @@ def _ranked_documents(storage: Storage, shards: int) -> tuple[str, NDArray[np.in
     ids: list[str] = []
     texts: list[str] = []
     for shard in range(shards):
-        rows = storage.read_table(f"evaluation/encoder-0/{shard_name(shard)}.parquet", RANKINGS, ["row"])["row"]
-        known = storage.read_table(f"documents/{shard_name(shard)}.parquet", DOCUMENTS, ["id", "content_hash"])
+        rows = storage.read_shard(layout.ranking(0), shard, RANKINGS_SCHEMA, ["row"])["row"]
+        known = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash"])
         for document, gold in zip(known.take(rows).to_pylist(), gold_of(storage, shard, rows), strict=True):
             if len(gold):
                 ids.append(document["id"])

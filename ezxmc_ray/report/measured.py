@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.metrics import (
     BINS,
@@ -28,7 +29,7 @@ from ezxmc_ray.metrics import (
     paired_differences,
 )
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, GOLD, RANKINGS, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, RANKINGS_SCHEMA
 
 Lists = list[NDArray[np.int32]]
 
@@ -64,8 +65,8 @@ def gold_of(storage: Storage, shard: int, rows: pa.ChunkedArray) -> Lists:
 
     A document's excluded labels do not count as gold.
     """
-    truth = storage.read_table(f"gold/{shard_name(shard)}.parquet", GOLD)["labels"].take(rows).to_pylist()
-    documents = storage.read_table(f"documents/{shard_name(shard)}.parquet", DOCUMENTS, ["excluded"])
+    truth = storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(rows).to_pylist()
+    documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["excluded"])
     excluded = documents["excluded"].take(rows).to_pylist()
     return [
         np.array(sorted(set(one or []) - set(out)), dtype=np.int32) for one, out in zip(truth, excluded, strict=True)
@@ -81,8 +82,8 @@ def label_counts(storage: Storage, shards: int, labels: int) -> LabelCounts:
 def _counted(storage: Storage, shards: int, labels: int, split: str) -> LabelCounts:
     counts, documents = np.zeros(labels, np.int64), 0
     for shard in range(shards):
-        splits = storage.read_table(f"documents/{shard_name(shard)}.parquet", DOCUMENTS, ["split"])["split"]
-        given = pc.is_valid(storage.read_table(f"gold/{shard_name(shard)}.parquet", GOLD)["labels"])
+        splits = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split"])["split"]
+        given = pc.is_valid(storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"])
         rows = np.flatnonzero(pc.and_(pc.equal(splits, split), given).to_numpy())
         for gold in gold_of(storage, shard, pa.array(rows)):
             counts[gold] += 1
@@ -101,7 +102,7 @@ def read_ranking(storage: Storage, encoder: int, shards: int, inverse: NDArray[n
 
 
 def _ranking_of_shard(storage: Storage, encoder: int, shard: int, inverse: NDArray[np.float64]) -> Ranking:
-    table = storage.read_table(f"evaluation/encoder-{encoder}/{shard_name(shard)}.parquet", RANKINGS)
+    table = storage.read_shard(layout.ranking(encoder), shard, RANKINGS_SCHEMA)
     gold = gold_of(storage, shard, table["row"])
     ranked, has_gold = padded(table["labels"]), np.array([len(labels) > 0 for labels in gold], dtype=bool)
     first = np.full((len(ranked), 10), -1, np.int32)

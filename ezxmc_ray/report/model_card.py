@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
+from ezxmc_ray import layout
 from ezxmc_ray.metrics import MEASURES
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
-FILE = "student/README.md"
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ezxmc-ray"]
 #: Versions that someone who loads the student may want to know.
 PACKAGES = ("ezxmc-ray", "sentence-transformers", "transformers", "torch", "python")
@@ -24,8 +24,8 @@ PACKAGES = ("ezxmc-ray", "sentence-transformers", "transformers", "torch", "pyth
 
 def write_model_card(storage: Storage, report: Mapping[str, Any]) -> list[str]:
     """Commit the card of the student that ``report`` is about; returns the name of its file."""
-    storage.write_bytes(FILE, model_card(report).encode())
-    return [FILE]
+    storage.write_bytes(layout.MODEL_CARD, model_card(report).encode())
+    return [layout.MODEL_CARD]
 
 
 def model_card(report: Mapping[str, Any]) -> str:

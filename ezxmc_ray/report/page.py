@@ -14,12 +14,11 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from ezxmc_ray import layout
 from ezxmc_ray.metrics import BIN_MEASURES, MEASURES, PROPENSITY_MEASURES
 from ezxmc_ray.report import plots
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
-
-FILES = ["report.json", "report.html"]
 
 #: Counts whose names begin so tell of something left out or cut and are shown; report.json has the others too.
 LEFT_OUT_PREFIXES = ("rejected", "truncated", "skipped", "dropped", "filtered", "duplicate", "documents_without")
@@ -39,9 +38,9 @@ LEFT_OUT = {
 
 def write_report(storage: Storage, report: dict[str, Any]) -> list[str]:
     """Commit ``report`` as report.json and report.html; returns the names of both files."""
-    storage.write_json(FILES[0], report)
-    storage.write_bytes(FILES[1], render(report).encode())
-    return list(FILES)
+    storage.write_json(layout.REPORT_JSON, report)
+    storage.write_bytes(layout.REPORT_HTML, render(report).encode())
+    return [layout.REPORT_JSON, layout.REPORT_HTML]
 
 
 def render(report: dict[str, Any]) -> str:

@@ -10,15 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, settled
 from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
-from ezxmc_ray.tables import shard_name
 from ezxmc_ray.teacher.readout import resolve_readout
-
-DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
-#: A second prompt's verdicts on some documents of cycle 0, where they were asked for.
-SECOND_PROMPT = "cycle-0/second_prompt.parquet"
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Context:
 
     def manifest(self, folder: str) -> Manifest:
         """The manifest of a stage that has been done before this one; RuntimeError if it has not."""
-        found = read_manifest(self.storage, manifest_path(folder))
+        found = read_manifest(self.storage, folder)
         if found is None:
             raise RuntimeError(f"{folder} has no manifest: its stage was not run before this one")
         return found
@@ -38,7 +34,7 @@ class Context:
     @property
     def documents(self) -> Manifest:
         """Manifest of ``prepare``."""
-        return self.manifest(DOCUMENTS)
+        return self.manifest(layout.DOCUMENTS)
 
     @property
     def shards(self) -> int:
@@ -59,7 +55,7 @@ class Context:
     def min_score(self) -> float:
         """The least score of a predicted label: as configured, else as fitted by the selection."""
         given = self.config.predict.min_score
-        return float(self.manifest("student").details["min_score"] if given is None else given)
+        return float(self.manifest(layout.STUDENT).details["min_score"] if given is None else given)
 
     @property
     def encoder_settings(self) -> dict[str, Any]:
@@ -73,23 +69,13 @@ class Context:
 
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""
-        return None if encoder == 0 else f"cycle-{encoder - 1}/student"
-
-
-def manifest_path(folder: str) -> str:
-    """The manifest of the stage that writes ``folder``."""
-    return f"{folder}/manifest.json"
+        return None if encoder == 0 else layout.cycle_student(encoder - 1)
 
 
 def judged_dtype(storage: Storage, folder: str) -> str | None:
     """The teacher's dtype that the step of ``folder`` (judge or a cycle's select) was done in; None: it is not done."""
-    found = read_manifest(storage, manifest_path(folder))
+    found = read_manifest(storage, folder)
     return found.details.get("teacher", {}).get("dtype") if found else None
-
-
-def shard_path(folder: str, shard: int) -> str:
-    """The file of document shard ``shard`` in ``folder``."""
-    return f"{folder}/{shard_name(shard)}.parquet"
 
 
 def encoder_name(encoder: int) -> str:

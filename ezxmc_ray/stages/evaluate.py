@@ -15,23 +15,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.index.match import Matcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.report.measured import gold_of, measure_encoders
 from ezxmc_ray.stages.board import report_done, watched
 from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import DOCUMENTS, GOLD, LABELS, SECOND_PROMPT, Context, encoder_name, shard_path
+from ezxmc_ray.stages.context import Context, encoder_name
 from ezxmc_ray.stages.pending import flat
 from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXAMPLES, PREDICTIONS, RANKINGS
-from ezxmc_ray.tables import GOLD as GOLD_SCHEMA
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
-from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    EXAMPLES_SCHEMA,
+    GOLD_SCHEMA,
+    LABELS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    RANKINGS_SCHEMA,
+    SECOND_PROMPT_SCHEMA,
+)
 from ezxmc_ray.teacher.audit import (
     JudgedPairs,
     audit_by_gold,
@@ -41,9 +46,8 @@ from ezxmc_ray.teacher.audit import (
     share_yes_by_rank,
 )
 
-FOLDER = "evaluation"
 _NO_LABELS = np.zeros(0, np.int32)
-SAMPLE = pa.schema(
+SAMPLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("title", pa.string()),
@@ -66,8 +70,8 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     measured: dict[str, Any] = {}
     with watched(StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0)) as progress:
         for encoder in range(encoders if has_gold else 0):
-            folder = f"{FOLDER}/encoder-{encoder}"
-            items += [{"encoder": encoder, "shard": s, "file": shard_path(folder, s)} for s in range(shards)]
+            folder = layout.ranking(encoder)
+            items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
         arguments = (storage, config.encoder, config.words, folders, config.evaluate.depth)
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
@@ -77,16 +81,16 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             names = [encoder_name(encoder) for encoder in range(encoders)]
             labels = int(known["labels"])
             measured = run_task(measure_encoders, storage, names, shards, labels, config.evaluate, config.seed)
-    sample = f"{FOLDER}/sample.parquet"
+    sample = layout.EVALUATION_SAMPLE
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
-    judged = context.manifest("cycle-0/examples").details
+    judged = context.manifest(layout.examples(0)).details
     teacher = run_task(audit_teacher, storage, shards, judged, config.shortlist.size, has_gold, config.seed)
     details = {
         "metrics": None,
         **measured,
         "documents": measured["metrics"][encoder_name(0)]["documents"] if measured else 0,
         "depth": config.evaluate.depth,
-        "student": context.manifest("student").commit,
+        "student": context.manifest(layout.STUDENT).commit,
         "document_fingerprint": known["document_fingerprint"],
         "gold_fingerprint": known["gold_fingerprint"],
         "teacher": teacher,
@@ -117,8 +121,8 @@ class RankWorker:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
         self._use(int(item["encoder"]))
-        documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
-        gold = self.storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"]
+        documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
+        gold = self.storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"]
         rows = np.flatnonzero(pc.and_(pc.equal(documents["split"], "test"), pc.is_valid(gold)).to_numpy()).astype(
             np.int32
         )
@@ -128,7 +132,8 @@ class RankWorker:
         encoded = self.encoder.encode_documents(titles, texts)
         _, labels = self.matcher.search(encoded.vectors, titles, texts, self.depth, excluded)
         table = pa.table(
-            [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS.field(1).type)], schema=RANKINGS
+            [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS_SCHEMA.field(1).type)],
+            schema=RANKINGS_SCHEMA,
         )
         counts = {"documents": len(rows)}
         self.storage.write_table(item["file"], table, counts)
@@ -147,7 +152,7 @@ def audit_teacher(
     by_rank = np.zeros((2, size), np.int64)
     with_gold, unjudged = [], 0
     for shard in range(shards):
-        examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES)
+        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA)
         gold = gold_of(storage, shard, examples["row"]) if has_gold else [_NO_LABELS] * len(examples)
         pairs = judged_pairs(examples, gold, scale, shard)
         finite = np.isfinite(pairs.verdict)
@@ -183,13 +188,13 @@ def judged_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale,
 
 def audit_second_prompt(storage: Storage, seed: int) -> dict[str, Any] | None:
     """Both prompts against gold on the documents that both judged; None if there is no second one or no such gold."""
-    if not storage.exists(SECOND_PROMPT):
+    if not storage.exists(layout.SECOND_PROMPT):
         return None
-    second = storage.read_table(SECOND_PROMPT, SECOND_PROMPT_SCHEMA)
+    second = storage.read_table(layout.SECOND_PROMPT, SECOND_PROMPT_SCHEMA)
     first_verdicts, second_verdicts, is_gold = [], [], []
     for shard in second["shard"].unique().to_pylist():
         asked = second.filter(pc.equal(second["shard"], shard))
-        examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES, ["row", "labels", "verdict"])
+        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA, ["row", "labels", "verdict"])
         examples = examples.filter(pc.is_in(examples["row"], asked["row"].combine_chunks()))
         first = {row["row"]: dict(zip(row["labels"], row["verdict"], strict=True)) for row in examples.to_pylist()}
         for row, gold in zip(asked.to_pylist(), gold_of(storage, shard, asked["row"]), strict=True):
@@ -208,16 +213,16 @@ def _lengths(examples: pa.Table) -> np.ndarray:
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:
     """Task: the first ``wanted`` test documents with their predicted labels beside the gold ones."""
-    texts = storage.read_table(LABELS, LABELS_SCHEMA, ["text"])["text"]
+    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
     rows: list[dict[str, Any]] = []
     for shard in range(shards):
-        documents = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         picked = np.flatnonzero(pc.equal(documents["split"], "test").to_numpy())[: wanted - len(rows)]
         if not len(picked):
             continue
-        predictions = storage.read_table(shard_path("predictions", shard), PREDICTIONS).take(picked).to_pylist()
+        predictions = storage.read_shard(layout.PREDICTIONS, shard, PREDICTIONS_SCHEMA).take(picked).to_pylist()
         gold = (
-            storage.read_table(shard_path(GOLD, shard), GOLD_SCHEMA)["labels"].take(picked).to_pylist()
+            storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(picked).to_pylist()
             if has_gold
             else [None] * len(picked)
         )
@@ -232,4 +237,4 @@ def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, tar
                     "gold": None if labels is None else [texts[number].as_py() for number in labels],
                 }
             )
-    storage.write_table(target, pa.Table.from_pylist(rows, schema=SAMPLE))
+    storage.write_table(target, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))

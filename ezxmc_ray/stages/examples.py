@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, to_dict
 from ezxmc_ray.stages.cluster import run_task, run_tasks
-from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXAMPLES, NO_DOCUMENT, SHORTLIST, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold
 from ezxmc_ray.teacher.store import PRIORS
 
 HISTOGRAM_BINS = 256
-_MEANS = "cycle-0/label_means.parquet"
 
 
 def make_examples(context: Context, cycle: int, key: str, calibration: str) -> tuple[int, list[str], dict[str, Any]]:
@@ -48,7 +47,7 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
     }
-    return pairs, [shard_path(f"cycle-{cycle}/examples", shard) for shard in shards], details
+    return pairs, [layout.shard_file(layout.examples(cycle), shard) for shard in shards], details
 
 
 def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> None:
@@ -64,7 +63,7 @@ def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> 
         raw = pending.raw(shard, pairs)
         sums += np.bincount(pairs["label"], additive(raw, readout), minlength=labels)
         counts += np.bincount(pairs["label"], minlength=labels)
-    storage.write_table(_MEANS, pa.table({"mean": label_means(sums, counts)}))
+    storage.write_table(layout.LABEL_MEANS, pa.table({"mean": label_means(sums, counts)}))
 
 
 def join_examples(
@@ -78,12 +77,10 @@ def join_examples(
     pairs = pending.pairs(shard)
     raw = pending.raw(shard, pairs)
     if missing := int(np.isnan(raw).sum()):
-        raise RuntimeError(f"{missing} pairs of {shard_name(shard)} have no verdict after judging")
+        raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
     verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)
-    rows = storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)
-    held_out = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(
-        rows["row"]
-    )
+    rows = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)
+    held_out = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(rows["row"])
     offsets = rows["labels"].combine_chunks().offsets
     columns = [
         rows["row"],
@@ -94,7 +91,7 @@ def join_examples(
         pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
         pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
     ]
-    storage.write_table(shard_path(f"cycle-{cycle}/examples", shard), pa.Table.from_arrays(columns, schema=EXAMPLES))
+    storage.write_shard(layout.examples(cycle), shard, pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA))
     sums, own = (sums_of(verdict, flat(rows[name])) for name in ("start_similarity", "similarity"))
     return {
         "sums": sums,
@@ -109,13 +106,13 @@ def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str
     if calibration == "label_prior":
         return pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
     if calibration == "batch":
-        means = pending.storage.read_table(_MEANS)["mean"].to_numpy()
+        means = pending.storage.read_table(layout.LABEL_MEANS)["mean"].to_numpy()
         return np.asarray(means[np.asarray(pairs["label"], dtype=np.int64)])
     return None
 
 
 def _verdicts(storage: Storage, cycle: int, shard: int) -> np.ndarray:
-    return flat(storage.read_table(shard_path(f"cycle-{cycle}/examples", shard), EXAMPLES, ["verdict"])["verdict"])
+    return flat(storage.read_shard(layout.examples(cycle), shard, EXAMPLES_SCHEMA, ["verdict"])["verdict"])
 
 
 def histogram_of(storage: Storage, cycle: int, shard: int, edges: np.ndarray) -> np.ndarray:

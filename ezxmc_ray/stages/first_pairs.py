@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
 from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.examples import label_scores
 from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.stages.pools import Item
 from ezxmc_ray.stages.second_prompt import spread_rows
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import SHORTLIST
+from ezxmc_ray.tables import SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration
 from ezxmc_ray.teacher.weakness import DOCUMENTS, PAIRS, weakness
 
@@ -59,6 +60,12 @@ class FirstPairs:
         act_on(self.found, self.config)
 
 
+def lacking_shards(storage: Storage, key: str, rows: list[tuple[int, int]]) -> set[int]:
+    """Task: the shards whose ``rows`` (shard, rows from its first on) have pairs that the store does not hold yet."""
+    pending = Pending(storage, key, 0) if rows else None
+    return {shard for shard, count in rows if pending and pending.of_shard(shard, 0, count).size}
+
+
 def audit_first_pairs(
     storage: Storage, key: str, rows: list[tuple[int, int]], config: TeacherConfig
 ) -> dict[str, Any] | None:
@@ -75,7 +82,7 @@ def audit_first_pairs(
         pairs = pending.pairs(shard, 0, count)
         scores = label_scores(pending, pairs, calibration)
         verdict = calibrate(pending.raw(shard, pairs), scores, config.readout, calibration)
-        shortlist = storage.read_table(shard_path("cycle-0/shortlist", shard), SHORTLIST).slice(0, count)
+        shortlist = storage.read_shard(layout.shortlist(0), shard, SHORTLIST_SCHEMA).slice(0, count)
         ends = np.cumsum([len(labels) for labels in shortlist["labels"].to_pylist()])[:-1]
         verdicts += np.split(verdict, ends)
         similarities += np.split(flat(shortlist["similarity"]), ends)

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import IndexConfig
 from ezxmc_ray.index.build import ShardInfo, build_shard, choose_factory, save_shard
 from ezxmc_ray.index.search import ShardedIndex, measured_recall
@@ -24,7 +25,6 @@ from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import read_label_vectors
 from ezxmc_ray.storage import Storage
 
-FOLDER = "index"
 #: Label vectors that stand in for queries when the recall of an approximate index is measured.
 RECALL_QUERIES = 1000
 RECALL_AT = 10
@@ -34,7 +34,7 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Build the index of the chosen encoder; returns rows (labels), files and details of the manifest."""
     config, storage = context.config.index, context.storage
     labels = int(context.documents.details["labels"])
-    vectors = f"cycle-{context.manifest('student').details['encoder']}/label_vectors"
+    vectors = layout.label_vectors(context.manifest(layout.STUDENT).details["encoder"])
     # Slices of equal size, so that none is too small to train the index that all the others have.
     size = math.ceil(labels / math.ceil(labels / config.shard_labels))
     slices = [(first, min(labels, first + size)) for first in range(0, labels, size)]
@@ -54,11 +54,11 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "recall": run_task(recall_of, storage, vectors, shards),
         "gpus": cluster_gpus(),
         # What belongs together: `ezxmc tag` refuses a run in which one of them is newer than this index.
-        "student": context.manifest("student").commit,
+        "student": context.manifest(layout.STUDENT).commit,
         "match_settings": context.match_settings,
         "label_fingerprint": context.documents.details["label_fingerprint"],
     }
-    return labels, [f"{FOLDER}/{shard.file}" for shard in shards], details
+    return labels, [f"{layout.INDEX}/{shard.file}" for shard in shards], details
 
 
 def build_one(
@@ -71,7 +71,7 @@ def build_one(
     scratch = Path(tempfile.mkdtemp(prefix="ezxmc-"))
     try:
         info = save_shard(built, scratch / name, first)
-        storage.upload(scratch / name, f"{FOLDER}/{name}")
+        storage.upload(scratch / name, f"{layout.INDEX}/{name}")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return info
@@ -82,6 +82,6 @@ def recall_of(storage: Storage, folder: str, shards: list[ShardInfo]) -> dict[st
     vectors = read_label_vectors(storage, folder)
     step = max(1, len(vectors) // RECALL_QUERIES)
     queries = vectors[::step][:RECALL_QUERIES]
-    with storage.local(FOLDER) as path:
+    with storage.local(layout.INDEX) as path:
         recall = measured_recall(ShardedIndex.load(path, shards), queries, vectors, min(RECALL_AT, len(vectors)))
     return {"value": recall, "at": RECALL_AT, "queries": len(queries)}

@@ -18,20 +18,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.board import report_done, report_phase, watched
 from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
-from ezxmc_ray.stages.context import Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.examples import make_examples
-from ezxmc_ray.stages.first_pairs import FirstPairs
-from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors, prior_plan
+from ezxmc_ray.stages.first_pairs import FirstPairs, lacking_shards
+from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors
 from ezxmc_ray.stages.pools import Item, Pool, free_gpus, map_over_engines
 from ezxmc_ray.stages.rehome import rehome
 from ezxmc_ray.stages.second_prompt import join_second, second_items, second_of, second_priors
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import shard_name
 from ezxmc_ray.teacher.calibration import resolve_calibration
 from ezxmc_ray.teacher.engine import DocumentPairs, Engine, Judged, describe, start_engine, teacher_key
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
@@ -85,7 +85,7 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
     second = second_of(config, cycle)
     details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if second else None
-    storage.remove(prior_plan(cycle))
+    storage.remove(layout.pending_priors(cycle))
     return pairs, files, details | measures
 
 
@@ -104,7 +104,8 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
         first_items = _ranges(LABEL_PRIORS, 0, ahead, PRIOR_ITEM_LABELS, 0) + first_items
         items = _ranges(LABEL_PRIORS, ahead, priors, PRIOR_ITEM_LABELS, 0) + items
         pending += priors
-    first.wait_for(first_items)
+    lacking = run_task(lacking_shards, storage, key, first.rows)
+    first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
     items = first_items + items
     if second := second_of(config, cycle):
         rehome(context, run_task(start_store, storage, second.config), run_tasks)
@@ -176,7 +177,7 @@ def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int
     """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
     others."""
     storage, config = context.storage, context.teacher
-    rows = [storage.rows(shard_path(f"cycle-{cycle}/shortlist", shard)) for shard in range(context.shards)]
+    rows = [storage.rows(layout.shard_file(layout.shortlist(cycle), shard)) for shard in range(context.shards)]
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
     first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
     others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
@@ -218,7 +219,7 @@ class JudgeWorker:
             self._judge(self.engine, self.pending, PRIORS, self.pending.planned_priors(start, stop), counts)
         elif kind == PAIRS:
             documents = self.pending.documents(shard, start, stop)
-            self._judge(self.engine, self.pending, shard_name(shard), documents, counts)
+            self._judge(self.engine, self.pending, layout.shard_name(shard), documents, counts)
         else:
             self._judge_second(shard, start, stop, counts)
         mark, self.mark = self.mark, time.monotonic()
@@ -228,7 +229,7 @@ class JudgeWorker:
     def _judge_second(self, shard: int, start: int, stop: int, counts: Counts) -> None:
         assert self.second is not None
         engine, pending = self.second
-        self._judge(engine, pending, shard_name(shard), pending.documents(shard, start, stop), counts)
+        self._judge(engine, pending, layout.shard_name(shard), pending.documents(shard, start, stop), counts)
         self._judge(engine, pending, PRIORS, second_priors(pending, self.config, shard, start, stop), counts)
 
     def _judge(

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ezxmc_ray.stages.context import DOCUMENTS, LABELS, shard_path
+from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
-from ezxmc_ray.tables import NO_DOCUMENT, SHORTLIST, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
 
@@ -36,28 +34,24 @@ def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list
     there are, and how many of them are those.
     """
     numbers = [
-        flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST)["labels"])
-        for shard in range(shards)
+        flat(storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)["labels"]) for shard in range(shards)
     ]
     wanted = np.unique(np.concatenate(numbers)) if numbers else np.zeros(0, np.int32)
     hashes = (
-        storage.read_table(LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"].take(pa.array(wanted)).to_pylist()
+        storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
+        .take(pa.array(wanted))
+        .to_pylist()
     )
     raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(hashes), hashes)
     missing = wanted[np.isnan(raw)]
     ahead = [
-        flat(storage.read_table(shard_path(f"cycle-{cycle}/shortlist", shard), SHORTLIST).slice(0, rows)["labels"])
+        flat(storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA).slice(0, rows)["labels"])
         for shard, rows in first
     ]
     is_ahead = np.isin(missing, np.concatenate(ahead)) if ahead else np.zeros(len(missing), bool)
     planned = np.concatenate([missing[is_ahead], missing[~is_ahead]])
-    storage.write_table(prior_plan(cycle), pa.table({"label": pa.array(planned, pa.int32())}))
+    storage.write_table(layout.pending_priors(cycle), pa.table({"label": pa.array(planned, pa.int32())}))
     return len(planned), int(is_ahead.sum())
-
-
-def prior_plan(cycle: int) -> str:
-    """The file of the labels whose priors are to be asked for."""
-    return f"cycle-{cycle}/pending_priors.parquet"
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:
@@ -71,12 +65,12 @@ class Pending:
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         self.storage, self.cycle = storage, cycle
         self.store = VerdictStore(storage, key)
-        self.label_hashes = storage.read_table(LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
+        self.label_hashes = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
 
     @cached_property
     def label_texts(self) -> pa.Table:
         """``text`` and ``description`` of all labels: for engines only, other tasks need no more than the hashes."""
-        return self.storage.read_table(LABELS, LABELS_SCHEMA, ["text", "description"])
+        return self.storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text", "description"])
 
     def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
@@ -84,7 +78,7 @@ class Pending:
 
     def raw(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
         """Raw scores of a shard's ``pairs``, float32; NaN where the store holds none."""
-        return self.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+        return self.store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
 
     def _missing(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
         """Positions, int64, of those of ``pairs`` that the store lacks."""
@@ -101,16 +95,14 @@ class Pending:
 
     def pairs(self, shard: int, start: int = 0, stop: int | None = None) -> dict[str, list[Any]]:
         """The flattened pairs of shortlist rows ``start`` to ``stop``: row in the shard, label number, both hashes."""
-        rows = self.storage.read_table(shard_path(f"cycle-{self.cycle}/shortlist", shard), SHORTLIST).slice(
+        rows = self.storage.read_shard(layout.shortlist(self.cycle), shard, SHORTLIST_SCHEMA).slice(
             start, None if stop is None else stop - start
         )
         lists = rows["labels"].combine_chunks()
         repeats = np.diff(lists.offsets.to_numpy())
         row = np.repeat(rows["row"].to_numpy(), repeats)
         labels = np.asarray(lists.flatten())
-        hashes = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["content_hash"])[
-            "content_hash"
-        ]
+        hashes = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"]
         return {
             "row": row.tolist(),
             "label": labels.tolist(),
@@ -124,7 +116,7 @@ class Pending:
         pending = self._missing(shard, pairs)
         if not len(pending):
             return []
-        texts = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["title", "text"])
+        texts = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["title", "text"])
         grouped: dict[int, list[int]] = {}
         for position in pending:
             grouped.setdefault(pairs["row"][position], []).append(int(position))
@@ -142,7 +134,9 @@ class Pending:
 
     def planned_priors(self, start: int, stop: int) -> list[DocumentPairs]:
         """The labels ``start`` to ``stop`` of the plan of pending priors, as pairs with no document."""
-        return self.priors(self.storage.read_table(prior_plan(self.cycle))["label"].slice(start, stop - start))
+        return self.priors(
+            self.storage.read_table(layout.pending_priors(self.cycle))["label"].slice(start, stop - start)
+        )
 
     def priors(self, numbers: pa.Array | pa.ChunkedArray) -> list[DocumentPairs]:
         """The labels ``numbers`` (int32) whose prior the store lacks, as pairs with no document, a few a document."""

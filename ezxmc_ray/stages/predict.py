@@ -13,24 +13,25 @@ from typing import Any
 
 import numpy as np
 
+from ezxmc_ray import layout
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.board import report_done, report_phase, watched
-from ezxmc_ray.stages.context import DOCUMENTS, Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings
-
-FOLDER = "predictions"
 
 
 def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Tag all documents; returns rows, files and details of the manifest."""
     config = context.config
     threshold = context.min_score
-    shards = context.manifest("index").details["shards"]
+    shards = context.manifest(layout.INDEX).details["shards"]
     settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, threshold)
-    items: list[Item] = [{"shard": shard, "file": shard_path(FOLDER, shard)} for shard in range(context.shards)]
+    items: list[Item] = [
+        {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
+    ]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
     times = Times()
     with watched(StageProgress("predict", "documents", int(context.documents.details["documents"]))) as progress:
@@ -61,7 +62,7 @@ class PredictWorker:
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
-        documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+        documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
         self.tagger.encoder.on_part = partial(report_done, item["file"])
         table, truncated = self.tagger.tag(*columns)

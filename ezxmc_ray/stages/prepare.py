@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
-from ezxmc_ray.documents.labels import LABELS_FILE
-from ezxmc_ray.documents.rejected import REJECTED_FILE, RejectedSummary, stop_message
+from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
 from ezxmc_ray.documents.shards import (
-    DOCUMENTS_FOLDER,
-    GOLD_FOLDER,
-    SCRATCH,
     CheckedSource,
     LabelCounts,
     Part,
@@ -37,7 +34,6 @@ from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.cluster import run_task, run_tasks
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import shard_name
 
 #: Where the new tables are made, below the run directory.
 NEW = ".prepare"
@@ -63,7 +59,7 @@ def prepare(context: Context) -> Result:
         plan = plan_shards(parts, dropped, config.prepare.shard_rows, limit)
         tables = [labels.rejected, *(table for one in checked for table in one.rejected), duplicates]
         rejected: RejectedSummary = run_task(write_rejected, storage, tables, parts, plan, limit)
-        _check_rejected(config, run.path(REJECTED_FILE), inputs, rejected, plan)
+        _check_rejected(config, run.path(layout.REJECTED), inputs, rejected, plan)
         with StageProgress(
             "prepare", "documents", sum(piece.stop - piece.start for shard in plan for piece in shard)
         ) as progress:
@@ -71,14 +67,14 @@ def prepare(context: Context) -> Result:
         details = _details(inputs, labels, rejected, shards)
         _check_train(details)
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
-        storage.remove(SCRATCH)
-        for name in (DOCUMENTS_FOLDER, GOLD_FOLDER, LABELS_FILE):
+        storage.remove(layout.PREPARE_PARTS)
+        for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
             run.remove(name)
             if storage.exists(name):
                 run.rename(f"{NEW}/{name}", name)
     finally:
-        if storage.exists(REJECTED_FILE):
-            run.rename(f"{NEW}/{REJECTED_FILE}", REJECTED_FILE)
+        if storage.exists(layout.REJECTED):
+            run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)
         run.remove(NEW)
     return details["documents"], _files(shards, details["gold_documents"]), details
 
@@ -129,14 +125,14 @@ def _write_shards(
         shards.append(one)
         report(one.rows)
     if not any(one.gold for one in shards):
-        storage.remove(GOLD_FOLDER)
+        storage.remove(layout.GOLD)
     return sorted(shards, key=lambda one: one.shard)
 
 
 def _files(shards: Sequence[ShardCounts], gold: int) -> list[str]:
-    folders = [DOCUMENTS_FOLDER, GOLD_FOLDER] if gold else [DOCUMENTS_FOLDER]
-    tables = [f"{folder}/{shard_name(one.shard)}.parquet" for folder in folders for one in shards]
-    return [*tables, LABELS_FILE, REJECTED_FILE]
+    folders = [layout.DOCUMENTS, layout.GOLD] if gold else [layout.DOCUMENTS]
+    tables = [f"{folder}/{layout.shard_name(one.shard)}.parquet" for folder in folders for one in shards]
+    return [*tables, layout.LABELS, layout.REJECTED]
 
 
 def _details(

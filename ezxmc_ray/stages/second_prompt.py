@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.stages.context import SECOND_PROMPT, Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.examples import label_scores
 from ezxmc_ray.stages.pending import Pending
 from ezxmc_ray.stages.pools import Item
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import EXAMPLES
-from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, SECOND_PROMPT_SCHEMA
 from ezxmc_ray.teacher.audit import agreement
 from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration
 from ezxmc_ray.teacher.engine import DocumentPairs, teacher_key
@@ -51,7 +51,7 @@ def second_priors(pending: Pending, config: TeacherConfig, shard: int, start: in
 
 def spread_rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
     """(shard, rows from its first on), ``wanted`` rows in all or as many as there are, spread over the shards."""
-    rows = {shard: storage.rows(shard_path("cycle-0/shortlist", shard)) for shard in range(shards)}
+    rows = {shard: storage.rows(layout.shard_file(layout.shortlist(0), shard)) for shard in range(shards)}
     filled = [shard for shard, count in rows.items() if count]
     # Shards at even distances, the same number of rows of each; what is short is taken from the ones that have more.
     some = filled[:: max(1, len(filled) // max(1, wanted))][:wanted]
@@ -78,13 +78,13 @@ def join_second(context: Context, threshold: float) -> dict[str, Any]:
         pairs = pending.pairs(shard, 0, count)
         raw = pending.raw(shard, pairs)
         verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)
-        examples = storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES).slice(0, count)
+        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA).slice(0, count)
         ends = np.cumsum([len(labels) for labels in examples["labels"].to_pylist()])
         first += [np.array(one, dtype=np.float32) for one in examples["verdict"].to_pylist()]
         for row, labels, values in zip(
             examples["row"].to_pylist(), examples["labels"].to_pylist(), np.split(verdict, ends[:-1]), strict=True
         ):
             rows.append({"row": row, "shard": shard, "labels": labels, "verdict": values.tolist()})
-    storage.write_table(SECOND_PROMPT, pa.Table.from_pylist(rows, schema=SECOND_PROMPT_SCHEMA))
+    storage.write_table(layout.SECOND_PROMPT, pa.Table.from_pylist(rows, schema=SECOND_PROMPT_SCHEMA))
     other = [np.array(row["verdict"], dtype=np.float32) for row in rows]
     return {"what": second.what, **agreement(first, other, threshold)}

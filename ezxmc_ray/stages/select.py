@@ -24,20 +24,20 @@ from typing import Any
 
 import numpy as np
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config
 from ezxmc_ray.cycles import LEAST_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import Context, encoder_name, shard_path
+from ezxmc_ray.stages.context import Context, encoder_name
 from ezxmc_ray.stages.pools import run_with_encoder
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
-from ezxmc_ray.tables import EXAMPLES
+from ezxmc_ray.tables import EXAMPLES_SCHEMA
 from ezxmc_ray.teacher.calibration import fit_min_score
 
-FOLDER = "student"
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
 ADDED_UP = (
     "pairs_asked",
@@ -57,7 +57,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     """Choose and copy the student; returns rows (held-out documents), files and details of the manifest."""
     config, storage = context.config, context.storage
     encoders = context.cycles + 1
-    judged = [context.manifest(f"cycle-{number}/examples") for number in range(encoders)]
+    judged = [context.manifest(layout.examples(number)) for number in range(encoders)]
     outcome = _compare(context, encoders, "select")
     scores = outcome["scores"]
     if 0 < outcome["documents"] < LEAST_DOCUMENTS:
@@ -83,7 +83,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             "asked": sum(one.details["pairs_asked"] for one in judged),
         },
     }
-    files = [name for name in storage.list(FOLDER, recursive=True) if name != f"{FOLDER}/manifest.json"]
+    files = [name for name in storage.list(layout.STUDENT, recursive=True) if name != layout.manifest(layout.STUDENT)]
     return outcome["documents"], files, details
 
 
@@ -92,7 +92,7 @@ def compare_newest(context: Context, cycle: int) -> tuple[int, list[str], dict[s
 
     ``asked``: what the engines did in the cycle so far; :func:`with_asked` adds it to what they do afterwards.
     """
-    judged = context.manifest(f"cycle-{cycle}/examples").details
+    judged = context.manifest(layout.examples(cycle)).details
     outcome = _compare(context, cycle + 1, f"cycle {cycle} select")
     lead = outcome["lead"]
     if stops(lead, context.config.curriculum.least_lead):
@@ -117,7 +117,7 @@ def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
 
 
 def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
-    judged = [context.manifest(f"cycle-{number}/examples").details for number in range(encoders)]
+    judged = [context.manifest(layout.examples(number)).details for number in range(encoders)]
     scales = [TargetScale(**one["own_scale"]) for one in judged]
     compared = held_out_judged(context.config, context.documents.details["held_out"])
     with StageProgress(name, "documents", compared) as progress:
@@ -131,7 +131,7 @@ def ship(storage: Storage, config: Config, folder: str | None) -> None:
     encoder = load_encoder(storage, config.encoder, folder)
     with tempfile.TemporaryDirectory(prefix="ezxmc-") as scratch:
         encoder.save(scratch)
-        copy_into(storage, Path(scratch), FOLDER)
+        copy_into(storage, Path(scratch), layout.STUDENT)
 
 
 def score_encoders(storage: Storage, config: Config, shards: int, scales: list[TargetScale]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[lis
     """The shortlists, one an encoder, of each held-out document that every encoder has one of; by row."""
     found: list[dict[int, Shortlist]] = []
     for encoder in range(encoders):
-        table = storage.read_table(shard_path(f"cycle-{encoder}/examples", shard), EXAMPLES)
+        table = storage.read_shard(layout.examples(encoder), shard, EXAMPLES_SCHEMA)
         table = table.filter(table["held_out"])
         columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
         shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
@@ -241,7 +241,7 @@ def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: flo
     similarity: list[np.ndarray] = []
     verdicts: list[np.ndarray] = []
     for shard in range(shards):
-        table = storage.read_table(shard_path(f"cycle-{chosen}/examples", shard), EXAMPLES)
+        table = storage.read_shard(layout.examples(chosen), shard, EXAMPLES_SCHEMA)
         table = table.filter(table["held_out"])
         similarity.append(np.asarray(table["similarity"].combine_chunks().flatten()))
         verdicts.append(np.asarray(table["verdict"].combine_chunks().flatten()))

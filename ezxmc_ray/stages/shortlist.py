@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.estimate import encodings
@@ -27,12 +28,10 @@ from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.board import report_done, report_phase, watched
 from ezxmc_ray.stages.cluster import run_tasks
-from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
-from ezxmc_ray.tables import SHORTLIST, label_vectors_schema
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema
 
 if TYPE_CHECKING:
     from ezxmc_ray.encoder.encoder import Encoder
@@ -51,11 +50,11 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     ``held_out_only``: of the held-out documents only, which serve the comparison of encoders.
     """
     config, storage = context.config, context.storage
-    folder = f"cycle-{cycle}/shortlist"
+    folder = layout.shortlist(cycle)
     times = Times()
     vector_files, truncated_labels = embed_labels(context, cycle, times)
     share = 0.0 if held_out_only else train_share(context, cycle)
-    items: list[Item] = [{"shard": shard, "file": shard_path(folder, shard)} for shard in range(context.shards)]
+    items: list[Item] = [{"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)]
     arguments = (
         storage,
         config.encoder,
@@ -91,7 +90,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
 def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str], int]:
     """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
     labels = int(context.documents.details["labels"])
-    folder = f"cycle-{encoder}/label_vectors"
+    folder = layout.label_vectors(encoder)
     items: list[Item] = [
         {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
         for number, first in enumerate(range(0, labels, LABEL_SLICE))
@@ -155,9 +154,7 @@ def count_draws(
 
     Those of its train documents, ``held_out`` or not; the bins divide the draws from ``low`` to ``high`` evenly.
     """
-    documents = storage.read_table(
-        shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["split", "held_out", "content_hash"]
-    )
+    documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split", "held_out", "content_hash"])
     held = documents["held_out"] if held_out else pc.invert(documents["held_out"])
     keys = documents["content_hash"].filter(pc.and_(pc.equal(documents["split"], "train"), held))
     return np.histogram(_draws(seed, what, keys.to_pylist()), DRAW_BINS, (low, high))[0]
@@ -192,7 +189,7 @@ def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int 
 
 def exact_index(storage: Storage, encoder: int) -> ShardedIndex:
     """Exact search over the label vectors of ``encoder``."""
-    return ShardedIndex.from_vectors(read_label_vectors(storage, f"cycle-{encoder}/label_vectors"))
+    return ShardedIndex.from_vectors(read_label_vectors(storage, layout.label_vectors(encoder)))
 
 
 def label_words(storage: Storage, config: WordsConfig) -> LabelWords | None:
@@ -202,7 +199,7 @@ def label_words(storage: Storage, config: WordsConfig) -> LabelWords | None:
 
 def label_texts(storage: Storage) -> list[str]:
     """The texts of all labels, by label number."""
-    texts: list[str] = storage.read_table(LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
+    texts: list[str] = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
     return texts
 
 
@@ -212,7 +209,7 @@ class LabelWorker:
     def __init__(self, storage: Storage, config: EncoderConfig, folder: str | None) -> None:
         self.storage = storage
         self.encoder = load_encoder(storage, config, folder)
-        self.texts = storage.read_table(LABELS, LABELS_SCHEMA, ["text"])["text"]
+        self.texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
@@ -258,13 +255,13 @@ class ShortlistWorker:
         self.matcher = Matcher(exact_index(storage, cycle), named, words)
         self.start: tuple[Encoder, LabelSimilarity] | None = None
         if cycle:
-            similarity = LabelSimilarity(read_label_vectors(storage, "cycle-0/label_vectors"), named, words)
+            similarity = LabelSimilarity(read_label_vectors(storage, layout.label_vectors(0)), named, words)
             self.start = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
-        documents = self.storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA)
+        documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         rows = self._wanted_rows(documents)
         wanted = documents.take(rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
@@ -277,9 +274,9 @@ class ShortlistWorker:
             by_start = similarity(encoder.encode_documents(titles, texts).vectors, titles, texts, labels)
         columns = [
             pa.array([row[numbers >= 0] for row, numbers in zip(part, labels, strict=True)], field.type)
-            for part, field in zip((labels, scores, by_start), list(SHORTLIST)[1:], strict=True)
+            for part, field in zip((labels, scores, by_start), list(SHORTLIST_SCHEMA)[1:], strict=True)
         ]
-        table = pa.table([pa.array(rows, pa.int32()), *columns], schema=SHORTLIST)
+        table = pa.table([pa.array(rows, pa.int32()), *columns], schema=SHORTLIST_SCHEMA)
         counts = {"documents": len(rows), "truncated": encoded.truncated}
         self.storage.write_table(item["file"], table, counts)
         return counts

@@ -23,6 +23,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api import data_parallel_trainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
@@ -48,10 +49,10 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     """
     config, storage = context.config, context.storage
     check_training(config)
-    examples = context.manifest(f"cycle-{cycle}/examples")
+    examples = context.manifest(layout.examples(cycle))
     start = context.encoder_folder(cycle if config.student.start == "previous" else 0)
     before = range(cycle) if config.student.past_verdicts else range(0)
-    thresholds = [context.manifest(f"cycle-{earlier}/examples").details["yes_threshold"] for earlier in before]
+    thresholds = [context.manifest(layout.examples(earlier)).details["yes_threshold"] for earlier in before]
     known = run_task(count_examples, storage, cycle, thresholds)
     if config.student.validate_every_steps and not known["held_out"]:
         raise UserError(
@@ -81,7 +82,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         StageProgress(f"cycle {cycle} train", "steps", steps, phase=f"starting {workers} worker{'s' * (workers > 1)}")
     ):
         _fit(storage, cycle, name, settings, workers)
-    outcome = storage.read_json(f"cycle-{cycle}/{name}.json")
+    outcome = storage.read_json(layout.training_outcome(cycle, name))
     earlier_s = outcome.pop("earlier_seconds", 0.0)
     for tracker, why in outcome["lost_trackers"].items():
         say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
@@ -99,14 +100,16 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "dropped_documents_an_epoch": plan.dropped_rows,
     }
     files = [
-        name for name in storage.list(f"cycle-{cycle}/student", recursive=True) if not name.endswith("/manifest.json")
+        name
+        for name in storage.list(layout.cycle_student(cycle), recursive=True)
+        if not name.endswith("/manifest.json")
     ]
     return documents, files, details
 
 
 def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
     """Remove checkpoints and outcomes of the trainings of ``cycle``, except those of the training named ``kept``."""
-    folder = f"cycle-{cycle}"
+    folder = layout.cycle_folder(cycle)
     for name in storage.folders(folder) + storage.list(folder, ".json"):
         training = name.removeprefix(f"{folder}/").removesuffix(".json")
         if training.startswith("training-") and training != kept:
@@ -199,7 +202,7 @@ def _fit(storage: Storage, cycle: int, name: str, settings: dict[str, Any], work
         ),
         run_config=ray_train.RunConfig(
             name=name,
-            storage_path=storage.path(f"cycle-{cycle}"),
+            storage_path=storage.path(layout.cycle_folder(cycle)),
             storage_filesystem=storage.filesystem,
             failure_config=ray_train.FailureConfig(max_failures=config["max_failures"]),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from ray import train as ray_train
 
+from ezxmc_ray import layout
 from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.stages.board import report_done, report_phase
@@ -34,7 +35,6 @@ CURVE_POINTS = 500
 #: Batches that are read and tokenised while one trains.
 READ_AHEAD = 2
 #: The folder of a cycle with TensorBoard's event files.
-TENSORBOARD = "tensorboard"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class TrainWorker:
         self.progress = self._restore()
         if self.rank == 0 and self.trainer.step_number == 0:
             # The curves of an older training would stand beside those of this one.
-            self.storage.remove(f"cycle-{self.cycle}/{TENSORBOARD}")
+            self.storage.remove(layout.tensorboard(self.cycle))
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings["earlier_thresholds"])
         self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
         self.held_out: list[HeldOut] = []
@@ -129,9 +129,9 @@ class TrainWorker:
         self.trackers.close()
         if self.rank == 0:
             self.trainer.encoder.save(self.folder / "student")
-            copy_into(self.storage, self.folder / "student", f"cycle-{self.cycle}/student")
+            copy_into(self.storage, self.folder / "student", layout.cycle_student(self.cycle))
             name = ray_train.get_context().get_experiment_name()
-            self.storage.write_json(f"cycle-{self.cycle}/{name}.json", self._outcome())
+            self.storage.write_json(layout.training_outcome(self.cycle, name), self._outcome())
         self._upload_events()
         ray_train.report({"documents": self.progress["documents"]})
 
@@ -141,14 +141,14 @@ class TrainWorker:
         Where a worker died, training goes on without one that does not begin again; a new command is told.
         """
         name = ray_train.get_context().get_experiment_name()
-        file, command = f"cycle-{self.cycle}/{name}/trackers.json", self.settings["command"]
+        file, command = f"{layout.cycle_folder(self.cycle)}/{name}/trackers.json", self.settings["command"]
         earlier: dict[str, Any] = {"command": "", "runs": {}}
         if self.storage.exists(file):
             earlier = self.storage.read_json(file)
         lost = self.progress["lost_trackers"] if earlier["command"] == command else None
         title = f"{Path(self.config.run).name} cycle {self.cycle}"
         settings: dict[str, Any] = self.settings["config"]["student"]
-        names, folder = self.config.student.trackers, self.folder / TENSORBOARD
+        names, folder = self.config.student.trackers, self.folder / "tensorboard"
         trackers = open_trackers(names, title, folder, settings, earlier["runs"], lost)
         self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})
         return trackers
@@ -205,8 +205,8 @@ class TrainWorker:
 
     def _upload_events(self) -> None:
         """Event files of TensorBoard go into the run; those of an earlier start of this training stay beside them."""
-        for file in sorted((self.folder / TENSORBOARD).glob("events*")):
-            self.storage.write_bytes(f"cycle-{self.cycle}/{TENSORBOARD}/{file.name}", file.read_bytes())
+        for file in sorted((self.folder / "tensorboard").glob("events*")):
+            self.storage.write_bytes(f"{layout.tensorboard(self.cycle)}/{file.name}", file.read_bytes())
 
     def _restore(self) -> dict[str, Any]:
         """Load the latest checkpoint, if there is one; returns the counts so far."""

@@ -3,7 +3,7 @@
     ezxmc verdicts RUN --export FILE [--teacher KEY]
     ezxmc verdicts RUN --import FILE [--teacher NAME]
 
-An export (tables.EXPORTED_VERDICTS) has every pair of one teacher once, and in the schema's metadata as JSON the
+An export (tables.EXPORTED_VERDICTS_SCHEMA) has every pair of one teacher once, and in the schema's metadata as JSON the
 teacher's description (``ezxmc.teacher``) and what its pairs cost (``ezxmc.costs``): imported, it goes under that
 teacher's key, whatever ids the other run uses, and each pair counts as having cost their mean. A file made by hand has
 the columns document_id, label_id and raw; ``--teacher`` says under which key it goes. What a run holds already stays as
@@ -26,16 +26,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.context import DOCUMENTS, LABELS, Context, manifest_path, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.rehome import rehome
 from ezxmc_ray.stages.verdicts import CONFIGURED, configured_teacher, held_key, homes_of
 from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXPORTED_VERDICTS, HASH, NO_DOCUMENT, VERDICTS, shard_name
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    EXPORTED_VERDICTS_SCHEMA,
+    HASH,
+    LABELS_SCHEMA,
+    NO_DOCUMENT,
+    VERDICTS_SCHEMA,
+)
 from ezxmc_ray.teacher.engine import describe
 from ezxmc_ray.teacher.homes import Homes, each_pair_once
 from ezxmc_ray.teacher.store import ABSENT, PRIORS, VerdictStore, table_keys
@@ -71,7 +77,7 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     description = {**(store.description() or {}), "key": store.key}
     metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_a_pair(store, homes))}
     pairs = 0
-    with target.open_table(name, EXPORTED_VERDICTS.with_metadata(metadata)) as sink:
+    with target.open_table(name, EXPORTED_VERDICTS_SCHEMA.with_metadata(metadata)) as sink:
         for _, table in each_pair_once(store, homes):
             sink.write_table(_with_ids(context.storage, homes, labels, table))
             pairs += len(table)
@@ -88,23 +94,23 @@ def _costs_a_pair(store: VerdictStore, homes: Homes) -> dict[str, float]:
 def _label_ids(storage: Storage) -> pa.Table:
     """``id`` and ``content_hash`` of the run's labels; none, if it is not prepared."""
     columns = ["id", "content_hash"]
-    if not storage.exists(LABELS):
+    if not storage.exists(layout.LABELS):
         return LABELS_SCHEMA.empty_table().select(columns)
-    return storage.read_table(LABELS, LABELS_SCHEMA, columns)
+    return storage.read_table(layout.LABELS, LABELS_SCHEMA, columns)
 
 
 def _with_ids(storage: Storage, homes: Homes, labels: pa.Table, table: pa.Table) -> pa.Table:
-    """``table`` (tables.VERDICTS) as tables.EXPORTED_VERDICTS; ``labels``: :func:`_label_ids`."""
+    """``table`` (tables.VERDICTS_SCHEMA) as tables.EXPORTED_VERDICTS_SCHEMA; ``labels``: :func:`_label_ids`."""
     ids = np.full(len(table), None, object)
     home = homes.first(table["document_hash"])
     for shard in np.unique(home[home >= 0]):
         rows = np.flatnonzero(home == shard)
-        documents = storage.read_table(shard_path(DOCUMENTS, shard), DOCUMENTS_SCHEMA, ["id", "content_hash"])
+        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash"])
         hashes = table["document_hash"].take(pa.array(rows))
         ids[rows] = _translated(hashes, documents, "content_hash", "id").to_pylist()
     table = table.append_column("document_id", pa.array(ids, pa.string()))
     table = table.append_column("label_id", _translated(table["label_hash"], labels, "content_hash", "id"))
-    return table.select(EXPORTED_VERDICTS.names)
+    return table.select(EXPORTED_VERDICTS_SCHEMA.names)
 
 
 def _translated(values: pa.ChunkedArray, table: pa.Table, source: str, target: str) -> pa.ChunkedArray:
@@ -123,7 +129,7 @@ def import_verdicts(context: Context, file: str, teacher: str | None) -> Importe
     """
     storage = context.storage
     with run_lock(storage):
-        if not storage.exists(manifest_path(DOCUMENTS)):
+        if not storage.exists(layout.manifest(layout.DOCUMENTS)):
             raise UserError(f"The run {storage.root} has no documents yet: give ezxmc prepare first.")
         verdicts, description, costs = _verdicts_in(context, file, teacher)
         _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file)
@@ -139,7 +145,7 @@ def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table, costs: dict[st
     """Append what the folders of the verdicts' documents lack, at ``costs`` a pair; returns how many pairs."""
     documents = verdicts["document_hash"]
     is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
-    rows_in = {shard_name(shard): rows for shard, rows in homes.rows_by_shard(documents).items()}
+    rows_in = {layout.shard_name(shard): rows for shard, rows in homes.rows_by_shard(documents).items()}
     rows_in[PRIORS] = np.flatnonzero(is_prior)
     rows_in[ABSENT] = np.flatnonzero(~is_prior & (homes.first(documents) < 0))
     is_new = np.zeros(len(verdicts), bool)
@@ -158,7 +164,7 @@ def _location(file: str, option: str) -> tuple[Storage, str]:
 
 
 def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.Table, dict[str, Any], dict[str, float]]:
-    """The rows of either kind of file as tables.VERDICTS, the description of their teacher, what a pair cost."""
+    """The rows of either kind of file as tables.VERDICTS_SCHEMA, the description of their teacher, what a pair cost."""
     table, description, costs = _read(file)
     if description is None:
         return _by_ids(context, table, file), _teacher(context, file, teacher), costs
@@ -170,7 +176,7 @@ def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.T
 
 
 def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]:
-    """An export as tables.VERDICTS with its teacher's description and what a pair cost; what is made by hand as
+    """An export as tables.VERDICTS_SCHEMA with its teacher's description and what a pair cost; what is made by hand as
     BY_HAND, without either."""
     storage, name = _location(file, "--import")
     if not storage.exists(name):
@@ -180,7 +186,7 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]
         metadata = schema.metadata or {}
         description = _described(json.loads(metadata.get(TEACHER, b"null")))
         costs = _costs(json.loads(metadata.get(COSTS, b"{}")))
-        wanted = BY_HAND if description is None else VERDICTS
+        wanted = BY_HAND if description is None else VERDICTS_SCHEMA
         if missing := [column for column in wanted.names if column not in schema.names]:
             raise UserError(
                 f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts`, or a file with the "
@@ -234,9 +240,9 @@ def _checked_name(name: str) -> str:
 
 
 def _by_ids(context: Context, given: pa.Table, file: str) -> pa.Table:
-    """``given`` (BY_HAND) as tables.VERDICTS, without tokens."""
+    """``given`` (BY_HAND) as tables.VERDICTS_SCHEMA, without tokens."""
     storage = context.storage
-    shards = [shard_path(DOCUMENTS, shard) for shard in range(context.shards)]
+    shards = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(context.shards)]
     documents = pa.concat_tables(
         [storage.read_table(name, DOCUMENTS_SCHEMA, ["id", "content_hash"]) for name in shards]
     )
@@ -246,7 +252,7 @@ def _by_ids(context: Context, given: pa.Table, file: str) -> pa.Table:
         _hashes(given["label_id"], labels, file, f"name a label that the run {storage.root} does not have"),
     ]
     tokens, truncated = pa.array(np.zeros(len(given), np.int32)), pa.array(np.zeros(len(given), bool))
-    return pa.Table.from_arrays([*hashes, given["raw"], tokens, truncated], schema=VERDICTS)
+    return pa.Table.from_arrays([*hashes, given["raw"], tokens, truncated], schema=VERDICTS_SCHEMA)
 
 
 def _hashes(ids: pa.ChunkedArray, table: pa.Table, file: str, mistake: str) -> pa.ChunkedArray:

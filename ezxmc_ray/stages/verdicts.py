@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.context import DOCUMENTS, Context, judged_dtype, manifest_path
+from ezxmc_ray.stages.context import Context, judged_dtype
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.calibration import calibrate, yes_threshold_of
 from ezxmc_ray.teacher.dtype import held_dtypes
@@ -80,7 +81,7 @@ def _judged_shares(context: Context) -> dict[str, float]:
     yes: dict[str, float] = {}
     pairs: dict[str, int] = {}
     for cycle in range(context.cycles + 1):
-        manifest = read_manifest(context.storage, manifest_path(f"cycle-{cycle}/examples"))
+        manifest = read_manifest(context.storage, layout.examples(cycle))
         if manifest and manifest.rows:
             key = manifest.details["teacher"]["key"]
             yes[key] = yes.get(key, 0.0) + manifest.details["share_yes"] * manifest.rows
@@ -113,7 +114,7 @@ def _files(store: VerdictStore) -> int:
 
 def homes_of(context: Context) -> Homes:
     """Where the run's documents lie; nowhere, if it is not prepared."""
-    manifest = read_manifest(context.storage, manifest_path(DOCUMENTS))
+    manifest = read_manifest(context.storage, layout.DOCUMENTS)
     return Homes.of_shards(context.storage, int(manifest.details["shards"]) if manifest else 0)
 
 
@@ -156,5 +157,5 @@ def configured_teacher(context: Context) -> TeacherConfig:
 
 def _judged_in(storage: Storage, cycles: int) -> list[str]:
     """The dtypes that the cycles were judged in, the last cycle first."""
-    found = (judged_dtype(storage, f"cycle-{cycle}/examples") for cycle in range(cycles, -1, -1))
+    found = (judged_dtype(storage, layout.examples(cycle)) for cycle in range(cycles, -1, -1))
     return [dtype for dtype in found if dtype]

@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
 from ezxmc_ray.student.negatives import in_batch_weights, positives
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ class ExampleReader:
         self,
         storage: Storage,
         cycle: int,
-        documents_dir: str = "documents",
+        documents_dir: str = layout.DOCUMENTS,
         label_texts: Sequence[str] | None = None,
         cached_shards: int = 16,
         earlier_thresholds: Sequence[float] = (),
     ) -> None:
         self.storage = storage
         self.documents_dir = documents_dir
-        self.shards = storage.list(f"cycle-{cycle}/examples", suffix=".parquet")
+        self.shards = storage.list(layout.examples(cycle), suffix=".parquet")
         self._earlier_thresholds = earlier_thresholds
         self._label_texts = _label_texts(storage, label_texts)
         self._cached_shards = cached_shards
@@ -107,7 +108,7 @@ class ExampleReader:
         self._label_counts = np.zeros(len(self._label_texts), np.int64)
         for name in self.shards:
             columns = ["row", "held_out", "labels"]
-            newest = storage.read_table(name, EXAMPLES, columns)
+            newest = storage.read_table(name, EXAMPLES_SCHEMA, columns)
             table = _latest(newest, self._earlier(name, columns).values())
             trained = pc.invert(table["held_out"])
             usable = _usable(table)
@@ -158,7 +159,7 @@ class ExampleReader:
         """What the earlier cycles whose verdicts count have of the shard ``name``, by cycle, the latest one first."""
         file = name.rpartition("/")[2]
         return {
-            cycle: self.storage.read_table(f"cycle-{cycle}/examples/{file}", EXAMPLES, columns)
+            cycle: self.storage.read_table(f"{layout.examples(cycle)}/{file}", EXAMPLES_SCHEMA, columns)
             for cycle in reversed(range(len(self._earlier_thresholds)))
         }
 
@@ -173,12 +174,12 @@ class ExampleReader:
     def _load(self, number: int) -> _Shard:
         """Read an example shard and the documents' shard of the same name, usable rows only."""
         file = self.shards[number].rpartition("/")[2]
-        newest = self.storage.read_table(self.shards[number], EXAMPLES)
+        newest = self.storage.read_table(self.shards[number], EXAMPLES_SCHEMA)
         earlier = self._earlier(self.shards[number])
         examples = _usable(_latest(newest, earlier.values()))
         judged = _judged(examples)
         table = self.storage.read_table(
-            f"{self.documents_dir}/{file}", DOCUMENTS, columns=["title", "text", "excluded"]
+            f"{self.documents_dir}/{file}", DOCUMENTS_SCHEMA, columns=["title", "text", "excluded"]
         )
         table = table.take(examples["row"]).combine_chunks()
         texts = pc.fill_null(table["text"], "").combine_chunks()
@@ -207,16 +208,20 @@ class HeldOut:
     similarity: np.ndarray
 
 
-def held_out_documents(storage: Storage, cycle: int, limit: int, documents_dir: str = "documents") -> list[HeldOut]:
+def held_out_documents(
+    storage: Storage, cycle: int, limit: int, documents_dir: str = layout.DOCUMENTS
+) -> list[HeldOut]:
     """The first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards."""
     found: list[HeldOut] = []
     label_texts = _label_texts(storage, None)
-    for name in storage.list(f"cycle-{cycle}/examples", suffix=".parquet"):
+    for name in storage.list(layout.examples(cycle), suffix=".parquet"):
         if len(found) >= limit:
             break
-        examples = storage.read_table(name, EXAMPLES)
+        examples = storage.read_table(name, EXAMPLES_SCHEMA)
         examples = examples.filter(pc.and_(examples["held_out"], _has_shortlist(examples)))
-        table = storage.read_table(f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS, columns=["title", "text"])
+        table = storage.read_table(
+            f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS_SCHEMA, columns=["title", "text"]
+        )
         texts = table.take(examples["row"]).to_pylist()
         for text, one in zip(texts, _judged(examples), strict=True):
             if np.isfinite(one.verdict).all():
@@ -229,7 +234,7 @@ def held_out_documents(storage: Storage, cycle: int, limit: int, documents_dir: 
 def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
     if given is not None:
         return pa.array(given, pa.large_string())
-    texts = storage.read_table("labels.parquet", LABELS, columns=["text"])["text"]
+    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, columns=["text"])["text"]
     return pa.chunked_array(texts.chunks, pa.string()).cast(pa.large_string()).combine_chunks()
 
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
+from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
 from ezxmc_ray.student.data import Batch
-from ezxmc_ray.tables import DOCUMENTS
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 
 #: A text of fewer words is not taken apart.
 LEAST_WORDS = 8
@@ -64,12 +65,12 @@ class PairReader:
     ``kind``: a key of PAIRS. ``skipped``: the train documents that are left out.
     """
 
-    def __init__(self, storage: Storage, kind: str, seed: int, documents_dir: str = "documents") -> None:
+    def __init__(self, storage: Storage, kind: str, seed: int, documents_dir: str = layout.DOCUMENTS) -> None:
         self._pair, self._seed = PAIRS[kind], seed
         self._texts: list[list[tuple[str, str]]] = []
         self.skipped = 0
         for name in storage.list(documents_dir, suffix=".parquet"):
-            table = storage.read_table(name, DOCUMENTS, columns=["title", "text", "split", "held_out"])
+            table = storage.read_table(name, DOCUMENTS_SCHEMA, columns=["title", "text", "split", "held_out"])
             table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.invert(table["held_out"])))
             texts = zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)
             usable = [(title or "", text) for title, text in texts if self._has_parts(title, text)]

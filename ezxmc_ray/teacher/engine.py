@@ -19,7 +19,7 @@ from ezxmc_ray.config import TeacherConfig, fingerprint
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
-from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS
+from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
 from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
 from ezxmc_ray.teacher.readout import AnswerTokens, answer_tokens, head_tokens, is_classifier, resolve_readout
@@ -45,7 +45,7 @@ class DocumentPairs:
 class Judged:
     """What judging a batch gave.
 
-    ``table``: tables.VERDICTS, a row a pair in the batch's order. ``computed_tokens``: prompt tokens that went through
+    ``table``: VERDICTS_SCHEMA, a row a pair in the batch's order. ``computed_tokens``: prompt tokens that went through
     the model, by the engine's own count (the rest came from its prefix cache; a pair asked twice counts twice).
     ``truncated_documents``: documents of the batch that were cut. ``truncated_labels``: pairs whose label was cut.
     ``seconds``: wall time in the engine.
@@ -283,7 +283,7 @@ def judged(
         pa.array(lengths),
         pa.array([pair.truncated for pair in prompts.pairs], pa.bool_()),
     ]
-    table = pa.Table.from_arrays(columns, schema=VERDICTS)
+    table = pa.Table.from_arrays(columns, schema=VERDICTS_SCHEMA)
     total = int(lengths.sum())
     return Judged(table, total, computed_tokens, prompts.truncated_documents, prompts.truncated_labels, seconds)
 

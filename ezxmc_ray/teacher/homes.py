@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, HASH, HASH_BYTES, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH, HASH_BYTES
 from ezxmc_ray.teacher.store import PAIR, PRIORS, Hashes, VerdictStore, hash_bytes, places, table_keys
 
 _KEY = np.dtype((np.void, HASH_BYTES))
@@ -37,8 +38,10 @@ class Homes:
     @classmethod
     def of_shards(cls, storage: Storage, shards: int) -> Homes:
         """Of the documents in the shards 0 to ``shards`` - 1 of a run."""
-        names = [f"documents/{shard_name(shard)}.parquet" for shard in range(shards)]
-        hashes = [hash_bytes(storage.read_table(name, DOCUMENTS, ["content_hash"])["content_hash"]) for name in names]
+        names = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(shards)]
+        hashes = [
+            hash_bytes(storage.read_table(name, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"]) for name in names
+        ]
         numbers = np.repeat(np.arange(shards, dtype=np.int32), [len(one) for one in hashes])
         return cls(np.concatenate([np.zeros((0, HASH_BYTES), np.uint8), *hashes]), numbers)
 
@@ -86,8 +89,8 @@ def bring_home(store: VerdictStore, homes: Homes, folder: str) -> int:
     table = store.read(folder)
     added = 0
     for shard, rows in homes.rows_by_shard(table["document_hash"]).items():
-        if shard_name(shard) != folder:
-            added += int(store.append_missing(shard_name(shard), table.take(pa.array(rows))).sum())
+        if layout.shard_name(shard) != folder:
+            added += int(store.append_missing(layout.shard_name(shard), table.take(pa.array(rows))).sum())
     return added
 
 
@@ -102,12 +105,12 @@ def compact_store(store: VerdictStore, homes: Homes) -> None:
         table = store.read(folder)
         is_kept = homes.first(table["document_hash"]) < 0
         for shard, rows in homes.rows_by_shard(table["document_hash"]).items():
-            is_kept[rows] |= shard_name(shard) == folder
+            is_kept[rows] |= layout.shard_name(shard) == folder
         store.compact(folder, table.filter(pa.array(is_kept)))
 
 
 def each_pair_once(store: VerdictStore, homes: Homes) -> Iterator[tuple[str, pa.Table]]:
-    """Folder after folder with its verdicts (tables.VERDICTS, ordered by key), without pairs that another one gives.
+    """Folder after folder with its verdicts (VERDICTS_SCHEMA, ordered by key), without pairs that another one gives.
 
     A pair is given by the folder of the first shard with its document; if that lacks it, by the first folder that has
     it. Memory: one folder, and the keys (32 bytes) of pairs that do not lie where their document is.
@@ -119,10 +122,10 @@ def each_pair_once(store: VerdictStore, homes: Homes) -> Iterator[tuple[str, pa.
         is_given, is_stray = np.ones(len(table), bool), np.full(len(table), folder != PRIORS)
         for shard in np.unique(home[home >= 0]):
             rows = np.flatnonzero(home == shard)
-            if shard_name(shard) == folder:
+            if layout.shard_name(shard) == folder:
                 is_stray[rows] = False
             else:
-                is_given[rows] = places(store.held(shard_name(shard)), keys[rows]) < 0
+                is_given[rows] = places(store.held(layout.shard_name(shard)), keys[rows]) < 0
         strays = np.flatnonzero(is_stray & is_given)
         is_given[strays] = places(seen, keys[strays]) < 0
         seen = np.union1d(seen, keys[strays])

@@ -1,6 +1,6 @@
 """The verdict store: what a teacher has judged, kept under its key and the content of document and label.
 
-Comes in: tables of verdicts (tables.VERDICTS), a batch at a time. Goes out: which pairs are held, and their raw scores.
+Comes in: tables of verdicts (VERDICTS_SCHEMA), a batch at a time. Goes out: which pairs are held, and their raw scores.
 Judging only ever adds files: verdicts/<teacher key>/<folder>/<batch key>.parquet, where a folder is a document shard's
 name, ``priors``, or ``absent`` (imported verdicts on documents that the run does not have), and the batch key a hash of
 the batch's pairs, so that a batch judged again is the same file. A pair may lie in several files and folders; within a
@@ -18,11 +18,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS
+from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 
-VERDICT_FOLDER, PRIORS, ABSENT = "verdicts", "priors", "absent"
+PRIORS, ABSENT = "priors", "absent"
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
 PAIR = np.dtype((np.void, 2 * HASH_BYTES))
 Hashes: TypeAlias = "Sequence[bytes] | pa.Array | pa.ChunkedArray"
@@ -35,7 +36,7 @@ def pair_keys(document_hashes: Hashes, label_hashes: Hashes) -> np.ndarray:
 
 
 def table_keys(table: pa.Table) -> np.ndarray:
-    """Keys of the rows of ``table`` (tables.VERDICTS), void32 [n]."""
+    """Keys of the rows of ``table`` (VERDICTS_SCHEMA), void32 [n]."""
     return pair_keys(table["document_hash"], table["label_hash"])
 
 
@@ -49,7 +50,7 @@ def places(held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def teacher_keys(storage: Storage) -> list[str]:
     """Keys of the teachers whose verdicts a run holds, sorted."""
-    return [_last(path) for path in storage.folders(VERDICT_FOLDER)]
+    return [_last(path) for path in storage.folders(layout.VERDICTS)]
 
 
 class VerdictStore:
@@ -58,7 +59,7 @@ class VerdictStore:
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
         self.key = key
-        self._root = f"{VERDICT_FOLDER}/{key}"
+        self._root = f"{layout.VERDICTS}/{key}"
 
     def folders(self) -> list[str]:
         """Names of the folders there are, sorted."""
@@ -73,8 +74,8 @@ class VerdictStore:
         return np.unique(table_keys(self._load(folder, ["document_hash", "label_hash"])))
 
     def read(self, folder: str) -> pa.Table:
-        """All verdicts of ``folder`` (tables.VERDICTS) ordered by key; of a pair held twice the first file's."""
-        table = self._load(folder, VERDICTS.names)
+        """All verdicts of ``folder`` (VERDICTS_SCHEMA) ordered by key; of a pair held twice the first file's."""
+        table = self._load(folder, VERDICTS_SCHEMA.names)
         _, first = np.unique(table_keys(table), return_index=True)
         return table.take(pa.array(first))
 
@@ -86,7 +87,7 @@ class VerdictStore:
         return dict(totals)
 
     def append(self, folder: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> str:
-        """Commit a batch (tables.VERDICTS, at least a row); returns its file. The same pairs again change nothing.
+        """Commit a batch (VERDICTS_SCHEMA, at least a row); returns its file. The same pairs again change nothing.
 
         ``counts``: what the batch cost, for the file's footer: ``computed_tokens``, ``engine_ms``.
         """
@@ -97,7 +98,7 @@ class VerdictStore:
         if not self._storage.exists(name):
             # Under the batch's key, so that a batch that lies in two files for a while is counted once.
             footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
-            self._storage.write_table(name, table.select(VERDICTS.names).cast(VERDICTS), footer)
+            self._storage.write_table(name, table.select(VERDICTS_SCHEMA.names).cast(VERDICTS_SCHEMA), footer)
         return name
 
     def append_missing(
@@ -172,8 +173,10 @@ class VerdictStore:
         tables = []
         for name in self.files(folder):
             with self._readable(name):
-                tables.append(self._storage.read_table(name, VERDICTS, columns))
-        return pa.concat_tables([pa.schema([VERDICTS.field(column) for column in columns]).empty_table(), *tables])
+                tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
+        return pa.concat_tables(
+            [pa.schema([VERDICTS_SCHEMA.field(column) for column in columns]).empty_table(), *tables]
+        )
 
     def _batch_counts(self, names: list[str]) -> dict[str, int]:
         """Counts of the batches in the files ``names``: ``<batch key>.<name>`` to value."""

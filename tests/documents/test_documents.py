@@ -15,7 +15,7 @@ from ezxmc_ray.documents.labels import LabelNumbers
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS, content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
 
 LABEL_IDS = ["a", "b", "c;d", "7"]
 
@@ -24,7 +24,7 @@ LABEL_IDS = ["a", "b", "c;d", "7"]
 def labels(tmp_path: Path) -> LabelsById:
     storage = Storage(str(tmp_path))
     rows = [{"id": one, "text": one, "description": "", "content_hash": content_hash("", one)} for one in LABEL_IDS]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
     return LabelsById(LabelNumbers(storage), "labels")
 
 

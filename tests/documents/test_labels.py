@@ -11,7 +11,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.labels import LabelSet, read_labels
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.tables import LABELS, content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
 
 
 def _read(*paths: str) -> LabelSet:
@@ -24,7 +24,7 @@ def test_labels_are_numbered_over_all_files(write_jsonl: Callable[..., str], tmp
     )
     (tmp_path / "2.csv").write_text('id,text\ns,other\nt,same\n"",no id\nu,"two, parts"\n')
     found = _read(first, str(tmp_path / "2.csv"))
-    assert found.table.schema == LABELS
+    assert found.table.schema == LABELS_SCHEMA
     assert found.table.to_pylist() == [
         {"id": one, "text": text, "description": "", "content_hash": content_hash("", text)}
         for one, text in [("3", "x"), ("s", "same"), ("t", "same"), ("u", "two, parts")]

@@ -23,7 +23,7 @@ from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.documents.shards import Part, plan_shards
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, GOLD, LABELS, REJECTED, check, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, REJECTED_SCHEMA, check, content_hash
 
 Row = dict[str, Any]
 LABEL_ROWS = [{"id": f"L{i}", "text": f"label {i}"} for i in range(20)]
@@ -81,8 +81,8 @@ def _reference(
 def _read(storage: Storage) -> list[Row]:
     rows: list[Row] = []
     for name in storage.list("documents", ".parquet"):
-        documents = check(storage.read_table(name), DOCUMENTS, name).to_pylist()
-        gold = storage.read_table(name.replace("documents", "gold"), GOLD)["labels"].to_pylist()
+        documents = check(storage.read_table(name), DOCUMENTS_SCHEMA, name).to_pylist()
+        gold = storage.read_table(name.replace("documents", "gold"), GOLD_SCHEMA)["labels"].to_pylist()
         rows += [{**row, "gold": one} for row, one in zip(documents, gold, strict=True)]
     return rows
 
@@ -123,7 +123,7 @@ def test_rows_are_those_of_the_reference(
     (documents, written, details), storage = sequential_prepare(config)
     assert _read(storage) == expected
     assert documents == len(expected)
-    rejected = check(storage.read_table("rejected.parquet"), REJECTED, "rejected.parquet").to_pylist()
+    rejected = check(storage.read_table("rejected.parquet"), REJECTED_SCHEMA, "rejected.parquet").to_pylist()
     names = sorted(config.prepare.documents)
     assert [(names.index(row["source"]), row["line"]) for row in rejected] == bad
     assert details["rejected"] == len(bad) == sum(details["rejected_by_reason"].values())
@@ -266,7 +266,7 @@ def test_a_run_in_an_object_store(config: Config, sequential_prepare: Callable[.
     there, storage = sequential_prepare(config, "fsspec+memory:///bucket/run")
     assert here == there
     assert not fsspec.filesystem("memory").exists("/bucket/run/documents/.parts")
-    assert storage.read_table("labels.parquet", LABELS)["id"].to_pylist() == [row["id"] for row in LABEL_ROWS]
+    assert storage.read_table("labels.parquet", LABELS_SCHEMA)["id"].to_pylist() == [row["id"] for row in LABEL_ROWS]
 
 
 def test_gold_changes_the_gold_fingerprint_only(

@@ -220,7 +220,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             manifests |= {f"cycle-{number}/{name}": manifest for name, manifest in stages.items()}
         for folder, manifest in manifests.items():
             if folder not in without:
-                write_manifest(storage, f"{folder}/manifest.json", manifest)
+                write_manifest(storage, f"{folder}", manifest)
         if "evaluation" not in without:
             types = [
                 ("id", pa.string()),

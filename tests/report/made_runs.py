@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, GOLD, LABELS, RANKINGS, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA
 
 LABEL_COUNT, TEST_DOCUMENTS, TRAIN_DOCUMENTS = 30, 40, 20
 
@@ -72,9 +73,9 @@ def made_run(
     config = load_config(None, [f"run={root}", f"curriculum.cycles={len(skills) - 1}", *overrides])
     storage.write_bytes("config.yaml", yaml.safe_dump(to_dict(config)).encode())
     texts = [{"id": f"label-{n}", "text": f"label {n}", "description": ""} for n in range(labels)]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(texts, LABELS))
+    storage.write_table("labels.parquet", pa.Table.from_pylist(texts, LABELS_SCHEMA))
     for number, shard in enumerate(shards):
-        _write_shard(storage, shard_name(number), shard, skills, gold)
+        _write_shard(storage, layout.shard_name(number), shard, skills, gold)
     _write_manifests(storage, skills, chosen, len(shards), labels, gold)
     return str(root)
 
@@ -82,15 +83,17 @@ def made_run(
 def _write_shard(storage: Storage, name: str, rows: list[dict[str, Any]], skills: tuple[float, ...], gold: str) -> None:
     given = {"all": ("train", "test"), "test": ("test",), "none": ()}[gold]
     truth = [row["gold"] if row["split"] in given else None for row in rows]
-    storage.write_table(f"documents/{name}.parquet", pa.Table.from_pylist(rows, DOCUMENTS))
-    storage.write_table(f"gold/{name}.parquet", pa.table({"labels": pa.array(truth, GOLD.field(0).type)}))
+    storage.write_table(f"documents/{name}.parquet", pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
+    storage.write_table(f"gold/{name}.parquet", pa.table({"labels": pa.array(truth, GOLD_SCHEMA.field(0).type)}))
     train = [place for place, row in enumerate(rows) if row["split"] == "train"]
     test = [place for place, row in enumerate(rows) if row["split"] == "test"]
     for encoder, skill in enumerate(skills):
         ranked = [{"row": place, "labels": ranking(rows[place], skill)} for place in test]
-        storage.write_table(f"evaluation/encoder-{encoder}/{name}.parquet", pa.Table.from_pylist(ranked, RANKINGS))
+        storage.write_table(
+            f"evaluation/encoder-{encoder}/{name}.parquet", pa.Table.from_pylist(ranked, RANKINGS_SCHEMA)
+        )
         judged = [{"row": place, "labels": list(range(encoder, encoder + 5))} for place in train]
-        storage.write_table(f"cycle-{encoder}/examples/{name}.parquet", pa.Table.from_pylist(judged, EXAMPLES))
+        storage.write_table(f"cycle-{encoder}/examples/{name}.parquet", pa.Table.from_pylist(judged, EXAMPLES_SCHEMA))
 
 
 def _write_manifests(
@@ -105,7 +108,9 @@ def _write_manifests(
         "documents": 0 if gold == "none" else TEST_DOCUMENTS,
         "student": student.commit,
     } | fingerprints
-    files = [f"evaluation/encoder-{n}/{shard_name(s)}.parquet" for n in range(len(skills)) for s in range(shards)]
+    files = [
+        f"evaluation/encoder-{n}/{layout.shard_name(s)}.parquet" for n in range(len(skills)) for s in range(shards)
+    ]
     manifests = {
         "documents": Manifest("prepare", "f", 60, 1.0, details=prepared),
         "student": student,
@@ -118,4 +123,4 @@ def _write_manifests(
         if cycle < len(skills) - 1:
             manifests[f"cycle-{cycle}/student"] = Manifest("train", "f", 20, 30.0)
     for folder, manifest in manifests.items():
-        write_manifest(storage, f"{folder}/manifest.json", manifest)
+        write_manifest(storage, f"{folder}", manifest)

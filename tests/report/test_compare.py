@@ -55,7 +55,7 @@ def test_costs_are_distinct_pairs_engine_seconds_and_training_seconds(tmp_path: 
     assert shipped.teacher_seconds == pytest.approx(100 + 50 + 100 / 3)
     assert shipped.training_seconds == 60.0
     # What was trained before curriculum.cycles was lowered is no part of the run.
-    write_manifest(Storage(str(tmp_path)), "cycle-2/student/manifest.json", Manifest("train", "f", 20, 1000.0))
+    write_manifest(Storage(str(tmp_path)), "cycle-2/student", Manifest("train", "f", 20, 1000.0))
     assert compare_runs([str(tmp_path)]).entries[1].training_seconds == 60.0
     assert (untrained.pairs, untrained.teacher_seconds, untrained.training_seconds) == (0, 0.0, 0.0)
 
@@ -64,7 +64,7 @@ def test_training_seconds_before_a_kill_count(tmp_path: Path) -> None:
     root = made_run(tmp_path)
     # 100 seconds of steps, a kill, then a start of 100 seconds and 200 seconds of steps.
     went_on = Manifest("train", "f", 20, 310.0, details={"training_seconds": 300.0, "start_seconds": 100.0})
-    write_manifest(Storage(root), "cycle-0/student/manifest.json", went_on)
+    write_manifest(Storage(root), "cycle-0/student", went_on)
     assert compare_runs([root]).entries[1].training_seconds == 400.0
 
 
@@ -148,11 +148,11 @@ def test_a_run_of_an_earlier_version_is_compared(tmp_path: Path) -> None:
     old = text.replace("  propensity_a: 0.55\n", "").replace("encoder:\n", "encoder:\n  batch_size: 64\n")
     (tmp_path / "a" / "config.yaml").write_text(old)
     storage = Storage(root)
-    evaluated = read_manifest(storage, "evaluation/manifest.json")
+    evaluated = read_manifest(storage, "evaluation")
     assert evaluated is not None
     for name in ("student", "document_fingerprint", "gold_fingerprint"):
         del evaluated.details[name]
-    write_manifest(storage, "evaluation/manifest.json", evaluated)
+    write_manifest(storage, "evaluation", evaluated)
     assert (
         compare_runs([root]).entries[-1].student.values
         == compare_runs([made_run(tmp_path / "b")]).entries[-1].student.values
@@ -168,9 +168,9 @@ def without(folder: str) -> Any:
 
 def newer_student(root: str) -> None:
     storage = Storage(root)
-    manifest = read_manifest(storage, "student/manifest.json")
+    manifest = read_manifest(storage, "student")
     assert manifest is not None
-    write_manifest(storage, "student/manifest.json", replace(manifest, commit="another"))
+    write_manifest(storage, "student", replace(manifest, commit="another"))
 
 
 def without_configuration(root: str) -> None:

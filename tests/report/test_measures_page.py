@@ -26,9 +26,9 @@ def measured_run(make_run: Any, tmp_path: Path) -> Any:
         storage, config = make_run(cycles=1, chosen=0)
         ranked = Storage(made_run(tmp_path / "ranked", gold=gold))
         measured = measure_encoders(ranked, NAMES, 2, LABEL_COUNT, EvaluateConfig(), 0)
-        manifest = read_manifest(storage, "evaluation/manifest.json")
+        manifest = read_manifest(storage, "evaluation")
         assert manifest is not None
-        write_manifest(storage, "evaluation/manifest.json", replace(manifest, details=manifest.details | measured))
+        write_manifest(storage, "evaluation", replace(manifest, details=manifest.details | measured))
         return build_report(storage, config), measured
 
     return make

@@ -71,7 +71,7 @@ def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: A
     config.curriculum.pair_budget = 50_000
     lead = {"over": "cycle_0", "difference": -1.25, "standard_error": 0.5, "documents": 150}
     details = {"encoder": "cycle_1", "lead": lead}
-    write_manifest(storage, "cycle-2/selection/manifest.json", Manifest("select", "f", 150, 1.0, details=details))
+    write_manifest(storage, "cycle-2/selection", Manifest("select", "f", 150, 1.0, details=details))
     report = build_report(storage, config)
     assert report["cycles"] == {"run": 2, "stopped": {"encoder": "cycle_1", **lead}}
     assert list(report["training"]) == ["cycle_0", "cycle_1"]

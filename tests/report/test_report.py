@@ -84,7 +84,7 @@ def test_report_json_keeps_its_contract(make_run: Any) -> None:
 
 def test_teacher_counts_are_sums_and_share_of_yes_a_mean_by_pairs(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
-    details = [read_manifest(storage, f"cycle-{n}/examples/manifest.json").details for n in (0, 1)]  # type: ignore[union-attr]
+    details = [read_manifest(storage, f"cycle-{n}/examples").details for n in (0, 1)]  # type: ignore[union-attr]
     teacher = build_report(storage, config)["teacher"]
     assert (teacher["model"], teacher["key"], teacher["readout"]) == (
         "Qwen/Qwen2.5-0.5B-Instruct",
@@ -99,8 +99,8 @@ def test_teacher_counts_are_sums_and_share_of_yes_a_mean_by_pairs(make_run: Any)
 
 def test_the_teachers_audit_is_in_the_report_as_evaluate_measured_it(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
-    measured = read_manifest(storage, "evaluation/manifest.json").details["teacher"]  # type: ignore[union-attr]
-    agreement = read_manifest(storage, "cycle-0/examples/manifest.json").details["second_prompt"]  # type: ignore[union-attr]
+    measured = read_manifest(storage, "evaluation").details["teacher"]  # type: ignore[union-attr]
+    agreement = read_manifest(storage, "cycle-0/examples").details["second_prompt"]  # type: ignore[union-attr]
     teacher = build_report(storage, config)["teacher"]
     documents, second = measured.pop("documents"), measured.pop("second_prompt")
     assert {name: teacher[name] for name in measured} == measured
@@ -254,7 +254,7 @@ def test_without_gold_labels_there_are_no_metrics(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
     empty = {"P@1": float("nan"), "documents": 0}
     details = {"metrics": {"untrained": empty, "cycle_0": empty}, "documents": 0, "teacher": None}
-    write_manifest(storage, "evaluation/manifest.json", Manifest("evaluate", "f", 0, 0.0, details=details))
+    write_manifest(storage, "evaluation", Manifest("evaluate", "f", 0, 0.0, details=details))
     report = build_report(storage, config)
     write_report(storage, report)
     assert report["metrics"] is None
@@ -315,7 +315,7 @@ def test_numbers_that_are_not_finite_become_null(make_run: Any) -> None:
         "loss": "lmtx",
         "target": "verdict",
     }
-    write_manifest(storage, "cycle-0/student/manifest.json", Manifest("train", "f", 2, 1.0, details=details))
+    write_manifest(storage, "cycle-0/student", Manifest("train", "f", 2, 1.0, details=details))
     write_report(storage, build_report(storage, config))
     strict = json.loads(
         storage.read_bytes("report.json"), parse_constant=lambda name: pytest.fail(f"{name} in report.json")

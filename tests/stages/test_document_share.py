@@ -13,9 +13,9 @@ import pytest
 
 from ezxmc_ray.config import load_config
 from ezxmc_ray.stages import shortlist
-from ezxmc_ray.stages.context import Context, manifest_path, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
 
 DOCUMENTS_MADE, HELD_OUT = 400, 40
 
@@ -35,10 +35,10 @@ def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
             rows.append(row)
         counts = {"train": 300, "held_out": sum(row["held_out"] for row in rows), "labels": 50, "shards": shards}
         for shard, part in enumerate(np.array_split(np.arange(DOCUMENTS_MADE), shards)):
-            table = pa.Table.from_pylist([rows[n] for n in part], DOCUMENTS)
-            context.storage.write_table(shard_path("documents", shard), table)
+            table = pa.Table.from_pylist([rows[n] for n in part], DOCUMENTS_SCHEMA)
+            context.storage.write_shard("documents", shard, table)
         manifest = Manifest("prepare", "f", DOCUMENTS_MADE, 1.0, details=counts)
-        write_manifest(context.storage, manifest_path("documents"), manifest)
+        write_manifest(context.storage, "documents", manifest)
         return context
 
     return make
@@ -51,7 +51,7 @@ def taken(context: Context, cycle: int) -> list[tuple[str, bool]]:
     worker.seed, worker.cycle = context.config.seed, cycle
     found = []
     for shard in range(context.shards):
-        table = context.storage.read_table(shard_path("documents", shard), DOCUMENTS)
+        table = context.storage.read_shard("documents", shard, DOCUMENTS_SCHEMA)
         rows = table.take(worker._wanted_rows(table)).to_pylist()
         found += [(row["id"], row["held_out"]) for row in rows]
     return found

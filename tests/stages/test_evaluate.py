@@ -8,13 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray.stages.context import DOCUMENTS, GOLD, SECOND_PROMPT, shard_path
+from ezxmc_ray import layout
 from ezxmc_ray.stages.evaluate import audit_teacher
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS as DOCUMENTS_SCHEMA
-from ezxmc_ray.tables import EXAMPLES
-from ezxmc_ray.tables import GOLD as GOLD_SCHEMA
-from ezxmc_ray.tables import SECOND_PROMPT as SECOND_PROMPT_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, SECOND_PROMPT_SCHEMA
 
 NAN = float("nan")
 JUDGED = {
@@ -68,12 +65,12 @@ def storage(tmp_path: Path) -> Storage:
             for row, out in enumerate(excluded)
         ]
         tables = {
-            DOCUMENTS: pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA),
-            GOLD: pa.table({"labels": pa.array(gold, GOLD_SCHEMA.field(0).type)}),
-            "cycle-0/examples": pa.Table.from_pylist(examples, EXAMPLES),
+            layout.DOCUMENTS: pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA),
+            layout.GOLD: pa.table({"labels": pa.array(gold, GOLD_SCHEMA.field(0).type)}),
+            "cycle-0/examples": pa.Table.from_pylist(examples, EXAMPLES_SCHEMA),
         }
         for folder, table in tables.items():
-            storage.write_table(shard_path(folder, shard), table)
+            storage.write_shard(folder, shard, table)
     return storage
 
 
@@ -83,7 +80,7 @@ def write_second_prompt(storage: Storage) -> None:
         {"row": 1, "shard": 0, "labels": [5, 6, 8], "verdict": [3.0, 2.0, 1.0]},
         {"row": 2, "shard": 0, "labels": [5, 7], "verdict": [3.0, 2.0]},
     ]
-    storage.write_table(SECOND_PROMPT, pa.Table.from_pylist(rows, SECOND_PROMPT_SCHEMA))
+    storage.write_table(layout.SECOND_PROMPT, pa.Table.from_pylist(rows, SECOND_PROMPT_SCHEMA))
 
 
 def test_gold_measures_only_where_it_is_given_and_not_excluded(storage: Storage) -> None:

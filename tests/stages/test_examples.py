@@ -14,10 +14,9 @@ import pytest
 
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.stages import examples, select
-from ezxmc_ray.stages.context import shard_path
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, SHORTLIST, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, content_hash
 
 RAW = [[1.0, 0.0], [0.5, 0.25, 0.75]]
 OWN, START = [[0.9, 0.7], [0.8, 0.6, 0.5]], [[0.3, 0.4], [0.1, 0.2, 0.0]]
@@ -45,9 +44,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict
     for shard, (own, start) in enumerate(zip(OWN, START, strict=True)):
         document = {"id": str(shard), "title": "", "text": "", "split": "train", "held_out": False, "excluded": []}
         rows = [document | {"content_hash": content_hash("", str(shard))}]
-        storage.write_table(shard_path("documents", shard), pa.Table.from_pylist(rows, DOCUMENTS))
+        storage.write_shard("documents", shard, pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
         row = {"row": 0, "labels": list(range(len(own))), "similarity": own, "start_similarity": start}
-        storage.write_table(shard_path("cycle-1/shortlist", shard), pa.Table.from_pylist([row], SHORTLIST))
+        storage.write_shard("cycle-1/shortlist", shard, pa.Table.from_pylist([row], SHORTLIST_SCHEMA))
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
     pairs, _, details = examples.make_examples(context, 1, "key", "none")
@@ -59,7 +58,7 @@ def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[
     storage, details = made
     verdicts: list[float] = []
     for shard, (own, start, raw) in enumerate(zip(OWN, START, RAW, strict=True)):
-        (row,) = storage.read_table(shard_path("cycle-1/examples", shard), EXAMPLES).to_pylist()
+        (row,) = storage.read_shard("cycle-1/examples", shard, EXAMPLES_SCHEMA).to_pylist()
         assert row["similarity"] == pytest.approx(own) and row["start_similarity"] == pytest.approx(start)
         assert row["raw"] == pytest.approx(raw)
         verdicts += row["verdict"]

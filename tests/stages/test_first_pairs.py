@@ -10,15 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import first_pairs
-from ezxmc_ray.stages.context import shard_path
-from ezxmc_ray.stages.first_pairs import FirstPairs, audit_first_pairs
+from ezxmc_ray.stages.first_pairs import FirstPairs, audit_first_pairs, lacking_shards
 from ezxmc_ray.stages.judge import PAIRS, _items
-from ezxmc_ray.stages.pending import plan_priors, prior_plan
+from ezxmc_ray.stages.pending import plan_priors
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, LABELS, NO_DOCUMENT, SHORTLIST, VERDICTS, content_hash, shard_name
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    LABELS_SCHEMA,
+    NO_DOCUMENT,
+    SHORTLIST_SCHEMA,
+    VERDICTS_SCHEMA,
+    content_hash,
+)
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
 
 SHARDS, ROWS, SIZE, LABEL_COUNT = 2, 40, 10, 30
@@ -42,17 +49,17 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         {"id": str(n), "text": f"label {n}", "description": "", "content_hash": label_hash(n)}
         for n in range(LABEL_COUNT)
     ]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
     for shard in range(SHARDS):
         document = {"title": "", "text": "", "split": "train", "held_out": False, "excluded": []}
         rows = [
             document | {"id": f"{shard}-{row}", "content_hash": content_hash("", f"{shard}-{row}")}
             for row in range(ROWS)
         ]
-        storage.write_table(shard_path("documents", shard), pa.Table.from_pylist(rows, DOCUMENTS))
+        storage.write_shard("documents", shard, pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
         similarity = {"similarity": SIMILARITY.tolist(), "start_similarity": SIMILARITY.tolist()}
         rows = [{"row": row, "labels": labels_of(shard, row)} | similarity for row in range(ROWS)]
-        storage.write_table(shard_path("cycle-0/shortlist", shard), pa.Table.from_pylist(rows, SHORTLIST))
+        storage.write_shard("cycle-0/shortlist", shard, pa.Table.from_pylist(rows, SHORTLIST_SCHEMA))
     config = load_config(None, ["teacher.batch_documents=16", "teacher.readout=yes_no"])
     return SimpleNamespace(storage=storage, shards=SHARDS, config=config, teacher=config.teacher)
 
@@ -60,13 +67,15 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def judge(context: Any, shard: int, row: int, raw: np.ndarray) -> None:
     """Store the raw scores, [SIZE], of a document's labels."""
     document = content_hash("", f"{shard}-{row}")
-    append(context, shard_name(shard), [(document, label_hash(n)) for n in labels_of(shard, row)], raw)
+    append(context, layout.shard_name(shard), [(document, label_hash(n)) for n in labels_of(shard, row)], raw)
 
 
 def append(context: Any, folder: str, pairs: list[tuple[bytes, bytes]], raw: np.ndarray) -> None:
     documents, labels = zip(*pairs, strict=True)
     columns = [documents, labels, raw, [1] * len(pairs), [False] * len(pairs)]
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, VERDICTS, strict=True)], schema=VERDICTS)
+    table = pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, VERDICTS_SCHEMA, strict=True)], schema=VERDICTS_SCHEMA
+    )
     VerdictStore(context.storage, "key").append(folder, table)
 
 
@@ -89,9 +98,17 @@ def test_priors_of_the_first_pairs_labels_are_planned_before_the_others(context:
     append(context, PRIORS, [(NO_DOCUMENT, label_hash(labels_of(0, 0)[0]))], np.array([0.5]))
     planned, ahead = plan_priors(context.storage, "key", 0, SHARDS, [(0, 2)])
     first = set(labels_of(0, 0)[1:] + labels_of(0, 1)) - {labels_of(0, 0)[0]}
-    plan = context.storage.read_table(prior_plan(0))["label"].to_pylist()
+    plan = context.storage.read_table(layout.pending_priors(0))["label"].to_pylist()
     assert (planned, ahead) == (LABEL_COUNT - 1, len(first))
     assert set(plan[:ahead]) == first and sorted(plan) == sorted(set(range(LABEL_COUNT)) - {labels_of(0, 0)[0]})
+
+
+def test_shards_whose_first_rows_are_all_judged_lack_nothing(context: Any) -> None:
+    for row in range(15):
+        judge(context, 0, row, SIMILARITY)
+    assert lacking_shards(context.storage, "key", [(0, 15), (1, 15)]) == {1}
+    assert lacking_shards(context.storage, "key", [(0, 16)]) == {0}
+    assert lacking_shards(context.storage, "key", []) == set()
 
 
 def test_documents_without_all_their_verdicts_are_left_out(context: Any) -> None:

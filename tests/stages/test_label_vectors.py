@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.stages.context import LABELS
 from ezxmc_ray.stages.shortlist import LabelWorker, read_label_vectors
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
-from ezxmc_ray.tables import content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
 
 TEXTS = ["astronomy", "baking", "chess", "sailing", "medicine", "music", "gardening", "finance", "law"]
 
@@ -27,7 +26,7 @@ def test_label_vectors_have_the_configured_format_and_are_found_again(
     config = EncoderConfig(dtype="float32", vector_dtype=dtype, dimensions=dimensions)
     storage = Storage(str(tmp_path))
     rows = [{"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in TEXTS]
-    storage.write_table(LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
     worker = LabelWorker(storage, config, None)
     for number, (first, stop) in enumerate([(0, 5), (5, 9)]):
         file = f"cycle-0/label_vectors/shard-{number:05d}.parquet"

@@ -14,7 +14,7 @@ from ezxmc_ray.stages.select import ADDED_UP, Shortlist, fit_threshold, pool_tar
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
-from ezxmc_ray.tables import EXAMPLES
+from ezxmc_ray.tables import EXAMPLES_SCHEMA
 
 
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
@@ -61,7 +61,7 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     lists = {"labels": [1, 2], "similarity": [0.75, 0.25], "start_similarity": [0.5, 0.5], "raw": [0.9, 0.1]}
     rows = [{"row": 0, "held_out": True, "verdict": [0.9, 0.1], **lists}]
     rows.append({"row": 1, "held_out": False, "verdict": [1.0, 1.0], **lists})
-    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES))
+    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
     assert fit_threshold(storage, 1, 1, threshold) == expected
 
 

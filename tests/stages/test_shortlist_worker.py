@@ -11,14 +11,13 @@ import pytest
 import torch
 from transformers import BertModel
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.words import LabelWords
-from ezxmc_ray.stages.context import LABELS
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistWorker
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, SHORTLIST, content_hash
-from ezxmc_ray.tables import LABELS as LABELS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
@@ -40,13 +39,13 @@ def storage(tmp_path: Path) -> Storage:
     rows = [
         {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
     ]
-    storage.write_table(LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
     documents = [
         {"id": text, "title": "", "text": f"{text} {LABEL_TEXTS[number]}", "split": "train", "held_out": False}
         | {"content_hash": content_hash("", text), "excluded": [number]}
         for number, text in enumerate(TOPICS)
     ]
-    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
     return storage
 
 
@@ -63,7 +62,7 @@ def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, 
     for cycle, folder in enumerate(folders):
         worker = ShortlistWorker(storage, config, words, folder, cycle, SIZE, 1.0, 1.0, 0)
         assert worker({"shard": 0, "file": file})["documents"] == len(TOPICS)
-        found.append(storage.read_table(file, SHORTLIST).to_pylist())
+        found.append(storage.read_table(file, SHORTLIST_SCHEMA).to_pylist())
 
     texts = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
     everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))

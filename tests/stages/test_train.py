@@ -17,8 +17,8 @@ from ezxmc_ray.stages.train import check_training, count_workers
 from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
-from tests.student.toy import LABELS as LABEL_TEXTS
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
+from tests.student.toy import LABELS_SCHEMA as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
 ROWS = 40
@@ -57,15 +57,15 @@ def write_examples(storage: Storage, held_out: int) -> None:
             "verdict": [1.0, 0.0, 0.0],
         }
         examples.append({"row": row, "held_out": kept, "labels": labels, **scores})
-    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
-    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES))
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
+    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
     rows = [
         {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
     ]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
     scale = {"verdict_mean": 0.3, "verdict_std": 0.5, "similarity_mean": 0.4, "similarity_std": 0.1}
     details = {"scale": scale, "yes_threshold": 0.5}
-    write_manifest(storage, "cycle-0/examples/manifest.json", Manifest("judge", "", ROWS, 0.0, [], details))
+    write_manifest(storage, "cycle-0/examples", Manifest("judge", "", ROWS, 0.0, [], details))
 
 
 def training(folder: Path, encoder: Path, *overrides: str, held_out: int = 0) -> tuple[Curriculum, Step]:

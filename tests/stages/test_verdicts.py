@@ -22,18 +22,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ezxmc_ray import cli, hardware
+from ezxmc_ray import cli, hardware, layout
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages import prepare as prepare_stage
-from ezxmc_ray.stages.context import Context, shard_path
+from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pending import Pending, count_pending
 from ezxmc_ray.stages.rehome import rehome, rehome_folder
 from ezxmc_ray.stages.verdict_files import export_verdicts, import_verdicts
 from ezxmc_ray.stages.verdicts import compact, configured_teacher, held_key, summary
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import EXPORTED_VERDICTS, NO_DOCUMENT, SHORTLIST, VERDICTS, content_hash, shard_name
+from ezxmc_ray.tables import EXPORTED_VERDICTS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.teacher.store import ABSENT, PRIORS, VerdictStore
 
@@ -52,7 +52,9 @@ def score(document: bytes, label: bytes) -> float:
 def verdicts(pairs: list[tuple[bytes, bytes]]) -> pa.Table:
     documents, labels = zip(*pairs, strict=True)
     columns = [documents, labels, [score(*pair) for pair in pairs], [7] * len(pairs), [False] * len(pairs)]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VERDICTS, strict=True)], schema=VERDICTS)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, VERDICTS_SCHEMA, strict=True)], schema=VERDICTS_SCHEMA
+    )
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Run:
                 pairs = [(one.document_hash, label) for one in documents for label in one.label_hashes]
                 if pairs:
                     cost = {"computed_tokens": 3 * len(pairs), "engine_ms": 500}
-                    pending.store.append(shard_name(shard), verdicts(pairs), cost)
+                    pending.store.append(layout.shard_name(shard), verdicts(pairs), cost)
                 texts += [one.text for one in documents for _ in one.label_hashes]
         return texts
 
@@ -101,7 +103,7 @@ class Run:
         pending = Pending(self.storage, key, 0)
         for shard in range(self.context.shards):
             pairs = pending.pairs(shard)
-            raw = pending.store.lookup(shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+            raw = pending.store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
             assert raw.tolist() == list(map(score, pairs["document_hash"], pairs["label_hash"]))
 
 
@@ -134,11 +136,11 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         storage.write_bytes("config.yaml", yaml.safe_dump(to_dict(config)).encode())
         run = Run(Context(config, storage))
         rows, files, details = prepare_stage.prepare(run.context)
-        write_manifest(storage, "documents/manifest.json", Manifest("prepare", "f", rows, 1.0, files, details))
+        write_manifest(storage, "documents", Manifest("prepare", "f", rows, 1.0, files, details))
         for shard, count in enumerate(details["shard_rows"]):
             shortlist = {"labels": list(range(PAIRS)), "similarity": [0.0] * PAIRS}
             shortlists = [{"row": row, **shortlist} for row in range(count)]
-            storage.write_table(shard_path("cycle-0/shortlist", shard), pa.Table.from_pylist(shortlists, SHORTLIST))
+            storage.write_shard("cycle-0/shortlist", shard, pa.Table.from_pylist(shortlists, SHORTLIST_SCHEMA))
         return run
 
     return make
@@ -243,7 +245,7 @@ def test_compaction_leaves_a_file_a_folder_and_the_same_answers(
     assert before[0] | {"files": 6} == after[0]
     assert run.pending() == 0
     run.check_scores()
-    rows = [len(run.store().read(shard_name(shard))) for shard in range(run.context.shards)]
+    rows = [len(run.store().read(layout.shard_name(shard))) for shard in range(run.context.shards)]
     assert rows[:4] == [ROWS * PAIRS] * 4
     assert rows[4] == (2 + 1) * PAIRS  # two documents, and the one that is in no shard now
     assert make_run(OLD).judge() == []
@@ -304,7 +306,7 @@ def test_an_export_names_documents_and_labels_that_the_run_has(make_run: Callabl
     run.judge()
     export_verdicts(run.context, str(tmp_path / "out.parquet"), None)
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema == EXPORTED_VERDICTS
+    assert table.schema == EXPORTED_VERDICTS_SCHEMA
     assert json.loads(table.schema.metadata[b"ezxmc.teacher"]) == DESCRIPTION
     texts = {content_hash("", text): text for text in [*OLD, *names(70)]}
     labels = {content_hash("", f"label {n}"): f"L{n}" for n in range(LABELS)}
@@ -538,7 +540,7 @@ def test_the_table_shows_every_teacher_with_each_pair_once(
     run.store("fedcba").append("shard-00000", verdicts([(bytes([n]) * 16, bytes(16)) for n in range(1, 4)]))
     for cycle, (pairs, share) in enumerate([(300, 0.25), (100, 0.5)]):
         judged = Manifest("judge", "f", pairs, 1.0, details={"teacher": {"key": KEY}, "share_yes": share})
-        write_manifest(run.storage, f"cycle-{cycle}/examples/manifest.json", judged)
+        write_manifest(run.storage, f"cycle-{cycle}/examples", judged)
     own, other = summary(run.context)
     pairs = 19 * PAIRS
     assert own == {

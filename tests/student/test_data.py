@@ -9,7 +9,7 @@ import pytest
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.data import ExampleReader, held_out_documents
 from ezxmc_ray.student.negatives import in_batch_weights
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, LABELS, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
 
@@ -43,21 +43,21 @@ def storage(tmp_path: Path) -> Storage:
     storage = Storage(str(tmp_path))
     first = [document(0), document(1, [3, 5]), document(2), document(3), document(4)]
     second = [document(10, []), document(11)]
-    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(first, DOCUMENTS))
-    storage.write_table("documents/shard-00001.parquet", pa.Table.from_pylist(second, DOCUMENTS))
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(first, DOCUMENTS_SCHEMA))
+    storage.write_table("documents/shard-00001.parquet", pa.Table.from_pylist(second, DOCUMENTS_SCHEMA))
     examples = [
         example(1, [7, 2], [1.0, 0.25]),
         example(2, [2, 3], [0.5, 0.5], held_out=True),
         example(3, [], []),
         example(4, [3, 2, 8], [0.0, None, 0.75]),
     ]
-    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES))
+    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
     examples = [example(0, [5], [0.125]), example(1, [1], [None])]
-    storage.write_table("cycle-1/examples/shard-00001.parquet", pa.Table.from_pylist(examples, EXAMPLES))
+    storage.write_table("cycle-1/examples/shard-00001.parquet", pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
     rows = [
         {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
     ]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS))
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
     return storage
 
 
@@ -144,8 +144,10 @@ def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, mon
 def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) -> None:
     past = [example(1, [7, 4, 6], [0.0, 0.25, None]), example(0, [8, 1], [0.0, 1.0])]
     held_out = example(2, [1], [1.0], held_out=True)
-    storage.write_table("cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([*past, held_out], EXAMPLES))
-    storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES))
+    storage.write_table(
+        "cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([*past, held_out], EXAMPLES_SCHEMA)
+    )
+    storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES_SCHEMA))
     assert ExampleReader(storage, 1).rows_of_shards == [2, 2]
     reader = ExampleReader(storage, 1, earlier_thresholds=[0.9])
     assert (reader.rows_of_shards, reader.held_out, reader.empty_shortlists) == ([3, 2], 1, 1)
@@ -166,7 +168,7 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
 def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:
     for cycle, label in ((0, 4), (2, 6)):
         rows = [example(row, [label], [1.0]) for row in ((0, 2) if cycle else (0, 1, 2, 4))]
-        storage.write_table(f"cycle-{cycle}/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES))
+        storage.write_table(f"cycle-{cycle}/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
     reader = ExampleReader(storage, 2, earlier_thresholds=[0.9, 0.9])
     batch = reader.read([(0, row) for row in range(reader.rows_of_shards[0])])
     known = {text: row for text, row in zip(batch.document_texts, np.isfinite(batch.verdict), strict=True)}
@@ -178,11 +180,11 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     """Documents 1 and 4 are judged by all cycles, each of which has a threshold of its own."""
     shard = "examples/shard-00000.parquet"
     past = [example(1, [8, 7], [0.5, 0.4]), example(4, [7, 2], [0.5, 1.0])]
-    storage.write_table(f"cycle-0/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    storage.write_table(f"cycle-0/{shard}", pa.Table.from_pylist(past, EXAMPLES_SCHEMA))
     past = [example(1, [8], [0.4]), example(4, [7, 3], [0.4, 1.0])]
-    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES_SCHEMA))
     newest = [example(1, [7, 2], [1.0, 0.25]), example(4, [3, 8], [0.0, 0.75])]
-    storage.write_table(f"cycle-2/{shard}", pa.Table.from_pylist(newest, EXAMPLES))
+    storage.write_table(f"cycle-2/{shard}", pa.Table.from_pylist(newest, EXAMPLES_SCHEMA))
 
     def excluded(thresholds: list[float], texts: list[str]) -> dict[str, list[int]]:
         batch = ExampleReader(storage, 2, label_texts=texts, earlier_thresholds=thresholds).read([(0, 0), (0, 1)])
@@ -200,6 +202,6 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     assert excluded([2.0, 0.4], same) == {"1": [3, 8], "4": [2, 7]}
     # Not even where only that other one is in the batch: label 6, which no document here was judged with.
     past = [example(1, [6], [1.0]), example(4, [6], [0.0])]
-    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES))
+    storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES_SCHEMA))
     same = [*LABEL_TEXTS[:6], LABEL_TEXTS[8], *LABEL_TEXTS[7:]]
     assert excluded([2.0, 0.9], same) == {"1": [3, 8], "4": []}

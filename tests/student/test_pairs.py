@@ -10,7 +10,7 @@ from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.pairs import PAIRS, PairReader, segment_pair, sentence_pair, title_pair
-from ezxmc_ray.tables import DOCUMENTS, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
 from tests.student.toy import SCALE
 
 TEXT = "One two three four. Five six seven eight! Nine ten eleven twelve?"
@@ -34,8 +34,8 @@ def storage(tmp_path: Path) -> Storage:
         document(3, "Kept out", TEXT, held_out=True),
     ]
     second = [document(4, None, TEXT), document(5, "Letters", "a b c d e f g h i j"), document(6, "Numbers", TEXT)]
-    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(first, DOCUMENTS))
-    storage.write_table("documents/shard-00001.parquet", pa.Table.from_pylist(second, DOCUMENTS))
+    storage.write_table("documents/shard-00000.parquet", pa.Table.from_pylist(first, DOCUMENTS_SCHEMA))
+    storage.write_table("documents/shard-00001.parquet", pa.Table.from_pylist(second, DOCUMENTS_SCHEMA))
     return storage
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS, content_hash
+from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.teacher.engine import DocumentPairs, Engine, build_prompts, load_teacher, start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
@@ -62,7 +62,7 @@ def test_vllm_gives_the_numbers_of_the_reference(
 
 def test_judged_pairs_come_in_the_batchs_order_with_their_counts(vllm_engines: dict[str, VllmEngine]) -> None:
     judged = vllm_engines["yes_no"].judge(BATCH)
-    assert judged.table.schema == VERDICTS
+    assert judged.table.schema == VERDICTS_SCHEMA
     assert judged.table["document_hash"].to_pylist() == [d.document_hash for d in BATCH for _ in LABELS]
     assert judged.table["label_hash"].to_pylist() == [key for d in BATCH for key in d.label_hashes]
     assert judged.prompt_tokens == sum(judged.table["prompt_tokens"].to_pylist())

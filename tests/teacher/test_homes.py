@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, HASH, NO_DOCUMENT, VERDICTS, content_hash, shard_name
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH, NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.teacher.homes import Homes, bring_home, compact_store, each_pair_once
 from ezxmc_ray.teacher.store import ABSENT, PRIORS, VerdictStore
 
@@ -40,7 +41,9 @@ def homes_of(shards: list[list[int]]) -> Homes:
 def verdicts(pairs: dict[Pair, float]) -> pa.Table:
     documents, labels = zip(*pairs, strict=True)
     columns = [documents, labels, list(pairs.values()), [7] * len(pairs), [False] * len(pairs)]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VERDICTS, strict=True)], schema=VERDICTS)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, VERDICTS_SCHEMA, strict=True)], schema=VERDICTS_SCHEMA
+    )
 
 
 def judged(documents: list[int], labels: int = 2) -> dict[Pair, float]:
@@ -81,7 +84,9 @@ def test_homes_of_a_run_are_those_of_its_files(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     for shard, numbers in enumerate([[4, 5], [6, 4]]):
         rows = [{"content_hash": document(number)} for number in numbers]
-        storage.write_table(f"documents/{shard_name(shard)}.parquet", pa.Table.from_pylist(rows, DOCUMENTS))
+        storage.write_table(
+            f"documents/{layout.shard_name(shard)}.parquet", pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA)
+        )
     homes = Homes.of_shards(storage, 2)
     assert homes.first([document(n) for n in (6, 5, 4, 3)]).tolist() == [1, 0, 0, -1]
 
@@ -93,7 +98,7 @@ def test_verdicts_are_brought_to_every_shard_with_their_document_and_none_is_los
     assert in_folder(store, "shard-00000") == judged([0, 1, 2, 3])
     assert in_folder(store, "shard-00001") == judged([1, 2])
     assert in_folder(store, "shard-00002") == judged([2])
-    assert [len(store.files(shard_name(shard))) for shard in range(3)] == [1, 1, 1]
+    assert [len(store.files(layout.shard_name(shard))) for shard in range(3)] == [1, 1, 1]
     assert bring_home(store, homes, "shard-00000") == 0
     back = homes_of([[], [], [], [], [], [3, 1]])
     assert bring_home(store, back, "shard-00000") == 4
@@ -128,7 +133,7 @@ def test_compaction_brings_home_first_and_keeps_what_has_no_home(store: VerdictS
 def test_each_pair_is_given_once_wherever_its_copies_lie(store: VerdictStore) -> None:
     rng = np.random.default_rng(1)
     held: dict[str, dict[Pair, float]] = {PRIORS: {(NO_DOCUMENT, label(n)): -1.0 for n in range(4)}}
-    for folder in (ABSENT, *map(shard_name, range(4))):
+    for folder in (ABSENT, *map(layout.shard_name, range(4))):
         held[folder] = judged(sorted(set(rng.integers(0, 30, 12).tolist())), labels=int(rng.integers(1, 5)))
     held["shard-00002"] = {pair: raw + 8 for pair, raw in held["shard-00002"].items()}  # tells it from the others
     for folder, pairs in held.items():
@@ -140,7 +145,7 @@ def test_each_pair_is_given_once_wherever_its_copies_lie(store: VerdictStore) ->
             expected.setdefault(pair, raw)
     for shard, numbers in reversed(list(enumerate(shards))):
         at_home = {document(number) for number in numbers}
-        expected |= {pair: raw for pair, raw in held[shard_name(shard)].items() if pair[0] in at_home}
+        expected |= {pair: raw for pair, raw in held[layout.shard_name(shard)].items() if pair[0] in at_home}
     given: list[tuple[Pair, float]] = []
     for folder, table in each_pair_once(store, homes_of(shards)):
         pairs = list(zip(table["document_hash"].to_pylist(), table["label_hash"].to_pylist(), strict=True))
@@ -149,5 +154,5 @@ def test_each_pair_is_given_once_wherever_its_copies_lie(store: VerdictStore) ->
     assert len(given) == len(dict(given)) == len(expected)
     first = homes_of(shards).first([pair[0] for pair in expected])
     for (pair, raw), shard in zip(expected.items(), first, strict=True):
-        if shard < 0 or pair in held[shard_name(shard)]:
+        if shard < 0 or pair in held[layout.shard_name(shard)]:
             assert dict(given)[pair] == raw

@@ -9,7 +9,7 @@ import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS, content_hash
+from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore, teacher_keys
 
 Pair = tuple[bytes, bytes]
@@ -28,7 +28,9 @@ def pairs_of(documents: range, labels: range) -> list[Pair]:
 def table_of(pairs: list[Pair], raw: list[float]) -> pa.Table:
     documents, labels = zip(*pairs, strict=True)
     columns = [documents, labels, raw, [7] * len(pairs), [False] * len(pairs)]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, VERDICTS, strict=True)], schema=VERDICTS)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, VERDICTS_SCHEMA, strict=True)], schema=VERDICTS_SCHEMA
+    )
 
 
 def test_a_batch_judged_again_is_the_same_file(store: VerdictStore, tmp_path: Path) -> None:
@@ -54,13 +56,13 @@ def test_lookup_finds_what_a_plain_dict_finds(store: VerdictStore) -> None:
     found = store.lookup(
         "shard-00003",
         [d for d, _ in wanted],
-        pa.chunked_array([pa.array([n for _, n in wanted])]).cast(VERDICTS.field("label_hash").type),
+        pa.chunked_array([pa.array([n for _, n in wanted])]).cast(VERDICTS_SCHEMA.field("label_hash").type),
     )
     expected = np.array([plain.get(pair, np.nan) for pair in wanted], dtype=np.float32)
     np.testing.assert_array_equal(found, expected)
     assert {bytes(key) for key in store.held("shard-00003")} == {d + n for d, n in plain}
     table = store.read("shard-00003")
-    assert table.schema == VERDICTS
+    assert table.schema == VERDICTS_SCHEMA
     assert list(zip(table["document_hash"].to_pylist(), table["label_hash"].to_pylist(), strict=True)) == sorted(plain)
 
 
@@ -87,7 +89,7 @@ def test_an_empty_store_holds_nothing(store: VerdictStore) -> None:
     assert store.counts(PRIORS) == {}
     assert store.description() is store.layout() is None
     with pytest.raises(ValueError, match="without verdicts"):
-        store.append(PRIORS, VERDICTS.empty_table())
+        store.append(PRIORS, VERDICTS_SCHEMA.empty_table())
 
 
 def test_priors_lie_beside_the_shards(store: VerdictStore) -> None:
@@ -194,7 +196,7 @@ def test_compaction_killed_at_any_step_changes_no_answer(tmp_path: Path, seed: i
         assert store.counts(SHARD) == {"computed_tokens": 11111}
         store.compact(SHARD, store.read(SHARD))
         (name,) = store.files(SHARD)
-        assert Storage(root).read_table(name, VERDICTS).equals(before)
+        assert Storage(root).read_table(name, VERDICTS_SCHEMA).equals(before)
         assert store.counts(SHARD) == {"computed_tokens": 11111}
 
 

@@ -1,0 +1,93 @@
+"""Where everything of a run lies, as paths relative to the run directory. Nothing else spells one out.
+
+A stage writes one folder and, last of all, the manifest in it. Per-document tables are sharded as the documents are:
+shard 12 of any of them belongs to shard 12 of the documents. Encoder number ``c`` makes the shortlists of cycle ``c``:
+encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
+"""
+
+from __future__ import annotations
+
+CONFIG = "config.yaml"
+DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
+#: What ``prepare`` holds of its sources until it is done.
+PREPARE_PARTS = "documents/.parts"
+VERDICTS = "verdicts"
+#: The chosen student, the index over its label vectors, what both say of every document, what that is worth.
+STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
+MODEL_CARD = "student/README.md"
+EVALUATION_SAMPLE = "evaluation/sample.parquet"
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+#: Mean verdicts of labels, for the calibration of batches.
+LABEL_MEANS = "cycle-0/label_means.parquet"
+#: A second prompt's verdicts on some documents of cycle 0, where they were asked for.
+SECOND_PROMPT = "cycle-0/second_prompt.parquet"
+
+
+def cycle_folder(cycle: int) -> str:
+    """What belongs to one cycle."""
+    return f"cycle-{cycle}"
+
+
+def label_vectors(encoder: int) -> str:
+    """The folder of the vectors of all labels by encoder number ``encoder``."""
+    return f"cycle-{encoder}/label_vectors"
+
+
+def shortlist(cycle: int) -> str:
+    """The folder of a cycle's shortlists."""
+    return f"cycle-{cycle}/shortlist"
+
+
+def examples(cycle: int) -> str:
+    """The folder of a cycle's shortlists joined with their verdicts."""
+    return f"cycle-{cycle}/examples"
+
+
+def pending_priors(cycle: int) -> str:
+    """The file of the labels whose priors a cycle asks for, while it does."""
+    return f"cycle-{cycle}/pending_priors.parquet"
+
+
+def selection(cycle: int) -> str:
+    """The folder of the comparison of encoder ``cycle`` with those before it (the stop rule)."""
+    return f"cycle-{cycle}/selection"
+
+
+def cycle_student(cycle: int) -> str:
+    """The folder of the student that a cycle trained."""
+    return f"cycle-{cycle}/student"
+
+
+def training_outcome(cycle: int, training: str) -> str:
+    """The file of what is known of the training named ``training``, once it is done."""
+    return f"cycle-{cycle}/{training}.json"
+
+
+def tensorboard(cycle: int) -> str:
+    """The folder of the event files of a cycle's training."""
+    return f"cycle-{cycle}/tensorboard"
+
+
+def ranking(encoder: int) -> str:
+    """The folder of encoder number ``encoder``'s ranking of the test documents."""
+    return f"evaluation/encoder-{encoder}"
+
+
+def manifest(folder: str) -> str:
+    """The manifest of the stage that writes ``folder``."""
+    return f"{folder}/manifest.json"
+
+
+def begun(folder: str) -> str:
+    """The fingerprint that the stage which writes ``folder`` was begun with."""
+    return f"{folder}/.begun.json"
+
+
+def shard_name(shard: int) -> str:
+    """File stem of document shard number ``shard``: shard-00012."""
+    return f"shard-{shard:05d}"
+
+
+def shard_file(folder: str, shard: int) -> str:
+    """The Parquet file of document shard ``shard`` in ``folder``."""
+    return f"{folder}/{shard_name(shard)}.parquet"
