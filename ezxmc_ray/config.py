@@ -149,8 +149,8 @@ class TeacherConfig:
     )
     calibration: str = _knob(
         "auto",
-        "of the raw score: none, label_prior (minus the label's score beside no document), batch (minus the label's mean over its documents); auto: none for classify, else label_prior",
-        ("auto", "none", "label_prior", "batch"),
+        "of the raw score: none, label_prior (minus the label's score beside no document); auto: none for classify, else label_prior",
+        ("auto", "none", "label_prior"),
     )
     yes_threshold: float | None = _knob(
         None,
@@ -162,10 +162,6 @@ class TeacherConfig:
         "warn",
         "what to do where the first 300 pairs look like noise or like a constant (by the similarity, without gold labels): warn, or fail before the rest is asked; an encoder that does not know your language looks the same",
         ("warn", "fail"),
-    )
-    second_prompt_documents: int = _knob(
-        0,
-        "documents that cycle 0 judges once more with another prompt, to see how much hangs on the wording (100 or more tell something); 0 = none",
     )
     pad_prefix_tokens: int | None = _knob(
         None,
@@ -215,11 +211,6 @@ class StudentConfig:
         True,
         "documents that only earlier cycles judged teach as well, by the latest of their shortlists; and a label that got a yes then is no negative of its document",
     )
-    start: str = _knob(
-        "base",
-        "each cycle starts from the base encoder (as in the paper), or from the previous student",
-        ("base", "previous"),
-    )
     epochs: float = _knob(1.0, "passes over the examples a cycle")
     batch_size: int = _knob(48, "documents a step, over all workers")
     learning_rate: float = _knob(5e-5, "peak learning rate of AdamW")
@@ -228,15 +219,9 @@ class StudentConfig:
     max_gradient_norm: float = _knob(1.0, "gradients are clipped to this norm")
     temperature: float = _knob(0.05, "of the student's cosine similarities in the loss")
     target_temperature: float = _knob(0.5, "of the standardised target in the listwise loss")
-    no_margin: float = _knob(
-        0.0, "lmtx, infonce: a no is a hard negative from so many standard deviations below the threshold of a yes on"
-    )
     sampling_correction: bool = _knob(
         True,
         "listwise, infonce: a label counts less as an in-batch negative the more shortlists it is in, else common labels are unlearned",
-    )
-    false_negative_ratio: float = _knob(
-        0.0, "an unjudged label is no negative from this share of the best label's similarity on, 0 = all are"
     )
     max_document_tokens: int = _knob(128, "tokens of a document in training")
     batch_tokens: int = _knob(8192, "tokens of a forward on a worker, padding included; texts of like length together")
@@ -276,7 +261,7 @@ class CurriculumConfig:
     )
     pair_budget: int = _knob(
         0,
-        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors and the second prompt are apart)",
+        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors are apart)",
     )
 
 
@@ -362,7 +347,6 @@ SPEED_KNOBS = {
         "batch_documents",
         "batches_in_flight",
         "on_weak",
-        "second_prompt_documents",
         "engines",
         "tensor_parallel",
         "gpu_memory_share",
@@ -618,7 +602,7 @@ _MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead", "teacher.yes_t
 #: The deepest rank that any of metrics.MEASURES looks at.
 DEEPEST_RANK = 100
 
-_SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share", "false_negative_ratio")
+_SHARES = ("test_share", "held_out_share", "warmup_share", "gpu_memory_share")
 _POSITIVE = (
     "shard_rows",
     "max_document_tokens",

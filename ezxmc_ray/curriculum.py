@@ -162,7 +162,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         "labels": f"{amounts.labels:,}",
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
         "pairs": _pairs_in_words(config, sum(step["pairs"] or 0 for step in steps)),
-        "other_prompts": f"about {others:,} (label priors and the second prompt)",
+        "other_prompts": f"about {others:,} (label priors)",
         "estimated_seconds": f"{sum(step['seconds'] for step in steps):,.0f}",
         "estimated_from": " and ".join(sources),
         "steps": steps,

@@ -65,7 +65,7 @@ def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) ->
     """Train documents (held-out ones apart) of a cycle: as configured, and as ``curriculum.pair_budget`` allows.
 
     With n cycles the budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
-    evenly. Label priors and the second prompt are apart: which of them are needed is known only when shortlists are.
+    evenly. Label priors are apart: which of them are needed is known only when shortlists are.
     Errors: UserError for a budget that leaves a cycle less than a batch.
     """
     there, held_out = train - held_out, held_out_judged(config, held_out)

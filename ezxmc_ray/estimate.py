@@ -57,8 +57,8 @@ def estimate(
     cycles: int,
     label_priors: bool = True,
 ) -> list[dict[str, Any]]:
-    """A row for every step: its name, the documents, labels and pairs it works on, the other prompts that it asks
-    (label priors and the second prompt's), prompt tokens, whether it is done, and the seconds that it may take.
+    """A row for every step: its name, the documents, labels and pairs it works on, the label priors that it asks,
+    prompt tokens, whether it is done, and the seconds that it may take.
 
     ``rates`` units a second by stage; ``done`` by step name; ``cycles`` of the run, fewer than configured where the
     stop rule has ended them; ``label_priors``: whether the calibration asks for them. A cycle's select is with the
@@ -72,19 +72,18 @@ def estimate(
     for cycle in range(cycles + 1):
         documents = held_out + (trained if cycle < cycles else 0)
         labels, new = amounts.labels, documents  # that are still to be encoded, and to be judged
-        more = _second_prompt(config, amounts.labels, documents, label_priors) if cycle == 0 else 0
         if compares(config, cycle):
             priors = _new_labels(amounts.labels, judged, held_out * pairs) if label_priors else 0
             work = {"shortlist": _encoded(cycle, held_out, labels), "judge": held_out * pairs + priors}
             rows.append(_row(f"cycle {cycle} select", work, held_out, labels, held_out * pairs, priors))
             labels, new, judged = 0, documents - held_out, judged + held_out * pairs
         asked = new * pairs
-        more += _new_labels(amounts.labels, judged, asked) if label_priors else 0
+        priors = _new_labels(amounts.labels, judged, asked) if label_priors else 0
         judged += asked
         work = {"shortlist": _encoded(cycle, documents, labels)}
         rows.append(_row(f"cycle {cycle} shortlist", work, documents, labels))
-        work = {"judge": asked + more} if asked + more else {}
-        rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, more))
+        work = {"judge": asked + priors} if asked + priors else {}
+        rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
         if cycle < cycles:
             seen = round(_taught(config, trained, amounts.train - amounts.held_out, cycle) * config.student.epochs)
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
@@ -108,12 +107,6 @@ def encoding_work(documents: float, labels: int) -> float:
 
 def _encoded(cycle: int, documents: int, labels: int) -> float:
     return encoding_work(encodings(cycle) * documents, labels)
-
-
-def _second_prompt(config: Config, labels: int, documents: int, label_priors: bool) -> int:
-    """Prompts that the second prompt asks: its pairs, and what their labels score without a document."""
-    asked = min(config.teacher.second_prompt_documents, documents) * pairs_a_document(config, labels)
-    return asked + (_new_labels(labels, 0, asked) if label_priors else 0)
 
 
 def _new_labels(labels: int, before: int, pairs: int) -> int:

@@ -17,10 +17,6 @@ STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictio
 MODEL_CARD = "student/README.md"
 EVALUATION_SAMPLE = "evaluation/sample.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-#: Mean verdicts of labels, for the calibration of batches.
-LABEL_MEANS = "cycle-0/label_means.parquet"
-#: A second prompt's verdicts on some documents of cycle 0, where they were asked for.
-SECOND_PROMPT = "cycle-0/second_prompt.parquet"
 
 
 def cycle_folder(cycle: int) -> str:

@@ -237,10 +237,9 @@ class Curriculum:
 
     def _train(self, cycle: int) -> Step:
         def inputs() -> list[Any]:
-            start = self._encoder(cycle if self.config.student.start == "previous" else 0)
             return [
                 self._commit(layout.examples(cycle)),
-                start,
+                self._encoder(0),
                 self._settings("student"),
                 self.context.encoder_settings,
                 self.config.seed,

@@ -95,20 +95,6 @@ EXAMPLES_SCHEMA = pa.schema(
     ]
 )
 
-#: cycle-0/second_prompt.parquet: calibrated verdicts on the shortlists of some documents under another prompt; ``row``
-#: in the document shard ``shard``. Only there where the run asked for it.
-SECOND_PROMPT_SCHEMA = pa.schema(
-    [
-        ("row", pa.int32()),
-        ("shard", pa.int32()),
-        ("labels", pa.list_(pa.int32())),
-        ("verdict", pa.list_(pa.float32())),
-    ]
-)
-
-#: What the second prompt is where only the user's worked examples are left out; the report words it by this.
-WITHOUT_EXAMPLES = "without the worked examples"
-
 #: predictions/shard-NNNNN.parquet and the output of ``ezxmc tag``: lists in falling score.
 PREDICTIONS_SCHEMA = pa.schema(
     [

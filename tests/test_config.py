@@ -78,8 +78,8 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ("predict.min_score=high", f"predict.min_score {HERE} is 'high'; it must be a number or null."),
         ("prepare.test_share=2", f"prepare.test_share {HERE} is 2.0; it is a share and must lie between 0 and 1."),
         (
-            "student.false_negative_ratio=1.5",
-            f"student.false_negative_ratio {HERE} is 1.5; it is a share and must lie between 0 and 1.",
+            "student.warmup_share=1.5",
+            f"student.warmup_share {HERE} is 1.5; it is a share and must lie between 0 and 1.",
         ),
         ("student.learning_rate=nan", f"student.learning_rate {HERE} is nan; it must be a finite number."),
         (

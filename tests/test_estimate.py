@@ -70,20 +70,18 @@ def test_with_many_labels_their_encoding_is_what_a_shortlist_costs() -> None:
 
 
 def test_what_is_asked_beside_the_pairs_is_counted() -> None:
-    """80 documents and 27,754 labels asked 732 priors beside their 800 pairs; the second prompt's 20 documents more."""
+    """80 documents and 27,754 labels asked 732 priors beside their 800 pairs."""
     amounts = Amounts(89, 80, 8, 9, 27_754, 100.0)
     alone = load_config(None, [])
     assert 732 <= rows(alone, amounts=amounts)["cycle 0 judge"]["other prompts"] <= 800
-    twice = load_config(None, ["teacher.second_prompt_documents=20"])
-    without = rows(twice, amounts=amounts, label_priors=False)["cycle 0 judge"]
-    assert (without["pairs"], without["other prompts"]) == (800, 200)
-    both = rows(twice, amounts=amounts)["cycle 0 judge"]
-    assert 1_100 <= both["other prompts"] <= 1_200
+    without = rows(alone, amounts=amounts, label_priors=False)["cycle 0 judge"]
+    assert (without["pairs"], without["other prompts"]) == (800, 0)
+    both = rows(alone, amounts=amounts)["cycle 0 judge"]
     assert both["seconds"] > without["seconds"] and both["tokens"] > without["tokens"]
 
 
 def test_few_labels_have_few_priors_in_all_cycles_together() -> None:
-    found = rows(load_config(None, ["curriculum.cycles=3", "teacher.second_prompt_documents=0"]))
+    found = rows(load_config(None, ["curriculum.cycles=3"]))
     assert sum(row["other prompts"] or 0 for row in found.values()) == 80
 
 

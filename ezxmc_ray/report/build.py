@@ -117,7 +117,7 @@ def _time(manifest: Manifest) -> dict[str, Any]:
 def _rows(manifest: Manifest) -> int:
     """What a stage worked on in its seconds: its rows; for judge the pairs it asked, since held ones cost no time."""
     asked = pairs_asked(manifest.details) if manifest.stage == "judge" else None
-    return manifest.rows if asked is None else asked + manifest.details.get("second_prompt_pairs_asked", 0)
+    return manifest.rows if asked is None else asked
 
 
 def _counts(details: dict[str, dict[str, Any]], cycles: list[Manifests]) -> dict[str, Any]:

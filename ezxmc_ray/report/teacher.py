@@ -10,7 +10,6 @@ from typing import Any
 
 from ezxmc_ray.metrics import LEAST_DOCUMENTS
 from ezxmc_ray.models import is_bundled
-from ezxmc_ray.tables import WITHOUT_EXAMPLES
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
 #: on 100 documents (measured).
@@ -62,8 +61,8 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     """The teacher's identity, counts, speed, audit and sentence (docs/report.md); None if no cycle has been judged.
 
     ``judged``: details of the judge manifests by encoder number. ``measured``: the audit of the stage evaluate, None
-    if that has not been done. Counts are sums over the cycles, ``share_yes`` is their mean by pairs, ``histogram`` and
-    ``second_prompt`` are the first cycle's. What a manifest does not hold is None.
+    if that has not been done. Counts are sums over the cycles, ``share_yes`` is their mean by pairs,
+    ``histogram`` is the first cycle's. What a manifest does not hold is None.
     """
     if not judged:
         return None
@@ -78,7 +77,6 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     part |= {name: measured.get(name) for name in _MEASURED}
     part["auc_documents"] = measured.get("documents") or 0
     part["first_pairs"] = first.get("first_pairs")
-    part["second_prompt"] = _second_prompt(first, measured)
     part["histogram"] = first.get("histogram")
     part["cycles"] = cycles
     part["stand_in"] = is_bundled(str(part["model"]))
@@ -92,7 +90,6 @@ def sentence(part: dict[str, Any]) -> str:
         _judgement(part),
         _first_pairs(part),
         _fusion(part),
-        _prompts(part["second_prompt"]),
         _yes(part),
         _stand_in(part),
     ]
@@ -147,41 +144,6 @@ def _fusion(part: dict[str, Any]) -> str:
     )
 
 
-def _prompts(second: dict[str, Any] | None) -> str:
-    """Whether the worked examples, or the prompt, help; empty if no second prompt was asked."""
-    if second is None:
-        return ""
-    if second["auc"] is None:
-        return _agreement(second)
-    if second["what"] == WITHOUT_EXAMPLES:
-        told = ("The worked examples do harm", "That the worked examples help is not shown", "The worked examples help")
-        other = "without them"
-    else:
-        what = second["what"]
-        told = (
-            f"{what} does better",
-            f"That this prompt or {what} does better is not shown",
-            "This prompt does better",
-        )
-        other = second["asked"]
-    over = second["first_over_second"]
-    direction = _direction(over) if over["interval"] else 0
-    return (
-        f"{_capitalised(told[1 + direction])}: AUC {second['auc']:.2f}, and {second['second_auc']:.2f} {other} "
-        f"({_difference(over)}; {second['auc_documents']:,} documents)."
-    )
-
-
-def _agreement(second: dict[str, Any]) -> str:
-    """How alike two prompts judge, where no gold label says which of them is right."""
-    return (
-        f"Asked again {second['asked']}, its order of a document's labels has a rank correlation of "
-        f"{_two(second['spearman_within_document'])} with the one used, and {_percent(second['same_yes'])} of the "
-        f"pairs get the same yes or no ({second['documents']:,} documents): which of the two is right, only gold "
-        "labels can say."
-    )
-
-
 def _yes(part: dict[str, Any]) -> str:
     share = part["share_yes"]
     if part["readout"] != "yes_no" or share is None or 0.01 <= share <= 0.99:
@@ -223,21 +185,6 @@ def _at_chance(part: dict[str, Any]) -> bool:
     return bool(interval[0] <= 0.5)
 
 
-def _second_prompt(first: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any] | None:
-    """The agreement of the two prompts, and with gold labels their AUC (else None); None if only one was asked."""
-    agreement = first.get("second_prompt")
-    if agreement is None:
-        return None
-    by_gold = measured.get("second_prompt") or {}
-    what = agreement["what"]
-    return {
-        **agreement,
-        "asked": what if what == WITHOUT_EXAMPLES else f"with {what}",
-        **{name: by_gold.get(name) for name in ("auc", "second_auc", "first_over_second")},
-        "auc_documents": by_gold.get("documents") or 0,
-    }
-
-
 def _of_a_cycle(details: dict[str, Any]) -> dict[str, Any]:
     return {name: details.get(name) for name in (*_SUMS, *_OF_A_CYCLE)}
 
@@ -273,16 +220,3 @@ def _mean_share_yes(cycles: list[dict[str, Any]]) -> float | None:
     known = [(c["share_yes"], c["pairs"]) for c in cycles if c["share_yes"] is not None and c["pairs"]]
     total = sum(pairs for _, pairs in known)
     return sum(share * pairs for share, pairs in known) / total if total else None
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _two(value: float | None) -> str:
-    """A correlation; a dash where it is not defined."""
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"

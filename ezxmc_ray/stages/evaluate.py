@@ -35,12 +35,10 @@ from ezxmc_ray.tables import (
     LABELS_SCHEMA,
     PREDICTIONS_SCHEMA,
     RANKINGS_SCHEMA,
-    SECOND_PROMPT_SCHEMA,
 )
 from ezxmc_ray.teacher.audit import (
     JudgedPairs,
     audit_by_gold,
-    compare_prompts,
     count_by_rank,
     join,
     share_yes_by_rank,
@@ -164,7 +162,6 @@ def audit_teacher(
         **audit_by_gold(join(with_gold), judged["teacher"]["readout"], threshold, seed),
         "share_yes_by_rank": share_yes_by_rank(by_rank),
         "unjudged_pairs": unjudged,
-        "second_prompt": audit_second_prompt(storage, seed) if has_gold and judged.get("second_prompt") else None,
     }
 
 
@@ -184,26 +181,6 @@ def judged_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale,
         fusion=target_scores(verdict, similarity, "fusion", scale),
         is_gold=np.concatenate([np.zeros(0, bool), *is_gold]),
     )
-
-
-def audit_second_prompt(storage: Storage, seed: int) -> dict[str, Any] | None:
-    """Both prompts against gold on the documents that both judged; None if there is no second one or no such gold."""
-    if not storage.exists(layout.SECOND_PROMPT):
-        return None
-    second = storage.read_table(layout.SECOND_PROMPT, SECOND_PROMPT_SCHEMA)
-    first_verdicts, second_verdicts, is_gold = [], [], []
-    for shard in second["shard"].unique().to_pylist():
-        asked = second.filter(pc.equal(second["shard"], shard))
-        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA, ["row", "labels", "verdict"])
-        examples = examples.filter(pc.is_in(examples["row"], asked["row"].combine_chunks()))
-        first = {row["row"]: dict(zip(row["labels"], row["verdict"], strict=True)) for row in examples.to_pylist()}
-        for row, gold in zip(asked.to_pylist(), gold_of(storage, shard, asked["row"]), strict=True):
-            verdicts = np.array([[first[row["row"]][label] for label in row["labels"]], row["verdict"]])
-            judged = np.isfinite(verdicts).all(axis=0)
-            first_verdicts.append(verdicts[0, judged])
-            second_verdicts.append(verdicts[1, judged])
-            is_gold.append(np.isin(row["labels"], gold)[judged])
-    return compare_prompts(first_verdicts, second_verdicts, is_gold, seed)
 
 
 def _lengths(examples: pa.Table) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The examples of a cycle: its shortlists joined with their verdicts, calibrated. No question to the teacher.
 
 In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/; the measures of the calibrated
-verdicts (scale, threshold of yes, histogram) for the manifest; for the calibration batch, cycle-0/label_means.parquet.
+verdicts (scale, threshold of yes, histogram) for the manifest.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, to_dict
-from ezxmc_ray.stages.cluster import run_task, run_tasks
+from ezxmc_ray.stages.cluster import run_tasks
 from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
-from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold
+from ezxmc_ray.teacher.calibration import calibrate, yes_threshold
 from ezxmc_ray.teacher.store import PRIORS
 
 HISTOGRAM_BINS = 256
@@ -28,8 +28,6 @@ HISTOGRAM_BINS = 256
 def make_examples(context: Context, cycle: int, key: str, calibration: str) -> tuple[int, list[str], dict[str, Any]]:
     """Join and measure; returns pairs, files and details of the manifest."""
     storage, shards, config = context.storage, range(context.shards), context.teacher
-    if calibration == "batch" and cycle == 0:
-        run_task(write_label_means, storage, key, context.shards, config.readout)
     joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
     sums, own = (sum((one[name] for one in joined), TargetSums()) for name in ("sums", "own"))
     pairs = sums.pairs
@@ -48,22 +46,6 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str) -> t
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
     }
     return pairs, [layout.shard_file(layout.examples(cycle), shard) for shard in shards], details
-
-
-def write_label_means(storage: Storage, key: str, shards: int, readout: str) -> None:
-    """Task: each label's mean score over the pairs of cycle 0, by label number.
-
-    All cycles are calibrated with these, since the selection compares verdicts of several cycles.
-    """
-    pending = Pending(storage, key, 0)
-    labels = len(pending.label_hashes)
-    sums, counts = np.zeros(labels), np.zeros(labels)
-    for shard in range(shards):
-        pairs = pending.pairs(shard)
-        raw = pending.raw(shard, pairs)
-        sums += np.bincount(pairs["label"], additive(raw, readout), minlength=labels)
-        counts += np.bincount(pairs["label"], minlength=labels)
-    storage.write_table(layout.LABEL_MEANS, pa.table({"mean": label_means(sums, counts)}))
 
 
 def join_examples(
@@ -105,9 +87,6 @@ def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str
     """What the labels of ``pairs`` score by themselves, float [pairs], as ``calibration`` wants it; None for none."""
     if calibration == "label_prior":
         return pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
-    if calibration == "batch":
-        means = pending.storage.read_table(layout.LABEL_MEANS)["mean"].to_numpy()
-        return np.asarray(means[np.asarray(pairs["label"], dtype=np.int64)])
     return None
 
 

@@ -7,6 +7,7 @@ In: cycle-0/shortlist/, the verdict store. Out: which rows those pairs are in; h
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,6 @@ from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.examples import label_scores
 from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.stages.pools import Item
-from ezxmc_ray.stages.second_prompt import spread_rows
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.calibration import calibrate, resolve_calibration
@@ -60,6 +60,18 @@ class FirstPairs:
         act_on(self.found, self.config)
 
 
+def spread_rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
+    """(shard, rows from its first on), ``wanted`` rows in all or as many as there are, spread over the shards."""
+    rows = {shard: storage.rows(layout.shard_file(layout.shortlist(0), shard)) for shard in range(shards)}
+    filled = [shard for shard, count in rows.items() if count]
+    # Shards at even distances, the same number of rows of each; what is short is taken from the ones that have more.
+    some = filled[:: max(1, len(filled) // max(1, wanted))][:wanted]
+    taken: Counter[int] = Counter()
+    while sum(taken.values()) < wanted and (open_shards := [shard for shard in some if taken[shard] < rows[shard]]):
+        taken.update(open_shards[: wanted - sum(taken.values())])
+    return sorted(taken.items())
+
+
 def lacking_shards(storage: Storage, key: str, rows: list[tuple[int, int]]) -> set[int]:
     """Task: the shards whose ``rows`` (shard, rows from its first on) have pairs that the store does not hold yet."""
     pending = Pending(storage, key, 0) if rows else None
@@ -71,10 +83,9 @@ def audit_first_pairs(
 ) -> dict[str, Any] | None:
     """Task: what the verdicts on ``rows`` say of the teacher; None if they are too few.
 
-    Documents that lack a verdict are left out. The means that the calibration batch takes away are known only when
-    all is judged, so the verdicts are looked at without it.
+    Documents that lack a verdict are left out.
     """
-    calibration = "none" if resolve_calibration(config) == "batch" else resolve_calibration(config)
+    calibration = resolve_calibration(config)
     pending = Pending(storage, key, 0)
     verdicts: list[np.ndarray] = []
     similarities: list[np.ndarray] = []

@@ -3,9 +3,8 @@
     ezxmc judge conf.yaml
 
 In: cycle-c/shortlist/, documents/, labels.parquet, the teacher's model. Out: verdicts/<teacher key>/… (shared by all
-cycles) and cycle-c/examples/, the shortlist joined with its verdicts; in cycle 0 a second prompt's verdicts on a few
-documents. Items: ranges of shortlist rows; actors: engines. A batch's verdicts are committed as soon as it is judged,
-so whatever dies, no committed pair is judged again.
+cycles) and cycle-c/examples/, the shortlist joined with its verdicts. Items: ranges of shortlist rows; actors:
+engines. A batch's verdicts are committed as soon as it is judged, so whatever dies, no committed pair is judged again.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ from ezxmc_ray.stages.first_pairs import FirstPairs, lacking_shards
 from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors
 from ezxmc_ray.stages.pools import Item, Pool, free_gpus, map_over_engines
 from ezxmc_ray.stages.rehome import rehome
-from ezxmc_ray.stages.second_prompt import join_second, second_items, second_of, second_priors
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.calibration import resolve_calibration
-from ezxmc_ray.teacher.engine import DocumentPairs, Engine, Judged, describe, start_engine, teacher_key
+from ezxmc_ray.teacher.engine import DocumentPairs, Judged, describe, start_engine, teacher_key
 from ezxmc_ray.teacher.store import PRIORS, VerdictStore
 from ezxmc_ray.watchdog import start_watchdog
 
@@ -42,7 +40,7 @@ from ezxmc_ray.watchdog import start_watchdog
 ITEM_DOCUMENTS, ITEMS_AN_ENGINE = 1024, 8
 PRIOR_ITEM_LABELS = 8192
 #: What an item asks for.
-PAIRS, LABEL_PRIORS, SECOND_PROMPT = "pairs", "priors", "second_prompt"
+PAIRS, LABEL_PRIORS = "pairs", "priors"
 
 
 @dataclass
@@ -83,8 +81,6 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details["pairs"] = pairs
     details["pairs_held"] = pairs - pending
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
-    second = second_of(config, cycle)
-    details["second_prompt"] = run_task(join_second, context, measures["yes_threshold"]) if second else None
     storage.remove(layout.pending_priors(cycle))
     return pairs, files, details | measures
 
@@ -107,16 +103,13 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     lacking = run_task(lacking_shards, storage, key, first.rows)
     first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
     items = first_items + items
-    if second := second_of(config, cycle):
-        rehome(context, run_task(start_store, storage, second.config), run_tasks)
-        items += run_task(second_items, context, SECOND_PROMPT)
-    counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS, SECOND_PROMPT)}
+    counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
     began = time.monotonic()
     with watched(StageProgress(f"cycle {cycle} judge", "pairs", pending)) as progress:
         for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
             item = {name: done.pop(name) for name in items[0]}
             counts[item["kind"]].add(done)
-            progress.advance(done["pairs"] if item["kind"] != SECOND_PROMPT else 0)
+            progress.advance(done["pairs"])
             first.done(item)
     engines = pool.capped(len(items)).size if items else 0
     return _engine_details(counts, engines, time.monotonic() - began) | {"first_pairs": first.found}
@@ -138,24 +131,22 @@ def compact_priors(storage: Storage, key: str) -> None:
 
 def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> dict[str, Any]:
     """What the engines did, for the manifest; ``seconds``: wall time of the mapping, starts of the engines included."""
-    asked, second = Counts(), counts[SECOND_PROMPT]
-    for kind in (PAIRS, LABEL_PRIORS):
-        asked.add(vars(counts[kind]))
-    worked = asked.worker_seconds + second.worker_seconds
+    asked = Counts()
+    for one in counts.values():
+        asked.add(vars(one))
     return {
         "pairs_asked": counts[PAIRS].pairs,
         "prior_pairs_asked": counts[LABEL_PRIORS].pairs,
-        "second_prompt_pairs_asked": second.pairs,
         "prompt_tokens": asked.prompt_tokens,
         "computed_tokens": asked.computed_tokens,
         "truncated_documents": counts[PAIRS].truncated_documents,
         "truncated_labels": asked.truncated_labels,
         "engines": engines,
-        "engine_start_seconds": asked.start_seconds + second.start_seconds,
+        "engine_start_seconds": asked.start_seconds,
         "engine_seconds": asked.seconds,
         "engine_pairs_per_s": asked.pairs / asked.seconds if asked.seconds else None,
         "worker_seconds": asked.worker_seconds,
-        "busy_share": (asked.seconds + second.seconds) / worked if worked else None,
+        "busy_share": asked.seconds / asked.worker_seconds if asked.worker_seconds else None,
         "map_seconds": seconds,
     }
 
@@ -198,13 +189,8 @@ class JudgeWorker:
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self.watchdog = start_watchdog()
         self.pending = Pending(storage, key, cycle)
-        second = second_of(config, cycle)
         report_phase("loading the teacher" if config.enforce_eager else "loading and compiling the teacher")
-        self.engine = start_engine(config, [second.config] if second else [])
-        self.second: tuple[Engine, Pending] | None = None
-        if second:
-            second_pending = Pending(storage, teacher_key(second.config), cycle)
-            self.second = self.engine.with_prompt(second.config), second_pending
+        self.engine = start_engine(config)
         report_phase("first batch")
         self.mark = time.monotonic()
         self.start_seconds = self.mark - started
@@ -216,30 +202,19 @@ class JudgeWorker:
         self.start_seconds = 0.0
         self.told = f"{kind} {shard} {start}"
         if kind == LABEL_PRIORS:
-            self._judge(self.engine, self.pending, PRIORS, self.pending.planned_priors(start, stop), counts)
-        elif kind == PAIRS:
-            documents = self.pending.documents(shard, start, stop)
-            self._judge(self.engine, self.pending, layout.shard_name(shard), documents, counts)
+            self._judge(PRIORS, self.pending.planned_priors(start, stop), counts)
         else:
-            self._judge_second(shard, start, stop, counts)
+            self._judge(layout.shard_name(shard), self.pending.documents(shard, start, stop), counts)
         mark, self.mark = self.mark, time.monotonic()
         counts.worker_seconds = self.mark - mark
         return {**vars(counts), **item}
 
-    def _judge_second(self, shard: int, start: int, stop: int, counts: Counts) -> None:
-        assert self.second is not None
-        engine, pending = self.second
-        self._judge(engine, pending, layout.shard_name(shard), pending.documents(shard, start, stop), counts)
-        self._judge(engine, pending, PRIORS, second_priors(pending, self.config, shard, start, stop), counts)
-
-    def _judge(
-        self, engine: Engine, pending: Pending, folder: str, documents: list[DocumentPairs], counts: Counts
-    ) -> None:
+    def _judge(self, folder: str, documents: list[DocumentPairs], counts: Counts) -> None:
         """Judge ``documents`` batch by batch, commit each batch as soon as it is judged, and add to ``counts``."""
         batches = _batches(documents, self.config.batch_documents)
-        for judged in _ending_with_the_engine(engine.judge_many(batches)):
+        for judged in _ending_with_the_engine(self.engine.judge_many(batches)):
             cost = {"computed_tokens": judged.computed_tokens, "engine_ms": round(1000 * judged.seconds)}
-            pending.store.append(folder, judged.table, cost)
+            self.pending.store.append(folder, judged.table, cost)
             counts.add(
                 {
                     "pairs": len(judged.table),
@@ -250,8 +225,7 @@ class JudgeWorker:
                     "seconds": judged.seconds,
                 }
             )
-            if engine is self.engine:  # the second prompt's pairs are apart from the progress
-                report_done(self.told, counts.pairs)
+            report_done(self.told, counts.pairs)
 
 
 def _ending_with_the_engine(results: Iterable[Judged]) -> Iterator[Judged]:

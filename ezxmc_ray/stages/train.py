@@ -50,7 +50,6 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     config, storage = context.config, context.storage
     check_training(config)
     examples = context.manifest(layout.examples(cycle))
-    start = context.encoder_folder(cycle if config.student.start == "previous" else 0)
     before = range(cycle) if config.student.past_verdicts else range(0)
     thresholds = [context.manifest(layout.examples(earlier)).details["yes_threshold"] for earlier in before]
     known = run_task(count_examples, storage, cycle, thresholds)
@@ -66,7 +65,6 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "config": to_dict(config),
         "storage": storage,
         "cycle": cycle,
-        "start": start,
         "steps": steps,
         "scale": examples.details["scale"],
         "yes_threshold": examples.details["yes_threshold"],
@@ -74,7 +72,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "command": uuid.uuid4().hex,  # by which a worker that starts again knows it from a new command
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit, start])
+    name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit])
     remove_trainings(storage, cycle, kept=name)
     began = time.monotonic()
     workers = count_workers(config)

@@ -73,7 +73,7 @@ class TrainWorker:
         student = self.config.student
         scale = TargetScale(**settings["scale"])
         self.trainer = StudentTrainer(
-            load_encoder(self.storage, self.config.encoder, settings["start"]),
+            load_encoder(self.storage, self.config.encoder, None),
             Objective(student, scale, settings["yes_threshold"]),
             settings["steps"],
             ray_train.torch.get_device(),

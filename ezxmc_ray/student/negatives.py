@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ezxmc_ray.student.targets import TargetScale
 
@@ -25,39 +23,15 @@ def positives(verdict: np.ndarray, yes_threshold: float) -> np.ndarray:
     return np.nan_to_num(verdict, nan=-np.inf) >= yes_threshold
 
 
-def doubtful(
-    verdict: np.ndarray, target: np.ndarray, yes_threshold: float, margin: float, scale: TargetScale
-) -> np.ndarray:
+def doubtful(verdict: np.ndarray, target: np.ndarray, yes_threshold: float, scale: TargetScale) -> np.ndarray:
     """Pairs that the teacher says no to, and that are no hard negatives all the same; bool [b, m].
 
-    ``margin``: standard deviations of the verdict by which a confident no is below the threshold; a lesser no is
-    doubtful. So is one whose ``target`` (float [b, m], standardised, NaN: not judged) is as far above its mean as the
-    threshold is above the verdict's: the fused score calls it right.
+    The fused score calls them right: their ``target`` (float [b, m], standardised, NaN: not judged) is as far above
+    its mean as the threshold is above the verdict's.
     """
     no = np.isfinite(verdict) & ~positives(verdict, yes_threshold)
-    unsure = np.nan_to_num(verdict, nan=-np.inf) > yes_threshold - margin * scale.verdict_std
     cut = (yes_threshold - scale.verdict_mean) / scale.verdict_std
-    return no & (unsure | (np.nan_to_num(target, nan=-math.inf) >= cut))
-
-
-def likely_false_negatives(scores: Tensor, target: Tensor, ratio: float) -> Tensor:
-    """In-batch labels that are probably right: those that score at least ``ratio`` times the document's best label.
-
-    Paper: NV-Retriever (arXiv 2407.15831), positive-aware mining, "TopK-PercPos", here with the student's own scores
-    in place of another model's, and for in-batch labels.
-
-    Args:
-        scores: float [b, m], cosine similarities; no gradients flow through the mask.
-        target: float [b, m], NaN where a label was not judged; the best label is the one with the highest target.
-        ratio: of the best label's score; the paper's best one is 0.95.
-
-    Returns:
-        bool [b, m], never True for a judged label, nor in the row of a document without one.
-    """
-    judged = torch.isfinite(target)
-    best = target.masked_fill(~judged, -torch.inf).argmax(dim=1, keepdim=True)
-    least = ratio * scores.detach().gather(1, best)
-    return ~judged & (scores.detach() >= least) & judged.any(dim=1, keepdim=True)
+    return no & (np.nan_to_num(target, nan=-math.inf) >= cut)
 
 
 def in_batch_weights(counts: np.ndarray, trained: int, documents: int) -> np.ndarray:

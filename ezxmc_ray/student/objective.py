@@ -16,7 +16,7 @@ from torch import Tensor
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.losses import bce_loss, infonce_loss, listwise_loss, lmtx_loss
-from ezxmc_ray.student.negatives import doubtful, likely_false_negatives, positives
+from ezxmc_ray.student.negatives import doubtful, positives
 from ezxmc_ray.student.targets import TargetScale, target_scores
 
 #: Losses that know a yes and a no only; to them a document without a yes teaches nothing.
@@ -50,8 +50,6 @@ class Objective:
         target = target_scores(batch.verdict, batch.similarity, config.target, self.scale)
         masked = torch.from_numpy(batch.excluded).to(device)
         goal = torch.from_numpy(target).to(device)
-        if config.false_negative_ratio:
-            masked = masked | likely_false_negatives(scores, goal, config.false_negative_ratio)
         if config.sampling_correction and config.loss in WEIGHTED:
             # The weight of a term of the softmax is a summand of its logit.
             summands = torch.from_numpy(config.temperature * np.log(batch.label_weights)).to(scores)
@@ -61,11 +59,10 @@ class Objective:
             return listwise_loss(scores, goal, config.temperature, config.target_temperature, masked)
         if config.loss == "bce":
             # A label of average similarity starts at even odds, as its target (z = 0) does on average (below them
-            # where words count: they are in the similarity and not in the scores; nor is the similarity that of the
-            # student where student.start is previous).
+            # where words count: they are in the similarity and not in the scores).
             bias = -self.scale.similarity_mean / config.temperature
             return bce_loss(scores, torch.sigmoid(goal), torch.isfinite(goal), config.temperature, bias, masked)
-        unclear = doubtful(batch.verdict, target, self.yes_threshold, config.no_margin, self.scale)
+        unclear = doubtful(batch.verdict, target, self.yes_threshold, self.scale)
         masked = masked | torch.from_numpy(unclear).to(device)
         positive = torch.from_numpy(positives(batch.verdict, self.yes_threshold)).to(device)
         if config.loss == "lmtx":

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from ezxmc_ray.metrics import (
     auc_per_document,
@@ -95,54 +94,6 @@ def audit_by_gold(pairs: JudgedPairs, readout: str, threshold: float, seed: int)
         "calibration_curve": _calibration_curve(pairs, readout),
         "calibration_error": _calibration_error(pairs, readout),
     }
-
-
-def compare_prompts(first: Lists, second: Lists, is_gold: Lists, seed: int) -> dict[str, Any] | None:
-    """AUC within a document of the verdicts under two prompts, and the paired difference; None where it is undefined.
-
-    ``first`` and ``second``: n float arrays, the verdicts on the same pairs; ``is_gold``: n bool arrays. AUC needs a
-    document with a gold label and another one.
-    """
-    auc = {"auc": auc_per_document(first, is_gold), "second_auc": auc_per_document(second, is_gold)}
-    defined = ~np.isnan(auc["auc"])
-    if not defined.any():
-        return None
-    auc = {name: values[defined] for name, values in auc.items()}
-    difference = auc["auc"] - auc["second_auc"]
-    interval = bootstrap_intervals({"difference": difference}, seed)["difference"]
-    return {
-        **{name: float(values.mean()) for name, values in auc.items()},
-        "documents": int(defined.sum()),
-        "first_over_second": {"difference": float(difference.mean()), "interval": interval},
-    }
-
-
-def agreement(first: Lists, second: Lists, threshold: float) -> dict[str, Any]:
-    """How far two prompts' verdicts agree on the same documents; each argument holds a float array a document.
-
-    ``spearman_within_document``: mean rank correlation over the documents where both order at least two labels, None
-    if there is none. ``same_yes``: share of pairs on which they agree, 0 to 1, where a pair is a yes from ``threshold``
-    on by the first prompt, and as many pairs, those with the highest verdicts, are by the second.
-    """
-    pairs = sum(len(one) for one in first)
-    documents = {"documents": len(first), "pairs": pairs}
-    if not pairs:
-        return {**documents, "spearman_within_document": None, "same_yes": None}
-    correlations = [_rank_correlation(one, other) for one, other in zip(first, second, strict=True)]
-    known = [value for value in correlations if value is not None]
-    yes = np.concatenate(list(first)) >= threshold
-    other_yes = np.zeros(pairs, dtype=bool)
-    other_yes[np.argsort(-np.concatenate(list(second)), kind="stable")[: yes.sum()]] = True
-    spearman = float(np.mean(known)) if known else None
-    return {**documents, "spearman_within_document": spearman, "same_yes": float(np.mean(yes == other_yes))}
-
-
-def _rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float | None:
-    """Spearman's rank correlation; None where one of the two is constant."""
-    ranks = [rankdata(one) for one in (first, second)]
-    if any(one.std() == 0 for one in ranks if len(one)) or len(first) < 2:
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _auc(pairs: JudgedPairs, seed: int) -> dict[str, Any]:

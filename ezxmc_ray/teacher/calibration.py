@@ -6,10 +6,7 @@ verdict from which on a pair counts as yes, the similarity from which on a label
 - ``none``: for ``yes_no`` and ``classify`` the logit of P(yes), clipped to [1e-6, 1 - 1e-6]; for ``likelihood`` the
   raw score;
 - ``label_prior``: that, minus the same of the label beside no document (a content-free prompt, as in contextual
-  calibration, Zhao et al., arXiv 2102.09690);
-- ``batch``: that, minus its mean over the documents that were judged against the label (batch calibration, Zhou et
-  al., arXiv 2309.17249, a label taken as one task): no further question to the teacher. The mean of a label with few
-  documents is drawn towards the mean over all.
+  calibration, Zhao et al., arXiv 2102.09690).
 """
 
 from __future__ import annotations
@@ -22,8 +19,6 @@ from ezxmc_ray.teacher.readout import resolve_readout
 
 BINS = 256
 _LEAST_PROBABILITY = 1e-6
-#: Documents that a label's mean must have before it counts as much as the mean over all pairs (method batch).
-_MEAN_WEIGHT = 5.0
 
 
 def resolve_calibration(config: TeacherConfig) -> str:
@@ -34,18 +29,17 @@ def resolve_calibration(config: TeacherConfig) -> str:
 def calibrate(raw: ArrayLike, prior: ArrayLike | None, readout: str, method: str) -> NDArray[np.float32]:
     """Verdicts, float32 [n], from ``raw`` float32 [n] and what the pairs' labels score by themselves.
 
-    ``prior`` [n]: for label_prior raw scores, for batch the :func:`label_means`. ``method`` auto is resolved by
+    ``prior`` [n]: raw scores of the labels beside no document, for label_prior. ``method`` auto is resolved by
     ``readout`` as in :func:`resolve_calibration`. NaN stays NaN.
     """
-    if readout not in ("yes_no", "likelihood", "classify") or method not in ("auto", "none", "label_prior", "batch"):
+    if readout not in ("yes_no", "likelihood", "classify") or method not in ("auto", "none", "label_prior"):
         raise ValueError(f"no calibration {method!r} of the read-out {readout!r}")
     method = _method(readout, method)
     verdicts = additive(raw, readout)
     if method != "none":
         if prior is None:
             raise ValueError(f"the calibration {method} needs what the labels score by themselves")
-        own = additive(prior, readout) if method == "label_prior" else np.asarray(prior, dtype=np.float64)
-        verdicts = verdicts - own
+        verdicts = verdicts - additive(prior, readout)
     return verdicts.astype(np.float32)
 
 
@@ -53,16 +47,6 @@ def _method(readout: str, method: str) -> str:
     if method != "auto":
         return method
     return "none" if readout == "classify" else "label_prior"
-
-
-def label_means(sums: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
-    """Mean of each label's :func:`additive` scores, float64 [labels], from their ``sums`` and ``counts`` [labels].
-
-    A label's mean counts as ``counts`` documents against five with the mean over all pairs.
-    """
-    totals, numbers = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    overall = totals.sum() / max(numbers.sum(), 1.0)
-    return (totals + _MEAN_WEIGHT * overall) / (numbers + _MEAN_WEIGHT)
 
 
 def yes_threshold(counts: ArrayLike, edges: ArrayLike) -> float:

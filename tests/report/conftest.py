@@ -57,13 +57,6 @@ def judged(seed: int, pairs: int, readout: str, model: str) -> dict[str, Any]:
         "engine_start_seconds": 54.0,
         "map_seconds": pairs / 13.3 / 2,
         "busy_share": (pairs - 1000) / pairs,
-        "second_prompt": {
-            "what": "without the worked examples",
-            "documents": 100,
-            "pairs": 1000,
-            "spearman_within_document": 0.83,
-            "same_yes": 0.91,
-        },
         "yes_threshold": 0.5,
         "share_yes": float((verdicts > 0.5).mean()),
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
@@ -85,11 +78,9 @@ def audited(readout: str) -> dict[str, Any]:
         fusion=verdict / 1.6 + similarity / 0.14,
         is_gold=is_gold,
     )
-    second = {"auc": 0.85, "second_auc": 0.81, "documents": 87}
     return audit_by_gold(pairs, readout, 0.5, 0) | {
         "share_yes_by_rank": [0.5 - 0.04 * rank for rank in range(10)],
         "unjudged_pairs": 0,
-        "second_prompt": second | {"first_over_second": {"difference": 0.04, "interval": [0.011, 0.07]}},
     }
 
 

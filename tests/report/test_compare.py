@@ -121,20 +121,20 @@ def test_other_gold_labels_of_the_same_documents_are_not_paired(tmp_path: Path) 
 def test_held_pairs_another_depth_and_where_labels_were_counted_are_noted(tmp_path: Path) -> None:
     first = made_run(tmp_path / "a", gold="test")
     second = made_run(tmp_path / "b", BETTER, overrides=("evaluate.depth=120",))
-    change(second, "cycle-0/examples/manifest.json", pairs_asked=40)
+    change(second, "cycle-0/examples", pairs_asked=40)
     # What was evaluated counts, not what the configuration has become since.
-    change(first, "evaluation/manifest.json", depth=100)
+    change(first, "evaluation", depth=100)
     notes = compare_runs([first, second]).notes
     assert "PSP and PSnDCG: by how often a label is gold in the 40 test documents themselves of a." in notes
     assert "b ranked 120 labels a document, a 100." in notes
     assert "60 of the 120 pairs of b were in its verdict store before: its teacher seconds leave them out." in notes
 
 
-def change(root: str, path: str, **details: Any) -> None:
+def change(root: str, folder: str, **details: Any) -> None:
     storage = Storage(root)
-    manifest = read_manifest(storage, path)
+    manifest = read_manifest(storage, folder)
     assert manifest is not None
-    write_manifest(storage, path, replace(manifest, details=manifest.details | details))
+    write_manifest(storage, folder, replace(manifest, details=manifest.details | details))
 
 
 def test_names_are_as_short_as_tells_the_runs_apart(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ MISTAKES = [
     (without("evaluation/encoder-1"), NOT_EVALUATED),
     (without("student"), NOT_EVALUATED),
     (newer_student, STALE),
-    (lambda root: change(root, "documents/manifest.json", document_fingerprint="new"), STALE),
-    (lambda root: change(root, "documents/manifest.json", gold_fingerprint="new"), STALE),
+    (lambda root: change(root, "documents", document_fingerprint="new"), STALE),
+    (lambda root: change(root, "documents", gold_fingerprint="new"), STALE),
 ]
 
 

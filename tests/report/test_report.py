@@ -100,24 +100,16 @@ def test_teacher_counts_are_sums_and_share_of_yes_a_mean_by_pairs(make_run: Any)
 def test_the_teachers_audit_is_in_the_report_as_evaluate_measured_it(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
     measured = read_manifest(storage, "evaluation").details["teacher"]  # type: ignore[union-attr]
-    agreement = read_manifest(storage, "cycle-0/examples").details["second_prompt"]  # type: ignore[union-attr]
     teacher = build_report(storage, config)["teacher"]
-    documents, second = measured.pop("documents"), measured.pop("second_prompt")
+    documents = measured.pop("documents")
     assert {name: teacher[name] for name in measured} == measured
     assert teacher["auc_documents"] == documents
-    auc_documents = second.pop("documents")
-    assert teacher["second_prompt"] == {
-        **agreement,
-        **second,
-        "asked": "without the worked examples",
-        "auc_documents": auc_documents,
-    }
 
 
 def test_every_key_is_documented(make_run: Any) -> None:
     report = build_report(*make_run(cycles=1, chosen=0))
     teacher = report["teacher"]
-    nested = ("second_prompt", "at_yes_threshold", "calibration_error", "verdict_over_similarity", "P@1")
+    nested = ("at_yes_threshold", "calibration_error", "verdict_over_similarity", "P@1")
     keys = [*report, *teacher, *(key for name in nested for key in teacher[name])]
     keys += [*teacher["cycles"][0], *teacher["calibration_curve"][0], *report["stages"]["cycle_0"]["judge"]]
     told = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
@@ -137,38 +129,38 @@ def test_engine_numbers_are_sums_and_shares_of_all_the_engines_time(make_run: An
     assert "engines" not in build_report(storage, config)["counts"]["cycle_0"]["judge"]
 
 
-def change_details(storage: Any, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    manifest = read_manifest(storage, path)
+def change_details(storage: Any, folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    manifest = read_manifest(storage, folder)
     assert manifest is not None
-    write_manifest(storage, path, replace(manifest, details=change(manifest.details)))
+    write_manifest(storage, folder, replace(manifest, details=change(manifest.details)))
 
 
 def test_priors_count_as_pairs_asked_and_a_stage_that_asked_none_has_no_speed(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
-    asked = {"pairs_asked": 600, "prior_pairs_asked": 400, "second_prompt_pairs_asked": 50}
+    asked = {"pairs_asked": 600, "prior_pairs_asked": 400}
     nothing = {"pairs_asked": 0, "engine_seconds": 0.0, "engine_pairs_per_s": None, "busy_share": None}
     for number, values in enumerate((asked, nothing)):
-        change_details(storage, f"cycle-{number}/examples/manifest.json", lambda details, new=values: details | new)
+        change_details(storage, f"cycle-{number}/examples", lambda details, new=values: details | new)
     report = build_report(storage, config)
-    assert [report["stages"][f"cycle_{number}"]["judge"]["rows"] for number in (0, 1)] == [1050, 0]
+    assert [report["stages"][f"cycle_{number}"]["judge"]["rows"] for number in (0, 1)] == [1000, 0]
     assert report["teacher"]["engine_pairs_per_s"] == pytest.approx(1000 / report["teacher"]["engine_seconds"])
     assert report["teacher"]["busy_share"] == pytest.approx(14000 / 15000)
 
 
-NEWER = ["engines", "engine_start_seconds", "map_seconds", "busy_share", "engine_pairs_per_s", "second_prompt"]
+NEWER = ["engines", "engine_start_seconds", "map_seconds", "busy_share", "engine_pairs_per_s"]
 
 
 def test_a_run_made_before_the_audit_has_a_report(make_run: Any) -> None:
     storage, config = make_run(cycles=1, chosen=0)
     for number in (0, 1):
-        path = f"cycle-{number}/examples/manifest.json"
-        change_details(storage, path, lambda details: {k: v for k, v in details.items() if k not in NEWER})
+        change_details(
+            storage, f"cycle-{number}/examples", lambda details: {k: v for k, v in details.items() if k not in NEWER}
+        )
     measured = {"auc": 0.813, "documents": 118, "similarity_auc": 0.754, "fusion_auc": 0.834}
-    change_details(storage, "evaluation/manifest.json", lambda details: details | {"teacher": measured})
+    change_details(storage, "evaluation", lambda details: details | {"teacher": measured})
     report = build_report(storage, config)
     write_report(storage, report)
     assert (report["teacher"]["busy_share"], report["teacher"]["overhead_share"]) == (None, None)
-    assert "No second prompt was asked" in page(storage)
     assert "it knows more than the encoder" in report["teacher"]["sentence"]
 
 

@@ -12,7 +12,7 @@ from ezxmc_ray.report.teacher import sentence, teacher_part
 def part(teacher: float | None, similarity: float | None, fusion: float | None, **other: Any) -> dict[str, Any]:
     """What a run without intervals holds, as runs did before there were any."""
     values = {"auc": teacher, "similarity_auc": similarity, "fusion_auc": fusion, "auc_documents": 120}
-    names = ("intervals", "verdict_over_similarity", "fusion_over_similarity", "second_prompt", "first_pairs")
+    names = ("intervals", "verdict_over_similarity", "fusion_over_similarity", "first_pairs")
     values |= dict.fromkeys(names)
     return values | {"gold_documents": None, "readout": "yes_no", "share_yes": 0.2, "stand_in": False} | other
 
@@ -104,55 +104,6 @@ def test_a_few_documents_say_nothing() -> None:
     told = sentence(part(1.0, 0.0, 1.0, auc_documents=9))
     assert told.endswith("(difference +1.000): so few documents say nothing about a teacher.")
     assert "student.target" not in told
-
-
-def asked_again(what: str, first: dict[str, Any] | None) -> str:
-    judged = {
-        "teacher": {"model": "m", "readout": "likelihood"},
-        "second_prompt": {
-            "what": what,
-            "documents": 100,
-            "pairs": 1000,
-            "spearman_within_document": 0.834,
-            "same_yes": 0.912,
-        },
-    }
-    second = None if first is None else {"auc": 0.84, "second_auc": 0.8, "documents": 87, "first_over_second": first}
-    told = teacher_part({0: judged}, {"auc": None, "second_prompt": second})
-    assert told is not None
-    return str(told["sentence"])
-
-
-EXAMPLES, PROMPT = "without the worked examples", "the prompt generic v1"
-
-
-@pytest.mark.parametrize(
-    ("what", "first", "expected"),
-    [
-        (EXAMPLES, over(0.01, 0.07), "The worked examples help: AUC 0.84, and 0.80 without them ("),
-        (EXAMPLES, over(-0.01, 0.09), "That the worked examples help is not shown: AUC 0.84, and 0.80 without them ("),
-        (EXAMPLES, over(-0.09, -0.01), "The worked examples do harm: AUC 0.84, and 0.80 without them ("),
-        (PROMPT, over(0.01, 0.07), "This prompt does better: AUC 0.84, and 0.80 with the prompt generic v1 ("),
-        (PROMPT, over(-0.01, 0.09), "That this prompt or the prompt generic v1 does better is not shown: AUC 0.84, "),
-        (PROMPT, over(-0.09, -0.01), "The prompt generic v1 does better: AUC 0.84, "),
-        # Fewer documents than an interval needs.
-        (EXAMPLES, {"difference": 0.4, "interval": None}, "That the worked examples help is not shown: AUC 0.84, "),
-    ],
-)
-def test_the_sentence_says_whether_the_examples_or_the_prompt_help(
-    what: str, first: dict[str, Any], expected: str
-) -> None:
-    told = asked_again(what, first)
-    assert expected in told
-    assert told.endswith("; 87 documents).")
-
-
-@pytest.mark.parametrize(("what", "asked"), [(EXAMPLES, EXAMPLES), (PROMPT, f"with {PROMPT}")])
-def test_without_gold_labels_two_prompts_only_agree_or_not(what: str, asked: str) -> None:
-    assert asked_again(what, None).endswith(
-        f"Asked again {asked}, its order of a document's labels has a rank correlation of 0.83 with the one used, and "
-        "91 % of the pairs get the same yes or no (100 documents): which of the two is right, only gold labels can say."
-    )
 
 
 def test_a_teacher_that_always_says_the_same_is_told() -> None:

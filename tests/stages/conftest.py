@@ -117,7 +117,7 @@ class Project:
         return found
 
     def verdict_files(self) -> list[Path]:
-        """The batches of pairs that are committed, those of a second prompt too; priors apart."""
+        """The batches of pairs that are committed; priors apart."""
         return sorted(self.run.glob("verdicts/*/shard-*/*.parquet"))
 
     def copy(self, folder: Path) -> Project:
@@ -143,8 +143,7 @@ run: {folder}/run
 prepare: {{documents: [{folder}/input/documents.jsonl.gz], labels: [{folder}/input/labels.jsonl], held_out_share: 0.25}}
 encoder: {{dtype: float32}}
 shortlist: {{size: 4}}
-teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48,
-  second_prompt_documents: 20}}
+teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48}}
 student:
   {{workers: 2, epochs: 2, batch_size: 16, dropout: true, checkpoint_every_steps: 3, validate_every_steps: 4,
    trackers: [tensorboard]}}

@@ -11,7 +11,7 @@ import pytest
 from ezxmc_ray import layout
 from ezxmc_ray.stages.evaluate import audit_teacher
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, SECOND_PROMPT_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA
 
 NAN = float("nan")
 JUDGED = {
@@ -19,7 +19,6 @@ JUDGED = {
     "scale": {"verdict_mean": 0.0, "verdict_std": 1.0, "similarity_mean": 0.5, "similarity_std": 0.1},
     "teacher": {"readout": "yes_no"},
 }
-ASKED_TWICE = JUDGED | {"second_prompt": {"what": "without the worked examples"}}
 
 
 def example(row: int, labels: list[int], similarity: list[float], verdict: list[float]) -> dict[str, Any]:
@@ -74,15 +73,6 @@ def storage(tmp_path: Path) -> Storage:
     return storage
 
 
-def write_second_prompt(storage: Storage) -> None:
-    rows = [
-        {"row": 0, "shard": 2, "labels": [4, 1, 2, 3], "verdict": [2.0, 5.0, -1.0, -2.0]},
-        {"row": 1, "shard": 0, "labels": [5, 6, 8], "verdict": [3.0, 2.0, 1.0]},
-        {"row": 2, "shard": 0, "labels": [5, 7], "verdict": [3.0, 2.0]},
-    ]
-    storage.write_table(layout.SECOND_PROMPT, pa.Table.from_pylist(rows, SECOND_PROMPT_SCHEMA))
-
-
 def test_gold_measures_only_where_it_is_given_and_not_excluded(storage: Storage) -> None:
     found = audit_teacher(storage, 3, JUDGED, 5, True, 0)
     assert (found["gold_documents"], found["documents"]) == (2, 2)
@@ -102,19 +92,3 @@ def test_the_share_of_yes_by_rank_is_of_all_documents(storage: Storage, has_gold
     found = audit_teacher(storage, 3, JUDGED, 5, has_gold, 0)
     assert found["share_yes_by_rank"] == [2 / 3, 3 / 4, 0 / 2, 1.0]
     assert (found["auc"] is None) is not has_gold
-
-
-def test_the_second_prompt_is_measured_on_its_documents_label_by_label(storage: Storage) -> None:
-    write_second_prompt(storage)
-    second = audit_teacher(storage, 3, ASKED_TWICE, 5, True, 0)["second_prompt"]
-    assert second["documents"] == 2
-    assert second["auc"] == pytest.approx((0.5 + 1.0) / 2)
-    assert second["second_auc"] == pytest.approx((1.0 + 0.5) / 2)
-    assert second["first_over_second"]["interval"] is None
-
-
-def test_a_second_prompt_that_is_not_there_or_not_of_this_run_is_left_alone(storage: Storage) -> None:
-    assert audit_teacher(storage, 3, ASKED_TWICE, 5, True, 0)["second_prompt"] is None
-    write_second_prompt(storage)
-    assert audit_teacher(storage, 3, JUDGED, 5, True, 0)["second_prompt"] is None
-    assert audit_teacher(storage, 3, ASKED_TWICE, 5, False, 0)["second_prompt"] is None

@@ -149,21 +149,6 @@ def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: 
     assert table["engine seconds"] == pytest.approx(seconds, abs=0.2)
 
 
-def test_some_documents_are_judged_with_a_second_prompt(project: Project) -> None:
-    judged = project.manifest("cycle-0/examples")["details"]
-    assert judged["second_prompt"]["documents"] == 20
-    assert judged["second_prompt"]["pairs"] == 80
-    assert judged["second_prompt"]["what"] == "the prompt paraphrase v1"
-    assert -1 <= judged["second_prompt"]["spearman_within_document"] <= 1
-    # Pairs, and the priors of the labels among them.
-    assert 80 < judged["second_prompt_pairs_asked"] <= 92
-    first = {(row["shard"], row["row"]): row["labels"] for row in project.rows("cycle-0") if "shard" in row}
-    assert len(first) == 20
-    assert project.manifest("cycle-1/examples")["details"]["second_prompt"] is None
-    report = json.loads((project.run / "report.json").read_text())
-    assert report["teacher"]["second_prompt"]["documents"] == 20
-
-
 def test_the_engines_time_is_accounted_for(project: Project) -> None:
     judged = project.manifest("cycle-0/examples")["details"]
     assert judged["engines"] == 1

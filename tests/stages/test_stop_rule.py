@@ -23,7 +23,6 @@ SETTINGS = [
     "curriculum.cycles=2",
     "teacher.readout=yes_no",
     "teacher.calibration=none",
-    "teacher.second_prompt_documents=0",
     "student.epochs=1",
     "student.validate_every_steps=0",
     "student.trackers=[]",

@@ -377,9 +377,7 @@ def test_the_configured_teacher_is_the_one_of_the_runs_verdicts_on_every_machine
         held_key(run.context, "configured")
     for dtype in ("float16", "float32"):
         details = {"teacher": {"dtype": dtype, "key": keys[dtype]}}
-        write_manifest(
-            run.context.storage, "cycle-0/examples/manifest.json", Manifest("judge", "", 1, 1.0, [], details)
-        )
+        write_manifest(run.context.storage, "cycle-0/examples", Manifest("judge", "", 1, 1.0, [], details))
         assert configured_teacher(run.context).dtype == dtype
 
 

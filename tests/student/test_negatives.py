@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ezxmc_ray.config import StudentConfig
-from ezxmc_ray.student.negatives import doubtful, in_batch_weights, likely_false_negatives, positives
+from ezxmc_ray.student.negatives import doubtful, in_batch_weights, positives
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
 from tests.student.toy import SCALE, YES_THRESHOLD, toy_batch
@@ -21,42 +21,12 @@ def test_a_yes_is_at_or_above_the_threshold() -> None:
     assert positives(verdict, 0.5).tolist() == [[True, False, False, True]]
 
 
-def test_a_no_is_doubtful_when_it_is_near_the_threshold_or_the_fused_score_calls_it_right() -> None:
+def test_a_no_is_doubtful_when_the_fused_score_calls_it_right() -> None:
     scale = TargetScale(verdict_mean=0.3, verdict_std=0.2, similarity_mean=0.0, similarity_std=1.0)
     verdict = np.array([[0.9, 0.45, 0.1, 0.1, NAN]], np.float32)
     # The threshold is one deviation above the mean, so that a target of 1 and more is a right one.
     target = np.array([[2.0, 0.2, 0.9, 1.1, NAN]], np.float32)
-    assert doubtful(verdict, target, 0.5, 0.0, scale).tolist() == [[False, False, False, True, False]]
-    assert doubtful(verdict, target, 0.5, 0.5, scale).tolist() == [[False, True, False, True, False]]
-
-
-def test_likely_false_negatives_are_unjudged_and_score_nearly_as_high_as_the_best_label() -> None:
-    scores = torch.tensor([[0.8, 0.9, 0.77, 0.75, 0.95], [0.1, 0.9, 0.9, 0.9, 0.9]], requires_grad=True)
-    target = torch.tensor([[1.0, -1.0, NAN, NAN, NAN], [NAN] * 5])
-    found = likely_false_negatives(scores, target, 0.95)
-    # 0.95 * 0.8 = 0.76; the second label is judged, and the second document has no judged label.
-    assert found.tolist() == [[False, False, True, False, True], [False] * 5]
-
-
-@pytest.mark.parametrize("loss", ["listwise", "lmtx", "bce", "infonce"])
-def test_a_likely_false_negative_is_not_pushed_away(loss: str) -> None:
-    batch = toy_batch(0, documents=3)
-    # All within the margin of the hinge.
-    scores = (0.75 + 0.2 * torch.rand(batch.verdict.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    unjudged = torch.from_numpy(np.isnan(batch.verdict))
-
-    def pushed(ratio: float) -> torch.Tensor:
-        (gradient,) = torch.autograd.grad(
-            Objective(StudentConfig(loss=loss, false_negative_ratio=ratio), SCALE, YES_THRESHOLD).loss(scores, batch),
-            scores,
-        )
-        return (gradient > 0) & unjudged
-
-    target = torch.from_numpy(np.where(np.isfinite(batch.verdict), batch.verdict, NAN))
-    likely = likely_false_negatives(scores, target, 0.9)
-    assert bool(pushed(0.0)[likely].any())
-    assert not bool(pushed(0.9)[likely].any())
-    assert bool(pushed(0.9)[~likely].any())
+    assert doubtful(verdict, target, 0.5, scale).tolist() == [[False, False, False, True, False]]
 
 
 def test_in_batch_weights_let_all_labels_count_alike_over_many_batches() -> None:

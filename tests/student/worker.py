@@ -21,7 +21,6 @@ PARTS = [slice(0, 2), slice(2, 3), slice(3, 3)]
 CASES: dict[str, dict[str, object]] = {
     **{loss: {"loss": loss} for loss in LOSSES},
     "gradient cache": {"loss": "listwise", "gradient_cache": True},
-    "likely false negatives": {"loss": "infonce", "false_negative_ratio": 0.5},
 }
 
 

@@ -10,13 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from ezxmc_ray.teacher.audit import (
     JudgedPairs,
-    agreement,
     audit_by_gold,
-    compare_prompts,
     count_by_rank,
     join,
     share_yes_by_rank,
@@ -212,44 +209,3 @@ def test_joined_and_taken_pairs_keep_their_documents_apart() -> None:
     taken = joined.take(joined.rank > 0)
     assert [len(values) for values in taken.by_document(taken.verdict)] == [1, 2, 3]
     np.testing.assert_array_equal(taken.similarity, joined.similarity[joined.rank > 0])
-
-
-def test_two_prompts_are_compared_on_the_documents_where_auc_is_defined() -> None:
-    first = pairs_of([1, 3, 5, 8, 10, 10, 2] * 5)
-    second = pairs_of([1, 3, 5, 8, 10, 10, 2] * 5, is_gold=first.is_gold, verdict=-first.verdict)
-    lists = [pairs.by_document(pairs.verdict) for pairs in (first, second)]
-    found = compare_prompts(lists[0], lists[1], first.by_document(first.is_gold), 0)
-    auc = slow_auc(first, "verdict")
-    assert found is not None
-    assert found["documents"] == len(auc)
-    assert found["auc"] == pytest.approx(statistics.mean(auc.values()))
-    assert found["second_auc"] == pytest.approx(1 - found["auc"])
-    assert found["first_over_second"]["difference"] == pytest.approx(2 * found["auc"] - 1)
-    low, high = found["first_over_second"]["interval"]
-    assert 0 < low < 2 * found["auc"] - 1 < high
-
-
-def test_two_prompts_without_gold_are_not_compared() -> None:
-    lists = [np.array([0.1, 0.2]), np.array([0.3])]
-    assert compare_prompts(lists, lists, [np.zeros(2, bool), np.ones(1, bool)], 0) is None
-    assert compare_prompts([], [], [], 0) is None
-
-
-def test_agreement_is_the_mean_rank_correlation_and_the_share_of_equal_answers() -> None:
-    draw = np.random.default_rng(4)
-    first = [np.round(draw.normal(size=length), 1) for length in (6, 9, 1, 4)] + [np.zeros(3)]
-    second = [one + draw.normal(size=len(one)) for one in first]
-    found = agreement(first, second, 0.2)
-    correlations = [scipy.stats.spearmanr(first[d], second[d]).statistic for d in (0, 1, 3)]
-    yes = np.concatenate(first) >= 0.2
-    other = np.concatenate(second) >= sorted(np.concatenate(second))[-yes.sum()]
-    assert found == {
-        "documents": 5,
-        "pairs": 23,
-        "spearman_within_document": pytest.approx(np.mean(correlations)),
-        "same_yes": pytest.approx((yes == other).mean()),
-    }
-    assert other.sum() == yes.sum() > 0
-    same = agreement(first, first, 0.2)
-    assert (same["spearman_within_document"], same["same_yes"]) == (pytest.approx(1.0), 1.0)
-    assert agreement([], [], 0.0)["same_yes"] is None

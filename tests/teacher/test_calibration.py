@@ -9,7 +9,6 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.calibration import (
     calibrate,
     fit_min_score,
-    label_means,
     resolve_calibration,
     yes_threshold,
     yes_threshold_of,
@@ -20,7 +19,7 @@ def test_auto_goes_by_the_readout() -> None:
     assert resolve_calibration(TeacherConfig(readout="yes_no")) == "label_prior"
     assert resolve_calibration(TeacherConfig(readout="likelihood")) == "label_prior"
     assert resolve_calibration(TeacherConfig(readout="classify")) == "none"
-    assert resolve_calibration(TeacherConfig(readout="yes_no", calibration="batch")) == "batch"
+    assert resolve_calibration(TeacherConfig(readout="yes_no", calibration="none")) == "none"
 
 
 def test_against_plain_float64() -> None:
@@ -47,18 +46,6 @@ def test_a_missing_prior_and_an_unknown_method_are_faults() -> None:
         calibrate([0.5], None, "likelihood", "auto")
     with pytest.raises(ValueError, match="no calibration"):
         calibrate([0.5], None, "none", "yes_no")
-
-
-def test_batch_calibration_takes_a_labels_own_mean_away() -> None:
-    raw = np.array([0.9, 0.8, 0.7, 0.1, 0.2], dtype=np.float32)
-    label = np.array([0, 0, 0, 1, 1])
-    logit = np.log(raw.astype(float)) - np.log1p(-raw.astype(float))
-    means = label_means(np.bincount(label, logit, minlength=3), np.bincount(label, minlength=3))
-    mean = logit.mean()
-    expected = [(logit[:3].sum() + 5 * mean) / 8, (logit[3:].sum() + 5 * mean) / 7, mean]
-    np.testing.assert_allclose(means, expected)
-    np.testing.assert_allclose(calibrate(raw, means[label], "yes_no", "batch"), logit - means[label], rtol=1e-5)
-    np.testing.assert_array_equal(label_means([0.0, 0.0], [0, 0]), [0.0, 0.0])
 
 
 def test_a_classifiers_score_is_taken_as_a_probability() -> None:

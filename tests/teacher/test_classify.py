@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.teacher.engine import load_teacher, start_engine
-from ezxmc_ray.teacher.prompts.second import second_prompt
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 
 from .conftest import config_of
@@ -23,9 +22,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
 def classified(model: str) -> tuple[list[float], int, int, list[float]]:
-    """Scores, prompt tokens and computed tokens of BATCH, and scores under a second prompt; in a fresh process."""
+    """Scores, prompt tokens and computed tokens of BATCH, and scores under another prompt; in a fresh process."""
     config = config_of(model, "classify")
-    other = second_prompt(config).config
+    other = replace(config, prompt="library")
     engine = start_engine(config, [other])
     judged = engine.judge(BATCH)
     second = engine.with_prompt(other).judge(BATCH)
@@ -40,7 +39,7 @@ def test_a_head_of_two_words_gives_their_softmax(small_teacher: str) -> None:
     config = config_of(small_teacher, "classify")
     reference = TransformersEngine(load_teacher(config))
     np.testing.assert_allclose(scores, np.asarray(reference.judge(BATCH).table["raw"]), atol=1e-3)
-    other = reference.with_prompt(second_prompt(config).config)
+    other = reference.with_prompt(replace(config, prompt="library"))
     np.testing.assert_allclose(second, np.asarray(other.judge(BATCH).table["raw"]), atol=1e-3)
     assert len(scores) == len(BATCH) * len(LABELS)
     assert np.std(scores) > 0.005

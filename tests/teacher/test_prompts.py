@@ -31,7 +31,7 @@ def written(tmp_path: Path, content: str, name: str = "mine.yaml") -> str:
 
 
 def test_the_templates_that_come_along_serve_both_readouts() -> None:
-    assert template_names() == ["generic", "library", "package", "paraphrase"]
+    assert template_names() == ["generic", "library", "package"]
     for name in template_names():
         template = load_template(name)
         assert template.name == name
@@ -79,9 +79,7 @@ def test_what_a_file_of_examples_lacks_is_told(tmp_path: Path, content: str | No
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(
-        UserError, match="take one of generic, library, package, paraphrase, or the path of a YAML file"
-    ):
+    with pytest.raises(UserError, match="take one of generic, library, package, or the path of a YAML file"):
         load_template("librray")
 
 
