@@ -15,7 +15,7 @@ from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import check_model, is_hub_id
-from ezxmc_ray.stages.trackers import check_trackers
+from ezxmc_ray.student.trackers import check_trackers
 from ezxmc_ray.teacher.engine import asked_form
 from ezxmc_ray.teacher.prompts import load_template
 from ezxmc_ray.teacher.readout import resolve_readout

@@ -234,8 +234,8 @@ def verdicts(
     if (export_file is not None) + (import_file is not None) + compact > 1:
         raise UserError("Give one of --export, --import and --compact at a time.")
     from ezxmc_ray import curriculum
-    from ezxmc_ray.stages import verdict_files
-    from ezxmc_ray.stages import verdicts as store
+    from ezxmc_ray.verdicts import summary as store
+    from ezxmc_ray.verdicts import transfer as verdict_files
 
     context = curriculum.open_run(run).context
     if export_file is not None:

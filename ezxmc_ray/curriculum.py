@@ -31,9 +31,9 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.steps import Curriculum, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
-from ezxmc_ray.teacher.calibration import resolve_calibration
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.verdicts.calibration import resolve_calibration
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagger import Tagger
@@ -81,7 +81,7 @@ def _go(config: Config, stage: str | None) -> None:
                     load_teacher(config.teacher)
                 _introduce(config.teacher)
                 say(f"Run {config.run}: starting Ray")
-                from ezxmc_ray.stages.cluster import ray_cluster
+                from ezxmc_ray.cluster.session import ray_cluster
 
                 stack.enter_context(ray_cluster(config.cluster))
                 if stage in (None, "judge") and _is_ahead("judge", curriculum, step):

@@ -17,17 +17,17 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, settled
+from ezxmc_ray.context import Context, judged_dtype
 from ezxmc_ray.cycles import compares, documents_a_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.context import Context, judged_dtype
 from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
-from ezxmc_ray.teacher.dtype import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
 
 Result = tuple[int, list[str], dict[str, Any]]
 
@@ -131,7 +131,7 @@ class Curriculum:
 
         What has been judged stays in its dtype, on whatever machine the run goes on.
         """
-        from ezxmc_ray.stages import teacher_dtype
+        from ezxmc_ray.cluster import teacher_dtype
 
         teacher = teacher_dtype.of_cluster(self.config.teacher)
         self.context = Context(replace(self.config, teacher=teacher), self.storage)

@@ -18,9 +18,9 @@ from ezxmc_ray.documents.sources import RawRow, Source, find_sources
 from ezxmc_ray.documents.values import as_id, as_text
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.index.hybrid import Matcher
+from ezxmc_ray.index.lexical import LabelWords
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA
 

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray import curriculum, hardware, hub, steps
+from ezxmc_ray.cluster import session as cluster
+from ezxmc_ray.cluster import teacher_dtype
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.cycles import LEAST_DOCUMENTS
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages import cluster, teacher_dtype, train
+from ezxmc_ray.stages import train
 from ezxmc_ray.stages.select import ADDED_UP
 from ezxmc_ray.steps import Curriculum, Result
 from ezxmc_ray.storage import Storage, read_manifest

@@ -17,7 +17,6 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.groups import length_groups
@@ -25,6 +24,7 @@ from ezxmc_ray.encoder.loading import load_module, pooling_of
 from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
 from ezxmc_ray.encoder.tokens import Chunks, TextReader, Tokens
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.prefetch import ahead
 
 #: Texts that are tokenised and grouped by length together, while the network works on those before.
 PART_TEXTS = 1024

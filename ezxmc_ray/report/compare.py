@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.evaluation.rankings import LabelCounts, label_counts
 from ezxmc_ray.metrics import Interval, Measurement, inverse_propensities, paired_differences
 from ezxmc_ray.report.compared_run import UNTRAINED, ComparedRun, open_runs
-from ezxmc_ray.report.measured import LabelCounts, label_counts
 from ezxmc_ray.storage import Manifest
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.evaluation.rankings import gold_of, read_ranking
 from ezxmc_ray.metrics import Measurement
-from ezxmc_ray.report.measured import gold_of, read_ranking
 from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA
 

@@ -16,15 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import report_done, watched
+from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import EncoderConfig, WordsConfig
-from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.context import Context, encoder_name
+from ezxmc_ray.evaluation.audit import (
+    JudgedPairs,
+    audit_by_gold,
+    count_by_rank,
+    join,
+    share_yes_by_rank,
+)
+from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
+from ezxmc_ray.index.hybrid import Matcher
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.report.measured import gold_of, measure_encoders
-from ezxmc_ray.stages.board import report_done, watched
-from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import Context, encoder_name
-from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
@@ -36,13 +42,7 @@ from ezxmc_ray.tables import (
     PREDICTIONS_SCHEMA,
     RANKINGS_SCHEMA,
 )
-from ezxmc_ray.teacher.audit import (
-    JudgedPairs,
-    audit_by_gold,
-    count_by_rank,
-    join,
-    share_yes_by_rank,
-)
+from ezxmc_ray.verdicts.shortlist_pairs import flat
 
 _NO_LABELS = np.zeros(0, np.int32)
 SAMPLE_SCHEMA = pa.schema(

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.session import cluster_gpus, run_task, run_tasks
 from ezxmc_ray.config import IndexConfig
+from ezxmc_ray.context import Context
 from ezxmc_ray.index.build import ShardInfo, build_shard, choose_factory, save_shard
 from ezxmc_ray.index.search import ShardedIndex, measured_recall
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import cluster_gpus, run_task, run_tasks
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import read_label_vectors
 from ezxmc_ray.storage import Storage
 

@@ -18,21 +18,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.pools import Item, Pool, free_gpus, map_over_engines
+from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.evaluation.first_pairs import FirstPairs, lacking_shards
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.board import report_done, report_phase, watched
-from ezxmc_ray.stages.cluster import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
-from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.examples import make_examples
-from ezxmc_ray.stages.first_pairs import FirstPairs, lacking_shards
-from ezxmc_ray.stages.pending import Pending, count_pending, plan_priors
-from ezxmc_ray.stages.pools import Item, Pool, free_gpus, map_over_engines
-from ezxmc_ray.stages.rehome import rehome
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.teacher.calibration import resolve_calibration
-from ezxmc_ray.teacher.engine import DocumentPairs, Judged, describe, start_engine, teacher_key
-from ezxmc_ray.teacher.store import PRIORS, VerdictStore
+from ezxmc_ray.teacher.engine import DocumentPairs, Judged, describe, teacher_key
+from ezxmc_ray.teacher.start import start_engine
+from ezxmc_ray.verdicts.calibration import resolve_calibration
+from ezxmc_ray.verdicts.examples import make_examples
+from ezxmc_ray.verdicts.relocate import rehome
+from ezxmc_ray.verdicts.shortlist_pairs import Pending, count_pending, plan_priors
+from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 from ezxmc_ray.watchdog import start_watchdog
 
 #: Documents a work item at most, and items an engine is to have at least: an engine runs dry between two items, and the
@@ -77,7 +78,7 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details = _ask(context, cycle, key, calibration, pending)
     if calibration == "label_prior":
         run_task(compact_priors, storage, key)
-    pairs, files, measures = make_examples(context, cycle, key, calibration)
+    pairs, files, measures = make_examples(context, cycle, key, calibration, run_tasks)
     details["pairs"] = pairs
     details["pairs_held"] = pairs - pending
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
@@ -93,7 +94,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     config, storage = context.teacher, context.storage
     free_gpus()
     pool = _pool(config)
-    first = FirstPairs(context, key, cycle)
+    first = FirstPairs(context, key, cycle, run_task)
     first_items, items = _items(context, cycle, pool.size, dict(first.rows)) if pending else ([], [])
     if calibration == "label_prior":
         priors, ahead = run_task(plan_priors, storage, key, cycle, context.shards, first.rows)

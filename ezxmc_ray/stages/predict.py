@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.context import Context
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.board import report_done, report_phase, watched
-from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings

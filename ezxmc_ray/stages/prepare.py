@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config
+from ezxmc_ray.context import Context
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
@@ -31,8 +33,6 @@ from ezxmc_ray.documents.shards import (
 )
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.cluster import run_task, run_tasks
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Storage
 
 #: Where the new tables are made, below the run directory.

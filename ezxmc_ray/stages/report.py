@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ezxmc_ray.context import Context
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.model_card import write_model_card
 from ezxmc_ray.report.page import write_report
-from ezxmc_ray.stages.context import Context
 
 
 def report(context: Context) -> tuple[int, list[str], dict[str, Any]]:

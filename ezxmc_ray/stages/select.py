@@ -25,18 +25,18 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.pools import run_with_encoder
+from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import Config
+from ezxmc_ray.context import Context, encoder_name
 from ezxmc_ray.cycles import LEAST_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.cluster import run_task
-from ezxmc_ray.stages.context import Context, encoder_name
-from ezxmc_ray.stages.pools import run_with_encoder
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import EXAMPLES_SCHEMA
-from ezxmc_ray.teacher.calibration import fit_min_score
+from ezxmc_ray.verdicts.calibration import fit_min_score
 
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
 ADDED_UP = (

@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.context import Context
 from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
 from ezxmc_ray.estimate import encodings
-from ezxmc_ray.index.match import LabelSimilarity, Matcher
+from ezxmc_ray.index.hybrid import LabelSimilarity, Matcher
+from ezxmc_ray.index.lexical import LabelWords
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.board import report_done, report_phase, watched
-from ezxmc_ray.stages.cluster import run_tasks
-from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema
 

@@ -24,17 +24,17 @@ from ray.train.v2.api import data_parallel_trainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import watched
+from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
+from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
 from ezxmc_ray.config import Config, fingerprint, settled, to_dict
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.board import watched
-from ezxmc_ray.stages.cluster import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
-from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.pools import ENCODER_CPUS, free_gpus, run_with_encoder
-from ezxmc_ray.stages.trackers import check_trackers
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
+from ezxmc_ray.student.trackers import check_trackers
 
 #: Workers where there is no GPU, at most.
 CPU_WORKERS = 2

@@ -17,17 +17,17 @@ import torch
 from ray import train as ray_train
 
 from ezxmc_ray import layout
-from ezxmc_ray.ahead import ahead
+from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import Config, from_dict
-from ezxmc_ray.stages.board import report_done, report_phase
+from ezxmc_ray.prefetch import ahead
 from ezxmc_ray.stages.shortlist import load_encoder
-from ezxmc_ray.stages.trackers import Trackers, open_trackers
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
+from ezxmc_ray.student.trackers import Trackers, open_trackers
 from ezxmc_ray.student.validation import Looks, look
 
 #: Steps between two points of the loss curve, at most this many points.

@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
     def with_prompt(self, config: TeacherConfig) -> Engine:
-        """An engine of another prompt over the same loaded model; one that was given to :func:`start_engine`."""
+        """An engine of another prompt over the same loaded model; one that was given to start.start_engine."""
         ...
 
     def close(self) -> None:
@@ -115,21 +115,6 @@ class Teacher:
     answers: AnswerTokens | None
     architecture: str
     classifier: bool
-
-
-def start_engine(config: TeacherConfig, others: Sequence[TeacherConfig] = ()) -> Engine:
-    """Load the teacher; takes seconds to minutes. Errors: UserError for a model or prompt that cannot be used.
-
-    ``others``: the same teacher with other prompts, for which :meth:`Engine.with_prompt` will be called.
-    """
-    teacher = load_teacher(config)
-    if config.engine == "vllm":
-        from ezxmc_ray.teacher.vllm_engine import VllmEngine
-
-        return VllmEngine(teacher, [load_teacher(other) for other in others])
-    from ezxmc_ray.teacher.transformers_engine import TransformersEngine
-
-    return TransformersEngine(teacher)
 
 
 def load_teacher(config: TeacherConfig) -> Teacher:

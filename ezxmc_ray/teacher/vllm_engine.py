@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
+from ezxmc_ray.prefetch import ahead
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ezxmc_ray.index.match import LabelSimilarity
 
 from ezxmc_ray.config import WordsConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.match import LabelSimilarity
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import EXAMPLES_SCHEMA
+from ezxmc_ray.tables import EXAMPLES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -32,7 +32,7 @@ from student_task import (
 
 
 def examples(run: str) -> list[tuple[int, list[int], list[float]]]:
-    rows = Storage(run).read_table(f"{EXAMPLES_FOLDER}/shard-00000.parquet", EXAMPLES_SCHEMA).to_pylist()
+    rows = Storage(run).read_table(f"{EXAMPLES_FOLDER}/shard-00000.parquet", EXAMPLES).to_pylist()
     return [(row["row"], row["labels"], np.round(row["similarity"], 3).tolist()) for row in rows]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ezxmc_ray.config import Config
+from ezxmc_ray.context import Context
 from ezxmc_ray.stages import prepare as stage
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Storage
 
 Prepared = tuple[int, list[str], dict[str, Any]]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.evaluation.audit import JudgedPairs, audit_by_gold
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.teacher.audit import JudgedPairs, audit_by_gold
 
 VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
 MakeRun = Callable[..., tuple[Storage, Config]]

@@ -16,9 +16,9 @@ from rich.cells import cell_len
 
 from ezxmc_ray import cli, metrics
 from ezxmc_ray.config import EvaluateConfig
+from ezxmc_ray.evaluation.rankings import measure_encoders
 from ezxmc_ray.report.compare import compare_runs
 from ezxmc_ray.report.compare_page import markdown, page, plot_lines, table_rows
-from ezxmc_ray.report.measured import measure_encoders
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.report.made_runs import LABEL_COUNT, TRAIN_DOCUMENTS, documents, made_run, ranking
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.config import load_config
+from ezxmc_ray.context import Context
 from ezxmc_ray.stages import shortlist
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
 

@@ -14,7 +14,7 @@ from transformers import BertModel
 from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, WordsConfig
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.index.words import LabelWords
+from ezxmc_ray.index.lexical import LabelWords
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash

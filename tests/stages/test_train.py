@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.cluster import ray_cluster
 from ezxmc_ray.stages.train import check_training, count_workers
 from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.steps import Curriculum, Step

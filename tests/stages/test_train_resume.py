@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ezxmc_ray import steps
+from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.cluster import ray_cluster
 from tests.stages.test_train import training
 from tests.student.toy import save_tiny_bert
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ezxmc_ray.teacher.engine import load_teacher, start_engine
+from ezxmc_ray.teacher.engine import load_teacher
+from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 
 from .conftest import config_of

@@ -10,7 +10,8 @@ import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
-from ezxmc_ray.teacher.engine import DocumentPairs, Engine, build_prompts, load_teacher, start_engine
+from ezxmc_ray.teacher.engine import DocumentPairs, Engine, build_prompts, load_teacher
+from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.teacher.calibration import resolve_calibration
 from ezxmc_ray.teacher.engine import describe, head_dtype, pad_tokens, teacher_key
 from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.verdicts.calibration import resolve_calibration
 
 
 @pytest.fixture

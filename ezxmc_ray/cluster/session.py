@@ -1,0 +1,288 @@
+"""Ray for the stages: starting or joining a cluster, what it has, and tasks on it.
+
+How a local Ray is started is in ray_start.py, pools of actors are in pools.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+import ray.data
+from ray import exceptions
+from ray._private.state import state as ray_state
+from ray.autoscaler.v2.sdk import get_cluster_status
+
+from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
+from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.progress import StageProgress, doing
+from ezxmc_ray.watchdog import start_watchdog
+
+ENVIRONMENT = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # Seconds between two looks of Ray Train at its workers: at 2 it adds some to every start and end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Ray's C++ side prints notes for its developers at level error; what goes wrong is raised in Python as well.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+#: Seconds between two looks at tasks of which none has ended, and the longest wait for Ray's word on them.
+WAIT_S, ASK_S = 5.0, 5
+#: What a busy machine, a lost node, memory or a disk that is full does to Ray.
+MACHINE = (
+    exceptions.GetTimeoutError,
+    exceptions.LocalRayletDiedError,
+    exceptions.NodeDiedError,
+    exceptions.ObjectLostError,
+    exceptions.ObjectStoreFullError,
+    exceptions.OutOfDiskError,
+    exceptions.OutOfMemoryError,
+    exceptions.RayActorError,
+    exceptions.RaySystemError,
+    exceptions.RpcError,
+    exceptions.RuntimeEnvSetupError,
+    exceptions.TaskUnschedulableError,
+    exceptions.WorkerCrashedError,
+)
+#: Words of Ray's of an actor that raised when it was made.
+_IN_CONSTRUCTOR = "error raised in its creation task"
+#: What is to be done before this process leaves its cluster.
+_endings: list[Callable[[], None]] = []
+
+
+def at_end(ending: Callable[[], None]) -> None:
+    """Call ``ending`` before this process leaves the cluster."""
+    _endings.append(ending)
+
+
+def _end() -> None:
+    while _endings:
+        _endings.pop()()
+
+
+@contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """Join the cluster of ``config.address`` (or of this job), or start a local one and end it with the block.
+
+    What the machine does to Ray inside the block (a worker that dies, memory that runs out) is raised as a UserError.
+    """
+    if ray.is_initialized():
+        try:
+            with user_errors():
+                yield
+        finally:
+            _end()
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    watchdog = start_watchdog() if address == "local" else None
+    try:
+        with native_output_logged() as log, user_errors(log):
+            with StageProgress("Ray", phase="starting" if watchdog else f"joining {address}"):
+                if watchdog:
+                    start_local_ray(config, **quiet)
+                else:
+                    join_ray(address, **quiet)
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.print_on_execution_start = False
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            try:
+                yield
+            finally:
+                _end()
+                ray.shutdown()
+    finally:
+        if watchdog is not None and watchdog.stdin is not None:
+            watchdog.stdin.close()
+            watchdog.wait(timeout=30)
+
+
+@contextmanager
+def native_output_logged() -> Iterator[str]:
+    """Keep what C++ and child processes print to the standard error off the terminal; yields the file that takes it.
+
+    Python's own ``sys.stderr`` stays where it is. The file goes with the block, unless an error that names it ends it.
+    """
+    with tempfile.NamedTemporaryFile("w", prefix="ezxmc-ray-", suffix=".log", delete=False) as log:
+        sys.stderr.flush()
+        kept, stderr, named = os.dup(2), sys.stderr, False
+        os.dup2(log.fileno(), 2)
+        try:
+            if _descriptor(stderr) == 2:
+                sys.stderr = os.fdopen(kept, "w", 1, "utf-8", "backslashreplace", closefd=False)
+            yield log.name
+        except BaseException as error:
+            named = log.name in " ".join([str(error), *getattr(error, "__notes__", [])])
+            raise
+        finally:
+            if not named:
+                Path(log.name).unlink(missing_ok=True)
+            sys.stderr.flush()
+            sys.stderr = stderr
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError):  # a notebook's, a test's
+        return None
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def cluster_cpus() -> int:
+    """CPUs of the cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def cluster_limit(resource: str) -> int:
+    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to where Ray's autoscaler knows its node types.
+
+    The latter has no public interface; Ray Train asks in the same way.
+    """
+    grown = ray_state.get_max_resources_from_cluster_config() or {}
+    return max(int(ray.cluster_resources().get(resource, 0)), int(grown.get(resource, 0)))
+
+
+def node_cpus() -> int:
+    """CPUs of the largest node: what one actor can have at most."""
+    return _largest_node("CPU") or 1
+
+
+def node_gpus() -> int:
+    """GPUs of the largest node."""
+    return _largest_node("GPU")
+
+
+def _largest_node(resource: str) -> int:
+    return max((int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]), default=0)
+
+
+def waits_for(least: int = 1) -> str:
+    """What tasks or actors wait for that is not free ("waiting for 4 GPUs (2 of 4 free)").
+
+    Of what Ray calls its resource demands, the rarest resource; empty if fewer than ``least`` wait.
+    """
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ASK_S)
+    except (exceptions.RayError, RuntimeError):  # on a machine that is very busy
+        return ""
+    demands = [*status.resource_demands.ray_task_actor_demand, *status.resource_demands.placement_group_demand]
+    requests = [request for demand in demands for request in demand.bundles_by_count]
+    if sum(request.count for request in requests) < least:
+        return ""
+    total, free = status.total_resources(), status.available_resources()
+    for name in ("GPU", "CPU"):
+        if wanted := sum(request.bundle.get(name, 0) * request.count for request in requests):
+            plural = "" if wanted == 1 else "s"
+            return f"waiting for {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free)"
+    return ""
+
+
+def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1) -> Iterator[Any]:
+    """``function(*a)`` as a Ray task for every ``a``, at most two a CPU in flight; results in order of ending."""
+    task = ray.remote(function).options(num_cpus=cpus)
+    limit = 2 * cluster_cpus()
+    waiting: list[Any] = []
+    phase = function.__name__.strip("_").replace("_", " ")
+    doing(phase)
+    with user_errors():
+        for one in arguments:
+            if len(waiting) >= limit:
+                ready, waiting = _ended(waiting, phase)
+                yield from ray.get(ready)
+            waiting.append(task.remote(*one))
+        while waiting:
+            ready, waiting = _ended(waiting, phase)
+            yield from ray.get(ready)
+
+
+def _ended(waiting: list[Any], phase: str) -> tuple[list[Any], list[Any]]:
+    """Those of the tasks that have ended, one at least, and the others; while none of them has room, that is told."""
+    while True:
+        ready, others = ray.wait(waiting, timeout=WAIT_S)
+        if ready:
+            return ready, others
+        doing(waits_for(len(waiting)) or phase)
+
+
+def run_task(function: Callable[..., Any], *arguments: Any, cpus: float = 1) -> Any:
+    """``function(*arguments)`` as one Ray task."""
+    return next(iter(run_tasks(function, [arguments], cpus)))
+
+
+@contextmanager
+def user_errors(log: str = "") -> Iterator[None]:
+    """Raise a UserError that happened in a task or actor as itself, without Ray's wrapping.
+
+    What a busy machine, or one that is lost, does to Ray becomes a UserError too; it names ``log`` (a file) and Ray's
+    own logs. Another error is a fault of this program and stays as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        log = log if log and _says_something(log) else ""
+        found = _user_error_in(error)
+        if found is None and (cause := _machine_error_in(error)):
+            logs = " and ".join(place for place in (log, ray_logs()) if place)
+            raise UserError(
+                f"Ray lost a worker or a node, or did not answer ({type(cause).__name__}: {one_line(cause)}): the "
+                "machine is busy, out of memory or gone; give the same command again, and what is done is kept"
+                + (f" (see {logs})." if logs else ".")
+            ) from error
+        if found is None and log:
+            error.add_note(f"What Ray's processes printed is in {log}.")
+        if found is None or found is error:
+            raise
+        raise UserError(str(found)) from None
+
+
+def _says_something(log: str) -> bool:
+    """Whether a file, if nobody has tidied it, has more in it than what Ray says of its log level at every start."""
+    try:
+        lines = Path(log).read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any("Set ray log level" not in line for line in lines)
+
+
+def _user_error_in(error: BaseException) -> UserError | None:
+    return next((one for one in _behind(error) if type(one) is UserError), None)
+
+
+def _machine_error_in(error: BaseException) -> BaseException | None:
+    """What the machine did, behind ``error``; an actor that could not be made is a fault of its constructor."""
+    return next((one for one in _behind(error) if isinstance(one, MACHINE) and _IN_CONSTRUCTOR not in str(one)), None)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what it was raised from, wherever Ray puts that."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        queue += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
+        # What was being handled when something else went wrong is no cause of it; but Ray raises some errors so.
+        queue += [one.__cause__, one.__context__ if isinstance(one, exceptions.RayError) else None]
+        queue += list((getattr(one, "worker_failures", None) or {}).values())

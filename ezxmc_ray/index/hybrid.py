@@ -1,0 +1,84 @@
+"""The labels that fit a document best: near by the encoder, and named by the document's words.
+
+Comes in: documents with their vectors. Goes out: scores and label numbers. One scoring serves the shortlists of every
+cycle, the predictions and the measures: similarity = cosine + words.weight * share of the label's words that the
+document names. The encoder proposes words.candidates labels by its cosine; among these the similarity decides, so that
+the cost does not grow with the label set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ezxmc_ray.config import WordsConfig
+from ezxmc_ray.index.lexical import LabelWords
+from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
+
+
+class Matcher:
+    """An index over label vectors, and the words of the same labels."""
+
+    def __init__(self, index: ShardedIndex, words: LabelWords | None, config: WordsConfig) -> None:
+        """``words``: of the same labels as ``index``; None: the encoder alone decides."""
+        self.index, self.words, self.config = index, words, config
+
+    def search(
+        self,
+        vectors: np.ndarray,
+        titles: Sequence[str | None],
+        texts: Sequence[str],
+        k: int,
+        excluded: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` labels of highest similarity of each document.
+
+        Args:
+            vectors: float32 or float16 [q, d], unit rows, of the documents with these ``titles`` and ``texts``.
+            titles: of the documents; empty or None: there is none.
+            texts: of the documents.
+            k: labels a document.
+            excluded: for each document the labels that it must not get; the next best come instead.
+
+        Returns:
+            (similarity float32 [q, k], labels int32 [q, k]), falling, ties by label number; -inf and -1 at the end
+            where there are fewer.
+        """
+        if self.words is None:
+            return self.index.search(vectors, k, excluded)
+        cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
+        similarity = with_words(cosine, self.words, self.config, titles, texts, labels)
+        order = np.lexsort((np.where(labels == NO_LABEL, np.iinfo(np.int32).max, labels), -similarity), axis=1)[:, :k]
+        return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)
+
+
+class LabelSimilarity:
+    """The similarity of labels that are given, by one encoder: what :class:`Matcher` says of those that it finds."""
+
+    def __init__(self, label_vectors: np.ndarray, words: LabelWords | None, config: WordsConfig) -> None:
+        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number; ``words``: of the same labels."""
+        self.label_vectors, self.words, self.config = label_vectors, words, config
+
+    def __call__(
+        self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray
+    ) -> np.ndarray:
+        """Float32 in the shape of ``labels`` (int32 [q, k]); -inf where there is none. The rest: Matcher.search."""
+        cosine = np.full(labels.shape, -np.inf, np.float32)
+        for row, (vector, numbers) in enumerate(zip(vectors, labels, strict=True)):
+            there = numbers != NO_LABEL
+            cosine[row, there] = self.label_vectors[numbers[there]].astype(np.float32) @ vector.astype(np.float32)
+        return cosine if self.words is None else with_words(cosine, self.words, self.config, titles, texts, labels)
+
+
+def with_words(
+    cosine: np.ndarray,
+    words: LabelWords,
+    config: WordsConfig,
+    titles: Sequence[str | None],
+    texts: Sequence[str],
+    labels: np.ndarray,
+) -> np.ndarray:
+    """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k])."""
+    shares = words.shares(titles, texts, labels)
+    return (cosine + np.float32(config.weight) * shares).astype(np.float32)

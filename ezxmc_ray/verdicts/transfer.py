@@ -1,0 +1,293 @@
+"""Verdicts out of a run and into one, as one Parquet file. Needs no Ray.
+
+    ezxmc verdicts RUN --export FILE [--teacher KEY]
+    ezxmc verdicts RUN --import FILE [--teacher NAME]
+
+An export (tables.EXPORTED_VERDICTS_SCHEMA) has every pair of one teacher once, and in the schema's metadata as JSON the
+teacher's description (``ezxmc.teacher``) and what its pairs cost (``ezxmc.costs``): imported, it goes under that
+teacher's key, whatever ids the other run uses, and each pair counts as having cost their mean. A file made by hand has
+the columns document_id, label_id and raw; ``--teacher`` says under which key it goes. What a run holds already stays as
+it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import starmap
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ezxmc_ray import layout
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.context import Context
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.storage import Storage, check_writable
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    EXPORTED_VERDICTS_SCHEMA,
+    HASH,
+    LABELS_SCHEMA,
+    NO_DOCUMENT,
+    VERDICTS_SCHEMA,
+)
+from ezxmc_ray.teacher.engine import describe
+from ezxmc_ray.verdicts.placement import Homes, each_pair_once
+from ezxmc_ray.verdicts.relocate import rehome
+from ezxmc_ray.verdicts.store import ABSENT, PRIORS, VerdictStore, table_keys
+from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, homes_of
+
+TEACHER = b"ezxmc.teacher"
+COSTS = b"ezxmc.costs"
+#: Columns of a file made by hand.
+BY_HAND = pa.schema([("document_id", pa.string()), ("label_id", pa.string()), ("raw", pa.float32())])
+#: Read-outs whose raw score is a probability.
+PROBABILITIES = ("yes_no", "classify")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: the key that the verdicts went under, pairs in the file, pairs that the run lacked."""
+
+    key: str
+    pairs: int
+    new: int
+
+
+def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
+    """Write the verdicts of one teacher (see stages.verdicts.held_key) to ``file``; returns the pairs, priors included.
+
+    One folder of the store is held at a time. Errors: UserError for a teacher that the run does not hold and a file
+    that cannot be written.
+    """
+    target, name = _location(file, "--export")
+    check_writable(target)
+    store = VerdictStore(context.storage, held_key(context, teacher))
+    homes, labels = homes_of(context), _label_ids(context.storage)
+    description = {**(store.description() or {}), "key": store.key}
+    metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_a_pair(store, homes))}
+    pairs = 0
+    with target.open_table(name, EXPORTED_VERDICTS_SCHEMA.with_metadata(metadata)) as sink:
+        for _, table in each_pair_once(store, homes):
+            sink.write_table(_with_ids(context.storage, homes, labels, table))
+            pairs += len(table)
+    return pairs
+
+
+def _costs_a_pair(store: VerdictStore, homes: Homes) -> dict[str, float]:
+    """What the store's batches cost (see VerdictStore.append), a pair."""
+    pairs = sum(len(table) for _, table in each_pair_once(store, homes))
+    totals = sum((Counter(store.counts(folder)) for folder in store.folders()), Counter[str]())
+    return {name: total / pairs for name, total in totals.items()}
+
+
+def _label_ids(storage: Storage) -> pa.Table:
+    """``id`` and ``content_hash`` of the run's labels; none, if it is not prepared."""
+    columns = ["id", "content_hash"]
+    if not storage.exists(layout.LABELS):
+        return LABELS_SCHEMA.empty_table().select(columns)
+    return storage.read_table(layout.LABELS, LABELS_SCHEMA, columns)
+
+
+def _with_ids(storage: Storage, homes: Homes, labels: pa.Table, table: pa.Table) -> pa.Table:
+    """``table`` (tables.VERDICTS_SCHEMA) as tables.EXPORTED_VERDICTS_SCHEMA; ``labels``: :func:`_label_ids`."""
+    ids = np.full(len(table), None, object)
+    home = homes.first(table["document_hash"])
+    for shard in np.unique(home[home >= 0]):
+        rows = np.flatnonzero(home == shard)
+        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash"])
+        hashes = table["document_hash"].take(pa.array(rows))
+        ids[rows] = _translated(hashes, documents, "content_hash", "id").to_pylist()
+    table = table.append_column("document_id", pa.array(ids, pa.string()))
+    table = table.append_column("label_id", _translated(table["label_hash"], labels, "content_hash", "id"))
+    return table.select(EXPORTED_VERDICTS_SCHEMA.names)
+
+
+def _translated(values: pa.ChunkedArray, table: pa.Table, source: str, target: str) -> pa.ChunkedArray:
+    """For each of ``values`` the ``target`` of the first row of ``table`` that has it as its ``source``, else null."""
+    return table[target].take(pc.index_in(values, value_set=table[source].combine_chunks()))
+
+
+def import_verdicts(context: Context, file: str, teacher: str | None) -> Imported:
+    """Put the verdicts in ``file`` into the run's verdict store; see the module for the two kinds of file.
+
+    ``teacher``, for a file made by hand: ``configured``, a key that the run holds, or a new name, whose scores are then
+    taken as probabilities. Verdicts on documents that the run does not have come from exports only; they wait in the
+    folder ``absent``. The file is held in memory, and of the documents ids and hashes. Nothing is written unless all
+    rows are good: UserError for ids that the run does not have, scores that are not finite or, for a read-out of
+    probabilities, not between 0 and 1, and pairs with two scores.
+    """
+    storage = context.storage
+    with run_lock(storage):
+        if not storage.exists(layout.manifest(layout.DOCUMENTS)):
+            raise UserError(f"The run {storage.root} has no documents yet: give ezxmc prepare first.")
+        verdicts, description, costs = _verdicts_in(context, file, teacher)
+        _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file)
+        verdicts = _each_once(verdicts, file)
+        store = VerdictStore(storage, _checked_name(description.get("key", "")))
+        if store.description() is None:
+            store.write_description(description)
+        rehome(context, store.key, starmap)
+        return Imported(store.key, len(verdicts), _place(store, homes_of(context), verdicts, costs))
+
+
+def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table, costs: dict[str, float]) -> int:
+    """Append what the folders of the verdicts' documents lack, at ``costs`` a pair; returns how many pairs."""
+    documents = verdicts["document_hash"]
+    is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
+    rows_in = {layout.shard_name(shard): rows for shard, rows in homes.rows_by_shard(documents).items()}
+    rows_in[PRIORS] = np.flatnonzero(is_prior)
+    rows_in[ABSENT] = np.flatnonzero(~is_prior & (homes.first(documents) < 0))
+    is_new = np.zeros(len(verdicts), bool)
+    for folder, rows in rows_in.items():
+        is_new[rows] |= store.append_missing(folder, verdicts.take(pa.array(rows)), costs)
+    return int(is_new.sum())
+
+
+def _location(file: str, option: str) -> tuple[Storage, str]:
+    """Where ``file`` lies, a path or a URI: its folder and its name."""
+    folder, name = os.path.split(file)
+    storage = Storage(folder or ".")
+    if not name or storage.is_folder(name):
+        raise UserError(f"{option} {file} is a directory; name a file, for example {folder or '.'}/verdicts.parquet.")
+    return storage, name
+
+
+def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.Table, dict[str, Any], dict[str, float]]:
+    """The rows of either kind of file as tables.VERDICTS_SCHEMA, the description of their teacher, what a pair cost."""
+    table, description, costs = _read(file)
+    if description is None:
+        return _by_ids(context, table, file), _teacher(context, file, teacher), costs
+    if teacher is not None:
+        raise UserError(
+            f"{file} is an export of the teacher {description.get('key')} and goes under its key: leave out --teacher."
+        )
+    return table, description, costs
+
+
+def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]:
+    """An export as tables.VERDICTS_SCHEMA with its teacher's description and what a pair cost; what is made by hand as
+    BY_HAND, without either."""
+    storage, name = _location(file, "--import")
+    if not storage.exists(name):
+        raise UserError(f"There is no file {file} to import; give a Parquet file.")
+    try:
+        schema = pq.read_schema(storage.path(name), filesystem=storage.filesystem)
+        metadata = schema.metadata or {}
+        description = _described(json.loads(metadata.get(TEACHER, b"null")))
+        costs = _costs(json.loads(metadata.get(COSTS, b"{}")))
+        wanted = BY_HAND if description is None else VERDICTS_SCHEMA
+        if missing := [column for column in wanted.names if column not in schema.names]:
+            raise UserError(
+                f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts`, or a file with the "
+                f"columns {', '.join(BY_HAND.names)}."
+            )
+        table = storage.read_table(name, columns=wanted.names).select(wanted.names).cast(wanted)
+    except (ValueError, pa.ArrowException, OSError) as error:
+        raise UserError(f"The verdicts in {file} cannot be read ({one_line(error)}); give a Parquet file.") from error
+    for column in wanted.names:
+        _refuse(np.flatnonzero(table[column].is_null().to_numpy()), file, f"have no {column}", lambda row: "empty")
+    return table, description, costs
+
+
+def _described(description: Any) -> dict[str, Any] | None:
+    """An export's word on its teacher, checked; ValueError for what no export says."""
+    if description is None:
+        return None
+    readouts = set(TeacherConfig.__dataclass_fields__["readout"].metadata["choices"]) - {"auto"}
+    key = description.get("key") if isinstance(description, dict) else None
+    if not isinstance(key, str) or not _NAME.fullmatch(key):
+        raise ValueError("its note on the teacher names none")
+    if description.get("readout") not in (None, *readouts):
+        raise ValueError(f"its teacher has the unknown read-out {description['readout']!r}")
+    return dict(description)
+
+
+def _costs(told: Any) -> dict[str, float]:
+    """An export's word on what a pair cost, checked; ValueError for what no export says."""
+    if not isinstance(told, dict) or not all(isinstance(value, int | float) for value in told.values()):
+        raise ValueError("its note on costs holds something else than numbers")
+    return told
+
+
+def _teacher(context: Context, file: str, teacher: str | None) -> dict[str, Any]:
+    """Description of the teacher whose verdicts a file made by hand is to hold."""
+    if teacher is None:
+        raise UserError(
+            f"{file} does not say whose verdicts it holds: give --teacher {CONFIGURED}, for the teacher that the run "
+            "is configured with, or --teacher and a name."
+        )
+    if teacher == CONFIGURED:
+        return describe(configured_teacher(context))
+    known = VerdictStore(context.storage, _checked_name(teacher)).description()
+    return known or {"key": teacher, "model": None, "prompt": None, "readout": "yes_no"}
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot name a teacher: take letters, digits, dots and hyphens.")
+    return name
+
+
+def _by_ids(context: Context, given: pa.Table, file: str) -> pa.Table:
+    """``given`` (BY_HAND) as tables.VERDICTS_SCHEMA, without tokens."""
+    storage = context.storage
+    shards = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(context.shards)]
+    documents = pa.concat_tables(
+        [storage.read_table(name, DOCUMENTS_SCHEMA, ["id", "content_hash"]) for name in shards]
+    )
+    labels = _label_ids(storage)
+    hashes = [
+        _hashes(given["document_id"], documents, file, f"name a document that the run {storage.root} does not have"),
+        _hashes(given["label_id"], labels, file, f"name a label that the run {storage.root} does not have"),
+    ]
+    tokens, truncated = pa.array(np.zeros(len(given), np.int32)), pa.array(np.zeros(len(given), bool))
+    return pa.Table.from_arrays([*hashes, given["raw"], tokens, truncated], schema=VERDICTS_SCHEMA)
+
+
+def _hashes(ids: pa.ChunkedArray, table: pa.Table, file: str, mistake: str) -> pa.ChunkedArray:
+    """The content hashes that ``table`` has for ``ids``; UserError where it has none."""
+    hashes = _translated(ids, table, "id", "content_hash")
+    _refuse(np.flatnonzero(hashes.is_null().to_numpy()), file, mistake, lambda row: repr(ids[row].as_py()))
+    return hashes
+
+
+def _check_scores(raw: np.ndarray, readout: str | None, file: str) -> None:
+    """UserError for scores, float32 [n], that the read-out cannot give."""
+    _refuse(np.flatnonzero(~np.isfinite(raw)), file, "have a raw score that is no finite number", lambda row: raw[row])
+    if readout in PROBABILITIES:
+        outside = np.flatnonzero((raw < 0) | (raw > 1))
+        _refuse(outside, file, f"have a raw score outside [0, 1] (read-out {readout})", lambda row: raw[row])
+
+
+def _each_once(verdicts: pa.Table, file: str) -> pa.Table:
+    """Each pair's first row, ordered by key; UserError for a pair with two scores."""
+    raw = verdicts["raw"].to_numpy()
+    _, first, which = np.unique(table_keys(verdicts), return_index=True, return_inverse=True)
+    earlier = first[which]
+    _refuse(
+        np.flatnonzero(raw != raw[earlier]),
+        file,
+        "give a pair another raw score than an earlier row does",
+        lambda row: f"{raw[row]}, but {raw[earlier[row]]} in row {earlier[row] + 1}",
+    )
+    return verdicts.take(pa.array(first))
+
+
+def _refuse(rows: np.ndarray, file: str, mistake: str, show: Callable[[int], Any]) -> None:
+    """UserError that counts ``rows`` (numbers from 0), says what is wrong with them, and shows the first."""
+    if len(rows):
+        raise UserError(
+            f"{file}: {len(rows):,} rows {mistake}; the first is row {rows[0] + 1} ({show(int(rows[0]))}): correct "
+            "them or leave them out; nothing was imported."
+        )

@@ -1,0 +1,140 @@
+"""Pools of actors on a real Ray: kept from one mapping to the next, replaced when they die, gone with the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ezxmc_ray.cluster.pools import MAX_DEATHS, Pool, map_items, run_with_encoder
+from ezxmc_ray.cluster.session import ray_cluster
+from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError
+
+POOL = Pool(size=2, cpus=1)
+
+
+class Echo:
+    """Says which process did an item; ``folder``: where it notes each item that it begins."""
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = folder
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.folder:
+            Path(self.folder, f"{item['n']}-{os.getpid()}").touch()
+        time.sleep(item.get("seconds", 0.0))
+        return {"n": item["n"], "pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
+
+
+class DiesAt(Echo):
+    """Is killed, as by the kernel, by the item that says so, unless ``folder`` knows that it was before."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        mark = Path(self.folder, "died")
+        if item.get("dies") and (item["dies"] == "always" or not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(item)
+
+
+class DiesOnceAnItem(Echo):
+    """Is killed the first time that it is given an item, whichever it is; ``item["folder"]`` knows of it."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        mark = Path(item["folder"], f"died at {item['n']}")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(item)
+
+
+class Refuses:
+    """A user's mistake at the start, or at an item."""
+
+    def __init__(self, at_start: bool) -> None:
+        if at_start:
+            raise UserError("The model is not there.")
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        raise UserError(f"The item {item['n']} is wrong.")
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_head: Any) -> Iterator[None]:
+    with ray_cluster(ClusterConfig(address=ray_head.address)):
+        yield
+
+
+def items(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"n": number, **more} for number in range(count)]
+
+
+def pids(done: list[dict[str, Any]]) -> set[int]:
+    return {one["pid"] for one in done}
+
+
+def test_actors_are_kept_from_one_mapping_to_the_next(cluster: None) -> None:
+    first = list(map_items(items(8, seconds=0.1), Echo, (), POOL))
+    began = time.monotonic()
+    second = list(map_items(items(8, seconds=0.1), Echo, ("",), POOL))
+    assert time.monotonic() - began < 5
+    assert sorted(one["n"] for one in second) == list(range(8))
+    assert len(pids(first)) == 2 and pids(second) == pids(first)
+    assert run_with_encoder(os.getpid) in pids(first)
+
+
+def test_without_a_gpu_an_actor_has_threads_but_holds_no_cpu(cluster: None) -> None:
+    import ray
+
+    done = list(map_items(items(2), Echo, (), POOL))
+    assert {one["threads"] for one in done} == {str(min(4, 2))}
+    assert ray.available_resources()["CPU"] == 2
+
+
+def test_an_actor_that_dies_is_replaced_and_each_item_is_done_once(cluster: None, tmp_path: Path) -> None:
+    work = items(9)
+    work[4]["dies"] = "once"
+    done = list(map_items(work, DiesAt, (str(tmp_path),), POOL))
+    assert (tmp_path / "died").exists()
+    assert sorted(one["n"] for one in done) == list(range(9))
+    again = list(map_items(items(40, seconds=0.3), Echo, (), POOL))
+    assert len(pids(again)) == 2
+
+
+def test_a_node_that_goes_with_more_actors_than_one_may_lose_is_survived(cluster: None, tmp_path: Path) -> None:
+    """Each actor of the pool dies once, none having done an item: as when the node goes that they are on."""
+    many = MAX_DEATHS + 1
+    done = list(map_items(items(many, folder=str(tmp_path)), DiesOnceAnItem, (), Pool(size=many, cpus=1)))
+    assert sorted(one["n"] for one in done) == list(range(many))
+    assert len(list(tmp_path.iterdir())) == many
+
+
+def test_actors_that_always_die_end_the_mapping_with_one_sentence(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{MAX_DEATHS + 1} processes with the encoder died one after the other"):
+        list(map_items(items(1, dies="always"), DiesAt, (str(tmp_path),), POOL))
+
+
+@pytest.mark.parametrize(("at_start", "sentence"), [(True, "The model is not there."), (False, "The item 0 is wrong.")])
+def test_a_users_mistake_in_an_actor_is_raised_as_such(cluster: None, at_start: bool, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        list(map_items(items(1), Refuses, (at_start,), POOL))
+
+
+def test_a_mapping_that_is_left_leaves_no_actor_at_work(cluster: None, tmp_path: Path) -> None:
+    mapping = map_items(items(40, seconds=0.3), Echo, (str(tmp_path),), POOL)
+    left = next(iter(mapping))["pid"]
+    mapping.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(left)
+    begun = len(list(tmp_path.iterdir()))
+    assert begun < 10
+    assert len(list(map_items(items(3), Echo, (), POOL))) == 3
