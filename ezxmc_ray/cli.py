@@ -43,7 +43,7 @@ LINES_A_BATCH = 64
 #: Characters of a line where stdout is not a terminal.
 PLAIN_WIDTH = 200
 
-HELP = """Tag documents with labels out of thousands to millions, without a labelled example.
+HELP = """Tag documents with labels out of thousands to millions, without a labeled example.
 
 An LLM (the teacher) judges which labels fit some of your documents; a small encoder (the student) learns from its
 verdicts and then tags any number of documents quickly.

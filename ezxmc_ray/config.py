@@ -119,7 +119,7 @@ class ShortlistConfig:
 
 
 @dataclass
-class WordsConfig:
+class LexicalConfig:
     """How much the words that a document shares with a label count beside the encoder; in every stage that searches."""
 
     weight: float = _knob(
@@ -178,7 +178,7 @@ class TeacherConfig:
         ("auto", "float32", "model"),
     )
     quantization: str | None = _knob(
-        None, "vLLM's name of the checkpoint's quantisation, if vLLM does not find out itself"
+        None, "vLLM's name of the checkpoint's quantization, if vLLM does not find out itself"
     )
     batch_documents: int = _knob(
         32, "documents a batch: the unit that is judged, written and, after a crash, judged again"
@@ -204,7 +204,7 @@ class StudentConfig:
     )
     target: str = _knob(
         "fusion",
-        "what the student learns: verdict, similarity, or fusion (sum of both, standardised)",
+        "what the student learns: verdict, similarity, or fusion (sum of both, standardized)",
         ("fusion", "verdict", "similarity"),
     )
     past_verdicts: bool = _knob(
@@ -218,7 +218,7 @@ class StudentConfig:
     weight_decay: float = _knob(0.01, "AdamW's weight decay (not on biases and norms)")
     max_gradient_norm: float = _knob(1.0, "gradients are clipped to this norm")
     temperature: float = _knob(0.05, "of the student's cosine similarities in the loss")
-    target_temperature: float = _knob(0.5, "of the standardised target in the listwise loss")
+    target_temperature: float = _knob(0.5, "of the standardized target in the listwise loss")
     sampling_correction: bool = _knob(
         True,
         "listwise, infonce: a label counts less as an in-batch negative the more shortlists it is in, else common labels are unlearned",
@@ -237,10 +237,12 @@ class StudentConfig:
         ("auto", "float32", "bfloat16", "float16"),
     )
     validate_every_steps: int = _knob(
-        0, "steps between two looks at how the student orders held-out shortlists, 0 = never"
+        0, "steps between two evaluations of how the student orders held-out shortlists, 0 = never"
     )
-    validation_documents: int = _knob(200, "held-out documents that are looked at")
-    patience: int = _knob(0, "stop after so many looks without a better one, and take the best weights; 0 = go on")
+    validation_documents: int = _knob(200, "held-out documents of an evaluation")
+    patience: int = _knob(
+        0, "stop after so many evaluations without a better one, and take the best weights; 0 = go on"
+    )
     workers: int = _knob(0, "training workers, 0 = one a GPU; without GPUs two, or one where no machine has 8 CPUs")
     min_workers: int = _knob(0, "go on with as few workers when there are no more to be had, 0 = wait for all")
     trackers: list[str] = _knob(  # noqa: RUF009
@@ -255,7 +257,7 @@ class CurriculumConfig:
     """The cycles: shortlist, judge, train, select."""
 
     cycles: int = _knob(1, "cycles of shortlist, judge and train at most")
-    least_lead: float | None = _knob(
+    min_lead: float | None = _knob(
         -1.0,
         "before train documents are judged for a later cycle, its encoder must lead the best one before it by more than so many standard errors (by the teacher, on held-out documents), else the cycles end; -1: ends what got worse beyond noise; 0: what is not better; 1: what is not better beyond noise; null: nothing",
     )
@@ -327,7 +329,7 @@ class Config:
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)
-    words: WordsConfig = field(default_factory=WordsConfig)
+    lexical: LexicalConfig = field(default_factory=LexicalConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -340,7 +342,7 @@ class Config:
 
 #: Knobs that change how fast a stage is or what it tells of itself, not what it writes for the next one. (Of
 #: encoder.model and teacher.model the weights count, not where they lie.)
-SPEED_KNOBS = {
+PERFORMANCE_KEYS = {
     "encoder": ("model", "batch_tokens"),
     "teacher": (
         "model",
@@ -428,20 +430,20 @@ def literal(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def settled(config: Config, section: str) -> dict[str, Any]:
+def fingerprinted_settings(config: Config, section: str) -> dict[str, Any]:
     """The knobs of ``section`` that change what a stage writes, not only how fast it is; fingerprints are made of them.
 
-    A run that was stopped may go on with other :data:`SPEED_KNOBS`. Nor do looks at a training from which no patience
+    A run that was stopped may go on with other :data:`PERFORMANCE_KEYS`. Nor do evaluations from which no patience
     follows count: they are as if left at their defaults. Without the sampling correction a run is one of before it.
     """
     values: dict[str, Any] = to_dict(getattr(config, section))
-    if section == "words" and not config.words.weight:
+    if section == "lexical" and not config.lexical.weight:
         return {"weight": 0.0}
     if section == "student" and not config.student.patience:
         values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
     if section == "student" and not config.student.sampling_correction:
         del values["sampling_correction"]
-    return {key: value for key, value in values.items() if key not in SPEED_KNOBS.get(section, ())}
+    return {key: value for key, value in values.items() if key not in PERFORMANCE_KEYS.get(section, ())}
 
 
 def fingerprint(value: Any) -> str:
@@ -598,7 +600,7 @@ def _wrong_type(key: str, kind: str, value: Any, place: str) -> UserError:
     return UserError(f"{key} {place} is {shown}; it must be {_KINDS[kind]}.")
 
 
-_MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.least_lead", "teacher.yes_threshold")
+_MAY_BE_NEGATIVE = ("predict.min_score", "curriculum.min_lead", "teacher.yes_threshold")
 #: The deepest rank that any of metrics.MEASURES looks at.
 DEEPEST_RANK = 100
 
@@ -652,13 +654,13 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
             raise UserError(f"{what} is {value}; it must not be negative.")
     if config.student.patience and not config.student.validate_every_steps:
         raise UserError(
-            f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is looked "
-            "at: set it too."
+            f"student.patience is {config.student.patience}, but student.validate_every_steps is 0, so nothing is "
+            "evaluated: set it too."
         )
     if config.student.validate_every_steps and not config.prepare.held_out_share:
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but prepare.held_out_share is 0, so "
-            "there are no held-out documents to look at: raise the share, or set student.validate_every_steps and "
+            "there are no held-out documents to evaluate on: raise the share, or set student.validate_every_steps and "
             "student.patience to 0."
         )
     if config.evaluate.depth < DEEPEST_RANK:
@@ -669,9 +671,9 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
     ranked = {"shortlist.size": config.shortlist.size, "predict.top_k": config.predict.top_k}
     ranked |= {"evaluate.depth": config.evaluate.depth}
     for key, depth in ranked.items():
-        if config.words.weight and depth > config.words.candidates:
+        if config.lexical.weight and depth > config.lexical.candidates:
             raise UserError(
-                f"{key} is {depth}, but the similarity decides among words.candidates={config.words.candidates} labels "
+                f"{key} is {depth}, but the similarity decides among lexical.candidates={config.lexical.candidates} labels "
                 "only: set that to as many at least."
             )
     if not config.run.strip():

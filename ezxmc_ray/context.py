@@ -1,7 +1,7 @@
 """What every stage gets: the configuration, the run directory, and the names of the files in it.
 
 Files of cycle ``c`` lie below ``cycle-c``. Encoder number ``c`` makes the shortlists of cycle ``c``: encoder 0 is the
-start encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have ``cycles + 1`` encoders, and the
+base encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have ``cycles + 1`` encoders, and the
 last one's shortlists, made of the held-out documents only, serve the selection.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import Config, TeacherConfig, settled
+from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
 from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.teacher.readout import resolve_readout
@@ -65,15 +65,15 @@ class Context:
     @property
     def encoder_settings(self) -> dict[str, Any]:
         """How documents and labels become vectors: the encoder's settings, the weights and the speed apart."""
-        return settled(self.config, "encoder")
+        return fingerprinted_settings(self.config, "encoder")
 
     @property
     def match_settings(self) -> dict[str, Any]:
         """How labels are found for documents: the encoder's settings, and what words count beside it."""
-        return {"encoder": self.encoder_settings, "words": settled(self.config, "words")}
+        return {"encoder": self.encoder_settings, "lexical": fingerprinted_settings(self.config, "lexical")}
 
     def encoder_folder(self, encoder: int) -> str | None:
-        """Where encoder number ``encoder`` lies in the run; None: it is the start encoder of the configuration."""
+        """Where encoder number ``encoder`` lies in the run; None: it is the base encoder of the configuration."""
         return None if encoder == 0 else layout.cycle_student(encoder - 1)
 
 

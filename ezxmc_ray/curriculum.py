@@ -29,7 +29,7 @@ from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, 
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.steps import Curriculum, Step
+from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
@@ -55,7 +55,7 @@ def _go(config: Config, stage: str | None) -> None:
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
-        curriculum = Curriculum(config, storage)
+        curriculum = RunPlan(config, storage)
         curriculum.check_budget()
         worked = matched = False
         after = ""
@@ -103,7 +103,7 @@ def _go(config: Config, stage: str | None) -> None:
             say(f"Report: {storage.path('report.html')}")
 
 
-def _is_ahead(stage: str, curriculum: Curriculum, step: Step) -> bool:
+def _is_ahead(stage: str, curriculum: RunPlan, step: Step) -> bool:
     """Whether ``step`` is one of ``stage``, or a step after it may be."""
     ahead = dropwhile(lambda one: one.name != step.name, curriculum.steps_of(curriculum.config.curriculum.cycles))
     return any(one.stage == stage for one in ahead)
@@ -136,7 +136,7 @@ def _note_configuration(config: Config, storage: Storage) -> None:
 def dry_run(config: Config) -> dict[str, Any]:
     """What ``run`` would do, and how long it may take; nothing is written and no model is loaded."""
     storage = Storage(config.run)
-    curriculum = Curriculum(config, storage)
+    curriculum = RunPlan(config, storage)
     done = {step.name: True for step in takewhile(curriculum.done, curriculum.steps())}
     steps_of_all = curriculum.steps_of(config.curriculum.cycles)
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
@@ -198,7 +198,7 @@ def _rate(manifest: Manifest) -> float:
     return units / max(manifest.seconds - START_SECONDS[manifest.stage], manifest.seconds / 10)
 
 
-def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
+def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
     """How much there is to work on: as prepared, else by a look at the input files."""
     inputs = find_inputs(config.prepare)
     seen = survey(inputs, config.prepare, config.teacher.max_document_tokens)
@@ -210,13 +210,13 @@ def _amounts(config: Config, prepared: Curriculum | None) -> Amounts:
     return Amounts(seen.documents, seen.train, held_out, test, seen.labels, seen.document_tokens)
 
 
-def open_run(run: str, overrides: list[str] | None = None) -> Curriculum:
+def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
     """The curriculum of a run that exists already, with its own configuration and ``overrides``."""
     storage = Storage(run)
     if not storage.exists(layout.CONFIG):
         raise UserError(f"{run} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
     config = dataclasses.replace(_stored_configuration(storage), run=run)
-    return Curriculum(apply_overrides(config, overrides or []), storage)
+    return RunPlan(apply_overrides(config, overrides or []), storage)
 
 
 def _stored_configuration(storage: Storage) -> Config:
@@ -252,7 +252,7 @@ def status(run: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _cycles_known(curriculum: Curriculum, done: dict[str, bool]) -> int:
+def _cycles_known(curriculum: RunPlan, done: dict[str, bool]) -> int:
     """Cycles that the run has, as far as is known: the stop rule's word counts where its step is ``done``."""
     stopped = stopped_at(curriculum.storage, curriculum.config)
     if stopped is not None and done.get(f"cycle {stopped} select"):
@@ -282,7 +282,7 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
     shards = built["shards"]
     from ezxmc_ray.tagger import Tagger, TagSettings
 
-    settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, context.min_score)
+    settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, context.min_score)
     return Tagger(context.storage, settings)
 
 
@@ -303,7 +303,7 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
             say(f"{count:,} {what}.")
 
 
-def _done_or_unreadable(curriculum: Curriculum, step: Step) -> bool:
+def _done_or_unreadable(curriculum: RunPlan, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
     if read_manifest(curriculum.storage, step.folder) is None:
         return False

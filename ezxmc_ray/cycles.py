@@ -15,24 +15,24 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage, read_manifest
 
 #: Held-out documents under which no difference between encoders is believed.
-LEAST_DOCUMENTS = 10
+MIN_DOCUMENTS = 10
 
 
 def compares(config: Config, cycle: int) -> bool:
     """Whether ``cycle`` begins with the stop rule: all but the first and the last, unless it is switched off."""
-    return config.curriculum.least_lead is not None and 0 < cycle < config.curriculum.cycles
+    return config.curriculum.min_lead is not None and 0 < cycle < config.curriculum.cycles
 
 
-def stops(lead: Mapping[str, Any], least_lead: float | None) -> bool:
+def stops(lead: Mapping[str, Any], min_lead: float | None) -> bool:
     """Whether the newest encoder leads the best one before it by too little for another cycle.
 
     ``lead``: mean of the paired ``difference`` d of the two over the held-out documents, its ``standard_error`` s, and
-    the number of ``documents``. The rule: stop where d <= least_lead * s, on LEAST_DOCUMENTS documents at least.
-    Two encoders that order every document alike (d = s = 0) stop it with any ``least_lead``.
+    the number of ``documents``. The rule: stop where d <= min_lead * s, on MIN_DOCUMENTS documents at least.
+    Two encoders that order every document alike (d = s = 0) stop it with any ``min_lead``.
     """
-    if least_lead is None or lead["documents"] < LEAST_DOCUMENTS:
+    if min_lead is None or lead["documents"] < MIN_DOCUMENTS:
         return False
-    return bool(lead["difference"] <= least_lead * lead["standard_error"])
+    return bool(lead["difference"] <= min_lead * lead["standard_error"])
 
 
 def stopped_at(storage: Storage, config: Config) -> int | None:
@@ -40,7 +40,7 @@ def stopped_at(storage: Storage, config: Config) -> int | None:
     for cycle in range(config.curriculum.cycles):
         if compares(config, cycle):
             manifest = read_manifest(storage, layout.selection(cycle))
-            if manifest and stops(manifest.details["lead"], config.curriculum.least_lead):
+            if manifest and stops(manifest.details["lead"], config.curriculum.min_lead):
                 return cycle
     return None
 
@@ -51,7 +51,7 @@ def cycles_run(storage: Storage, config: Config) -> int:
     return config.curriculum.cycles if stopped is None else stopped
 
 
-def pairs_a_document(config: Config, labels: int) -> int:
+def pairs_per_document(config: Config, labels: int) -> int:
     """The most pairs that a document's shortlist has."""
     return min(config.shortlist.size, labels)
 
@@ -61,7 +61,7 @@ def held_out_judged(config: Config, held_out: int) -> int:
     return min(held_out, config.shortlist.held_out_documents or held_out)
 
 
-def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) -> int:
+def documents_per_cycle(config: Config, train: int, held_out: int, labels: int) -> int:
     """Train documents (held-out ones apart) of a cycle: as configured, and as ``curriculum.pair_budget`` allows.
 
     With n cycles the budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
@@ -73,7 +73,7 @@ def documents_a_cycle(config: Config, train: int, held_out: int, labels: int) ->
     budget, cycles = config.curriculum.pair_budget, config.curriculum.cycles
     if not budget:
         return wanted
-    each = pairs_a_document(config, labels)
+    each = pairs_per_document(config, labels)
     batch = min(config.student.batch_size, wanted)
     least = each * (held_out * (cycles + 1) + batch * cycles)
     if budget < least:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.cycles import compares, documents_a_cycle, held_out_judged, pairs_a_document
+from ezxmc_ray.cycles import compares, documents_per_cycle, held_out_judged, pairs_per_document
 
 #: Units a second on 2 CPU cores, with all-MiniLM-L6-v2 and SmolLM2-135M by its likelihood (documents of about 100
 #: tokens): on a machine with AVX-512 BF16 or AMX, and on one without, where the network works in float32. Of a
@@ -66,8 +66,8 @@ def estimate(
     are the most that a step can ask: what the verdict store holds is not asked again.
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
-    held_out, pairs = held_out_judged(config, amounts.held_out), pairs_a_document(config, amounts.labels)
-    trained = documents_a_cycle(config, amounts.train, amounts.held_out, amounts.labels)
+    held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
+    trained = documents_per_cycle(config, amounts.train, amounts.held_out, amounts.labels)
     judged = 0  # pairs of the cycles before
     for cycle in range(cycles + 1):
         documents = held_out + (trained if cycle < cycles else 0)
@@ -130,7 +130,7 @@ def _seconds(rates: dict[str, float], stage: str, units: float) -> float:
 
 
 def encodings(cycle: int) -> int:
-    """How often the shortlists of ``cycle`` embed a document: in later cycles the start encoder does as well."""
+    """How often the shortlists of ``cycle`` embed a document: in later cycles the base encoder does as well."""
     return 2 if cycle else 1
 
 

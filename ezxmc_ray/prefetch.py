@@ -1,6 +1,6 @@
 """Work that is done ahead: what comes next is prepared in a thread while the caller uses what came before.
 
-For work that releases Python's lock (tokenising, reading files) beside work that waits for a device. Goes in: a
+For work that releases Python's lock (tokenizing, reading files) beside work that waits for a device. Goes in: a
 function and its arguments, one after the other; goes out: its results in the same order.
 """
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(prepare: Callable[[Item], Result], items: Iterable[Item], depth: int = 1) -> Iterator[Result]:
+def prefetch(prepare: Callable[[Item], Result], items: Iterable[Item], depth: int = 1) -> Iterator[Result]:
     """``prepare(item)`` of every item, in order, up to ``depth`` of them made in a thread while one is used.
 
     An error of ``prepare`` is raised here, in the place of its result. ``items`` is read in the caller's thread.

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import Config, fingerprint, settled
+from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, judged_dtype
-from ezxmc_ray.cycles import compares, documents_a_cycle, stops
+from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import resolve_model, weights_fingerprint
@@ -51,7 +51,7 @@ class Step:
         return fingerprint([self.stage, *self.inputs()])
 
 
-class Curriculum:
+class RunPlan:
     """The steps of one configuration on one run directory."""
 
     def __init__(self, config: Config, storage: Storage) -> None:
@@ -66,7 +66,7 @@ class Curriculum:
         its cycles as if ``curriculum.cycles`` had said so.
         """
         is_done = is_done or self.done
-        planned, least_lead = self.config.curriculum.cycles, self.config.curriculum.least_lead
+        planned, min_lead = self.config.curriculum.cycles, self.config.curriculum.min_lead
         yield self._prepare()
         for cycle in range(planned + 1):
             ends = cycle == planned
@@ -75,11 +75,11 @@ class Curriculum:
                 if not is_done(selection):
                     yield from self._held_out(cycle, is_done)
                 yield selection
-                ends = stops(self.context.manifest(selection.folder).details["lead"], least_lead)
+                ends = stops(self.context.manifest(selection.folder).details["lead"], min_lead)
             if ends:
                 yield from self._held_out(cycle, is_done)
                 break
-            yield from self._judged(cycle)
+            yield from self._judging(cycle)
             yield self._train(cycle)
         yield from self._ending()
 
@@ -88,10 +88,10 @@ class Curriculum:
         steps = [self._prepare()]
         for cycle in range(cycles + 1):
             steps += [self._cycle_select(cycle)] if compares(self.config, cycle) else []
-            steps += [*self._judged(cycle), self._train(cycle)]
+            steps += [*self._judging(cycle), self._train(cycle)]
         return [*steps[:-1], *self._ending()]
 
-    def _judged(self, cycle: int) -> list[Step]:
+    def _judging(self, cycle: int) -> list[Step]:
         """Shortlist and judge the documents of ``cycle``; of the last one, that trains nothing, the held-out ones."""
         last = cycle == self.config.curriculum.cycles
         return [self._shortlist(cycle, held_out_only=last), self._judge(cycle, compares(self.config, cycle))]
@@ -109,10 +109,10 @@ class Curriculum:
     def check_budget(self) -> None:
         """UserError for a ``curriculum.pair_budget`` that is too small, if the documents have been counted already."""
         if read_manifest(self.storage, layout.DOCUMENTS):
-            self._documents_a_cycle()
+            self._documents_per_cycle()
 
     def _settings(self, section: str) -> dict[str, Any]:
-        return settled(self.config, section)
+        return fingerprinted_settings(self.config, section)
 
     def _commit(self, folder: str) -> str:
         return self.context.manifest(folder).commit
@@ -122,9 +122,9 @@ class Curriculum:
         details = self.context.documents.details
         return [details["document_fingerprint"], details["label_fingerprint"], details["shard_rows"]]
 
-    def _documents_a_cycle(self) -> int:
+    def _documents_per_cycle(self) -> int:
         known = self.context.documents.details
-        return documents_a_cycle(self.config, known["train"], known["held_out"], known["labels"])
+        return documents_per_cycle(self.config, known["train"], known["held_out"], known["labels"])
 
     def settle_teacher(self) -> None:
         """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.
@@ -147,7 +147,7 @@ class Curriculum:
             done_in = (judged_dtype(self.storage, folder) for folder in folders)
             dtype = next(filter(None, done_in), teacher.dtype)
             teacher = replace(teacher, dtype=DTYPES[0] if dtype == AUTO else dtype)
-        return [teacher_key(teacher), settled(replace(self.config, teacher=teacher), "teacher")]
+        return [teacher_key(teacher), fingerprinted_settings(replace(self.config, teacher=teacher), "teacher")]
 
     def _tell_change_of_dtype(self, cycle: int) -> None:
         """Say that ``cycle`` is judged in another dtype than the run's verdicts so far, if auto leads to that."""
@@ -186,7 +186,7 @@ class Curriculum:
 
     def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
         def inputs() -> list[Any]:
-            settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_a_cycle()}
+            settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_per_cycle()}
             drawn = [cycle, held_out_only, self.config.seed]
             return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST_SCHEMA.names]
 

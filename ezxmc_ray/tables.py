@@ -48,13 +48,13 @@ REJECTED_SCHEMA = pa.schema(
 
 #: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
 #: in falling similarity (index/match.py), ties by label number, no repeats; never one of the document's ``excluded``.
-#: ``start_similarity``: of the same labels, by the start encoder; in cycle 0 the same numbers.
+#: ``base_similarity``: of the same labels, by the base encoder; in cycle 0 the same numbers.
 SHORTLIST_SCHEMA = pa.schema(
     [
         ("row", pa.int32()),
         ("labels", pa.list_(pa.int32())),
         ("similarity", pa.list_(pa.float32())),
-        ("start_similarity", pa.list_(pa.float32())),
+        ("base_similarity", pa.list_(pa.float32())),
     ]
 )
 
@@ -89,7 +89,7 @@ EXAMPLES_SCHEMA = pa.schema(
         ("held_out", pa.bool_()),
         ("labels", pa.list_(pa.int32())),
         ("similarity", pa.list_(pa.float32())),
-        ("start_similarity", pa.list_(pa.float32())),
+        ("base_similarity", pa.list_(pa.float32())),
         ("raw", pa.list_(pa.float32())),
         ("verdict", pa.list_(pa.float32())),
     ]

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import EncoderConfig, PrepareConfig, WordsConfig
+from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows
 from ezxmc_ray.documents.sources import RawRow, Source, find_sources
 from ezxmc_ray.documents.values import as_id, as_text
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.index.hybrid import Matcher
-from ezxmc_ray.index.lexical import LabelWords
+from ezxmc_ray.index.hybrid import HybridSearcher
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA
@@ -44,7 +44,7 @@ class TagSettings:
     """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/match.py)."""
 
     encoder: EncoderConfig
-    words: WordsConfig
+    lexical: LexicalConfig
     shards: list[dict[str, Any]]
     top_k: int
     min_score: float
@@ -61,8 +61,8 @@ class Tagger:
         with storage.local(layout.INDEX) as folder:
             index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])
         labels = storage.read_table(layout.LABELS, LABELS_SCHEMA)
-        words = LabelWords(labels["text"].to_pylist()) if settings.words.weight else None
-        self.matcher = Matcher(index, words, settings.words)
+        table = LexicalTable(labels["text"].to_pylist()) if settings.lexical.weight else None
+        self.matcher = HybridSearcher(index, table, settings.lexical)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
         self.top_k, self.min_score = settings.top_k, settings.min_score
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray.config import apply_overrides, from_dict, knobs, load_config, settled, to_dict
+from ezxmc_ray.config import apply_overrides, fingerprinted_settings, from_dict, knobs, load_config, to_dict
 from ezxmc_ray.errors import UserError
 
 HERE = "on the command line"
@@ -88,7 +88,7 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ),
         (
             "student.patience=2",
-            "student.patience is 2, but student.validate_every_steps is 0, so nothing is looked at: set it too.",
+            "student.patience is 2, but student.validate_every_steps is 0, so nothing is evaluated: set it too.",
         ),
         (
             "evaluate.depth=99",
@@ -179,16 +179,16 @@ def test_overrides_of_a_configuration_leave_it_as_it_is() -> None:
 
 
 def test_looks_that_stop_nothing_are_no_part_of_what_a_training_is() -> None:
-    plain = settled(load_config(None), "student")
+    plain = fingerprinted_settings(load_config(None), "student")
     looked = ["student.validate_every_steps=5", "student.validation_documents=9"]
-    assert settled(load_config(None, looked), "student") == plain
-    patient = settled(load_config(None, [*looked, "student.patience=2"]), "student")
+    assert fingerprinted_settings(load_config(None, looked), "student") == plain
+    patient = fingerprinted_settings(load_config(None, [*looked, "student.patience=2"]), "student")
     assert (patient["validate_every_steps"], patient["validation_documents"]) == (5, 9)
 
 
 def test_a_training_without_the_sampling_correction_is_one_of_before_there_was_one() -> None:
-    values = settled(load_config(None, ["student.sampling_correction=false"]), "student")
-    assert values | {"sampling_correction": True} == settled(load_config(None), "student")
+    values = fingerprinted_settings(load_config(None, ["student.sampling_correction=false"]), "student")
+    assert values | {"sampling_correction": True} == fingerprinted_settings(load_config(None), "student")
     assert "sampling_correction" not in values
 
 

@@ -19,15 +19,15 @@ from ezxmc_ray import curriculum, hardware, hub, steps
 from ezxmc_ray.cluster import session as cluster
 from ezxmc_ray.cluster import teacher_dtype
 from ezxmc_ray.config import TeacherConfig, load_config
-from ezxmc_ray.cycles import LEAST_DOCUMENTS
+from ezxmc_ray.cycles import MIN_DOCUMENTS
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
 from ezxmc_ray.stages.select import ADDED_UP
-from ezxmc_ray.steps import Curriculum, Result
+from ezxmc_ray.steps import Result, RunPlan
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.engine import dtype_here, teacher_key
 
-HELD_OUT = 2 * LEAST_DOCUMENTS
+HELD_OUT = 2 * MIN_DOCUMENTS
 PREPARED = {
     "documents": 300,
     "train": 200,
@@ -54,7 +54,7 @@ def held_out(number: int) -> list[str]:
 
 @dataclass
 class FakeStages:
-    """Stands in for Curriculum._run.
+    """Stands in for RunPlan._run.
 
     ``leads``: of the cycles' encoders, in standard errors; ``dies_at``: the call that is killed. Judging leaves a
     verdict behind, also where it is killed.
@@ -64,7 +64,7 @@ class FakeStages:
     calls: list[str] = field(default_factory=list)
     dies_at: str = ""
 
-    def __call__(self, work: Curriculum, stage: str, *arguments: int) -> Result:
+    def __call__(self, work: RunPlan, stage: str, *arguments: int) -> Result:
         name = " ".join([stage, *map(str, arguments[:1])])
         if stage == "shortlist" and arguments[1]:
             name = f"held-out {name}"
@@ -94,7 +94,7 @@ class FakeStages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     fake = FakeStages()
-    monkeypatch.setattr(Curriculum, "_run", lambda work, *call: fake(work, *call))
+    monkeypatch.setattr(RunPlan, "_run", lambda work, *call: fake(work, *call))
     monkeypatch.setattr(curriculum, "load_teacher", lambda config: None)
     monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
     monkeypatch.setattr(train, "check_training", lambda config: None)
@@ -182,7 +182,7 @@ def test_tables_of_another_version_are_made_anew(
 def test_without_the_rule_no_cycle_asks_for_its_held_out_documents_first(
     stages: FakeStages, settings: list[str]
 ) -> None:
-    run(settings, "curriculum.least_lead=null")
+    run(settings, "curriculum.min_lead=null")
     assert stages.took() == ["prepare", *cycle(0), *cycle(1), *cycle(2), *held_out(3), *ENDING]
     assert not any("select" in name for name in states(settings) if name != "select")
 
@@ -197,7 +197,7 @@ def test_an_encoder_that_got_worse_ends_the_cycles_before_its_train_documents_ar
     left_out = ["cycle 2 train", "cycle 3 shortlist", "cycle 3 judge"]
     assert [name for name, state in found.items() if state == "not run"] == left_out
     assert {state for name, state in found.items() if name not in left_out} == {"done"}
-    assert Curriculum(load_config(None, settings), storage_of(settings)).context.cycles == 2
+    assert RunPlan(load_config(None, settings), storage_of(settings)).context.cycles == 2
     run(settings)
     assert stages.took() == []
 
@@ -220,7 +220,7 @@ def test_another_least_lead_judges_and_trains_nothing_twice(stages: FakeStages, 
     stages.leads = {1: 2.0, 2: -1.5}
     run(settings)
     stages.took()
-    run(settings, "curriculum.least_lead=-2")  # go on where it ended
+    run(settings, "curriculum.min_lead=-2")  # go on where it ended
     assert stages.took() == [*cycle(2), *held_out(3), *ENDING]
     run(settings)  # and back: cycle 2 is judged on more documents than needed, so nothing but the choice is redone
     assert stages.took() == ENDING
@@ -230,7 +230,7 @@ def test_another_least_lead_judges_and_trains_nothing_twice(stages: FakeStages, 
 def test_the_rule_can_be_switched_on_for_a_finished_run_without_judging_anew(
     stages: FakeStages, settings: list[str]
 ) -> None:
-    run(settings, "curriculum.least_lead=null")
+    run(settings, "curriculum.min_lead=null")
     stages.took()
     run(settings)
     assert stages.took() == ["compare 1", "compare 2", "report"]

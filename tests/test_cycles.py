@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ezxmc_ray.config import load_config
-from ezxmc_ray.cycles import LEAST_DOCUMENTS, compares, documents_a_cycle, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, compares, documents_per_cycle, stops
 from ezxmc_ray.errors import UserError
 
 
@@ -17,7 +17,7 @@ def lead(difference: float, standard_error: float, documents: int = 150) -> dict
 
 
 @pytest.mark.parametrize(
-    ("difference", "least_lead", "stopped"),
+    ("difference", "min_lead", "stopped"),
     [
         (-0.6, -1.0, True),  # worse beyond noise
         (-0.4, -1.0, False),  # worse, but noise may be why
@@ -30,21 +30,21 @@ def lead(difference: float, standard_error: float, documents: int = 150) -> dict
     ],
 )
 def test_the_stop_rule_measures_the_lead_in_standard_errors(
-    difference: float, least_lead: float | None, stopped: bool
+    difference: float, min_lead: float | None, stopped: bool
 ) -> None:
-    assert stops(lead(difference, 0.5), least_lead) is stopped
+    assert stops(lead(difference, 0.5), min_lead) is stopped
 
 
 def test_encoders_that_order_everything_alike_stop_the_cycles_and_few_documents_never_do() -> None:
     assert stops(lead(0.0, 0.0), -1.0)
-    assert stops(lead(-9.0, 0.5, LEAST_DOCUMENTS), -1.0)
-    assert not stops(lead(-9.0, 0.5, LEAST_DOCUMENTS - 1), -1.0)
+    assert stops(lead(-9.0, 0.5, MIN_DOCUMENTS), -1.0)
+    assert not stops(lead(-9.0, 0.5, MIN_DOCUMENTS - 1), -1.0)
 
 
 def test_the_rule_is_asked_before_every_cycle_that_trains_but_the_first() -> None:
     config = load_config(None, ["curriculum.cycles=3"])
     assert [cycle for cycle in range(4) if compares(config, cycle)] == [1, 2]
-    config.curriculum.least_lead = None
+    config.curriculum.min_lead = None
     assert not any(compares(config, cycle) for cycle in range(4))
 
 
@@ -54,26 +54,26 @@ def test_a_budget_is_used_up_to_less_than_a_document_a_cycle(cycles: int, size: 
     config = load_config(
         None, [f"curriculum.cycles={cycles}", f"shortlist.size={size}", f"curriculum.pair_budget={budget}"]
     )
-    documents = documents_a_cycle(config, 100_000, held_out, 500)
+    documents = documents_per_cycle(config, 100_000, held_out, 500)
     pairs = size * (held_out * (cycles + 1) + documents * cycles)
     assert budget - size * cycles < pairs <= budget
 
 
 def test_without_a_budget_and_beyond_what_is_there_documents_are_as_configured() -> None:
     config = load_config(None, [])
-    assert documents_a_cycle(config, 100, 10, 500) == 90
+    assert documents_per_cycle(config, 100, 10, 500) == 90
     config.shortlist.documents_per_cycle = 60
-    assert documents_a_cycle(config, 100, 10, 500) == 60
+    assert documents_per_cycle(config, 100, 10, 500) == 60
     config.curriculum.pair_budget = 10_000
-    assert documents_a_cycle(config, 100, 10, 500) == 60
+    assert documents_per_cycle(config, 100, 10, 500) == 60
     # Two labels cannot make ten pairs a document.
     config.curriculum.pair_budget = 2 * (2 * 10 + 50)
-    assert documents_a_cycle(config, 100, 10, 2) == 50
+    assert documents_per_cycle(config, 100, 10, 2) == 50
 
 
 def test_a_budget_below_a_batch_a_cycle_names_the_least_one() -> None:
     config = load_config(None, ["curriculum.cycles=2", "curriculum.pair_budget=100"])
     with pytest.raises(UserError, match=r"pair_budget is 100, but .* have 1,260 pairs: give so many"):
-        documents_a_cycle(config, 500, 10, 500)
+        documents_per_cycle(config, 500, 10, 500)
     config.curriculum.pair_budget = 1260  # 10 labels * (10 documents * 3 encoders + 48 documents * 2 cycles)
-    assert documents_a_cycle(config, 500, 10, 500) == 48
+    assert documents_per_cycle(config, 500, 10, 500) == 48

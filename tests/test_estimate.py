@@ -26,7 +26,7 @@ def test_the_stop_rule_adds_a_step_and_no_pair() -> None:
     found = rows(config)
     assert found["cycle 1 select"]["pairs"] == 50 * 10
     assert found["cycle 1 judge"]["pairs"] == 450 * 10
-    config.curriculum.least_lead = None
+    config.curriculum.min_lead = None
     without = rows(config)
     assert "cycle 1 select" not in without
     assert without["cycle 1 judge"]["pairs"] == 500 * 10
@@ -34,9 +34,9 @@ def test_the_stop_rule_adds_a_step_and_no_pair() -> None:
     assert total == other == 10 * (500 + 500 + 50)
 
 
-@pytest.mark.parametrize("least_lead", ["null", "1"])
-def test_the_pairs_of_all_steps_keep_to_the_budget(least_lead: str) -> None:
-    settings = ["curriculum.cycles=3", "curriculum.pair_budget=5000", f"curriculum.least_lead={least_lead}"]
+@pytest.mark.parametrize("min_lead", ["null", "1"])
+def test_the_pairs_of_all_steps_keep_to_the_budget(min_lead: str) -> None:
+    settings = ["curriculum.cycles=3", "curriculum.pair_budget=5000", f"curriculum.min_lead={min_lead}"]
     found = rows(load_config(None, settings))
     assert 5000 - 30 < sum(row["pairs"] or 0 for row in found.values()) <= 5000
     assert found["cycle 0 train"]["documents"] == (500 - 50 * 4) // 3

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_results_come_in_order(count: int) -> None:
-    assert list(ahead(lambda n: n * n, range(count), depth=2)) == [n * n for n in range(count)]
+    assert list(prefetch(lambda n: n * n, range(count), depth=2)) == [n * n for n in range(count)]
 
 
 def test_the_next_ones_are_made_while_one_is_used_and_no_more() -> None:
     made: list[int] = []
-    results = ahead(lambda n: made.append(n) or threading.current_thread(), range(9), depth=2)
+    results = prefetch(lambda n: made.append(n) or threading.current_thread(), range(9), depth=2)
     assert next(results) is not threading.current_thread()
     deadline = time.monotonic() + 10
     while len(made) < 3 and time.monotonic() < deadline:
@@ -26,7 +26,7 @@ def test_the_next_ones_are_made_while_one_is_used_and_no_more() -> None:
 
 
 def test_an_error_comes_in_the_place_of_its_result() -> None:
-    results: Iterator[float] = ahead(lambda n: 1 / n, [2, 1, 0, 4])
+    results: Iterator[float] = prefetch(lambda n: 1 / n, [2, 1, 0, 4])
     assert [next(results), next(results)] == [0.5, 1.0]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -76,7 +76,7 @@ class Times:
     load_seconds: float = 0.0
 
 
-class GuardedWorker:
+class UserErrorBoundary:
     """A worker whose UserErrors travel to the driver as values.
 
     Ray Data loses the cause of an exception on its way, and starts an actor whose constructor raised again and again.
@@ -111,7 +111,7 @@ def map_over_engines(items: list[Item], worker: type, arguments: tuple[Any, ...]
         return
     pool = pool.capped(len(items))
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        GuardedWorker,
+        UserErrorBoundary,
         fn_constructor_args=(worker, arguments),
         compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=pool.cpus,
@@ -193,7 +193,7 @@ class _Process:
         # Ray sets it to 1 for an actor that holds no CPU; libraries read it when they are imported.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self.mapping = -1
-        self.worker: GuardedWorker | None = None
+        self.worker: UserErrorBoundary | None = None
 
     def ready(self) -> None:
         """Answers when the process is there."""
@@ -206,7 +206,7 @@ class _Process:
         began, loaded = time.monotonic(), 0.0
         if self.worker is None or mapping != self.mapping:
             self.rest()
-            self.mapping, self.worker = mapping, GuardedWorker(*work)
+            self.mapping, self.worker = mapping, UserErrorBoundary(*work)
             loaded = time.monotonic() - began
         return self.worker(item), loaded
 

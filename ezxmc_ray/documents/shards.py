@@ -239,21 +239,21 @@ def _rejected_duplicates(storage: Storage, part: Part, rows: npt.NDArray[np.int6
     return rejected.table()
 
 
-def rows_a_shard(documents: int, shard_rows: int) -> int:
+def rows_per_shard(documents: int, shard_rows: int) -> int:
     """Documents a shard: as configured, but fewer where that would give less than eight shards of 64 documents."""
     return min(shard_rows, max(_ROWS_AT_LEAST, math.ceil(documents / _SHARDS_AT_LEAST)))
 
 
 def shards_of(documents: int, shard_rows: int) -> int:
     """Number of shards of ``documents``."""
-    return math.ceil(documents / rows_a_shard(documents, shard_rows))
+    return math.ceil(documents / rows_per_shard(documents, shard_rows))
 
 
 def plan_shards(parts: Sequence[Part], dropped: Sequence[int], shard_rows: int, limit: int) -> list[list[Piece]]:
     """The pieces of each shard: full shards of what is left, in source order; ``limit`` 0: all documents."""
     left = [part.rows - lost for part, lost in zip(parts, dropped, strict=True)]
     total = min(sum(left), limit or sum(left))
-    size = rows_a_shard(total, shard_rows)
+    size = rows_per_shard(total, shard_rows)
     starts = np.cumsum([0, *left])
     plan = []
     for begin in range(0, total, size):

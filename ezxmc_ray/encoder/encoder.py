@@ -2,7 +2,7 @@
 
 Comes in: a model reference (hub id, directory or ``package:NAME/PATH``) and texts. Goes out: vectors with the count of
 the texts that were cut; a directory that plain ``SentenceTransformer(path)`` loads; and, for training, token ids,
-features and a forward pass with gradients. Texts are tokenised and padded in a thread, a part ahead of the network.
+features and a forward pass with gradients. Texts are tokenized and padded in a thread, a part ahead of the network.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ezxmc_ray.encoder.loading import load_module, pooling_of
 from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
 from ezxmc_ray.encoder.tokens import Chunks, TextReader, Tokens
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 
-#: Texts that are tokenised and grouped by length together, while the network works on those before.
+#: Texts that are tokenized and grouped by length together, while the network works on those before.
 PART_TEXTS = 1024
 #: Tokens of a forward pass where ``encoder.batch_tokens`` is null.
 CPU_BATCH_TOKENS = 2048
@@ -58,7 +58,7 @@ def unit_vectors(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
     ``features`` is copied, because the modules of sentence-transformers write into it.
     """
     embedding = module(dict(features))["sentence_embedding"]
-    # Again in float32: in half precision the network's own normalisation is only as good as that.
+    # Again in float32: in half precision the network's own normalization is only as good as that.
     return functional.normalize(embedding.float(), dim=-1)
 
 
@@ -159,7 +159,7 @@ class Encoder:
         was_training = self.module.training
         network = self._encoding_network().eval()
         try:
-            for part in ahead(lambda part: self._prepare(read(part), prompt), parts):
+            for part in prefetch(lambda part: self._prepare(read(part), prompt), parts):
                 found = self._run(network, part)
                 vectors[done : done + len(found)] = found
                 done += len(found)

@@ -70,7 +70,7 @@ def _set_dimensions(module: SentenceTransformer, reference: str, dimensions: int
 
     For models trained to be cut (Matryoshka representation learning, arXiv 2205.13147). sentence-transformers' own
     ``truncate_dim`` cuts behind the last module, so that vectors lose their unit length and training does not see the
-    cut; so it is a fixed linear layer before the normalisation here.
+    cut; so it is a fixed linear layer before the normalization here.
     """
     wanted = dimensions or module.truncate_dim
     module.truncate_dim = None
@@ -106,11 +106,11 @@ def _best_device() -> str:
 
 
 def _check_model(module: SentenceTransformer, reference: str, config: EncoderConfig) -> None:
-    """Refuse what is no text transformer with a fast tokeniser, and lengths that it cannot read."""
+    """Refuse what is no text transformer with a fast tokenizer, and lengths that it cannot read."""
     first = module[0]
     if not isinstance(first, Transformer) or not getattr(first.tokenizer, "is_fast", False):
         raise UserError(
-            f"The encoder {reference} is not a transformer with a fast tokeniser: give another one as encoder.model."
+            f"The encoder {reference} is not a transformer with a fast tokenizer: give another one as encoder.model."
         )
     _check_lengths(first, reference, config)
 

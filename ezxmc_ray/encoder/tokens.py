@@ -1,6 +1,6 @@
 """From texts to token ids: special tokens, prompt, and what is read of a text that is longer than its limit.
 
-Comes in: a fast tokeniser and texts. Goes out: token ids within a limit with the count of the texts that were cut, and
+Comes in: a fast tokenizer and texts. Goes out: token ids within a limit with the count of the texts that were cut, and
 padded tensors. Three ways to read a long text: its head; its head and its tail (arXiv 1905.05583, section 5.3.1, which
 found the two together best); or chunks of it, one after the other.
 """
@@ -39,12 +39,12 @@ class Chunks:
 
 
 class TextReader:
-    """A fast tokeniser that cuts texts; ``after``: the special tokens that it puts behind a text."""
+    """A fast tokenizer that cuts texts; ``after``: the special tokens that it puts behind a text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.after = _special_tokens_after(tokenizer)
-        # The padding is masked: a tokeniser without a padding token can take any.
+        # The padding is masked: a tokenizer without a padding token can take any.
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     def head(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Tokens:
@@ -71,7 +71,7 @@ class TextReader:
         return ids[: len(ids) - len(self.after)]
 
     def features(self, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 [n, longest] on the CPU, padded on the tokeniser's side."""
+        """``input_ids`` and ``attention_mask``, int64 [n, longest] on the CPU, padded on the tokenizer's side."""
         longest = max(map(len, token_ids))
         input_ids = np.full((len(token_ids), longest), self.pad_id, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
@@ -89,7 +89,7 @@ class TextReader:
         return Tokens(token_ids, sum(len(ids) > max_tokens for ids in whole))
 
     def _whole(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
-        # A text of which nothing is left (a tokeniser without special tokens, an empty text) still needs a vector.
+        # A text of which nothing is left (a tokenizer without special tokens, an empty text) still needs a vector.
         return [ids or [self.pad_id] for ids in self._tokenize([prompt + text for text in texts])]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -136,7 +136,7 @@ def cut_chunks(ids: list[int], max_tokens: int, lead: list[int], tail: int) -> l
 
 
 def _special_tokens_after(tokenizer: Any) -> list[int]:
-    """Ids of the special tokens that the tokeniser puts behind a text."""
+    """Ids of the special tokens that the tokenizer puts behind a text."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids: list[int] = encoded["input_ids"]
     text_places = np.flatnonzero(np.logical_not(encoded["special_tokens_mask"]))

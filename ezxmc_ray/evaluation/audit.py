@@ -31,7 +31,7 @@ Lists = Sequence[NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class JudgedPairs:
+class AuditPairs:
     """Pairs one after the other, those of a document together and in the order of its shortlist; all arrays [pairs].
 
     ``document``: int64, a number that the pairs of a document, and no others, share. ``rank``: int64, place in the
@@ -49,22 +49,22 @@ class JudgedPairs:
     def __len__(self) -> int:
         return len(self.document)
 
-    def take(self, chosen: NDArray[np.bool_]) -> JudgedPairs:
+    def take(self, chosen: NDArray[np.bool_]) -> AuditPairs:
         """The pairs that ``chosen`` (bool [pairs]) marks."""
-        return JudgedPairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return AuditPairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def by_document(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """``values`` [pairs] as one array a document."""
         return np.split(values, np.flatnonzero(np.diff(self.document)) + 1)
 
 
-def join(parts: Sequence[JudgedPairs]) -> JudgedPairs:
+def join(parts: Sequence[AuditPairs]) -> AuditPairs:
     """The pairs of all ``parts`` (at least one), which have no document in common."""
-    columns = ([getattr(part, field.name) for part in parts] for field in fields(JudgedPairs))
-    return JudgedPairs(*(np.concatenate(column) for column in columns))
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(AuditPairs))
+    return AuditPairs(*(np.concatenate(column) for column in columns))
 
 
-def count_by_rank(pairs: JudgedPairs, threshold: float, size: int) -> NDArray[np.int64]:
+def count_by_rank(pairs: AuditPairs, threshold: float, size: int) -> NDArray[np.int64]:
     """Pairs (row 0) and yes among them (row 1) at each rank of shortlists of ``size`` labels, int64 [2, size].
 
     A verdict from ``threshold`` on is a yes. The counts of several shards add up.
@@ -80,7 +80,7 @@ def share_yes_by_rank(counts: NDArray[np.int64]) -> list[float]:
     return shares
 
 
-def audit_by_gold(pairs: JudgedPairs, readout: str, threshold: float, seed: int) -> dict[str, Any]:
+def audit_by_gold(pairs: AuditPairs, readout: str, threshold: float, seed: int) -> dict[str, Any]:
     """What gold labels say of the teacher; ``pairs`` are those of documents that have gold labels (0 pairs or more).
 
     ``readout`` is the teacher's, ``threshold`` the verdict from which on a pair counts as yes, ``seed`` that of the
@@ -96,7 +96,7 @@ def audit_by_gold(pairs: JudgedPairs, readout: str, threshold: float, seed: int)
     }
 
 
-def _auc(pairs: JudgedPairs, seed: int) -> dict[str, Any]:
+def _auc(pairs: AuditPairs, seed: int) -> dict[str, Any]:
     """AUC within a document of verdict, similarity and fusion, what the similarity is surpassed by, and intervals."""
     is_gold = pairs.by_document(pairs.is_gold)
     scores = {"auc": pairs.verdict, "similarity_auc": pairs.similarity, "fusion_auc": pairs.fusion}
@@ -119,7 +119,7 @@ def _auc(pairs: JudgedPairs, seed: int) -> dict[str, Any]:
     }
 
 
-def _precision_at_1(pairs: JudgedPairs) -> dict[str, float] | None:
+def _precision_at_1(pairs: AuditPairs) -> dict[str, float] | None:
     """P@1 of the shortlists in the order of each score, in percent."""
     if not len(pairs):
         return None
@@ -131,7 +131,7 @@ def _precision_at_1(pairs: JudgedPairs) -> dict[str, float] | None:
     }
 
 
-def _at_yes_threshold(pairs: JudgedPairs, threshold: float) -> dict[str, Any] | None:
+def _at_yes_threshold(pairs: AuditPairs, threshold: float) -> dict[str, Any] | None:
     """How good the yes is, beside as many pairs taken by similarity; recall is of the gold labels in the shortlists."""
     if not len(pairs):
         return None
@@ -147,7 +147,7 @@ def _at_yes_threshold(pairs: JudgedPairs, threshold: float) -> dict[str, Any] | 
     }
 
 
-def _calibration_curve(pairs: JudgedPairs, readout: str) -> list[dict[str, Any]]:
+def _calibration_curve(pairs: AuditPairs, readout: str) -> list[dict[str, Any]]:
     """Groups of pairs of rising verdict: size, mean verdict, mean P(yes) (read-out yes_no) and share of gold."""
     return [
         {
@@ -160,7 +160,7 @@ def _calibration_curve(pairs: JudgedPairs, readout: str) -> list[dict[str, Any]]
     ]
 
 
-def _calibration_error(pairs: JudgedPairs, readout: str) -> dict[str, float] | None:
+def _calibration_error(pairs: AuditPairs, readout: str) -> dict[str, float] | None:
     """Expected calibration error of P(yes) as it was read, and of the sigmoid of the calibrated verdict.
 
     Only the read-out yes_no gives a probability; None for another one.

@@ -23,7 +23,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import SHORTLIST_SCHEMA
 from ezxmc_ray.verdicts.calibration import calibrate, resolve_calibration
 from ezxmc_ray.verdicts.examples import label_scores
-from ezxmc_ray.verdicts.shortlist_pairs import Pending, flat
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
 
 
 class FirstPairs:
@@ -72,8 +72,8 @@ def spread_rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, i
 
 def lacking_shards(storage: Storage, key: str, rows: list[tuple[int, int]]) -> set[int]:
     """Task: the shards whose ``rows`` (shard, rows from its first on) have pairs that the store does not hold yet."""
-    pending = Pending(storage, key, 0) if rows else None
-    return {shard for shard, count in rows if pending and pending.of_shard(shard, 0, count).size}
+    shortlist_pairs = ShortlistPairs(storage, key, 0) if rows else None
+    return {shard for shard, count in rows if shortlist_pairs and shortlist_pairs.of_shard(shard, 0, count).size}
 
 
 def audit_first_pairs(
@@ -84,13 +84,13 @@ def audit_first_pairs(
     Documents that lack a verdict are left out.
     """
     calibration = resolve_calibration(config)
-    pending = Pending(storage, key, 0)
+    shortlist_pairs = ShortlistPairs(storage, key, 0)
     verdicts: list[np.ndarray] = []
     similarities: list[np.ndarray] = []
     for shard, count in rows:
-        pairs = pending.pairs(shard, 0, count)
-        scores = label_scores(pending, pairs, calibration)
-        verdict = calibrate(pending.raw(shard, pairs), scores, config.readout, calibration)
+        pairs = shortlist_pairs.pairs(shard, 0, count)
+        scores = label_scores(shortlist_pairs, pairs, calibration)
+        verdict = calibrate(shortlist_pairs.raw(shard, pairs), scores, config.readout, calibration)
         shortlist = storage.read_shard(layout.shortlist(0), shard, SHORTLIST_SCHEMA).slice(0, count)
         ends = np.cumsum([len(labels) for labels in shortlist["labels"].to_pylist()])[:-1]
         verdicts += np.split(verdict, ends)

@@ -154,8 +154,8 @@ def _describe_bins(bins: NDArray[np.int64], counts: NDArray[np.int64], gold: Lis
     for number, name in enumerate(BINS):
         inside = bins == number
         row: dict[str, Any] = {"bin": name, "labels": int(inside.sum())}
-        row["least_documents"] = int(counts[inside].min()) if inside.any() else None
-        row["most_documents"] = int(counts[inside].max()) if inside.any() else None
+        row["min_documents"] = int(counts[inside].min()) if inside.any() else None
+        row["max_documents"] = int(counts[inside].max()) if inside.any() else None
         row["test_labels"] = int((tested[inside] > 0).sum())
         row["test_assignments"] = int(tested[inside].sum())
         rows.append(row | {"encoders": {}})

@@ -18,15 +18,15 @@ from scipy.stats import rankdata
 
 from ezxmc_ray.verdicts.calibration import yes_threshold_of
 
-#: Pairs, and documents at least, that a judgement is made of. With fewer documents none is made.
+#: Pairs, and documents at least, that a judgment is made of. With fewer documents none is made.
 PAIRS, DOCUMENTS = 300, 20
 #: Standard errors by which the order must agree with the similarity's more than a random one. Of 300 pairs of teachers
 #: with AUC 0.76 and 0.81 within a document 0.2 % and 0.0 % of samples have less, of gold labels taken as verdicts 0.2 %
 #: and 0.4 %, of a teacher with AUC 0.52 99.8 %, of noise 96 % and 99 % (2,000 samples each).
-LEAST_LEAD = 2.0
+MIN_LEAD = 2.0
 #: Share of equal scores among a document's labels from which on the teacher says the same of all (0.00 and 0.01 of
 #: those two; 0.91 of a constant with a little noise).
-MOST_TIES = 0.5
+MAX_TIES = 0.5
 
 Lists = Sequence[NDArray[Any]]
 
@@ -73,16 +73,16 @@ def weakness(verdicts: Lists, similarities: Lists, readout: str, threshold: floa
         "spread": float(np.median([v.std() for v, _ in pairs])),
         "share_yes_by_rank": _share_yes_by_rank([v for v, _ in pairs], threshold),
     }
-    return Weakness(**found, sentence=_sentence(found, readout) if found["lead"] < LEAST_LEAD else None)
+    return Weakness(**found, sentence=_sentence(found, readout) if found["lead"] < MIN_LEAD else None)
 
 
 def _sentence(found: dict[str, Any], readout: str) -> str:
     """What is wrong with a teacher whose order does not agree with the similarity's, and what to try."""
     documents = f"{found['documents']:,} documents"
     correlation = f"mean rank correlation {round(found['agreement'], 2) + 0.0:.2f}"  # no -0.00
-    if found["ties"] >= MOST_TIES:
+    if found["ties"] >= MAX_TIES:
         what = f"gives labels of a document the same score ({found['ties']:.0%} of their pairs, in {documents})"
-    elif found["lead"] < -LEAST_LEAD:
+    elif found["lead"] < -MIN_LEAD:
         what = f"puts the labels that are least like a document first ({correlation} with the similarity, {documents})"
     else:
         what = (

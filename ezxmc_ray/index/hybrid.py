@@ -1,9 +1,9 @@
 """The labels that fit a document best: near by the encoder, and named by the document's words.
 
 Comes in: documents with their vectors. Goes out: scores and label numbers. One scoring serves the shortlists of every
-cycle, the predictions and the measures: similarity = cosine + words.weight * share of the label's words that the
-document names. The encoder proposes words.candidates labels by its cosine; among these the similarity decides, so that
-the cost does not grow with the label set.
+cycle, the predictions and the measures: similarity = cosine + lexical.weight * share of the label's words that the
+document names. The encoder proposes lexical.candidates labels by its cosine; among these the similarity decides, so
+that the cost does not grow with the label set.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ezxmc_ray.config import WordsConfig
-from ezxmc_ray.index.lexical import LabelWords
+from ezxmc_ray.config import LexicalConfig
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 
 
-class Matcher:
+class HybridSearcher:
     """An index over label vectors, and the words of the same labels."""
 
-    def __init__(self, index: ShardedIndex, words: LabelWords | None, config: WordsConfig) -> None:
-        """``words``: of the same labels as ``index``; None: the encoder alone decides."""
-        self.index, self.words, self.config = index, words, config
+    def __init__(self, index: ShardedIndex, lexical: LexicalTable | None, config: LexicalConfig) -> None:
+        """``lexical``: of the same labels as ``index``; None: the encoder alone decides."""
+        self.index, self.lexical, self.config = index, lexical, config
 
     def search(
         self,
@@ -45,40 +45,40 @@ class Matcher:
             (similarity float32 [q, k], labels int32 [q, k]), falling, ties by label number; -inf and -1 at the end
             where there are fewer.
         """
-        if self.words is None:
+        if self.lexical is None:
             return self.index.search(vectors, k, excluded)
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
-        similarity = with_words(cosine, self.words, self.config, titles, texts, labels)
+        similarity = fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
         order = np.lexsort((np.where(labels == NO_LABEL, np.iinfo(np.int32).max, labels), -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)
 
 
-class LabelSimilarity:
-    """The similarity of labels that are given, by one encoder: what :class:`Matcher` says of those that it finds."""
+class PairScorer:
+    """The similarity of labels that are given, by one encoder: as :class:`HybridSearcher` scores what it finds."""
 
-    def __init__(self, label_vectors: np.ndarray, words: LabelWords | None, config: WordsConfig) -> None:
-        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number; ``words``: of the same labels."""
-        self.label_vectors, self.words, self.config = label_vectors, words, config
+    def __init__(self, label_vectors: np.ndarray, lexical: LexicalTable | None, config: LexicalConfig) -> None:
+        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number; ``lexical``: of the same labels."""
+        self.label_vectors, self.lexical, self.config = label_vectors, lexical, config
 
     def __call__(
         self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray
     ) -> np.ndarray:
-        """Float32 in the shape of ``labels`` (int32 [q, k]); -inf where there is none. The rest: Matcher.search."""
+        """Float32 in the shape of ``labels`` (int32 [q, k]); -inf where there is none. As HybridSearcher.search."""
         cosine = np.full(labels.shape, -np.inf, np.float32)
         for row, (vector, numbers) in enumerate(zip(vectors, labels, strict=True)):
             there = numbers != NO_LABEL
             cosine[row, there] = self.label_vectors[numbers[there]].astype(np.float32) @ vector.astype(np.float32)
-        return cosine if self.words is None else with_words(cosine, self.words, self.config, titles, texts, labels)
+        return cosine if self.lexical is None else fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
 
 
-def with_words(
+def fuse_scores(
     cosine: np.ndarray,
-    words: LabelWords,
-    config: WordsConfig,
+    lexical: LexicalTable,
+    config: LexicalConfig,
     titles: Sequence[str | None],
     texts: Sequence[str],
     labels: np.ndarray,
 ) -> np.ndarray:
     """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k])."""
-    shares = words.shares(titles, texts, labels)
+    shares = lexical.shares(titles, texts, labels)
     return (cosine + np.float32(config.weight) * shares).astype(np.float32)

@@ -35,7 +35,7 @@ def word_stems(text: str, most: int | None = None) -> list[str]:
     return [word[0][:STEM] for word in islice(words, most)]
 
 
-class LabelWords:
+class LexicalTable:
     """The words of all labels, each with its weight in its label.
 
     A word weighs as in BM25, by its rarity among the labels: ln(1 + (n - f + 0.5) / (f + 0.5)) for a word that f of

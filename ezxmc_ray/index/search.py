@@ -17,7 +17,7 @@ from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, checksu
 
 NO_LABEL = -1
 
-#: FAISS returns at most so many neighbours from a GPU.
+#: FAISS returns at most so many neighbors from a GPU.
 GPU_MOST_NEIGHBOURS = 2048
 
 

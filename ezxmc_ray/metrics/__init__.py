@@ -7,7 +7,7 @@ ranking measures. Documents without gold labels are left out of every mean; ``do
 from __future__ import annotations
 
 from ezxmc_ray.metrics.bins import BIN_MEASURES, BINS, bin_of_labels, macro_by_bin, measure_labels
-from ezxmc_ray.metrics.bootstrap import LEAST_DOCUMENTS, Interval, bootstrap_intervals
+from ezxmc_ray.metrics.bootstrap import MIN_DOCUMENTS, Interval, bootstrap_intervals
 from ezxmc_ray.metrics.measurement import ALL_MEASURES, Measurement, join, measure, paired_differences
 from ezxmc_ray.metrics.propensity import (
     PROPENSITY_MEASURES,
@@ -36,8 +36,8 @@ __all__ = [
     "ALL_MEASURES",
     "BINS",
     "BIN_MEASURES",
-    "LEAST_DOCUMENTS",
     "MEASURES",
+    "MIN_DOCUMENTS",
     "PROPENSITY_MEASURES",
     "Interval",
     "Measurement",

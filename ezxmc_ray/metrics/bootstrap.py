@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ezxmc_ray.metrics.ranking import Values
 
 #: A bootstrap interval over fewer documents is much too narrow to be shown.
-LEAST_DOCUMENTS = 10
+MIN_DOCUMENTS = 10
 RESAMPLES = 2000
 #: Samples are drawn in blocks of about so many numbers (16 MB), since one matrix product beats many with a vector.
 BLOCK_NUMBERS = 2**21
@@ -27,7 +27,7 @@ def bootstrap_intervals(values: dict[str, Values], seed: int) -> dict[str, Inter
     """95 % intervals of the means of ``values`` by the percentile bootstrap over documents.
 
     ``values``: float64 [n] each, without NaN, document for document. All are drawn together, so a difference of two of
-    them gets its paired interval. None for each where n is under LEAST_DOCUMENTS.
+    them gets its paired interval. None for each where n is under MIN_DOCUMENTS.
     """
     table = np.stack(list(values.values()), axis=1)
     documents = len(table)
@@ -39,9 +39,9 @@ def intervals_of(statistic: Callable[[Values], npt.NDArray[np.float64]], documen
     """95 % intervals of each number in ``statistic(weights)``, by the percentile bootstrap over documents.
 
     ``statistic``: takes float64 [samples, documents], how often each document was drawn, and returns float64 [samples,
-    m], without NaN. None for each number where there are fewer documents than LEAST_DOCUMENTS.
+    m], without NaN. None for each number where there are fewer documents than MIN_DOCUMENTS.
     """
-    if documents < LEAST_DOCUMENTS:
+    if documents < MIN_DOCUMENTS:
         return [None] * statistic(np.ones((1, documents))).shape[1]
     found = np.concatenate([statistic(weights) for weights in _samples(documents, seed)])
     low, high = np.percentile(found, (2.5, 97.5), axis=0).tolist()
@@ -51,9 +51,9 @@ def intervals_of(statistic: Callable[[Values], npt.NDArray[np.float64]], documen
 def _samples(documents: int, seed: int) -> Iterator[Values]:
     """How often each document was drawn in each of RESAMPLES samples, a block of samples at a time."""
     generator = np.random.default_rng(seed)
-    samples_a_block = max(1, BLOCK_NUMBERS // documents)
-    for start in range(0, RESAMPLES, samples_a_block):
-        block = np.empty((min(samples_a_block, RESAMPLES - start), documents))
+    samples_per_block = max(1, BLOCK_NUMBERS // documents)
+    for start in range(0, RESAMPLES, samples_per_block):
+        block = np.empty((min(samples_per_block, RESAMPLES - start), documents))
         for row in block:
             row[:] = np.bincount(generator.integers(documents, size=documents), minlength=documents)
         yield block

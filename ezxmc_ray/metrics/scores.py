@@ -59,7 +59,7 @@ def equal_count_bins(values: npt.NDArray[Any], bins: int) -> list[npt.NDArray[np
     """
     if not len(values):
         return []
-    exact = values.astype(np.float64)  # in which the middle of two float32 neighbours is neither of them
+    exact = values.astype(np.float64)  # in which the middle of two float32 neighbors is neither of them
     cuts = np.unique(np.quantile(exact, np.arange(1, bins) / bins))
     group = np.searchsorted(cuts, exact, side="right")
     return [np.flatnonzero(group == number) for number in np.unique(group)]

@@ -1,7 +1,7 @@
 """The model card: README.md in the student's directory, as the Hugging Face hub and SentenceTransformer read it.
 
 Comes in: the dict of build_report. Goes out: one Markdown file with a YAML header. It says what the run knows; what
-only the user knows (the licence) it asks for.
+only the user knows (the license) it asks for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The report's pictures as inline SVG: histogram of the verdicts, share of yes by rank, calibration and curves of
 training; and the picture of a comparison, quality over pairs.
 
-Comes in: plain lists of numbers from report.json. Goes out: ``<svg>`` elements whose colours are the page's CSS
+Comes in: plain lists of numbers from report.json. Goes out: ``<svg>`` elements whose colors are the page's CSS
 variables, so that they follow the reader's light or dark scheme. No display and no network are needed.
 """
 
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-#: Drawn with these colours, which are then exchanged for variables of the page's style sheet.
+#: Drawn with these colors, which are then exchanged for variables of the page's style sheet.
 _INK, _FAINT, _LINES = "#010203", "#010204", ("#010205", "#010206", "#010207", "#010208", "#010209")
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {c: f"var(--line-{i})" for i, c in enumerate(_LINES)}
 
@@ -71,7 +71,7 @@ def loss_curves(training: dict[str, Any]) -> str:
 
 
 def held_out_curves(training: dict[str, Any]) -> str:
-    """One line a cycle: nDCG@5 of the held-out shortlists, by the teacher's judgement, over steps."""
+    """One line a cycle: nDCG@5 of the held-out shortlists, by the teacher's judgment, over steps."""
     return _by_step(training, "validation_curve", "score", "nDCG@5, held out")
 
 
@@ -97,15 +97,15 @@ def quality_over_pairs(runs: list[list[dict[str, Any]]], measure: str) -> str:
     figure, axes = _figure()
     most = max((point["pairs"] for points in runs for point in points), default=0)
     for number, points in enumerate(runs):
-        colour, style = _line(number)
+        color, style = _line(number)
         # Side by side, since runs are often compared at equal pairs.
         places = [point["pairs"] + 0.008 * most * (number - (len(runs) - 1) / 2) for point in points]
-        axes.plot(places, [point["value"] for point in points], color=colour, linestyle=style, linewidth=1)
+        axes.plot(places, [point["value"] for point in points], color=color, linestyle=style, linewidth=1)
         for place, point in zip(places, points, strict=True):
             low, high = point["interval"] or (point["value"], point["value"])
-            axes.plot([place, place], [low, high], color=colour, linewidth=1, alpha=0.6)
-            face = colour if point["shipped"] else "none"
-            axes.plot(place, point["value"], color=colour, marker="o", markerfacecolor=face, linestyle="none")
+            axes.plot([place, place], [low, high], color=color, linewidth=1, alpha=0.6)
+            face = color if point["shipped"] else "none"
+            axes.plot(place, point["value"], color=color, marker="o", markerfacecolor=face, linestyle="none")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("pairs judged by the teacher")
     axes.set_ylabel(f"{measure}, %")
@@ -113,9 +113,9 @@ def quality_over_pairs(runs: list[list[dict[str, Any]]], measure: str) -> str:
 
 
 def line_of(number: int) -> tuple[str, str]:
-    """Colour and style, as CSS has them, of the line of run ``number`` in :func:`quality_over_pairs`."""
-    colour, style = _line(number)
-    return _VARIABLES[colour], style
+    """Color and style, as CSS has them, of the line of run ``number`` in :func:`quality_over_pairs`."""
+    color, style = _line(number)
+    return _VARIABLES[color], style
 
 
 def _line(number: int) -> tuple[str, str]:
@@ -143,6 +143,6 @@ def _svg(figure: Figure, name: str) -> str:
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
     text = text[text.index("<svg") :]
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
     return text.replace('id="', f'id="{name}-').replace('"#', f'"#{name}-').replace("url(#", f"url(#{name}-")

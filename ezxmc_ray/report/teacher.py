@@ -1,4 +1,4 @@
-"""What the verdicts say about the teacher: its counts over all cycles, and a judgement in plain words.
+"""What the verdicts say about the teacher: its counts over all cycles, and a judgment in plain words.
 
 Comes in: the details of each cycle's ``judge`` manifest and what the ``evaluate`` stage measured against gold labels.
 Goes out: the ``teacher`` part of report.json.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ezxmc_ray.metrics import LEAST_DOCUMENTS
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.models import is_bundled
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
@@ -87,7 +87,7 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
 def sentence(part: dict[str, Any]) -> str:
     """What the numbers in ``part`` say about the teacher, for a reader who does not know what an AUC is."""
     parts = [
-        _judgement(part),
+        _judgment(part),
         _first_pairs(part),
         _fusion(part),
         _yes(part),
@@ -96,7 +96,7 @@ def sentence(part: dict[str, Any]) -> str:
     return " ".join(text for text in parts if text)
 
 
-def _judgement(part: dict[str, Any]) -> str:
+def _judgment(part: dict[str, Any]) -> str:
     teacher, similarity = part["auc"], part["similarity_auc"]
     if teacher is None:
         lacking = "both a gold label and another one in its shortlist" if part["gold_documents"] else "gold labels"
@@ -110,7 +110,7 @@ def _judgement(part: dict[str, Any]) -> str:
         f"{part['auc_documents']:,} documents), against {similarity:.2f} for the encoder's similarity alone "
         f"({_difference(over)}): "
     )
-    if part["auc_documents"] < LEAST_DOCUMENTS:
+    if part["auc_documents"] < MIN_DOCUMENTS:
         return opening + "so few documents say nothing about a teacher."
     if _direction(over) < 0:
         chance = "it cannot tell the labels apart" if _at_chance(part) else "it is weak"
@@ -129,7 +129,7 @@ def _first_pairs(part: dict[str, Any]) -> str:
 def _fusion(part: dict[str, Any]) -> str:
     """Whether the teacher adds anything to the similarity."""
     fusion = part["fusion_auc"]
-    if fusion is None or part["auc_documents"] < LEAST_DOCUMENTS:
+    if fusion is None or part["auc_documents"] < MIN_DOCUMENTS:
         return ""
     over = _over(part, "fusion_over_similarity", fusion)
     told = {

@@ -19,19 +19,19 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, watched
 from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task
-from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.config import EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, encoder_name
 from ezxmc_ray.evaluation.audit import (
-    JudgedPairs,
+    AuditPairs,
     audit_by_gold,
     count_by_rank,
     join,
     share_yes_by_rank,
 )
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
-from ezxmc_ray.index.hybrid import Matcher
+from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.shortlist import exact_index, label_words, load_encoder
+from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
@@ -71,7 +71,7 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             folder = layout.ranking(encoder)
             items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
-        arguments = (storage, config.encoder, config.words, folders, config.evaluate.depth)
+        arguments = (storage, config.encoder, config.lexical, folders, config.evaluate.depth)
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
             ranked += done["documents"]
             progress.advance(done["documents"], HELD in done)
@@ -101,18 +101,18 @@ class RankWorker:
     """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
 
     def __init__(
-        self, storage: Storage, config: EncoderConfig, words: WordsConfig, folders: list[str | None], depth: int
+        self, storage: Storage, config: EncoderConfig, lexical: LexicalConfig, folders: list[str | None], depth: int
     ) -> None:
-        self.storage, self.config, self.words = storage, config, words
+        self.storage, self.config, self.lexical = storage, config, lexical
         self.folders, self.depth = folders, depth
-        self.label_words = label_words(storage, words)
+        self.lexical_table = lexical_table(storage, lexical)
         self.number = -1
 
     def _use(self, number: int) -> None:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
             self.encoder = load_encoder(self.storage, self.config, self.folders[number])
-            self.matcher = Matcher(exact_index(self.storage, number), self.label_words, self.words)
+            self.matcher = HybridSearcher(exact_index(self.storage, number), self.lexical_table, self.lexical)
             self.number = number
 
     def __call__(self, item: Item) -> Item:
@@ -152,7 +152,7 @@ def audit_teacher(
     for shard in range(shards):
         examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA)
         gold = gold_of(storage, shard, examples["row"]) if has_gold else [_NO_LABELS] * len(examples)
-        pairs = judged_pairs(examples, gold, scale, shard)
+        pairs = audit_pairs(examples, gold, scale, shard)
         finite = np.isfinite(pairs.verdict)
         unjudged += int((~finite).sum())
         by_rank += count_by_rank(pairs.take(finite), threshold, size)
@@ -165,14 +165,14 @@ def audit_teacher(
     }
 
 
-def judged_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, shard: int) -> JudgedPairs:
+def audit_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, shard: int) -> AuditPairs:
     """The pairs of a shard's ``examples``; ``gold``: an integer array of label numbers for each of its rows."""
     lengths = _lengths(examples)
     starts = np.cumsum(lengths) - lengths
     verdict, similarity = flat(examples["verdict"]), flat(examples["similarity"])
     labels = np.split(flat(examples["labels"]), starts[1:])
     is_gold = [np.isin(one, wanted) for one, wanted in zip(labels, gold, strict=True)] if len(examples) else []
-    return JudgedPairs(
+    return AuditPairs(
         document=np.repeat((shard << 32) + examples["row"].to_numpy().astype(np.int64), lengths),
         rank=np.arange(lengths.sum()) - np.repeat(starts, lengths),
         raw=flat(examples["raw"]),

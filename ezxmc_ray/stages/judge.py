@@ -27,18 +27,18 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.first_pairs import FirstPairs, lacking_shards
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.teacher.engine import DocumentPairs, Judged, describe, teacher_key
+from ezxmc_ray.teacher.engine import DocumentPairs, JudgedBatch, describe, teacher_key
 from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 from ezxmc_ray.verdicts.examples import make_examples
-from ezxmc_ray.verdicts.relocate import rehome
-from ezxmc_ray.verdicts.shortlist_pairs import Pending, count_pending, plan_priors
+from ezxmc_ray.verdicts.relocate import relocate
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending, plan_priors
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 from ezxmc_ray.watchdog import start_watchdog
 
 #: Documents a work item at most, and items an engine is to have at least: an engine runs dry between two items, and the
 #: more there are the better they share out.
-ITEM_DOCUMENTS, ITEMS_AN_ENGINE = 1024, 8
+ITEM_DOCUMENTS, ITEMS_PER_ENGINE = 1024, 8
 PRIOR_ITEM_LABELS = 8192
 #: What an item asks for.
 PAIRS, LABEL_PRIORS = "pairs", "priors"
@@ -72,7 +72,7 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
     config, storage = context.teacher, context.storage
     key = run_task(start_store, storage, config)
-    rehome(context, key, run_tasks)
+    relocate(context, key, run_tasks)
     calibration = resolve_calibration(config)
     pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
     details = _ask(context, cycle, key, calibration, pending)
@@ -170,7 +170,7 @@ def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int
     others."""
     storage, config = context.storage, context.teacher
     rows = [storage.rows(layout.shard_file(layout.shortlist(cycle), shard)) for shard in range(context.shards)]
-    size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_AN_ENGINE * engines)))
+    size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_PER_ENGINE * engines)))
     first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
     others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
     return first, list(itertools.chain.from_iterable(others))
@@ -189,7 +189,7 @@ class JudgeWorker:
         self.config = config
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self.watchdog = start_watchdog()
-        self.pending = Pending(storage, key, cycle)
+        self.shortlist_pairs = ShortlistPairs(storage, key, cycle)
         report_phase("loading the teacher" if config.enforce_eager else "loading and compiling the teacher")
         self.engine = start_engine(config)
         report_phase("first batch")
@@ -203,9 +203,9 @@ class JudgeWorker:
         self.start_seconds = 0.0
         self.told = f"{kind} {shard} {start}"
         if kind == LABEL_PRIORS:
-            self._judge(PRIORS, self.pending.planned_priors(start, stop), counts)
+            self._judge(PRIORS, self.shortlist_pairs.planned_priors(start, stop), counts)
         else:
-            self._judge(layout.shard_name(shard), self.pending.documents(shard, start, stop), counts)
+            self._judge(layout.shard_name(shard), self.shortlist_pairs.documents(shard, start, stop), counts)
         mark, self.mark = self.mark, time.monotonic()
         counts.worker_seconds = self.mark - mark
         return {**vars(counts), **item}
@@ -215,7 +215,7 @@ class JudgeWorker:
         batches = _batches(documents, self.config.batch_documents)
         for judged in _ending_with_the_engine(self.engine.judge_many(batches)):
             cost = {"computed_tokens": judged.computed_tokens, "engine_ms": round(1000 * judged.seconds)}
-            self.pending.store.append(folder, judged.table, cost)
+            self.shortlist_pairs.store.append(folder, judged.table, cost)
             counts.add(
                 {
                     "pairs": len(judged.table),
@@ -229,7 +229,7 @@ class JudgeWorker:
             report_done(self.told, counts.pairs)
 
 
-def _ending_with_the_engine(results: Iterable[Judged]) -> Iterator[Judged]:
+def _ending_with_the_engine(results: Iterable[JudgedBatch]) -> Iterator[JudgedBatch]:
     """``results`` of an engine; this process ends if the engine dies.
 
     A dead engine does not come back in its process. Ray replaces an actor that ends, and gives its items out again;

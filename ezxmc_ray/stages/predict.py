@@ -28,7 +28,7 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     config = context.config
     threshold = context.min_score
     shards = context.manifest(layout.INDEX).details["shards"]
-    settings = TagSettings(config.encoder, config.words, shards, config.predict.top_k, threshold)
+    settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, threshold)
     items: list[Item] = [
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]

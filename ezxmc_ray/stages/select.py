@@ -1,14 +1,14 @@
-"""Stage ``select``: choose the encoder to ship, by the teacher's judgement of the held-out documents, never by gold.
+"""Stage ``select``: choose the encoder to ship, by the teacher's judgment of the held-out documents, never by gold.
 
     ezxmc select conf.yaml
 
 In: the examples of every cycle (held-out documents; each encoder's own shortlist, all judged) and the encoders. Out:
-student/, a copy of the chosen encoder: the start encoder if no cycle was better. Inside the curriculum the same
+student/, a copy of the chosen encoder: the base encoder if no cycle was better. Inside the curriculum the same
 comparison says whether the newest encoder is worth another cycle (cycles.py has the rule): cycle-c/selection/.
 
 How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
 the target gives it in the pool: softmax(target / target_temperature); the target is the verdict alone for
-student.target=verdict, else its fusion with the similarity (half the start encoder's, half the students'). An
+student.target=verdict, else its fusion with the similarity (half the base encoder's, half the students'). An
 encoder's score is the mean nDCG@5 of its own order under those gains. Same pool and same gains for every encoder; only
 the order differs.
 """
@@ -29,7 +29,7 @@ from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, encoder_name
-from ezxmc_ray.cycles import LEAST_DOCUMENTS, held_out_judged, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
@@ -60,7 +60,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     judged = [context.manifest(layout.examples(number)) for number in range(encoders)]
     outcome = _compare(context, encoders, "select")
     scores = outcome["scores"]
-    if 0 < outcome["documents"] < LEAST_DOCUMENTS:
+    if 0 < outcome["documents"] < MIN_DOCUMENTS:
         say(
             f"The encoders are compared by {outcome['documents']} held-out documents only, which is mostly chance: "
             "raise prepare.held_out_share."
@@ -73,7 +73,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "encoder": chosen,
         "chosen": encoder_name(chosen),
         "chosen_cycle": chosen - 1 if chosen else None,
-        "compared_by": f"nDCG@{SCORED_AT} under the teacher's judgement of the held-out documents",
+        "compared_by": f"nDCG@{SCORED_AT} under the teacher's judgment of the held-out documents",
         "scores": scores,
         "documents": outcome["documents"],
         "min_score": threshold,
@@ -95,10 +95,10 @@ def compare_newest(context: Context, cycle: int) -> tuple[int, list[str], dict[s
     judged = context.manifest(layout.examples(cycle)).details
     outcome = _compare(context, cycle + 1, f"cycle {cycle} select")
     lead = outcome["lead"]
-    if stops(lead, context.config.curriculum.least_lead):
+    if stops(lead, context.config.curriculum.min_lead):
         say(
             f"The cycles end: {encoder_name(cycle)} leads {lead['over']} by {lead['difference']:.2f} points (standard "
-            f"error {lead['standard_error']:.2f}) by the teacher's judgement, see curriculum.least_lead."
+            f"error {lead['standard_error']:.2f}) by the teacher's judgment, see curriculum.min_lead."
         )
     asked = {name: judged[name] for name in ADDED_UP}
     return outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked}
@@ -150,13 +150,13 @@ def score_encoders(storage: Storage, config: Config, shards: int, scales: list[T
             gain = dict(zip(pool, gains, strict=True))
             orders = [[gain[label] for label in shortlist.labels.tolist()] for shortlist in lists]
             values.append([graded_ndcg(order, list(gains)) for order in orders])
-    return summarise(np.array(values, dtype=np.float64).reshape(-1, len(scales)))
+    return summarize(np.array(values, dtype=np.float64).reshape(-1, len(scales)))
 
 
 def pool_target(pool: list[int], lists: Sequence[Shortlist], kind: str, scales: Sequence[TargetScale]) -> np.ndarray:
     """The target of a document's pooled labels, float32 [len(pool)]; ``lists`` and ``scales``: one an encoder.
 
-    The similarity in it is each encoder's, standardised by its own scale: half of it the start encoder's (the first),
+    The similarity in it is each encoder's, standardized by its own scale: half of it the base encoder's (the first),
     half the mean of the students', which are much alike and would outvote it. A label that an encoder did not shortlist
     counts as similar as the last one that it did.
     """
@@ -174,7 +174,7 @@ def pool_target(pool: list[int], lists: Sequence[Shortlist], kind: str, scales: 
     return target_scores(verdict, similarity, kind, of_verdicts)
 
 
-def summarise(table: np.ndarray) -> dict[str, Any]:
+def summarize(table: np.ndarray) -> dict[str, Any]:
     """Scores of the encoders, and the last one's lead, in percent; ``table``: nDCG@5, float64 [documents, encoders]."""
     newest = table.shape[1] - 1
     best = int(np.argmax(table[:, :newest].mean(axis=0))) if newest and len(table) else 0
@@ -195,7 +195,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
-    """Mean score of one encoder in percent, standard error, and the paired difference to the start encoder."""
+    """Mean score of one encoder in percent, standard error, and the paired difference to the base encoder."""
     if not len(table):
         return {"encoder": encoder_name(encoder), "score": 0.0, "documents": 0}
     score, error = _mean(table[:, encoder])

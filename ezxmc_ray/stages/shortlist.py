@@ -2,7 +2,7 @@
 
     ezxmc shortlist conf.yaml
 
-In: documents/, labels.parquet and an encoder (later cycles: the start encoder too, and its label vectors). Out:
+In: documents/, labels.parquet and an encoder (later cycles: the base encoder too, and its label vectors). Out:
 cycle-c/label_vectors/ (one Parquet file a slice of the labels) and cycle-c/shortlist/ (one file a document shard).
 Items: slices of labels, then document shards; actors: encoders.
 """
@@ -22,12 +22,12 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_tasks
-from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.config import EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context
-from ezxmc_ray.cycles import documents_a_cycle, held_out_judged
+from ezxmc_ray.cycles import documents_per_cycle, held_out_judged
 from ezxmc_ray.estimate import encodings
-from ezxmc_ray.index.hybrid import LabelSimilarity, Matcher
-from ezxmc_ray.index.lexical import LabelWords
+from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
@@ -58,7 +58,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     arguments = (
         storage,
         config.encoder,
-        config.words,
+        config.lexical,
         context.encoder_folder(cycle),
         cycle,
         config.shortlist.size,
@@ -114,7 +114,7 @@ def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str
 def train_share(context: Context, cycle: int) -> float:
     """The draw below which the train documents (held-out ones apart) lie that ``cycle`` takes."""
     details = context.documents.details
-    wanted = documents_a_cycle(context.config, details["train"], details["held_out"], details["labels"])
+    wanted = documents_per_cycle(context.config, details["train"], details["held_out"], details["labels"])
     if wanted >= details["train"] - details["held_out"]:
         return 1.0
     return _edge(context, str(cycle), False, wanted)
@@ -161,7 +161,7 @@ def count_draws(
 
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
-    """The start encoder (``folder`` None) or the one that lies in ``folder`` of the run."""
+    """The base encoder (``folder`` None) or the one that lies in ``folder`` of the run."""
     report_phase("loading the encoder")
     # Seconds of imports, which only processes with an encoder are to pay.
     from ezxmc_ray.encoder.encoder import Encoder
@@ -192,9 +192,9 @@ def exact_index(storage: Storage, encoder: int) -> ShardedIndex:
     return ShardedIndex.from_vectors(read_label_vectors(storage, layout.label_vectors(encoder)))
 
 
-def label_words(storage: Storage, config: WordsConfig) -> LabelWords | None:
+def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | None:
     """The words of all labels; None where they do not count."""
-    return LabelWords(label_texts(storage)) if config.weight else None
+    return LexicalTable(label_texts(storage)) if config.weight else None
 
 
 def label_texts(storage: Storage) -> list[str]:
@@ -232,7 +232,7 @@ class LabelWorker:
 class ShortlistWorker:
     """Actor: embeds documents and searches the labels for them.
 
-    In later cycles the start encoder embeds them too: of the labels found, the student learns its similarity, since
+    In later cycles the base encoder embeds them too: of the labels found, the student learns its similarity, since
     that of a student holds verdicts already, and with them its own errors (docs/architecture.md has the measurement).
     """
 
@@ -240,7 +240,7 @@ class ShortlistWorker:
         self,
         storage: Storage,
         config: EncoderConfig,
-        words: WordsConfig,
+        lexical: LexicalConfig,
         folder: str | None,
         cycle: int,
         size: int,
@@ -251,11 +251,11 @@ class ShortlistWorker:
         self.storage, self.cycle, self.size = storage, cycle, size
         self.share, self.held_out_share, self.seed = share, held_out_share, seed
         self.encoder = load_encoder(storage, config, folder)
-        named = label_words(storage, words)
-        self.matcher = Matcher(exact_index(storage, cycle), named, words)
-        self.start: tuple[Encoder, LabelSimilarity] | None = None
+        table = lexical_table(storage, lexical)
+        self.matcher = HybridSearcher(exact_index(storage, cycle), table, lexical)
+        self.start: tuple[Encoder, PairScorer] | None = None
         if cycle:
-            similarity = LabelSimilarity(read_label_vectors(storage, layout.label_vectors(0)), named, words)
+            similarity = PairScorer(read_label_vectors(storage, layout.label_vectors(0)), table, lexical)
             self.start = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: Item) -> Item:

@@ -27,7 +27,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
-from ezxmc_ray.config import Config, fingerprint, settled, to_dict
+from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
@@ -56,7 +56,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     if config.student.validate_every_steps and not known["held_out"]:
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but cycle {cycle} has no held-out "
-            "documents to look at: raise prepare.held_out_share, or set student.validate_every_steps and "
+            "documents to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
             "student.patience to 0."
         )
     plan = BatchPlan(known["rows"], config.student.batch_size, config.seed)
@@ -72,7 +72,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "command": uuid.uuid4().hex,  # by which a worker that starts again knows it from a new command
     }
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    name = "training-" + fingerprint([settled(config, "student"), config.seed, examples.commit])
+    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, examples.commit])
     remove_trainings(storage, cycle, kept=name)
     began = time.monotonic()
     workers = count_workers(config)
@@ -95,7 +95,7 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "examples": sum(known["rows"]),
         "examples_of_earlier_cycles": known["earlier"],
         "skipped_documents": known["empty_shortlists"],
-        "dropped_documents_an_epoch": plan.dropped_rows,
+        "dropped_documents_per_epoch": plan.dropped_rows,
     }
     files = [
         name
@@ -124,7 +124,7 @@ def check_training(config: Config) -> None:
 
 
 def _check_document_tokens(config: Config) -> None:
-    """Task: every student has the start encoder's tokeniser and positions."""
+    """Task: every student has the base encoder's tokenizer and positions."""
     from ezxmc_ray.encoder.encoder import Encoder
     from ezxmc_ray.student.loop import check_document_tokens
 

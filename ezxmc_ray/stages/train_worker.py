@@ -1,6 +1,6 @@
 """One worker of the stage ``train``: a process of the DDP group that Ray Train starts, and what it does there.
 
-Comes in: the settings that the driver made (configuration, cycle, start encoder, scale of the targets). Goes out: the
+Comes in: the settings that the driver made (configuration, cycle, base encoder, scale of the targets). Goes out: the
 student, written by the first worker, and what is known of its training; on the way checkpoints through Ray Train, the
 points of the curves, and the event files of TensorBoard.
 """
@@ -19,7 +19,7 @@ from ray import train as ray_train
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import Config, from_dict
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.batches import BatchPlan, Row
@@ -28,11 +28,11 @@ from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.trackers import Trackers, open_trackers
-from ezxmc_ray.student.validation import Looks, look
+from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
 
 #: Steps between two points of the loss curve, at most this many points.
 CURVE_POINTS = 500
-#: Batches that are read and tokenised while one trains.
+#: Batches that are read and tokenized while one trains.
 READ_AHEAD = 2
 #: The folder of a cycle with TensorBoard's event files.
 
@@ -83,7 +83,7 @@ class TrainWorker:
         )
         if self.world > 1:
             self.trainer.module = ray_train.torch.prepare_model(self.trainer.module)
-        self.looks = Looks(student.patience)
+        self.stopping = EarlyStopping(student.patience)
         self.progress = self._restore()
         if self.rank == 0 and self.trainer.step_number == 0:
             # The curves of an older training would stand beside those of this one.
@@ -98,13 +98,13 @@ class TrainWorker:
         self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it
 
     def train(self) -> None:
-        """All steps that are still to be done, or fewer where the looks say so."""
+        """All steps that are still to be done, or fewer where the early stopping says so."""
         student, steps = self.config.student, self.settings["steps"]
         every = -(-steps // CURVE_POINTS)
         began, before = time.monotonic(), self.progress["training_seconds"]
         held = self.trainer.step_number
         report_phase("first step")
-        for texts in ahead(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
+        for texts in prefetch(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
             loss, truncated = self._sums(result.loss / self.world, texts.truncated)
@@ -117,12 +117,12 @@ class TrainWorker:
                 report_done("steps", step, held)
             if student.validate_every_steps and (step % student.validate_every_steps == 0 or step == steps):
                 self._look(step)
-                if self.looks.should_stop():
+                if self.stopping.should_stop():
                     self.progress["stopped_at"] = step
                     break
             if step % student.checkpoint_every_steps == 0 and step < steps:
                 self._checkpoint()
-        self.looks.take_best(self.trainer.encoder.module)
+        self.stopping.take_best(self.trainer.encoder.module)
 
     def finish(self) -> None:
         """The first worker writes the student and what is known of its training; a barrier for all workers."""
@@ -157,10 +157,10 @@ class TrainWorker:
         return self.trainer.tokenize(self.reader.read(rows, self.rank, self.world))
 
     def _outcome(self) -> dict[str, Any]:
-        looks = {"validation_curve": self.looks.curve, "best_step": self.looks.best_step}
+        validation = {"validation_curve": self.stopping.curve, "best_step": self.stopping.best_step}
         told = {name: value for name, value in self.progress.items() if name != "command"}
         counts = {"repeated_steps": self.trainer.repeated_steps, "workers": self.world}
-        return {**told, **looks, **counts}
+        return {**told, **validation, **counts}
 
     def _note(self, step: int, loss: float, result: StepResult) -> None:
         """A point of the curves."""
@@ -172,11 +172,11 @@ class TrainWorker:
         """See how the student orders held-out shortlists; every worker takes its share of them."""
         student = self.config.student
         remedy = "set encoder.batch_tokens to fewer than it is (null: 65,536 on a GPU, 2,048 on a CPU)"
-        with memory_errors(f"the look after step {step} of the training", remedy):
-            seen = look(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
+        with memory_errors(f"the evaluation after step {step} of the training", remedy):
+            seen = evaluate_held_out(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
             total, documents = self._sums(*seen)
             score = 100 * total / documents
-            self.looks.add(step, score, self.trainer.encoder.module)
+            self.stopping.add(step, score, self.trainer.encoder.module)
         self.trackers.log(step, {"held_out_ndcg": score})
 
     def _sums(self, *values: float) -> list[float]:
@@ -193,11 +193,11 @@ class TrainWorker:
         return [float(total) for total in totals]
 
     def _checkpoint(self) -> None:
-        """Report a checkpoint of the model, the optimiser and the counts; a barrier for all workers."""
+        """Report a checkpoint of the model, the optimizer and the counts; a barrier for all workers."""
         checkpoint = None
         with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
             if self.rank == 0:
-                state = {"trainer": self.trainer.state(), "progress": self.progress, "looks": self.looks.state()}
+                state = {"trainer": self.trainer.state(), "progress": self.progress, "stopping": self.stopping.state()}
                 torch.save(state, os.path.join(folder, "state.pt"))
                 checkpoint = ray_train.Checkpoint.from_directory(folder)
             ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
@@ -220,7 +220,7 @@ class TrainWorker:
         with checkpoint.as_directory() as folder:
             state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
         self.trainer.load_state(state["trainer"])
-        self.looks.load_state(state["looks"])
+        self.stopping.load_state(state["stopping"])
         progress |= state["progress"]
         if state["progress"].get("command") != command:
             # Seconds of training that were done before this command, by one that was killed.

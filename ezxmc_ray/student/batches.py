@@ -2,7 +2,7 @@
 
 Comes in: usable rows a shard, batch size, seed. Goes out: the global batches of every epoch; a worker takes its slice
 of each. Shards are shuffled and taken in windows, rows are shuffled inside a window, so that a worker holds few
-shards at a time while neighbours in a shard do not stay together. Being replayable is what resuming needs.
+shards at a time while neighbors in a shard do not stay together. Being replayable is what resuming needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ezxmc_ray.errors import UserError
 Row = tuple[int, int]  # number of the shard, row among its usable rows
 
 #: A batch of fewer documents has no in-batch negatives to speak of.
-LEAST_ROWS = 2
+MIN_ROWS = 2
 
 
 class BatchPlan:
@@ -31,8 +31,8 @@ class BatchPlan:
         self.seed = seed
         self.window_shards = window_shards
         full, rest = divmod(sum(self.rows_of_shards), batch_size)
-        self.dropped_rows = rest if rest < LEAST_ROWS else 0
-        self.steps_per_epoch = full + int(rest >= LEAST_ROWS)
+        self.dropped_rows = rest if rest < MIN_ROWS else 0
+        self.steps_per_epoch = full + int(rest >= MIN_ROWS)
 
     def total_steps(self, epochs: float) -> int:
         """Steps of ``epochs`` passes (a fraction is fine), at least one. UserError if there is nothing to train on."""
@@ -51,7 +51,7 @@ class BatchPlan:
             if len(batch) == self.batch_size:
                 yield batch
                 batch = []
-        if len(batch) >= LEAST_ROWS:
+        if len(batch) >= MIN_ROWS:
             yield batch
 
     def batches(self, start: int, stop: int) -> Iterator[list[Row]]:

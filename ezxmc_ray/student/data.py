@@ -29,7 +29,7 @@ class Batch:
     """One worker's part of a global batch: b of its documents, and all m distinct labels of all its shortlists.
 
     ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
-    ``similarity`` (the start encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
+    ``similarity`` (the base encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
     verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
     not in its shortlist that got a yes in an earlier cycle, or have the very text of one that did or that is in it:
     these would be its negatives; ``label_weights`` float64 [m], above 0: how much a label counts as a negative;
@@ -67,7 +67,7 @@ class _Shard:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _JudgedShortlist:
     """A document's labels, int32 [k], and what is known of them: float32 [k] each, NaN: not judged."""
 
     labels: np.ndarray
@@ -177,7 +177,7 @@ class ExampleReader:
         newest = self.storage.read_table(self.shards[number], EXAMPLES_SCHEMA)
         earlier = self._earlier(self.shards[number])
         examples = _usable(_latest(newest, earlier.values()))
-        judged = _judged(examples)
+        judged = _judged_shortlists(examples)
         table = self.storage.read_table(
             f"{self.documents_dir}/{file}", DOCUMENTS_SCHEMA, columns=["title", "text", "excluded"]
         )
@@ -199,7 +199,7 @@ class ExampleReader:
 class HeldOut:
     """A judged document that is not trained on: its text, its shortlist's texts, and what is known of these labels.
 
-    ``verdict``, ``similarity`` (the start encoder's): float32 [k].
+    ``verdict``, ``similarity`` (the base encoder's): float32 [k].
     """
 
     document_text: str
@@ -223,7 +223,7 @@ def held_out_documents(
             f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS_SCHEMA, columns=["title", "text"]
         )
         texts = table.take(examples["row"]).to_pylist()
-        for text, one in zip(texts, _judged(examples), strict=True):
+        for text, one in zip(texts, _judged_shortlists(examples), strict=True):
             if np.isfinite(one.verdict).all():
                 document = document_text(text["title"] or "", text["text"] or "")
                 labels = label_texts.take(pa.array(one.labels)).to_pylist()
@@ -285,13 +285,13 @@ def _lists(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray]:
     return np.split(_flat(column, dtype), np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def _judged(examples: pa.Table) -> list[_Judged]:
+def _judged_shortlists(examples: pa.Table) -> list[_JudgedShortlist]:
     """Of every row of an example shard."""
     columns = (
         _lists(examples["labels"], np.int32),
-        *(_lists(examples[key], np.float32) for key in ("start_similarity", "verdict")),
+        *(_lists(examples[key], np.float32) for key in ("base_similarity", "verdict")),
     )
-    return [_Judged(*lists) for lists in zip(*columns, strict=True)]
+    return [_JudgedShortlist(*lists) for lists in zip(*columns, strict=True)]
 
 
 def _highest(verdict: np.ndarray) -> float:

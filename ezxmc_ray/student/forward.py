@@ -94,12 +94,12 @@ def _average_after(module: nn.Module, last: bool) -> contextlib.AbstractContextM
     return module.no_sync()
 
 
-def gather_rows(own: Tensor, rows_a_worker: int) -> Tensor:
-    """The rows of all workers end to end, float [workers * rows_a_worker, d], with gradients to their owners.
+def gather_rows(own: Tensor, rows_per_worker: int) -> Tensor:
+    """The rows of all workers end to end, float [workers * rows_per_worker, d], with gradients to their owners.
 
-    ``own``: float [at most rows_a_worker, d]; zeros fill it up. Every worker of the process group must call this.
+    ``own``: float [at most rows_per_worker, d]; zeros fill it up. Every worker of the process group must call this.
     """
-    missing = rows_a_worker - len(own)
+    missing = rows_per_worker - len(own)
     gathered: Tensor = _GatherRows.apply(nn.functional.pad(own, (0, 0, 0, missing)))  # type: ignore[no-untyped-call]
     return gathered
 

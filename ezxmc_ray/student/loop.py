@@ -32,7 +32,7 @@ from ezxmc_ray.student.objective import Objective
 CACHED_LABELS = 1_000_000
 #: In float16 the loss is scaled up, so that small gradients are not zero, and half as much when large ones are
 #: infinite. At this scale the range of float16 is not why.
-LEAST_SCALE = 1.0
+MIN_SCALE = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class StudentTrainer:
         groups = [self._on_device(features) for features in texts.groups]
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         loss, norm = self._gradients(groups, texts, trained)
-        while math.isfinite(loss) and not math.isfinite(norm) and self.scaler.get_scale() > LEAST_SCALE:
+        while math.isfinite(loss) and not math.isfinite(norm) and self.scaler.get_scale() > MIN_SCALE:
             # Every worker has the same averaged gradients, so all of them repeat the step.
             self.scaler.update(self.scaler.get_scale() / 2)
             self.repeated_steps += 1
@@ -147,7 +147,7 @@ class StudentTrainer:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # The fused optimiser does not say that it wrote; the encoder's copy of the weights would stay as it is.
+        # The fused optimizer does not say that it wrote; the encoder's copy of the weights would stay as it is.
         torch.autograd.graph.increment_version(trained)
         self.step_number += 1
         return StepResult(loss, len(texts.batch.document_texts), learning_rate, norm)
@@ -214,7 +214,7 @@ class StudentTrainer:
         return min(labels, self.rank * share), share
 
     def _tokens_of_labels(self, batch: Batch) -> list[list[int]]:
-        """Of this worker's slice; a label's text is tokenised once in a run (again where they are too many to keep)."""
+        """Of this worker's slice; a label's text is tokenized once in a run (again where they are too many to keep)."""
         first, share = self._slice(len(batch.label_texts))
         wanted = batch.label_texts[first : first + share]
         if len(self._label_tokens) > CACHED_LABELS:

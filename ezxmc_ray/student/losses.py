@@ -29,7 +29,7 @@ def listwise_loss(
 
     Args:
         scores: float [b, m], cosine similarities.
-        target: float [b, m], standardised target where a label was judged, NaN where it was not.
+        target: float [b, m], standardized target where a label was judged, NaN where it was not.
         temperature: of the student's softmax, over all m labels that are not masked.
         target_temperature: of the target's softmax, over the judged labels; the others have no mass.
         masked: bool [b, m], pairs that are taken out of both; None: none.

@@ -15,7 +15,7 @@ import numpy as np
 from ezxmc_ray.student.targets import TargetScale
 
 #: A few labels of one document each would else be most of what a batch of common labels pushes away.
-MOST_WEIGHT = 10.0
+MAX_WEIGHT = 10.0
 
 
 def positives(verdict: np.ndarray, yes_threshold: float) -> np.ndarray:
@@ -26,7 +26,7 @@ def positives(verdict: np.ndarray, yes_threshold: float) -> np.ndarray:
 def doubtful(verdict: np.ndarray, target: np.ndarray, yes_threshold: float, scale: TargetScale) -> np.ndarray:
     """Pairs that the teacher says no to, and that are no hard negatives all the same; bool [b, m].
 
-    The fused score calls them right: their ``target`` (float [b, m], standardised, NaN: not judged) is as far above
+    The fused score calls them right: their ``target`` (float [b, m], standardized, NaN: not judged) is as far above
     its mean as the threshold is above the verdict's.
     """
     no = np.isfinite(verdict) & ~positives(verdict, yes_threshold)
@@ -39,7 +39,7 @@ def in_batch_weights(counts: np.ndarray, trained: int, documents: int) -> np.nda
 
     A document meets a label that is not in its shortlist in every batch that has another document with that label. So
     without weights a label is pushed away as often as it is common, and what many documents are about is unlearned.
-    A weight is the inverse of the probability of meeting, at most MOST_WEIGHT times the batch's median one, scaled to a
+    A weight is the inverse of the probability of meeting, at most MAX_WEIGHT times the batch's median one, scaled to a
     mean of 1 over the batch: then all labels count about alike over an epoch, and a batch's negatives together about as
     before. Where all labels are as rare, all weights are 1, as they are where every document is in every batch.
 
@@ -64,5 +64,5 @@ def in_batch_weights(counts: np.ndarray, trained: int, documents: int) -> np.nda
         missed_by_others = (documents - 1) * np.log1p(-np.minimum(counts / others, 1.0))
         missed_by_batch = counts * np.log1p(-min((documents - 1) / others, 1.0))
     weights = 1.0 / -np.expm1(np.minimum(missed_by_others, missed_by_batch))
-    weights = np.minimum(weights, MOST_WEIGHT * np.median(weights))
+    weights = np.minimum(weights, MAX_WEIGHT * np.median(weights))
     return weights / weights.mean()

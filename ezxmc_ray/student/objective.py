@@ -34,15 +34,15 @@ class Objective:
     yes_threshold: float
 
     @property
-    def least_verdict(self) -> float:
+    def min_verdict(self) -> float:
         """A document teaches something if its highest verdict is at least this."""
         return self.yes_threshold if self.config.loss in OF_POSITIVES else float(np.finfo(np.float32).min)
 
     def teaching(self, batch: Batch) -> tuple[int, int]:
         """How many documents teach something: of this worker's part, and of the global batch."""
         judged = np.isfinite(batch.verdict)
-        here = (judged & (batch.verdict >= self.least_verdict) & ~batch.excluded).any(axis=1)
-        return int(here.sum()), int((batch.best_verdict >= self.least_verdict).sum())
+        here = (judged & (batch.verdict >= self.min_verdict) & ~batch.excluded).any(axis=1)
+        return int(here.sum()), int((batch.best_verdict >= self.min_verdict).sum())
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """A scalar with gradients; ``scores``: float [b, m], cosine similarities of the batch's pairs."""

@@ -6,8 +6,8 @@ part of it (``segment``); the other documents' texts are its in-batch negatives.
 document only, so that a training can be taken up again.
 
 Sources: ``title`` is the first pseudo label of MACLR (arXiv 2112.08652), ``sentence`` its inverse cloze task (arXiv
-1906.00300), ``segment`` randomised text segmentation (RTS, Zhang et al., Findings of EMNLP 2022). Their label
-regularisation and clustering are not built here.
+1906.00300), ``segment`` randomized text segmentation (RTS, Zhang et al., Findings of EMNLP 2022). Their label
+regularization and clustering are not built here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ezxmc_ray.student.data import Batch
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 
 #: A text of fewer words is not taken apart.
-LEAST_WORDS = 8
+MIN_WORDS = 8
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -47,7 +47,7 @@ def sentence_pair(title: str, text: str, random: np.random.Generator) -> tuple[s
 def segment_pair(title: str, text: str, random: np.random.Generator) -> tuple[str, str]:
     """The text of a document with its title, cut in two at a random word; either part may be the document."""
     words = document_text(title, text).split()
-    cut = int(random.integers(LEAST_WORDS // 2, len(words) - LEAST_WORDS // 2 + 1))
+    cut = int(random.integers(MIN_WORDS // 2, len(words) - MIN_WORDS // 2 + 1))
     parts = " ".join(words[:cut]), " ".join(words[cut:])
     return parts if random.random() < 0.5 else (parts[1], parts[0])
 
@@ -60,7 +60,7 @@ PAIRS: dict[str, Callable[[str, str, np.random.Generator], tuple[str, str]]] = {
 
 
 class PairReader:
-    """Pairs of the train documents with a text of at least LEAST_WORDS words, and a title where it is the label.
+    """Pairs of the train documents with a text of at least MIN_WORDS words, and a title where it is the label.
 
     ``kind``: a key of PAIRS. ``skipped``: the train documents that are left out.
     """
@@ -79,7 +79,7 @@ class PairReader:
         self.rows_of_shards = [len(texts) for texts in self._texts]
 
     def _has_parts(self, title: str | None, text: str | None) -> bool:
-        return len((text or "").split()) >= LEAST_WORDS and (bool(title) or self._pair is not title_pair)
+        return len((text or "").split()) >= MIN_WORDS and (bool(title) or self._pair is not title_pair)
 
     def read(self, rows: Sequence[Row], step: int, rank: int = 0, world: int = 1) -> Batch:
         """The part ``rows[rank::world]`` of a global batch; labels are those of all its documents."""

@@ -1,8 +1,8 @@
 """What the student learns of a judged pair: the verdict, the similarity, or both, on one scale.
 
-Comes in: the verdicts of the example shards and similarities: the start encoder's, whose errors are not the verdicts'
+Comes in: the verdicts of the example shards and similarities: the base encoder's, whose errors are not the verdicts'
 (those of a cycle's own encoder serve the selection only). Goes out: sums that add up over shards, the scale that
-they give, and with it the standardised targets. Fusion is the standardised sum of both, since their errors differ:
+they give, and with it the standardized targets. Fusion is the standardized sum of both, since their errors differ:
 it beat either alone in every measurement with a teacher that can answer (AUC within a document 0.834, against 0.813
 for the verdict and 0.754 for the similarity, 1,200 library records).
 """
@@ -69,7 +69,7 @@ def scale_of(sums: TargetSums) -> TargetScale:
 
 
 def target_scores(verdict: np.ndarray, similarity: np.ndarray, kind: str, scale: TargetScale) -> np.ndarray:
-    """The standardised target, float32 in the shape of ``verdict``; NaN where ``verdict`` is NaN (not judged).
+    """The standardized target, float32 in the shape of ``verdict``; NaN where ``verdict`` is NaN (not judged).
 
     ``kind``: "verdict" or "similarity" (its z), or "fusion": (z of the verdict + z of the similarity) / sqrt(2).
     """

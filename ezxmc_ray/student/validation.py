@@ -1,7 +1,7 @@
-"""How well the student orders the shortlists of held-out documents, by the teacher's judgement; never by gold.
+"""How well the student orders the shortlists of held-out documents, by the teacher's judgment; never by gold.
 
 Comes in: held-out documents with their verdicts, an encoder. Goes out: nDCG@5 under the gains that the target gives
-the labels, a look at a time, and from the looks when to stop and which weights were best.
+the labels, and from one evaluation after another when to stop and which weights were best.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCORED_AT = 5
 
 
 def gains_of(target: np.ndarray, temperature: float) -> np.ndarray:
-    """What each label of a document is worth: softmax of the standardised target (float [k]) over ``temperature``."""
+    """What each label of a document is worth: softmax of the standardized target (float [k]) over ``temperature``."""
     gains: np.ndarray = np.exp((target - target.max()) / temperature)
     return gains / gains.sum()
 
@@ -40,7 +40,7 @@ def graded_ndcg(gains: Sequence[float], all_gains: Sequence[float]) -> float:
     return float(np.dot(mine, discount[: len(mine)])) / ideal if ideal else 0.0
 
 
-def look(
+def evaluate_held_out(
     encoder: Encoder, documents: Sequence[HeldOut], config: StudentConfig, scale: TargetScale
 ) -> tuple[float, int]:
     """Sum of nDCG@5 over ``documents``, each one's shortlist in the encoder's order, and their number."""
@@ -60,10 +60,10 @@ def look(
 
 
 @dataclass
-class Looks:
-    """The looks of a training so far: ``curve`` (step, score 0 to 100), and the weights of the best one.
+class EarlyStopping:
+    """The evaluations of a training so far: ``curve`` (step, score 0 to 100), and the weights of the best one.
 
-    ``patience``: looks without a better one after which training stops, and the best weights are taken; 0: never.
+    ``patience``: evaluations without a better one after which training stops, and the best weights are taken; 0: never.
     """
 
     patience: int
@@ -71,24 +71,24 @@ class Looks:
     best_weights: dict[str, Tensor] | None = None
 
     def add(self, step: int, score: float, network: nn.Module) -> None:
-        """Note a look after ``step`` steps; the best one's weights are copied."""
+        """Note an evaluation after ``step`` steps; the best one's weights are copied."""
         if self.patience and score > max((one["score"] for one in self.curve), default=-1.0):
             self.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         self.curve.append({"step": step, "score": score})
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best look (the first of equal ones); None without a look."""
+        """The step of the best evaluation (the first of equal ones); None without one."""
         best = max(self.curve, key=lambda one: one["score"], default=None)
         return int(best["step"]) if best else None
 
     def should_stop(self) -> bool:
-        """Whether ``patience`` looks have gone by since the best one."""
+        """Whether ``patience`` evaluations have gone by since the best one."""
         since = [one for one in self.curve if one["step"] > (self.best_step or 0)]
         return 0 < self.patience <= len(since)
 
     def take_best(self, network: nn.Module) -> None:
-        """Put the best look's weights into ``network``, if there is patience and there were looks."""
+        """Put the best evaluation's weights into ``network``, if there is patience and there was one."""
         if self.best_weights is not None:
             network.load_state_dict(self.best_weights)
 

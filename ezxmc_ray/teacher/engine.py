@@ -1,8 +1,8 @@
 """What an engine takes and gives, which engine a configuration means, and the key that its verdicts are stored under.
 
 Comes in: documents with the labels to judge them against (:class:`DocumentPairs`). Goes out: a table of verdicts with
-counts (:class:`Judged`). Two engines keep to this: vLLM (vllm_engine) and transformers (transformers_engine, slow, the
-reference); both see the very same prompts, made here.
+counts (:class:`JudgedBatch`). Two engines keep to this: vLLM (vllm_engine) and transformers (transformers_engine,
+slow, the reference); both see the very same prompts, made here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DocumentPairs:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedBatch:
     """What judging a batch gave.
 
     ``table``: VERDICTS_SCHEMA, a row a pair in the batch's order. ``computed_tokens``: prompt tokens that went through
@@ -62,11 +62,11 @@ class Judged:
 class Engine(Protocol):
     """A teacher that is loaded and ready."""
 
-    def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
+    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge every pair of ``batch``; documents stay together, so that a document's prefix is computed once."""
         ...
 
-    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[Judged]:
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
         """Judge batch after batch, in their order; the engine has the next ones at hand while one is finished."""
         ...
 
@@ -93,7 +93,7 @@ class PairPrompt:
 
 @dataclass(frozen=True)
 class BatchPrompts:
-    """Prompts of a batch, a document's pairs in a row, and what was cut (see :class:`Judged`)."""
+    """Prompts of a batch, a document's pairs in a row, and what was cut (see :class:`JudgedBatch`)."""
 
     pairs: list[PairPrompt]
     truncated_documents: int
@@ -101,7 +101,7 @@ class BatchPrompts:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherSpec:
     """What both engines start from: where the model is, its prompts, and (all but likelihood) its answers' tokens.
 
     ``classifier``: the checkpoint has a classification head of its own; ``architecture``: its class. The read-out of
@@ -117,7 +117,7 @@ class Teacher:
     classifier: bool
 
 
-def load_teacher(config: TeacherConfig) -> Teacher:
+def load_teacher(config: TeacherConfig) -> TeacherSpec:
     """Tokenizer, prompts and answers of the configured teacher; its weights are not loaded."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -142,7 +142,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     classifier = is_classifier(architecture)
     if classifier and config.readout != "classify":
         raise UserError(f"The teacher {config.model} has a classification head: set teacher.readout=classify.")
-    return Teacher(
+    return TeacherSpec(
         config.model, resolved, config, plan, _answers(tokenizer, template, config.readout), architecture, classifier
     )
 
@@ -160,7 +160,7 @@ def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTo
 
 
 def teacher_key(config: TeacherConfig) -> str:
-    """16 hex digits over everything that changes a raw verdict: weights, dtype, quantisation, prompt, read-out, cuts.
+    """16 hex digits over everything that changes a raw verdict: weights, dtype, quantization, prompt, read-out, cuts.
 
     Neither the engine and its speed nor the calibration, which is made from raw verdicts, are in it. ValueError for
     the dtype auto, which machines resolve differently: a key is of one format (see teacher/dtype.py).
@@ -225,7 +225,7 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
 
 
 def build_prompts(plan: PromptPlan, batch: Sequence[DocumentPairs]) -> BatchPrompts:
-    """Every pair's prompt, in the order of ``batch``; documents and labels are tokenised once each."""
+    """Every pair's prompt, in the order of ``batch``; documents and labels are tokenized once each."""
     suffix = cache(plan.suffix)
     pairs: list[PairPrompt] = []
     truncated_documents = truncated_labels = 0
@@ -246,13 +246,13 @@ def build_prompts(plan: PromptPlan, batch: Sequence[DocumentPairs]) -> BatchProm
     return BatchPrompts(pairs, truncated_documents, truncated_labels)
 
 
-def judged(
+def to_judged_batch(
     prompts: BatchPrompts,
     raw: Sequence[float] | np.ndarray,
     computed_tokens: int,
     seconds: float,
     config: TeacherConfig,
-) -> Judged:
+) -> JudgedBatch:
     """Put an engine's scores (aligned with ``prompts.pairs``) into a table. Errors: UserError for NaN scores."""
     scores = np.asarray(raw, dtype=np.float32)
     if broken := int((~np.isfinite(scores)).sum()):
@@ -270,7 +270,7 @@ def judged(
     ]
     table = pa.Table.from_arrays(columns, schema=VERDICTS_SCHEMA)
     total = int(lengths.sum())
-    return Judged(table, total, computed_tokens, prompts.truncated_documents, prompts.truncated_labels, seconds)
+    return JudgedBatch(table, total, computed_tokens, prompts.truncated_documents, prompts.truncated_labels, seconds)
 
 
 def _context_tokens(model_config: Any) -> int:

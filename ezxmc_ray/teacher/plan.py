@@ -2,7 +2,7 @@
 
 Comes in: a tokenizer, a template, and limits in tokens. Goes out: for a document its prefix (everything that does not
 depend on the label), for a label its suffix (the label and the fewest closing tokens); a prompt is the two in a row.
-Control tokens come from the chat template and the template's own words only: a document or a label is tokenised as
+Control tokens come from the chat template and the template's own words only: a document or a label is tokenized as
 plain text, whatever it contains; worked examples are refused if they contain the name of one.
 """
 
@@ -24,7 +24,7 @@ NO_DOCUMENT_TEXT = "N/A"
 PLAN_VERSION = 3
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
-#: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenised.
+#: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenized.
 _CHARACTERS_PER_TOKEN = 100
 #: Between a likelihood prompt's worked examples and its document.
 _EXAMPLE_GAP = "\n\n"
@@ -71,7 +71,7 @@ class PromptPlan:
         before, line_break, line = head.rpartition("\n")
         self._pad = _pad_token(tokenizer) if pad_tokens else None
         self._pad_tokens = pad_tokens if self._pad is not None else 0
-        # Without padding in between, the two are tokenised as one text, as the model knows it.
+        # Without padding in between, the two are tokenized as one text, as the model knows it.
         self._head, self._line = start + self._trusted(head), list[int]()
         if self._pad_tokens:
             self._head, self._line = start + self._trusted(before + line_break), self._trusted(line)

@@ -56,7 +56,7 @@ class AnswerTokens:
 
 
 def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
-    """Spellings of the two answers (lower, capitalised, upper case; with and without a space before) of one token.
+    """Spellings of the two answers (lower, capitalized, upper case; with and without a space before) of one token.
 
     Errors: UserError if an answer has no spelling that is one token of this tokenizer, or both share one.
     """

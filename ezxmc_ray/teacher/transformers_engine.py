@@ -17,14 +17,14 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
 from ezxmc_ray.teacher.engine import (
     DocumentPairs,
-    Judged,
+    JudgedBatch,
     PairPrompt,
-    Teacher,
+    TeacherSpec,
     build_prompts,
     dtype_here,
     head_dtype,
-    judged,
     load_teacher,
+    to_judged_batch,
 )
 from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
 
@@ -35,7 +35,7 @@ _PROMPTS_A_FORWARD = 8
 class TransformersEngine:
     """See the module's text; errors at the start are UserErrors where the model or memory cause them."""
 
-    def __init__(self, teacher: Teacher, model: Any | None = None) -> None:
+    def __init__(self, teacher: TeacherSpec, model: Any | None = None) -> None:
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
@@ -52,7 +52,7 @@ class TransformersEngine:
         if not teacher.classifier and head_dtype(teacher.config) == "float32":
             self._widen_head()
 
-    def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
+    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch."""
         started = time.perf_counter()
         prompts = build_prompts(self._teacher.plan, batch)
@@ -60,9 +60,9 @@ class TransformersEngine:
         for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
             raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
         computed = sum(len(pair.tokens) for pair in prompts.pairs)
-        return judged(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
+        return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
 
-    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[Judged]:
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
         """Judge batch after batch."""
         return map(self.judge, batches)
 

@@ -22,19 +22,19 @@ import torch
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import load_error
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,
     DocumentPairs,
-    Judged,
+    JudgedBatch,
     PairPrompt,
-    Teacher,
+    TeacherSpec,
     build_prompts,
     dtype_here,
     head_dtype,
-    judged,
     load_teacher,
+    to_judged_batch,
 )
 from ezxmc_ray.teacher.engine_watch import wake_when_dead
 from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood, probability_of_yes
@@ -58,7 +58,7 @@ class VllmEngine:
     another read-out: they run different heads). ``llm``: the vLLM of another engine, to be shared.
     """
 
-    def __init__(self, teacher: Teacher, others: Sequence[Teacher] = (), llm: Any | None = None) -> None:
+    def __init__(self, teacher: TeacherSpec, others: Sequence[TeacherSpec] = (), llm: Any | None = None) -> None:
         self.teacher = teacher
         _set_environment(teacher)
         self._use_threads()
@@ -73,24 +73,24 @@ class VllmEngine:
         """An engine of another prompt over the same vLLM; one of the ``others`` that this one was started for."""
         return VllmEngine(load_teacher(config), llm=self.llm)
 
-    def judge(self, batch: Sequence[DocumentPairs]) -> Judged:
+    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
         return next(self.judge_many([batch]))
 
-    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[Judged]:
-        """Judge batch after batch: ``batches_in_flight`` are in the engine, one more is being tokenised meanwhile.
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
+        """Judge batch after batch: ``batches_in_flight`` are in the engine, one more is being tokenized meanwhile.
 
         ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
         """
         self._use_threads()
         stream = _Stream(self.llm.llm_engine, self._requests)
         try:
-            for prompts in ahead(lambda batch: build_prompts(self.teacher.plan, batch), batches):
+            for prompts in prefetch(lambda batch: build_prompts(self.teacher.plan, batch), batches):
                 stream.add(prompts)
                 if len(stream.waiting) >= self.teacher.config.batches_in_flight:
-                    yield self._judged(stream)
+                    yield self._collect(stream)
             while stream.waiting:
-                yield self._judged(stream)
+                yield self._collect(stream)
         finally:
             stream.abort()
 
@@ -99,9 +99,9 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _judged(self, stream: _Stream) -> Judged:
+    def _collect(self, stream: _Stream) -> JudgedBatch:
         done = stream.finish_first()
-        return judged(done.prompts, done.raw, done.computed_tokens, done.seconds, self.teacher.config)
+        return to_judged_batch(done.prompts, done.raw, done.computed_tokens, done.seconds, self.teacher.config)
 
     def _use_threads(self) -> None:
         """OpenMP's thread count belongs to a thread, and Ray sets it to 1: set it in whichever thread calls."""
@@ -170,7 +170,7 @@ class _Likelihood:
         return _label_score(pair, output.prompt_logprobs)
 
 
-def _requests(teacher: Teacher) -> _Requests:
+def _requests(teacher: TeacherSpec) -> _Requests:
     if teacher.config.readout == "likelihood":
         return _Likelihood()
     if teacher.config.readout == "classify":
@@ -246,7 +246,7 @@ class _Stream:
             batch.missing -= 1
 
 
-def _start(teacher: Teacher, all_teachers: Sequence[Teacher]) -> Any:
+def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
     from vllm import LLM
 
     config = teacher.config
@@ -289,7 +289,7 @@ def _start(teacher: Teacher, all_teachers: Sequence[Teacher]) -> Any:
         raise load_error(teacher.reference, error) from error
 
 
-def _head_overrides(teacher: Teacher) -> dict[str, Any]:
+def _head_overrides(teacher: TeacherSpec) -> dict[str, Any]:
     """Makes vLLM turn a causal model into a classifier whose logit is logit(yes) - logit(no)."""
     from transformers import AutoTokenizer
 
@@ -315,7 +315,7 @@ def _label_score(pair: PairPrompt, flat: Any) -> float:
     return mean_log_likelihood([flat.logprobs[start] for start in starts])
 
 
-def _set_environment(teacher: Teacher) -> None:
+def _set_environment(teacher: TeacherSpec) -> None:
     """vLLM reads these when it is imported or started; what the user has set stays."""
     config = teacher.config
     values = {

@@ -18,7 +18,7 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.readout import resolve_readout
 
 BINS = 256
-_LEAST_PROBABILITY = 1e-6
+_MIN_PROBABILITY = 1e-6
 
 
 def resolve_calibration(config: TeacherConfig) -> str:
@@ -53,16 +53,16 @@ def yes_threshold(counts: ArrayLike, edges: ArrayLike) -> float:
     """The verdict from which on a pair counts as yes: Otsu's split of a histogram into two classes.
 
     ``counts`` int64 [bins] (histograms of many shards over the same edges add up), ``edges`` float64 [bins + 1]. The
-    split maximises the variance between the classes; where several do (empty bins between two heaps) their middle is
+    split maximizes the variance between the classes; where several do (empty bins between two heaps) their middle is
     taken. If all verdicts are in one bin, they all count as yes. Source: Otsu 1979, IEEE Trans. SMC 9(1).
     """
     weights, limits = np.asarray(counts, dtype=np.float64), np.asarray(edges, dtype=np.float64)
     if not weights.sum():
         raise ValueError("a threshold needs at least one verdict")
-    centres = (limits[:-1] + limits[1:]) / 2
+    centers = (limits[:-1] + limits[1:]) / 2
     below = np.cumsum(weights)[:-1]  # of the class under each inner edge
     above = weights.sum() - below
-    sums = np.cumsum(weights * centres)
+    sums = np.cumsum(weights * centers)
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
         between = np.where((below > 0) & (above > 0), below * above * gap**2, 0.0)
@@ -99,5 +99,5 @@ def additive(raw: ArrayLike, readout: str) -> NDArray[np.float64]:
     values = np.asarray(raw, dtype=np.float64)
     if readout == "likelihood":
         return values
-    clipped = np.clip(values, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    clipped = np.clip(values, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return np.log(clipped) - np.log1p(-clipped)

@@ -18,7 +18,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold
-from ezxmc_ray.verdicts.shortlist_pairs import Pending, flat
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
 from ezxmc_ray.verdicts.store import PRIORS
 
 HISTOGRAM_BINS = 256
@@ -54,14 +54,14 @@ def join_examples(
 ) -> dict[str, Any]:
     """Task: write cycle-c/examples/ of one shard; returns the sums that the scales are made of:
 
-    ``sums``: of the target, whose similarity is the start encoder's; ``own``: with that of the cycle's encoder.
+    ``sums``: of the target, whose similarity is the base encoder's; ``own``: with that of the cycle's encoder.
     """
-    pending = Pending(storage, key, cycle)
-    pairs = pending.pairs(shard)
-    raw = pending.raw(shard, pairs)
+    shortlist_pairs = ShortlistPairs(storage, key, cycle)
+    pairs = shortlist_pairs.pairs(shard)
+    raw = shortlist_pairs.raw(shard, pairs)
     if missing := int(np.isnan(raw).sum()):
         raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
-    verdict = calibrate(raw, label_scores(pending, pairs, calibration), config.readout, calibration)
+    verdict = calibrate(raw, label_scores(shortlist_pairs, pairs, calibration), config.readout, calibration)
     rows = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)
     held_out = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(rows["row"])
     offsets = rows["labels"].combine_chunks().offsets
@@ -70,12 +70,12 @@ def join_examples(
         held_out,
         rows["labels"],
         rows["similarity"],
-        rows["start_similarity"],
+        rows["base_similarity"],
         pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
         pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
     ]
     storage.write_shard(layout.examples(cycle), shard, pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA))
-    sums, own = (sums_of(verdict, flat(rows[name])) for name in ("start_similarity", "similarity"))
+    sums, own = (sums_of(verdict, flat(rows[name])) for name in ("base_similarity", "similarity"))
     return {
         "sums": sums,
         "own": own,
@@ -84,10 +84,10 @@ def join_examples(
     }
 
 
-def label_scores(pending: Pending, pairs: dict[str, list[Any]], calibration: str) -> np.ndarray | None:
+def label_scores(shortlist_pairs: ShortlistPairs, pairs: dict[str, list[Any]], calibration: str) -> np.ndarray | None:
     """What the labels of ``pairs`` score by themselves, float [pairs], as ``calibration`` wants it; None for none."""
     if calibration == "label_prior":
-        return pending.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
+        return shortlist_pairs.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
     return None
 
 

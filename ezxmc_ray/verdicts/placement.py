@@ -21,7 +21,7 @@ _KEY = np.dtype((np.void, HASH_BYTES))
 _SCHEMA = pa.schema([("content_hash", HASH), ("shard", pa.int32())])
 
 
-class Homes:
+class ShardLookup:
     """The shards that hold a document, by its content hash; the same text may lie in several.
 
     ``hashes`` uint8 [n, 16] and ``shards`` int32 [n] are aligned.
@@ -36,7 +36,7 @@ class Homes:
         self._keys, self._shards = keys[first], shards[first]
 
     @classmethod
-    def of_shards(cls, storage: Storage, shards: int) -> Homes:
+    def of_shards(cls, storage: Storage, shards: int) -> ShardLookup:
         """Of the documents in the shards 0 to ``shards`` - 1 of a run."""
         names = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(shards)]
         hashes = [
@@ -46,7 +46,7 @@ class Homes:
         return cls(np.concatenate([np.zeros((0, HASH_BYTES), np.uint8), *hashes]), numbers)
 
     @classmethod
-    def load(cls, storage: Storage, name: str) -> Homes:
+    def load(cls, storage: Storage, name: str) -> ShardLookup:
         """What :meth:`save` wrote."""
         table = storage.read_table(name, _SCHEMA)
         return cls(hash_bytes(table["content_hash"]), table["shard"].to_numpy())
@@ -81,35 +81,35 @@ class Homes:
         return start, np.searchsorted(self._keys, keys, side="right") - start
 
 
-def bring_home(store: VerdictStore, homes: Homes, folder: str) -> int:
+def relocate_verdicts(store: VerdictStore, lookup: ShardLookup, folder: str) -> int:
     """Append the verdicts of ``folder`` to the folders of the shards with their documents, where those lack them.
 
     Returns how many rows were appended. Nothing is removed: what lies elsewhere too is harmless.
     """
     table = store.read(folder)
     added = 0
-    for shard, rows in homes.rows_by_shard(table["document_hash"]).items():
+    for shard, rows in lookup.rows_by_shard(table["document_hash"]).items():
         if layout.shard_name(shard) != folder:
             added += int(store.append_missing(layout.shard_name(shard), table.take(pa.array(rows))).sum())
     return added
 
 
-def compact_store(store: VerdictStore, homes: Homes) -> None:
+def compact_store(store: VerdictStore, lookup: ShardLookup) -> None:
     """Make one file of each folder, without the pairs whose documents lie only in other shards now.
 
     Documents that no shard has keep their verdicts where they are. Nobody else may write to the store meanwhile.
     """
     for folder in store.folders():
-        bring_home(store, homes, folder)
+        relocate_verdicts(store, lookup, folder)
     for folder in store.folders():
         table = store.read(folder)
-        is_kept = homes.first(table["document_hash"]) < 0
-        for shard, rows in homes.rows_by_shard(table["document_hash"]).items():
+        is_kept = lookup.first(table["document_hash"]) < 0
+        for shard, rows in lookup.rows_by_shard(table["document_hash"]).items():
             is_kept[rows] |= layout.shard_name(shard) == folder
         store.compact(folder, table.filter(pa.array(is_kept)))
 
 
-def each_pair_once(store: VerdictStore, homes: Homes) -> Iterator[tuple[str, pa.Table]]:
+def each_pair_once(store: VerdictStore, lookup: ShardLookup) -> Iterator[tuple[str, pa.Table]]:
     """Folder after folder with its verdicts (VERDICTS_SCHEMA, ordered by key), without pairs that another one gives.
 
     A pair is given by the folder of the first shard with its document; if that lacks it, by the first folder that has
@@ -118,7 +118,7 @@ def each_pair_once(store: VerdictStore, homes: Homes) -> Iterator[tuple[str, pa.
     seen = np.zeros(0, PAIR)
     for folder in store.folders():
         table = store.read(folder)
-        keys, home = table_keys(table), homes.first(table["document_hash"])
+        keys, home = table_keys(table), lookup.first(table["document_hash"])
         is_given, is_stray = np.ones(len(table), bool), np.full(len(table), folder != PRIORS)
         for shard in np.unique(home[home >= 0]):
             rows = np.flatnonzero(home == shard)

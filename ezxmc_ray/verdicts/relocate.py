@@ -1,6 +1,6 @@
 """Before stage ``judge`` asks the verdict store, verdicts go to the shards that hold their documents now.
 
-In: documents/ and verdicts/<teacher key>/. Out: more files in verdicts/<teacher key>/shard-NNNNN/, and layout.json,
+In: documents/ and verdicts/<teacher key>/. Out: more files in verdicts/<teacher key>/shard-NNNNN/, and placement.json,
 which says for which shards of documents this was done. Items: the folders of the store. Documents that are added move
 others to other shards; without this, judging would look for their verdicts in the wrong folder and ask again.
 """
@@ -10,40 +10,40 @@ from __future__ import annotations
 from ezxmc_ray.context import Context, RunTasks
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.verdicts.placement import Homes, bring_home
+from ezxmc_ray.verdicts.placement import ShardLookup, relocate_verdicts
 from ezxmc_ray.verdicts.store import VerdictStore
 
 #: Which shard holds which document, for all tasks to read.
-HOMES = ".homes.parquet"
+LOOKUP = ".shard_lookup.parquet"
 
 
-def rehome(context: Context, key: str, run_tasks: RunTasks) -> int:
+def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
     """Bring the verdicts of the teacher ``key`` to their documents' shards, if these changed; returns rows appended.
 
-    The folders of shards that the run no longer has are asked too: a document may come back. The layout is noted last,
+    The folders of shards that the run no longer has are asked too: a document may come back. The placement is noted last,
     so that after a kill this is done again; what was appended already is found and not appended twice.
     """
     storage, store = context.storage, VerdictStore(context.storage, key)
     details = context.documents.details
-    layout = {name: details[name] for name in ("document_fingerprint", "shard_rows")}
-    if store.layout() == layout:
+    placement = {name: details[name] for name in ("document_fingerprint", "shard_rows")}
+    if store.placement() == placement:
         return 0
     added = 0
     if folders := store.folders():
-        list(run_tasks(write_homes, [(storage, context.shards)]))
-        added = sum(run_tasks(rehome_folder, [(storage, key, folder) for folder in folders]))
-        storage.remove(HOMES)
-    store.write_layout(layout)
+        list(run_tasks(write_lookup, [(storage, context.shards)]))
+        added = sum(run_tasks(relocate_folder, [(storage, key, folder) for folder in folders]))
+        storage.remove(LOOKUP)
+    store.write_placement(placement)
     if added:
         say(f"Documents have moved to other shards: {added:,} verdicts went with them")
     return added
 
 
-def write_homes(storage: Storage, shards: int) -> None:
+def write_lookup(storage: Storage, shards: int) -> None:
     """Task: note which of the run's shards hold which document."""
-    Homes.of_shards(storage, shards).save(storage, HOMES)
+    ShardLookup.of_shards(storage, shards).save(storage, LOOKUP)
 
 
-def rehome_folder(storage: Storage, key: str, folder: str) -> int:
+def relocate_folder(storage: Storage, key: str, folder: str) -> int:
     """Task: append the verdicts of one folder to the folders where their documents are; returns rows appended."""
-    return bring_home(VerdictStore(storage, key), Homes.load(storage, HOMES), folder)
+    return relocate_verdicts(VerdictStore(storage, key), ShardLookup.load(storage, LOOKUP), folder)

@@ -19,12 +19,12 @@ from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
 #: Labels that are asked for as one document when priors are: about as many as a shortlist has.
-PRIORS_A_DOCUMENT = 16
+PRIORS_PER_DOCUMENT = 16
 
 
 def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
     """Task: pairs of a shard's shortlist that the store does not hold."""
-    return int(Pending(storage, key, cycle).of_shard(shard).size)
+    return int(ShortlistPairs(storage, key, cycle).of_shard(shard).size)
 
 
 def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list[tuple[int, int]]) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def flat(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
-class Pending:
+class ShortlistPairs:
     """The pairs of a cycle's shortlists, and those of them that the store of the teacher ``key`` lacks."""
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
@@ -145,5 +145,5 @@ class Pending:
         texts = (tuple(row.values()) for row in self.label_texts.take(numbers).to_pylist())
         first = {key: both for key, both, value in zip(hashes, texts, raw, strict=True) if np.isnan(value)}
         missing = [(key, *both) for key, both in first.items()]
-        groups = [missing[start : start + PRIORS_A_DOCUMENT] for start in range(0, len(missing), PRIORS_A_DOCUMENT)]
+        groups = [missing[start : start + PRIORS_PER_DOCUMENT] for start in range(0, len(missing), PRIORS_PER_DOCUMENT)]
         return [DocumentPairs(NO_DOCUMENT, "", "", *zip(*group, strict=True)) for group in groups]

@@ -102,15 +102,15 @@ class VerdictStore:
         return name
 
     def append_missing(
-        self, folder: str, table: pa.Table, costs_a_pair: Mapping[str, float] | None = None
+        self, folder: str, table: pa.Table, costs_per_pair: Mapping[str, float] | None = None
     ) -> np.ndarray:
         """Append the rows whose pair ``folder`` lacks, as one batch; returns which they are, bool [n].
 
-        ``costs_a_pair``: what each of them has cost, by the names of :meth:`append`.
+        ``costs_per_pair``: what each of them has cost, by the names of :meth:`append`.
         """
         missing = places(self.held(folder), table_keys(table)) < 0
         if missing.any():
-            counts = {name: round(value * int(missing.sum())) for name, value in (costs_a_pair or {}).items()}
+            counts = {name: round(value * int(missing.sum())) for name, value in (costs_per_pair or {}).items()}
             self.append(folder, table.filter(pa.array(missing)), counts)
         return missing
 
@@ -149,13 +149,13 @@ class VerdictStore:
         found: dict[str, Any] | None = self._note("teacher.json")
         return found
 
-    def write_layout(self, layout: dict[str, Any]) -> None:
-        """Note that every folder holds what it should where the run's documents lie as ``layout`` says."""
-        self._storage.write_json(f"{self._root}/layout.json", layout)
+    def write_placement(self, placement: dict[str, Any]) -> None:
+        """Note that every folder holds what it should where the run's documents lie as ``placement`` says."""
+        self._storage.write_json(f"{self._root}/placement.json", placement)
 
-    def layout(self) -> dict[str, Any] | None:
-        """The layout of documents that the folders were last made to fit; None if nothing is noted."""
-        found: dict[str, Any] | None = self._note("layout.json")
+    def placement(self) -> dict[str, Any] | None:
+        """The placement of documents that the folders were last made to fit; None if nothing is noted."""
+        found: dict[str, Any] | None = self._note("placement.json")
         return found
 
     def _note(self, name: str) -> Any:

@@ -24,7 +24,7 @@ from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
 from ezxmc_ray.verdicts.dtypes import held_dtypes
-from ezxmc_ray.verdicts.placement import Homes, compact_store, each_pair_once
+from ezxmc_ray.verdicts.placement import ShardLookup, compact_store, each_pair_once
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, teacher_keys
 
 #: Stands for the key of the teacher that the run's configuration names.
@@ -37,14 +37,14 @@ def summary(context: Context, teacher: str | None = None) -> list[dict[str, Any]
     Each pair counts once, wherever its copies lie. ``share of yes``: of a teacher that judged shortlists of this run,
     as its cycles' manifests say (the mean over their pairs); of another one, by Otsu's split of the scores held.
     """
-    homes, shares = homes_of(context), _judged_shares(context)
-    return [_row(store, homes, shares.get(store.key)) for store in _stores(context, teacher)]
+    lookup, shares = lookup_of(context), _yes_shares(context)
+    return [_row(store, lookup, shares.get(store.key)) for store in _stores(context, teacher)]
 
 
-def _row(store: VerdictStore, homes: Homes, share_yes: float | None) -> dict[str, Any]:
+def _row(store: VerdictStore, lookup: ShardLookup, share_yes: float | None) -> dict[str, Any]:
     description = store.description() or {}
     raw, pairs, priors, prompt_tokens = [], 0, 0, 0
-    for folder, table in each_pair_once(store, homes):
+    for folder, table in each_pair_once(store, lookup):
         prompt_tokens += int(table["prompt_tokens"].to_numpy().sum())
         if folder == PRIORS:
             priors += len(table)
@@ -76,7 +76,7 @@ def _share_yes(raw: np.ndarray, readout: str) -> float:
     return float((verdicts >= yes_threshold_of(verdicts)).mean())
 
 
-def _judged_shares(context: Context) -> dict[str, float]:
+def _yes_shares(context: Context) -> dict[str, float]:
     """By teacher key the share of yes over the pairs of all cycles whose shortlists it judged."""
     yes: dict[str, float] = {}
     pairs: dict[str, int] = {}
@@ -97,9 +97,9 @@ def compact(context: Context, teacher: str | None = None) -> tuple[int, int]:
     with run_lock(context.storage):
         stores = _stores(context, teacher)
         before = sum(_files(store) for store in stores)
-        homes = homes_of(context)
+        lookup = lookup_of(context)
         for store in stores:
-            compact_store(store, homes)
+            compact_store(store, lookup)
         return before, sum(_files(store) for store in stores)
 
 
@@ -112,10 +112,10 @@ def _files(store: VerdictStore) -> int:
     return sum(len(store.files(folder)) for folder in store.folders())
 
 
-def homes_of(context: Context) -> Homes:
+def lookup_of(context: Context) -> ShardLookup:
     """Where the run's documents lie; nowhere, if it is not prepared."""
     manifest = read_manifest(context.storage, layout.DOCUMENTS)
-    return Homes.of_shards(context.storage, int(manifest.details["shards"]) if manifest else 0)
+    return ShardLookup.of_shards(context.storage, int(manifest.details["shards"]) if manifest else 0)
 
 
 def held_key(context: Context, teacher: str | None) -> str:
@@ -126,7 +126,7 @@ def held_key(context: Context, teacher: str | None) -> str:
     if not keys:
         raise UserError(f"The run {run} holds no verdicts: judge with `ezxmc run`, or import some.")
     if teacher is None:
-        own = sorted(_judged_shares(context).keys() & set(keys)) or keys
+        own = sorted(_yes_shares(context).keys() & set(keys)) or keys
         if len(own) > 1:
             raise UserError(f"The run {run} holds verdicts of {len(own)} teachers: give --teacher {' or '.join(own)}.")
         return own[0]
@@ -146,7 +146,7 @@ def configured_teacher(context: Context) -> TeacherConfig:
     if config.dtype != AUTO:
         return config
     held = held_dtypes(storage, config)
-    judged = [dtype for dtype in _judged_in(storage, context.config.curriculum.cycles) if dtype in held]
+    judged = [dtype for dtype in _dtypes_judged_in(storage, context.config.curriculum.cycles) if dtype in held]
     if len(held) > 1 and not judged:
         raise UserError(
             f"The run {storage.root} holds verdicts of its teacher in {' and '.join(held)}: set teacher.dtype in its "
@@ -155,7 +155,7 @@ def configured_teacher(context: Context) -> TeacherConfig:
     return replace(config, dtype=(judged or held or [machine_dtype()])[0])
 
 
-def _judged_in(storage: Storage, cycles: int) -> list[str]:
+def _dtypes_judged_in(storage: Storage, cycles: int) -> list[str]:
     """The dtypes that the cycles were judged in, the last cycle first."""
     found = (judged_dtype(storage, layout.examples(cycle)) for cycle in range(cycles, -1, -1))
     return [dtype for dtype in found if dtype]

@@ -41,10 +41,10 @@ from ezxmc_ray.tables import (
     VERDICTS_SCHEMA,
 )
 from ezxmc_ray.teacher.engine import describe
-from ezxmc_ray.verdicts.placement import Homes, each_pair_once
-from ezxmc_ray.verdicts.relocate import rehome
+from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
+from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.store import ABSENT, PRIORS, VerdictStore, table_keys
-from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, homes_of
+from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, lookup_of
 
 TEACHER = b"ezxmc.teacher"
 COSTS = b"ezxmc.costs"
@@ -73,20 +73,20 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     target, name = _location(file, "--export")
     check_writable(target)
     store = VerdictStore(context.storage, held_key(context, teacher))
-    homes, labels = homes_of(context), _label_ids(context.storage)
+    lookup, labels = lookup_of(context), _label_ids(context.storage)
     description = {**(store.description() or {}), "key": store.key}
-    metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_a_pair(store, homes))}
+    metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_per_pair(store, lookup))}
     pairs = 0
     with target.open_table(name, EXPORTED_VERDICTS_SCHEMA.with_metadata(metadata)) as sink:
-        for _, table in each_pair_once(store, homes):
-            sink.write_table(_with_ids(context.storage, homes, labels, table))
+        for _, table in each_pair_once(store, lookup):
+            sink.write_table(_with_ids(context.storage, lookup, labels, table))
             pairs += len(table)
     return pairs
 
 
-def _costs_a_pair(store: VerdictStore, homes: Homes) -> dict[str, float]:
+def _costs_per_pair(store: VerdictStore, lookup: ShardLookup) -> dict[str, float]:
     """What the store's batches cost (see VerdictStore.append), a pair."""
-    pairs = sum(len(table) for _, table in each_pair_once(store, homes))
+    pairs = sum(len(table) for _, table in each_pair_once(store, lookup))
     totals = sum((Counter(store.counts(folder)) for folder in store.folders()), Counter[str]())
     return {name: total / pairs for name, total in totals.items()}
 
@@ -99,10 +99,10 @@ def _label_ids(storage: Storage) -> pa.Table:
     return storage.read_table(layout.LABELS, LABELS_SCHEMA, columns)
 
 
-def _with_ids(storage: Storage, homes: Homes, labels: pa.Table, table: pa.Table) -> pa.Table:
+def _with_ids(storage: Storage, lookup: ShardLookup, labels: pa.Table, table: pa.Table) -> pa.Table:
     """``table`` (tables.VERDICTS_SCHEMA) as tables.EXPORTED_VERDICTS_SCHEMA; ``labels``: :func:`_label_ids`."""
     ids = np.full(len(table), None, object)
-    home = homes.first(table["document_hash"])
+    home = lookup.first(table["document_hash"])
     for shard in np.unique(home[home >= 0]):
         rows = np.flatnonzero(home == shard)
         documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash"])
@@ -137,17 +137,17 @@ def import_verdicts(context: Context, file: str, teacher: str | None) -> Importe
         store = VerdictStore(storage, _checked_name(description.get("key", "")))
         if store.description() is None:
             store.write_description(description)
-        rehome(context, store.key, starmap)
-        return Imported(store.key, len(verdicts), _place(store, homes_of(context), verdicts, costs))
+        relocate(context, store.key, starmap)
+        return Imported(store.key, len(verdicts), _place(store, lookup_of(context), verdicts, costs))
 
 
-def _place(store: VerdictStore, homes: Homes, verdicts: pa.Table, costs: dict[str, float]) -> int:
+def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: dict[str, float]) -> int:
     """Append what the folders of the verdicts' documents lack, at ``costs`` a pair; returns how many pairs."""
     documents = verdicts["document_hash"]
     is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
-    rows_in = {layout.shard_name(shard): rows for shard, rows in homes.rows_by_shard(documents).items()}
+    rows_in = {layout.shard_name(shard): rows for shard, rows in lookup.rows_by_shard(documents).items()}
     rows_in[PRIORS] = np.flatnonzero(is_prior)
-    rows_in[ABSENT] = np.flatnonzero(~is_prior & (homes.first(documents) < 0))
+    rows_in[ABSENT] = np.flatnonzero(~is_prior & (lookup.first(documents) < 0))
     is_new = np.zeros(len(verdicts), bool)
     for folder, rows in rows_in.items():
         is_new[rows] |= store.append_missing(folder, verdicts.take(pa.array(rows)), costs)

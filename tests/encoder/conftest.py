@@ -24,7 +24,7 @@ def plain() -> SentenceTransformer:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Directories of plain Hugging Face encoders with random weights and MiniLM's tokeniser: no pooling."""
+    """Directories of plain Hugging Face encoders with random weights and MiniLM's tokenizer: no pooling."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
@@ -50,5 +50,5 @@ def _network(family: str, vocabulary: int) -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tiny: Callable[[str], Path]) -> Path:
-    """A tiny BERT: no pooling, no normalisation, at most 64 tokens."""
+    """A tiny BERT: no pooling, no normalization, at most 64 tokens."""
     return tiny("bert")

@@ -84,12 +84,12 @@ def test_an_error_while_tokenising_ahead_is_raised(monkeypatch: pytest.MonkeyPat
     def failing(texts: list[str], prompt: str, max_tokens: int) -> object:
         parts.append(texts)
         if len(parts) == failing_part + 1:
-            raise OSError("no tokeniser")
+            raise OSError("no tokenizer")
         return read(texts, prompt, max_tokens)
 
     encoder.module.train()
     monkeypatch.setattr(encoder.reader, "head", failing)
-    with pytest.raises(OSError, match="no tokeniser"):
+    with pytest.raises(OSError, match="no tokenizer"):
         encoder.encode_documents(TITLES, TEXTS)
     assert encoder.module.training  # as it was
     monkeypatch.setattr(encoder.reader, "head", read)

@@ -10,7 +10,7 @@ from ezxmc_ray.models import resolve_model
 from tests.encoder.texts import MINILM
 
 CLS, SEP, PAD = 101, 102, 0
-#: Words that are one token each to MiniLM's tokeniser.
+#: Words that are one token each to MiniLM's tokenizer.
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -75,7 +75,7 @@ def test_chunks_beyond_the_most_are_cut_and_counted(reader: TextReader) -> None:
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 13, 14, 15, 200])
 def test_at_the_limit(length: int) -> None:
-    """Without a tokeniser: ids 1 to length, the last one a special token."""
+    """Without a tokenizer: ids 1 to length, the last one a special token."""
     ids = list(range(1, length + 1))
     whole = length <= 8
     assert cut_head(ids, 8, 1) == (ids if whole else [*ids[:7], length])

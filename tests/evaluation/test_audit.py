@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.evaluation.audit import (
-    JudgedPairs,
+    AuditPairs,
     audit_by_gold,
     count_by_rank,
     join,
@@ -22,7 +22,7 @@ from ezxmc_ray.evaluation.audit import (
 SCORES = {"auc": "verdict", "similarity_auc": "similarity", "fusion_auc": "fusion"}
 
 
-def pairs_of(lengths: list[int], seed: int = 0, gold_share: float = 0.3, **columns: Any) -> JudgedPairs:
+def pairs_of(lengths: list[int], seed: int = 0, gold_share: float = 0.3, **columns: Any) -> AuditPairs:
     """Shortlists of ``lengths`` labels with scores that have ties; the verdict knows more than the similarity."""
     draw = np.random.default_rng(seed)
     count = sum(lengths)
@@ -38,10 +38,10 @@ def pairs_of(lengths: list[int], seed: int = 0, gold_share: float = 0.3, **colum
         "fusion": verdict + 4 * similarity,
         "is_gold": is_gold,
     }
-    return JudgedPairs(**values | {name: np.asarray(value) for name, value in columns.items()})
+    return AuditPairs(**values | {name: np.asarray(value) for name, value in columns.items()})
 
 
-def slow_auc(pairs: JudgedPairs, score: str) -> dict[int, float]:
+def slow_auc(pairs: AuditPairs, score: str) -> dict[int, float]:
     """AUC by document, of those with a gold label and another one."""
     values: dict[int, list[float]] = {}
     rows = list(zip(pairs.document.tolist(), getattr(pairs, score).tolist(), pairs.is_gold.tolist(), strict=True))
@@ -53,11 +53,11 @@ def slow_auc(pairs: JudgedPairs, score: str) -> dict[int, float]:
 
 
 @pytest.fixture
-def pairs() -> JudgedPairs:
+def pairs() -> AuditPairs:
     return pairs_of([1, 3, 5, 8, 10, 10, 2] * 5)
 
 
-def test_auc_and_paired_intervals_equal_a_slow_loop(pairs: JudgedPairs) -> None:
+def test_auc_and_paired_intervals_equal_a_slow_loop(pairs: AuditPairs) -> None:
     found = audit_by_gold(pairs, "yes_no", 0.0, 0)
     slow = {name: slow_auc(pairs, score) for name, score in SCORES.items()}
     documents = sorted(slow["auc"])
@@ -75,7 +75,7 @@ def test_auc_and_paired_intervals_equal_a_slow_loop(pairs: JudgedPairs) -> None:
     assert found["intervals"]["auc"] == pytest.approx((quantiles[0], quantiles[-1]), abs=0.012)
 
 
-def test_precision_recall_and_first_places_equal_a_slow_loop(pairs: JudgedPairs) -> None:
+def test_precision_recall_and_first_places_equal_a_slow_loop(pairs: AuditPairs) -> None:
     threshold = float(pairs.verdict[4])  # one of the verdicts: it is a yes itself
     found = audit_by_gold(pairs, "yes_no", threshold, 0)
     rows = list(zip(pairs.verdict.tolist(), pairs.is_gold.tolist(), strict=True))
@@ -120,7 +120,7 @@ def test_the_calibration_curve_has_ten_equal_groups_of_rising_verdict() -> None:
     assert found["calibration_error"]["p_yes"] != pytest.approx(found["calibration_error"]["verdict"])
 
 
-def test_a_readout_that_is_no_probability_has_no_calibration_error(pairs: JudgedPairs) -> None:
+def test_a_readout_that_is_no_probability_has_no_calibration_error(pairs: AuditPairs) -> None:
     found = audit_by_gold(pairs, "likelihood", 0.0, 0)
     assert found["calibration_error"] is None
     assert {group["p_yes"] for group in found["calibration_curve"]} == {None}
@@ -181,7 +181,7 @@ def test_one_document_has_an_auc_and_no_interval() -> None:
     assert found["intervals"] == dict.fromkeys(SCORES)
 
 
-def test_a_threshold_that_no_verdict_reaches_has_no_precision(pairs: JudgedPairs) -> None:
+def test_a_threshold_that_no_verdict_reaches_has_no_precision(pairs: AuditPairs) -> None:
     found = audit_by_gold(pairs, "yes_no", 1e6, 0)["at_yes_threshold"]
     assert (found["share_yes"], found["precision"], found["recall"], found["similarity_precision"]) == (
         0,

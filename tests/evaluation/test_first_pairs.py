@@ -61,7 +61,7 @@ def context(tmp_path: Path) -> Any:
             for row in range(ROWS)
         ]
         storage.write_shard("documents", shard, pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
-        similarity = {"similarity": SIMILARITY.tolist(), "start_similarity": SIMILARITY.tolist()}
+        similarity = {"similarity": SIMILARITY.tolist(), "base_similarity": SIMILARITY.tolist()}
         rows = [{"row": row, "labels": labels_of(shard, row)} | similarity for row in range(ROWS)]
         storage.write_shard("cycle-0/shortlist", shard, pa.Table.from_pylist(rows, SHORTLIST_SCHEMA))
     config = load_config(None, ["teacher.batch_documents=16", "teacher.readout=yes_no"])

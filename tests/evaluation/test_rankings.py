@@ -85,7 +85,7 @@ def test_bins_hold_every_label_once_and_say_what_is_tested(tmp_path: Path) -> No
     wanted = [label for row in of_test_split(documents(0)) for label in gold_labels(row)]
     assert sum(row["test_assignments"] for row in bins) == len(wanted)
     assert sum(row["test_labels"] for row in bins) == len(set(wanted))
-    assert (bins[3]["least_documents"], bins[3]["most_documents"]) == (0, 0)
+    assert (bins[3]["min_documents"], bins[3]["max_documents"]) == (0, 0)
     assert (
         bins[3]["encoders"]["untrained"]["macro-R@10"]["value"] < bins[3]["encoders"]["cycle_0"]["macro-R@10"]["value"]
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from ezxmc_ray.evaluation.weakness import DOCUMENTS, LEAST_LEAD, Weakness, weakness
+from ezxmc_ray.evaluation.weakness import DOCUMENTS, MIN_LEAD, Weakness, weakness
 
 Rows = list[np.ndarray]
 
@@ -78,7 +78,7 @@ def test_the_sentence_says_what_is_wrong_and_what_to_try() -> None:
     assert "gives labels of a document the same score (100% of their pairs, in 30 documents)" in constant
     assert "teacher.readout" not in constant
     inverted = judged([-one for one in relevance], similarity)
-    assert inverted.lead < -LEAST_LEAD
+    assert inverted.lead < -MIN_LEAD
     assert "puts the labels that are least like a document first" in (inverted.sentence or "")
 
 

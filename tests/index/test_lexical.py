@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from ezxmc_ray.config import WordsConfig
-from ezxmc_ray.index.hybrid import LabelSimilarity, Matcher
-from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LabelWords, word_stems
+from ezxmc_ray.config import LexicalConfig
+from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
+from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LexicalTable, word_stems
 from ezxmc_ray.index.search import ShardedIndex
 
 LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
@@ -31,7 +31,7 @@ def test_shares_are_those_of_the_definition() -> None:
     titles = ["Learning machines", "", None]
     texts = ["A history of tools.", "STRASSENBAU und machine", "learn tools"]
     labels = np.tile(np.arange(len(LABELS), dtype=np.int32), (3, 1))
-    found = LabelWords(LABELS).shares(titles, texts, labels)
+    found = LexicalTable(LABELS).shares(titles, texts, labels)
     for row, (title, text) in enumerate(zip(titles, texts, strict=True)):
         whole = f"{title or ''} {text}"
         expected = [(share(name, title or text, LABELS) + share(name, whole, LABELS)) / 2 for name in LABELS]
@@ -50,22 +50,22 @@ def test_only_the_beginning_of_a_long_document_counts() -> None:
     far = "x1 " * DOCUMENT_WORDS + "machine learning"
     near = "x1 " * (DOCUMENT_WORDS - 2) + "machine learning"
     titled = "x1 " * (DOCUMENT_WORDS - 1) + "machine learning"
-    found = LabelWords(LABELS).shares(["", "", "theory"], [far, near, titled], np.zeros((3, 1), np.int32))
+    found = LexicalTable(LABELS).shares(["", "", "theory"], [far, near, titled], np.zeros((3, 1), np.int32))
     np.testing.assert_allclose(found, [[0], [1], [0]], rtol=1e-6)
 
 
 def test_no_label_and_labels_without_words_have_no_share() -> None:
-    words = LabelWords(LABELS)
+    words = LexicalTable(LABELS)
     found = words.shares([""], ["C machine learning"], np.array([[2, -1, 0, -1]], np.int32))
     np.testing.assert_allclose(found, [[0, 0, 1, 0]], rtol=1e-6)
-    assert not LabelWords(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
+    assert not LexicalTable(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
 
 
 def test_more_documents_than_a_batch() -> None:
     count = BATCH_DOCUMENTS + 3
     texts = ["tools" if number % 2 else "learning" for number in range(count)]
     labels = np.tile(np.array([4, 0], np.int32), (count, 1))
-    found = LabelWords(LABELS).shares([""] * count, texts, labels)
+    found = LexicalTable(LABELS).shares([""] * count, texts, labels)
     np.testing.assert_array_equal(found, found[np.arange(count) % 2])
     assert found[0, 0] == 0 < found[0, 1]
     assert found[1, 1] == 0 < found[1, 0]
@@ -80,10 +80,10 @@ def index() -> ShardedIndex:
 def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
     cosine, nearest = index.search(query, len(LABELS))
-    found, labels = Matcher(index, LabelWords(LABELS), WordsConfig(weight=1.0)).search(
+    found, labels = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=1.0)).search(
         query, [""], ["history of tools"], 6
     )
-    shares = LabelWords(LABELS).shares([""], ["history of tools"], labels)
+    shares = LexicalTable(LABELS).shares([""], ["history of tools"], labels)
     by_label = dict(zip(nearest[0].tolist(), cosine[0], strict=True))
     np.testing.assert_allclose(found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)])
     assert (np.diff(found[0]) <= 0).all()
@@ -93,7 +93,7 @@ def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
 
 def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
-    matcher = Matcher(index, LabelWords(LABELS), WordsConfig(weight=9.0, candidates=3))
+    matcher = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=9.0, candidates=3))
     assert matcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
     _, labels = matcher.search(query, [""], ["learning theory"], 6, [[1]])
     assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
@@ -102,7 +102,7 @@ def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: Shard
 def test_without_weight_the_encoder_decides(index: ShardedIndex) -> None:
     query = np.array([[0.3, 0.9]], np.float32)
     plain = index.search(query, 4)
-    matched = Matcher(index, None, WordsConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
+    matched = HybridSearcher(index, None, LexicalConfig(weight=0.0)).search(query, [""], ["machine learning"], 4)
     for one, other in zip(plain, matched, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -114,11 +114,11 @@ def test_given_labels_are_as_similar_as_if_they_had_been_found(weight: float, dt
     vectors = [draw.normal(size=(rows, 8)).astype(np.float32) for rows in (len(LABELS), 3)]
     labels, documents = ((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(dtype) for one in vectors)
     titles, texts = ["Tools", "", None], ["a history of machines", "learning theory", "none of these"]
-    words, config = LabelWords(LABELS) if weight else None, WordsConfig(weight=weight)
+    words, config = LexicalTable(LABELS) if weight else None, LexicalConfig(weight=weight)
     excluded = [[1], list(range(1, len(LABELS))), []]
-    found, numbers = Matcher(ShardedIndex.from_vectors(labels), words, config).search(
+    found, numbers = HybridSearcher(ShardedIndex.from_vectors(labels), words, config).search(
         documents, titles, texts, len(LABELS), excluded
     )
-    given = LabelSimilarity(labels, words, config)(documents, titles, texts, numbers)
+    given = PairScorer(labels, words, config)(documents, titles, texts, numbers)
     assert given.dtype == np.float32 and np.isneginf(given[1, 1:]).all()
     np.testing.assert_allclose(given, found, atol=1e-6)

@@ -50,7 +50,7 @@ def test_precision_of_the_highest_is_the_mean_over_all_orders_of_equal_scores() 
 
 
 def test_bins_are_equal_in_size_and_in_rising_order() -> None:
-    # Neighbours in float32: the middle of two of them is not a float32.
+    # Neighbors in float32: the middle of two of them is not a float32.
     values = np.random.default_rng(0).permutation(np.float32(1) + np.arange(100) * np.float32(2**-23))
     groups = metrics.equal_count_bins(values, 10)
     assert [len(group) for group in groups] == [10] * 10

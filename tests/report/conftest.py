@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.evaluation.audit import JudgedPairs, audit_by_gold
+from ezxmc_ray.evaluation.audit import AuditPairs, audit_by_gold
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 
 VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
@@ -69,7 +69,7 @@ def audited(readout: str) -> dict[str, Any]:
     similarity = -np.sort(-draw.uniform(0.2, 0.7, (120, 10)), axis=1).ravel().astype(np.float32)
     is_gold = draw.random(1200) < 0.6 * similarity - 0.1
     verdict = (2 * is_gold - 1.5 + 2 * similarity + draw.normal(0, 1.4, 1200)).astype(np.float32)
-    pairs = JudgedPairs(
+    pairs = AuditPairs(
         document=np.repeat(np.arange(120), 10),
         rank=np.tile(np.arange(10), 120),
         raw=1 / (1 + np.exp(-verdict)),

@@ -1,4 +1,4 @@
-"""The comparison of encoders by the teacher's judgement: scores, standard errors, and the newest one's lead."""
+"""The comparison of encoders by the teacher's judgment: scores, standard errors, and the newest one's lead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.cycles import stops
-from ezxmc_ray.stages.select import ADDED_UP, Shortlist, fit_threshold, pool_target, summarise, with_asked
+from ezxmc_ray.stages.select import ADDED_UP, Shortlist, fit_threshold, pool_target, summarize, with_asked
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
@@ -20,7 +20,7 @@ from ezxmc_ray.tables import EXAMPLES_SCHEMA
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
     table = np.random.default_rng(0).uniform(0, 1, (40, 4))
     table[:, 2] += 0.3  # the best one before the newest
-    found = summarise(table)
+    found = summarize(table)
     for number, score in enumerate(found["scores"]):
         over_start = table[:, number] - table[:, 0]
         assert score["score"] == pytest.approx(100 * table[:, number].mean())
@@ -38,13 +38,13 @@ def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
 
 def test_noise_between_equally_good_encoders_seldom_stops_the_cycles() -> None:
     draw = np.random.default_rng(1)
-    leads = [summarise(draw.uniform(0, 1, (60, 2)))["lead"] for _ in range(1000)]
+    leads = [summarize(draw.uniform(0, 1, (60, 2)))["lead"] for _ in range(1000)]
     assert np.mean([stops(lead, -1.0) for lead in leads]) == pytest.approx(0.16, abs=0.03)
     assert np.mean([stops(lead, 1.0) for lead in leads]) == pytest.approx(0.84, abs=0.03)
 
 
 def test_nothing_held_out_compares_nothing_and_stops_nothing() -> None:
-    found = summarise(np.zeros((0, 3)))
+    found = summarize(np.zeros((0, 3)))
     assert found["documents"] == 0 and [one["score"] for one in found["scores"]] == [0.0] * 3
     assert not stops(found["lead"], 1.0)
 
@@ -58,7 +58,7 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     tmp_path: Path, threshold: float, expected: float
 ) -> None:
     storage = Storage(str(tmp_path))
-    lists = {"labels": [1, 2], "similarity": [0.75, 0.25], "start_similarity": [0.5, 0.5], "raw": [0.9, 0.1]}
+    lists = {"labels": [1, 2], "similarity": [0.75, 0.25], "base_similarity": [0.5, 0.5], "raw": [0.9, 0.1]}
     rows = [{"row": 0, "held_out": True, "verdict": [0.9, 0.1], **lists}]
     rows.append({"row": 1, "held_out": False, "verdict": [1.0, 1.0], **lists})
     storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
@@ -95,7 +95,7 @@ def test_a_teacher_of_noise_prefers_no_encoder_though_students_are_alike() -> No
         gains = gains_of(pool_target(pool, lists, "fusion", [scale] * 4), 0.5)
         gain = dict(zip(pool, gains, strict=True))
         values.append([graded_ndcg([gain[int(label)] for label in order], list(gains)) for order in orders])
-    scores = [one["score"] for one in summarise(np.array(values))["scores"]]
+    scores = [one["score"] for one in summarize(np.array(values))["scores"]]
     assert abs(scores[0] - np.mean(scores[1:])) < 5
 
 

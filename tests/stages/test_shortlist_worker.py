@@ -1,4 +1,4 @@
-"""Shortlists of a later cycle, by the actor that makes them, without a cluster: the student orders, the start encoder
+"""Shortlists of a later cycle, by the actor that makes them, without a cluster: the student orders, the base encoder
 says how similar it finds the same labels."""
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from transformers import BertModel
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import EncoderConfig, WordsConfig
+from ezxmc_ray.config import EncoderConfig, LexicalConfig
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.index.lexical import LabelWords
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash
@@ -27,7 +27,7 @@ STUDENT = "cycle-0/student"
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    """A run with labels, documents, the label vectors of both encoders, and a student unlike the start encoder."""
+    """A run with labels, documents, the label vectors of both encoders, and a student unlike the base encoder."""
     storage = Storage(str(tmp_path / "run"))
     student = save_tiny_bert(tmp_path / "run" / STUDENT, 0.0)
     bert = BertModel.from_pretrained(student)
@@ -53,7 +53,7 @@ def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, 
     config = EncoderConfig(
         model=str(save_tiny_bert(tmp_path / "start", 0.0)), max_document_tokens=16, max_label_tokens=16, dtype="float32"
     )
-    words, file = WordsConfig(weight=WEIGHT), "shortlist.parquet"
+    words, file = LexicalConfig(weight=WEIGHT), "shortlist.parquet"
     folders = [None, STUDENT]
     for cycle, folder in enumerate(folders):
         vectors = f"cycle-{cycle}/label_vectors/shard-00000.parquet"
@@ -66,7 +66,7 @@ def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, 
 
     texts = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
     everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))
-    named = WEIGHT * LabelWords(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
+    named = WEIGHT * LexicalTable(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
     similarity = []
     for model in (config.model, storage.path(STUDENT)):
         encoder = Encoder.load(model, config)
@@ -74,9 +74,9 @@ def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, 
         similarity.append(documents @ encoder.encode_labels(LABEL_TEXTS).vectors.T + named)
     assert not np.allclose(*similarity, atol=0.05)
     for row, (first, later) in enumerate(zip(*found, strict=True)):
-        assert first["start_similarity"] == first["similarity"]
+        assert first["base_similarity"] == first["similarity"]
         for one, own in ((first, similarity[0]), (later, similarity[1])):
             assert one["row"] == row and row not in one["labels"] and len(one["labels"]) == SIZE
             np.testing.assert_allclose(one["similarity"], own[row, one["labels"]], atol=1e-5)
             assert one["similarity"] == sorted(one["similarity"], reverse=True)
-        np.testing.assert_allclose(later["start_similarity"], similarity[0][row, later["labels"]], atol=1e-5)
+        np.testing.assert_allclose(later["base_similarity"], similarity[0][row, later["labels"]], atol=1e-5)

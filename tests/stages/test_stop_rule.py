@@ -67,7 +67,7 @@ def test_a_student_that_does_not_lead_by_enough_ends_the_cycles_and_the_run_can_
 ) -> None:
     held_out = ["cycle 1 shortlist", "cycle 1 judge"]
     ending = ["select", "index", "predict", "evaluate", "report"]
-    first = run(judged, "curriculum.least_lead=1000")
+    first = run(judged, "curriculum.min_lead=1000")
     assert first == ["cycle 0 shortlist", "cycle 0 judge", "cycle 0 train", *held_out, "cycle 1 select", *ending]
     assert "The cycles end: cycle_0 leads untrained by" in (judged.folder / "stdout").read_text()
     lead = judged.manifest("cycle-1/selection")["details"]["lead"]
@@ -81,10 +81,10 @@ def test_a_student_that_does_not_lead_by_enough_ends_the_cycles_and_the_run_can_
         "cycle 2 shortlist",
         "cycle 2 judge",
     ]
-    assert run(judged, "curriculum.least_lead=1000") == []
+    assert run(judged, "curriculum.min_lead=1000") == []
     check_card(judged, cycles=1)
 
-    second = run(judged, "curriculum.least_lead=-1000")
+    second = run(judged, "curriculum.min_lead=-1000")
     assert second == [*held_out, "cycle 1 train", "cycle 2 shortlist", "cycle 2 judge", *ending]
     assert judged.manifest("cycle-1/shortlist")["rows"] == documents["train"]
     assert len(judged.manifest("student")["details"]["scores"]) == 3

@@ -15,7 +15,7 @@ from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.train import check_training, count_workers
 from ezxmc_ray.stages.train_worker import cpu_threads
-from ezxmc_ray.steps import Curriculum, Step
+from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 from tests.student.toy import LABELS_SCHEMA as LABEL_TEXTS
@@ -52,7 +52,7 @@ def write_examples(storage: Storage, held_out: int) -> None:
         similarity = [0.5, 0.4, 0.3]
         scores = {
             "similarity": similarity,
-            "start_similarity": similarity,
+            "base_similarity": similarity,
             "raw": [1.0, 0.0, 0.0],
             "verdict": [1.0, 0.0, 0.0],
         }
@@ -68,10 +68,10 @@ def write_examples(storage: Storage, held_out: int) -> None:
     write_manifest(storage, "cycle-0/examples", Manifest("judge", "", ROWS, 0.0, [], details))
 
 
-def training(folder: Path, encoder: Path, *overrides: str, held_out: int = 0) -> tuple[Curriculum, Step]:
+def training(folder: Path, encoder: Path, *overrides: str, held_out: int = 0) -> tuple[RunPlan, Step]:
     """The step 'cycle 0 train' of a run with examples in ``folder``."""
     config = load_config(None, [f"run={folder}", f"encoder.model={encoder}", *SETTINGS, *overrides])
-    work = Curriculum(config, Storage(config.run))
+    work = RunPlan(config, Storage(config.run))
     write_examples(work.storage, held_out)
     return work, next(step for step in work.steps() if step.name == "cycle 0 train")
 

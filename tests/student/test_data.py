@@ -32,7 +32,7 @@ def example(row: int, labels: list[int], verdict: list[float | None], held_out: 
         "held_out": held_out,
         "labels": labels,
         "similarity": [0.5] * len(labels),
-        "start_similarity": [0.9 - 0.1 * place for place in range(len(labels))],
+        "base_similarity": [0.9 - 0.1 * place for place in range(len(labels))],
         "raw": [0.0] * len(labels),
         "verdict": verdict,
     }

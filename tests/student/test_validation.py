@@ -9,7 +9,7 @@ from sklearn.metrics import ndcg_score
 
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.student.data import HeldOut
-from ezxmc_ray.student.validation import Looks, gains_of, graded_ndcg, look
+from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out, gains_of, graded_ndcg
 from tests.student.toy import LABELS, SCALE, TOPICS, save_tiny_bert, trainer
 
 
@@ -34,7 +34,7 @@ def test_a_look_is_the_mean_over_documents_of_the_order_of_their_shortlists(tmp_
         for n, topic in enumerate(TOPICS[:4])
     ]
     config = StudentConfig(target="verdict")
-    total, count = look(encoder, documents, config, SCALE)
+    total, count = evaluate_held_out(encoder, documents, config, SCALE)
     expected = 0.0
     for one in documents:
         scores = (
@@ -44,28 +44,28 @@ def test_a_look_is_the_mean_over_documents_of_the_order_of_their_shortlists(tmp_
         gains = np.exp((one.verdict.astype(float) - SCALE.verdict_mean) / SCALE.verdict_std / config.target_temperature)
         expected += ndcg_score([gains / gains.sum()], [scores], k=5)
     assert count == 4 and total == pytest.approx(expected, rel=1e-4)
-    assert look(encoder, [], config, SCALE) == (0.0, 0)
+    assert evaluate_held_out(encoder, [], config, SCALE) == (0.0, 0)
 
 
 def test_training_stops_after_patience_looks_and_takes_the_best_weights() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
-    looks = Looks(patience=2)
+    stopping = EarlyStopping(patience=2)
     for step, score in ((10, 50.0), (20, 60.0), (30, 60.0), (40, 55.0)):
-        assert not looks.should_stop()
+        assert not stopping.should_stop()
         torch.nn.init.constant_(network.weight, step)
-        looks.add(step, score, network)
-    assert looks.should_stop() and looks.best_step == 20
-    again = Looks(patience=2)
-    again.load_state(looks.state())
+        stopping.add(step, score, network)
+    assert stopping.should_stop() and stopping.best_step == 20
+    again = EarlyStopping(patience=2)
+    again.load_state(stopping.state())
     again.take_best(network)
     assert again.should_stop() and network.weight.item() == 20
 
 
 def test_without_patience_nothing_stops_and_the_last_weights_stay() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
-    looks = Looks(patience=0)
+    stopping = EarlyStopping(patience=0)
     for step in range(1, 9):
-        looks.add(step, 100.0 - step, network)
+        stopping.add(step, 100.0 - step, network)
     before = network.weight.item()
-    looks.take_best(network)
-    assert not looks.should_stop() and looks.best_step == 1 and network.weight.item() == before
+    stopping.take_best(network)
+    assert not stopping.should_stop() and stopping.best_step == 1 and network.weight.item() == before

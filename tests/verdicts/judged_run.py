@@ -20,8 +20,8 @@ from ezxmc_ray import cli, layout
 from ezxmc_ray.context import Context
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
-from ezxmc_ray.verdicts.relocate import rehome
-from ezxmc_ray.verdicts.shortlist_pairs import Pending, count_pending
+from ezxmc_ray.verdicts.relocate import relocate
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
 LABELS = 6
@@ -67,17 +67,17 @@ class Run:
 
     def judge(self, key: str = KEY) -> list[str]:
         """Judge what is pending, a batch of two documents at a time; returns the texts that were asked about."""
-        rehome(self.context, key, starmap)
+        relocate(self.context, key, starmap)
         self.store(key).write_description({**DESCRIPTION, "key": key})
-        pending = Pending(self.storage, key, 0)
+        shortlist_pairs = ShortlistPairs(self.storage, key, 0)
         texts = []
         for shard in range(self.context.shards):
             for start in range(0, ROWS, 2):
-                documents = pending.documents(shard, start, start + 2)
+                documents = shortlist_pairs.documents(shard, start, start + 2)
                 pairs = [(one.document_hash, label) for one in documents for label in one.label_hashes]
                 if pairs:
                     cost = {"computed_tokens": 3 * len(pairs), "engine_ms": 500}
-                    pending.store.append(layout.shard_name(shard), verdicts(pairs), cost)
+                    shortlist_pairs.store.append(layout.shard_name(shard), verdicts(pairs), cost)
                 texts += [one.text for one in documents for _ in one.label_hashes]
         return texts
 
@@ -87,10 +87,10 @@ class Run:
 
     def check_scores(self, key: str = KEY) -> None:
         """Every pair of the shortlists has the fake judge's score."""
-        pending = Pending(self.storage, key, 0)
+        shortlist_pairs = ShortlistPairs(self.storage, key, 0)
         for shard in range(self.context.shards):
-            pairs = pending.pairs(shard)
-            raw = pending.store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+            pairs = shortlist_pairs.pairs(shard)
+            raw = shortlist_pairs.store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
             assert raw.tolist() == list(map(score, pairs["document_hash"], pairs["label_hash"]))
 
 

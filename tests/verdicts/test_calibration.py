@@ -65,13 +65,13 @@ def test_the_threshold_lies_between_two_heaps_wherever_they_are() -> None:
 def test_the_threshold_is_otsus_by_a_plain_loop() -> None:
     values = np.random.default_rng(2).normal(size=500) ** 3
     counts, edges = np.histogram(values, 256)
-    centres = np.repeat((edges[:-1] + edges[1:]) / 2, counts)
+    centers = np.repeat((edges[:-1] + edges[1:]) / 2, counts)
     within = [
-        (centres[:k].var() * k + centres[k:].var() * (500 - k), k) for k in range(1, 500) if centres[k - 1] < centres[k]
+        (centers[:k].var() * k + centers[k:].var() * (500 - k), k) for k in range(1, 500) if centers[k - 1] < centers[k]
     ]
     split = min(within)[1]
     threshold = yes_threshold(counts, edges)
-    assert centres[split - 1] < threshold < centres[split]
+    assert centers[split - 1] < threshold < centers[split]
 
 
 def test_the_threshold_of_merged_histograms_is_that_of_all() -> None:

@@ -1,4 +1,4 @@
-"""The scales of a cycle's examples: that of the targets is of the start encoder's similarities, another of its own."""
+"""The scales of a cycle's examples: that of the targets is of the base encoder's similarities, another of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN, START = [[0.9, 0.7], [0.8, 0.6, 0.5]], [[0.3, 0.4], [0.1, 0.2, 0.0]]
 
 
 class AnsweredPairs:
-    """In place of stages.pending.Pending: every pair has been judged."""
+    """In place of stages.pending.ShortlistPairs: every pair has been judged."""
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         """As its model; nothing is looked up."""
@@ -39,13 +39,13 @@ class AnsweredPairs:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict[str, Any]]:
     """Two shards of a document each, joined; and what the manifest says of them."""
-    monkeypatch.setattr(examples, "Pending", AnsweredPairs)
+    monkeypatch.setattr(examples, "ShortlistPairs", AnsweredPairs)
     storage = Storage(str(tmp_path))
     for shard, (own, start) in enumerate(zip(OWN, START, strict=True)):
         document = {"id": str(shard), "title": "", "text": "", "split": "train", "held_out": False, "excluded": []}
         rows = [document | {"content_hash": content_hash("", str(shard))}]
         storage.write_shard("documents", shard, pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
-        row = {"row": 0, "labels": list(range(len(own))), "similarity": own, "start_similarity": start}
+        row = {"row": 0, "labels": list(range(len(own))), "similarity": own, "base_similarity": start}
         storage.write_shard("cycle-1/shortlist", shard, pa.Table.from_pylist([row], SHORTLIST_SCHEMA))
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
@@ -59,7 +59,7 @@ def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[
     verdicts: list[float] = []
     for shard, (own, start, raw) in enumerate(zip(OWN, START, RAW, strict=True)):
         (row,) = storage.read_shard("cycle-1/examples", shard, EXAMPLES_SCHEMA).to_pylist()
-        assert row["similarity"] == pytest.approx(own) and row["start_similarity"] == pytest.approx(start)
+        assert row["similarity"] == pytest.approx(own) and row["base_similarity"] == pytest.approx(start)
         assert row["raw"] == pytest.approx(raw)
         verdicts += row["verdict"]
     for name, similarities in (("scale", START), ("own_scale", OWN)):

@@ -12,7 +12,7 @@ import pytest
 from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH, NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
-from ezxmc_ray.verdicts.placement import Homes, bring_home, compact_store, each_pair_once
+from ezxmc_ray.verdicts.placement import ShardLookup, compact_store, each_pair_once, relocate_verdicts
 from ezxmc_ray.verdicts.store import ABSENT, PRIORS, VerdictStore
 
 Pair = tuple[bytes, bytes]
@@ -31,11 +31,11 @@ def label(number: int) -> bytes:
     return content_hash("", f"label {number}")
 
 
-def homes_of(shards: list[list[int]]) -> Homes:
+def lookup_of(shards: list[list[int]]) -> ShardLookup:
     """Shards with documents of these numbers."""
     hashes = b"".join(document(number) for shard in shards for number in shard)
     numbers = np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard) for shard in shards])
-    return Homes(np.frombuffer(hashes, np.uint8).reshape(-1, 16), numbers)
+    return ShardLookup(np.frombuffer(hashes, np.uint8).reshape(-1, 16), numbers)
 
 
 def verdicts(pairs: dict[Pair, float]) -> pa.Table:
@@ -57,59 +57,59 @@ def in_folder(store: VerdictStore, folder: str) -> dict[Pair, float]:
     return dict(zip(pairs, table["raw"].to_pylist(), strict=True))
 
 
-def test_homes_are_found_as_in_a_plain_dict(tmp_path: Path) -> None:
+def test_shards_are_found_as_in_a_plain_dict(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shards = [rng.integers(0, 60, 30).tolist() for _ in range(6)]
     plain = defaultdict(set)
     for shard, documents in enumerate(shards):
         for number in documents:
             plain[document(number)].add(shard)
-    homes = homes_of(shards)
-    homes.save(Storage(str(tmp_path)), "homes.parquet")
+    lookup = lookup_of(shards)
+    lookup.save(Storage(str(tmp_path)), "lookup.parquet")
     asked = [document(number) for number in rng.integers(0, 80, 100).tolist()]
-    for one in (homes, Homes.load(Storage(str(tmp_path)), "homes.parquet")):
+    for one in (lookup, ShardLookup.load(Storage(str(tmp_path)), "lookup.parquet")):
         assert one.first(asked).tolist() == [min(plain.get(key, {-1})) for key in asked]
         rows = {shard: [row for row, key in enumerate(asked) if shard in plain.get(key, ())] for shard in range(6)}
         found = one.rows_by_shard(pa.chunked_array([pa.array(asked[:7], HASH), pa.array(asked[7:], HASH)]))
         assert {shard: sorted(places.tolist()) for shard, places in found.items()} == rows
 
 
-def test_homes_of_no_documents(tmp_path: Path) -> None:
-    homes = Homes.of_shards(Storage(str(tmp_path)), 0)
-    assert homes.first([document(1)]).tolist() == [-1]
-    assert homes.rows_by_shard([document(1)]) == homes_of([[1]]).rows_by_shard([]) == {}
+def test_lookup_of_no_documents(tmp_path: Path) -> None:
+    lookup = ShardLookup.of_shards(Storage(str(tmp_path)), 0)
+    assert lookup.first([document(1)]).tolist() == [-1]
+    assert lookup.rows_by_shard([document(1)]) == lookup_of([[1]]).rows_by_shard([]) == {}
 
 
-def test_homes_of_a_run_are_those_of_its_files(tmp_path: Path) -> None:
+def test_the_lookup_of_a_run_is_those_of_its_files(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     for shard, numbers in enumerate([[4, 5], [6, 4]]):
         rows = [{"content_hash": document(number)} for number in numbers]
         storage.write_table(
             f"documents/{layout.shard_name(shard)}.parquet", pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA)
         )
-    homes = Homes.of_shards(storage, 2)
-    assert homes.first([document(n) for n in (6, 5, 4, 3)]).tolist() == [1, 0, 0, -1]
+    lookup = ShardLookup.of_shards(storage, 2)
+    assert lookup.first([document(n) for n in (6, 5, 4, 3)]).tolist() == [1, 0, 0, -1]
 
 
 def test_verdicts_are_brought_to_every_shard_with_their_document_and_none_is_lost(store: VerdictStore) -> None:
     store.append("shard-00000", verdicts(judged([0, 1, 2, 3])))
-    homes = homes_of([[9, 0], [1, 2], [2, 8]])  # 3 is in no shard, 2 in two
-    assert bring_home(store, homes, "shard-00000") == 2 * 3
+    lookup = lookup_of([[9, 0], [1, 2], [2, 8]])  # 3 is in no shard, 2 in two
+    assert relocate_verdicts(store, lookup, "shard-00000") == 2 * 3
     assert in_folder(store, "shard-00000") == judged([0, 1, 2, 3])
     assert in_folder(store, "shard-00001") == judged([1, 2])
     assert in_folder(store, "shard-00002") == judged([2])
     assert [len(store.files(layout.shard_name(shard))) for shard in range(3)] == [1, 1, 1]
-    assert bring_home(store, homes, "shard-00000") == 0
-    back = homes_of([[], [], [], [], [], [3, 1]])
-    assert bring_home(store, back, "shard-00000") == 4
-    assert bring_home(store, back, "shard-00001") == 0  # came from shard-00000 already
+    assert relocate_verdicts(store, lookup, "shard-00000") == 0
+    back = lookup_of([[], [], [], [], [], [3, 1]])
+    assert relocate_verdicts(store, back, "shard-00000") == 4
+    assert relocate_verdicts(store, back, "shard-00001") == 0  # came from shard-00000 already
     assert in_folder(store, "shard-00005") == judged([1, 3])
 
 
 def test_a_verdict_that_is_there_is_not_replaced(store: VerdictStore) -> None:
     store.append("shard-00000", verdicts(judged([0, 1])))
     store.append("shard-00001", verdicts({(document(1), label(0)): 0.75}))
-    assert bring_home(store, homes_of([[0], [1]]), "shard-00000") == 1
+    assert relocate_verdicts(store, lookup_of([[0], [1]]), "shard-00000") == 1
     assert in_folder(store, "shard-00001") == {**judged([1]), (document(1), label(0)): 0.75}
 
 
@@ -120,7 +120,7 @@ def test_compaction_brings_home_first_and_keeps_what_has_no_home(store: VerdictS
     prior = {(NO_DOCUMENT, label(n)): -1.5 for n in range(3)}
     store.append(PRIORS, verdicts(prior))
     store.append(ABSENT, verdicts(judged([5, 6])))
-    compact_store(store, homes_of([[0], [1, 2, 6]]))  # 3, 4 and 5 are in no shard
+    compact_store(store, lookup_of([[0], [1, 2, 6]]))  # 3, 4 and 5 are in no shard
     assert in_folder(store, "shard-00000") == judged([0, 3])
     assert in_folder(store, "shard-00001") == judged([1, 2, 6])
     assert in_folder(store, "shard-00007") == judged([4])
@@ -147,12 +147,12 @@ def test_each_pair_is_given_once_wherever_its_copies_lie(store: VerdictStore) ->
         at_home = {document(number) for number in numbers}
         expected |= {pair: raw for pair, raw in held[layout.shard_name(shard)].items() if pair[0] in at_home}
     given: list[tuple[Pair, float]] = []
-    for folder, table in each_pair_once(store, homes_of(shards)):
+    for folder, table in each_pair_once(store, lookup_of(shards)):
         pairs = list(zip(table["document_hash"].to_pylist(), table["label_hash"].to_pylist(), strict=True))
         assert set(pairs) <= set(held[folder])
         given += zip(pairs, table["raw"].to_pylist(), strict=True)
     assert len(given) == len(dict(given)) == len(expected)
-    first = homes_of(shards).first([pair[0] for pair in expected])
+    first = lookup_of(shards).first([pair[0] for pair in expected])
     for (pair, raw), shard in zip(expected.items(), first, strict=True):
         if shard < 0 or pair in held[layout.shard_name(shard)]:
             assert dict(given)[pair] == raw

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ezxmc_ray import layout
-from ezxmc_ray.verdicts.relocate import rehome, rehome_folder
+from ezxmc_ray.verdicts.relocate import relocate, relocate_folder
 from ezxmc_ray.verdicts.summary import summary
 from tests.verdicts.judged_run import KEY, OLD, PAIRS, ROWS, Run, call, names
 
@@ -47,25 +47,25 @@ def test_rehoming_is_done_once_a_layout_and_again_after_a_kill(make_run: Callabl
         calls.append(function.__name__)
         return list(starmap(function, arguments))
 
-    assert rehome(first.context, KEY, counted) == 0
+    assert relocate(first.context, KEY, counted) == 0
     assert calls == []
     run = make_run(names(200) + OLD)
 
     def killed(function: Callable[..., Any], arguments: Any) -> list[Any]:
-        if function is rehome_folder:
-            rehome_folder(*arguments[0])
-            rehome_folder(*arguments[1])
+        if function is relocate_folder:
+            relocate_folder(*arguments[0])
+            relocate_folder(*arguments[1])
             raise KeyboardInterrupt
         return list(starmap(function, arguments))
 
     with pytest.raises(KeyboardInterrupt):
-        rehome(run.context, KEY, killed)
-    assert rehome(run.context, KEY, counted) == 2 * PAIRS  # four documents move, two have moved
-    assert calls == ["write_homes", "rehome_folder"]
+        relocate(run.context, KEY, killed)
+    assert relocate(run.context, KEY, counted) == 2 * PAIRS  # four documents move, two have moved
+    assert calls == ["write_lookup", "relocate_folder"]
     assert run.pending() == PAIRS
-    assert rehome(run.context, KEY, counted) == 0
+    assert relocate(run.context, KEY, counted) == 0
     assert len(calls) == 2
-    assert not run.storage.exists("verdicts/homes.parquet")
+    assert not run.storage.exists(".shard_lookup.parquet")
 
 
 def test_many_changes_do_not_pile_up_copies(make_run: Callable[..., Run]) -> None:
@@ -82,7 +82,7 @@ def test_many_changes_do_not_pile_up_copies(make_run: Callable[..., Run]) -> Non
 def test_a_broken_note_on_the_layout_only_brings_verdicts_home_again(make_run: Callable[..., Run]) -> None:
     run = make_run(OLD)
     run.judge()
-    for name in ("layout", "teacher"):
+    for name in ("placement", "teacher"):
         (Path(run.path) / "verdicts" / KEY / f"{name}.json").write_text("{")
     assert run.pending() == 0
     assert run.judge() == []

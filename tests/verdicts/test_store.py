@@ -87,7 +87,7 @@ def test_an_empty_store_holds_nothing(store: VerdictStore) -> None:
     assert store.lookup(PRIORS, [], []).shape == (0,)
     assert store.folders() == store.files(PRIORS) == []
     assert store.counts(PRIORS) == {}
-    assert store.description() is store.layout() is None
+    assert store.description() is store.placement() is None
     with pytest.raises(ValueError, match="without verdicts"):
         store.append(PRIORS, VERDICTS_SCHEMA.empty_table())
 
