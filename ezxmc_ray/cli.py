@@ -8,21 +8,19 @@ inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at onc
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ezxmc_ray import __version__
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.terminal import explained, print_comparison, print_plan, print_table, print_verdicts, tag_lines
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
-    from ezxmc_ray.report.compare import Comparison
-    from ezxmc_ray.tagger import Tagger
+    from ezxmc_ray.context import Context
 
 #: Each stage and what it does, in the order of a run.
 STAGES = {
@@ -36,12 +34,6 @@ STAGES = {
     "evaluate": "Measure against gold labels, if there are any.",
     "report": "Write report.json and report.html.",
 }
-
-#: Texts that are tagged together when they come from a pipe; on a terminal each is answered at once.
-LINES_A_BATCH = 64
-
-#: Characters of a line where stdout is not a terminal.
-PLAIN_WIDTH = 200
 
 HELP = """Tag documents with labels out of thousands to millions, without a labeled example.
 
@@ -82,6 +74,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="a.b=c", help="knobs to set, for example teacher.model=org/name")
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the directory or object-store URI of a run")]
+VerdictFile = Annotated[str, typer.Argument(metavar="FILE", help="a Parquet file of verdicts, a path or a URI")]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -135,7 +128,7 @@ def run(
     from ezxmc_ray import curriculum
 
     if dry_run:
-        _print_plan(curriculum.dry_run(config))
+        print_plan(curriculum.dry_run(config))
     else:
         curriculum.run(config)
 
@@ -183,7 +176,7 @@ def tag(
     if files:
         curriculum.tag(run, files, output, knobs)
     else:
-        _tag_lines(curriculum.open_tagger(run, knobs))
+        tag_lines(curriculum.open_tagger(run, knobs))
 
 
 @app.command(help="Print the configuration with every knob explained.")
@@ -198,7 +191,7 @@ def config(
     if conf is not None and "=" in conf and not conf.endswith((".yaml", ".yml")):
         words.insert(0, conf)
         conf = None
-    for line in _explained(_load(conf, words)):
+    for line in explained(_load(conf, words)):
         print(line)
 
 
@@ -207,63 +200,79 @@ def status(run: Run) -> None:
     """One line a step: state, rows, seconds."""
     from ezxmc_ray import curriculum
 
-    _print_table(curriculum.status(run))
+    print_table(curriculum.status(run))
 
 
-@app.command(help="Show, export, import or compact the verdicts of a run.")
-def verdicts(
+verdicts = typer.Typer(help="Show, export, import or compact the verdicts of a run.", no_args_is_help=True)
+app.add_typer(verdicts, name="verdicts")
+TeacherKey = Annotated[
+    str | None, typer.Option("--teacher", metavar="KEY", help="whose: a teacher key, or configured for the run's own")
+]
+
+
+@verdicts.command("show", help="Whose verdicts a run holds, and what they cost.")
+def show_verdicts(run: Run, teacher: TeacherKey = None) -> None:
+    """A table of the teachers."""
+    from ezxmc_ray.verdicts.summary import summary
+
+    print_verdicts(summary(_context(run), teacher))
+
+
+@verdicts.command("export", help="Write one teacher's verdicts to a Parquet file, with document and label ids.")
+def export_verdicts(run: Run, file: VerdictFile, teacher: TeacherKey = None) -> None:
+    """A file for another run, or for people."""
+    from ezxmc_ray.verdicts import transfer
+
+    pairs = transfer.export_verdicts(_context(run), file, teacher)
+    print(f"Exported {pairs:,} verdicts to {file}")
+
+
+@verdicts.command("import", help="Take in an export, or a Parquet file with the columns document_id, label_id and raw.")
+def import_verdicts(
     run: Run,
-    export_file: Annotated[
-        str | None, typer.Option("--export", metavar="FILE", help="write one teacher's verdicts to a Parquet file")
-    ] = None,
-    import_file: Annotated[
-        str | None,
-        typer.Option(
-            "--import",
-            metavar="FILE",
-            help="take verdicts from an export, or from a Parquet file with the columns document_id, label_id and raw",
-        ),
-    ] = None,
-    compact: Annotated[bool, typer.Option("--compact", help="make one file of many")] = False,
+    file: VerdictFile,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="whose verdicts: a teacher key, or configured; for an import also a new name"),
+        typer.Option(metavar="KEY", help="whose verdicts a file made by hand holds: configured, a key, or a new name"),
     ] = None,
 ) -> None:
-    """A table of the teachers, or what the one option that is given says."""
-    if (export_file is not None) + (import_file is not None) + compact > 1:
-        raise UserError("Give one of --export, --import and --compact at a time.")
-    from ezxmc_ray import curriculum
-    from ezxmc_ray.verdicts import summary as store
-    from ezxmc_ray.verdicts import transfer as verdict_files
+    """Verdicts of another run, or of people."""
+    from ezxmc_ray.verdicts import transfer
 
-    context = curriculum.open_run(run).context
-    if export_file is not None:
-        pairs = verdict_files.export_verdicts(context, export_file, teacher)
-        print(f"Exported {pairs:,} verdicts to {export_file}")
-    elif import_file is not None:
-        done = verdict_files.import_verdicts(context, import_file, teacher)
-        print(
-            f"Imported {done.new:,} verdicts of the teacher {done.key}; {done.pairs - done.new:,} more in the file "
-            "were held already and stay as they were"
-        )
-    elif compact:
-        before, after = store.compact(context, teacher)
-        print(f"Made {after:,} files of {before:,}")
-    else:
-        _print_verdicts(store.summary(context, teacher))
+    done = transfer.import_verdicts(_context(run), file, teacher)
+    print(
+        f"Imported {done.new:,} verdicts of the teacher {done.key}; {done.pairs - done.new:,} more in the file "
+        "were held already and stay as they were"
+    )
+
+
+@verdicts.command("compact", help="Make one file of many.")
+def compact_verdicts(run: Run, teacher: TeacherKey = None) -> None:
+    """Fewer files, the same verdicts."""
+    from ezxmc_ray.verdicts.summary import compact
+
+    before, after = compact(_context(run), teacher)
+    print(f"Made {after:,} files of {before:,}")
+
+
+def _context(run: str) -> Context:
+    from ezxmc_ray.curriculum import open_run
+
+    return open_run(run).context
 
 
 @app.command(help="Compare runs: quality, what it cost, differences with intervals.")
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="directories or URIs of evaluated runs")],
-    measure: Annotated[str, typer.Option(metavar="NAME", help="what the plot shows: P@1, R@10, PSP@5 …")] = "P@1",
+    measure: Annotated[
+        str, typer.Option(metavar="NAME", help="what every cycle's student is shown by: P@1, R@10, PSP@5 …")
+    ] = "P@1",
     markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help="also write Markdown")] = None,
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="also write a page like the report")
     ] = None,
 ) -> None:
-    """A table and a plot; differences are to the first run."""
+    """Tables; differences are to the first run."""
     from ezxmc_ray.report import compare_page
     from ezxmc_ray.report.compare import compare_runs
 
@@ -273,130 +282,13 @@ def compare(
         compare_page.write_text(markdown, "--markdown", compare_page.markdown(comparison, measure))
     if html is not None:
         compare_page.write_text(html, "--html", compare_page.page(comparison, measure))
-    _print_comparison(comparison)
-    for line in [*compare_page.legend(comparison), "", *compare_page.plot_lines(comparison, measure)]:
-        print(line)
+    print_comparison(comparison, measure)
 
 
 def _load(conf: str | None, overrides: Iterable[str] | None) -> Config:
     from ezxmc_ray.config import load_config
 
     return load_config(conf, list(overrides or []))
-
-
-def _explained(config: Config) -> Iterator[str]:
-    """The lines of ``config`` as YAML that loads back to the same, a comment before each knob."""
-    from omegaconf import OmegaConf
-
-    from ezxmc_ray.config import knobs, literal
-
-    section = ""
-    for knob in knobs():
-        head, _, name = knob.key.rpartition(".")
-        if head != section:
-            section = head
-            yield f"\n{section}:"
-        value = getattr(getattr(config, head) if head else config, name)
-        choices = f"; one of {', '.join(knob.choices)}" if knob.choices else ""
-        indent = "  " if head else ""
-        yield f"{indent}# {knob.help}{choices}"
-        if value != knob.default:
-            yield f"{indent}# (changed; the default is {'null' if knob.default is None else repr(knob.default)})"
-        for line in OmegaConf.to_yaml(OmegaConf.create({name: literal(value)})).splitlines():
-            yield indent + line
-
-
-def _tag_lines(tagger: Tagger) -> None:
-    """Read texts from stdin, one a line, and print each one's tags: score, text and id, tab-separated."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        print("Type a text and press Enter to get its tags; Ctrl-D ends.", file=sys.stderr)
-    lines = (line.strip() for line in iter(sys.stdin.readline, ""))
-    texts = (line for line in lines if line)
-    cut = 0
-    while batch := _next(texts, 1 if interactive else LINES_A_BATCH):
-        tags, truncated = tagger.tag([str(number) for number in range(len(batch))], [""] * len(batch), batch)
-        cut += truncated
-        for text, row in zip(batch, tags.to_pylist(), strict=True):
-            if not interactive:
-                print(text)
-            for label_id, label_text, score in zip(row["label_ids"], row["label_texts"], row["scores"], strict=True):
-                print(f"  {score:.3f}\t{label_text}\t({label_id})")
-            if not row["label_ids"]:
-                print("  no label is similar enough (predict.min_score)")
-            print(flush=True)
-    if cut:
-        print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
-
-
-def _next(texts: Iterator[str], count: int) -> list[str]:
-    try:
-        return list(islice(texts, count))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"The texts on the standard input are not UTF-8 ({error.reason}); convert them first."
-        ) from error
-
-
-def _line_width() -> int:
-    """Characters of a line of stdout."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _print_plan(plan: dict[str, Any]) -> None:
-    """The steps of a dry run as a table, and everything else in ``plan`` as a line each."""
-    for name, value in plan.items():
-        if name != "steps":
-            print(f"{_words(name)}: {value}")
-    _print_table(plan["steps"])
-
-
-def _print_table(rows: Sequence[dict[str, Any]], heading: Callable[[str], str] = _words) -> None:
-    """``rows`` as a table, a column for each key under its ``heading``; too wide ones are folded, but for the first."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    for number, name in enumerate(rows[0] if rows else ["step"]):
-        numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(heading(name), justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    Console(highlight=False, markup=False, emoji=False, width=_line_width()).print(table)
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    """As many runs beside each other as the width holds."""
-    from ezxmc_ray.report.compare_page import table_rows
-
-    beside = max(1, (_line_width() - 20) // 27)  # the first column, and a difference with its interval
-    for start in range(0, len(comparison.entries), beside):
-        _print_table(table_rows(comparison, comparison.entries[start : start + beside]), heading=str)
-
-
-def _print_verdicts(teachers: list[dict[str, Any]]) -> None:
-    """A column for each of ``teachers``, so that the table stays narrow."""
-    if not teachers:
-        print("The run holds no verdicts yet")
-        return
-    first, *names = teachers[0]
-    _print_table([{first: name, **{one[first]: _cell(one[name]) for one in teachers}} for name in names])
-    print("share of yes: as the run's cycles measured it; of a teacher without a cycle, by the split of its scores")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _fail(sentence: str) -> None:

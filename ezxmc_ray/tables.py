@@ -70,7 +70,7 @@ VERDICTS_SCHEMA = pa.schema(
     ]
 )
 
-#: What ``ezxmc verdicts RUN --export`` writes: verdicts with the ids that the run has for the hashes (of a text that
+#: What ``ezxmc verdicts export`` writes: verdicts with the ids that the run has for the hashes (of a text that
 #: several documents or labels share, the first one's; null for what the run no longer has). A prior has no document.
 EXPORTED_VERDICTS_SCHEMA = pa.schema(
     [

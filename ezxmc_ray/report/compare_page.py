@@ -1,4 +1,4 @@
-"""Writes a comparison of runs: lines for the terminal, Markdown, and an HTML page that needs no network and no script.
+"""Writes a comparison of runs: tables for the terminal, Markdown, and an HTML page that needs no network and no script.
 
 Comes in: a Comparison. Goes out: texts, and files where they are asked for.
 """
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
-from rich.cells import cell_len, set_cell_size
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
@@ -20,9 +19,6 @@ from ezxmc_ray.report.compare import Comparison, Entry, Student
 from ezxmc_ray.report.compared_run import UNTRAINED
 from ezxmc_ray.report.page import environment
 from ezxmc_ray.storage import Storage
-
-#: Characters of a line of the plot in the terminal, names and numbers apart.
-PLOT_WIDTH = 41
 
 #: Marks a difference whose interval leaves out zero.
 SIGNIFICANT = "*"
@@ -88,20 +84,18 @@ def legend(comparison: Comparison) -> list[str]:
     return sentences + comparison.notes
 
 
-def plot_lines(comparison: Comparison, measure: str) -> list[str]:
-    """``measure`` of every student as text: run, student, pairs, a dot with its interval, value; ● is shipped."""
-    found = _all_students(comparison)
-    ends = [one.intervals[measure] or (one.values[measure],) for _, one in found]
-    low, high = min(map(min, ends)), max(map(max, ends))
-    names = [(run, one.name, f"{one.pairs:,}") for run, one in found]
-    titles = ("run", "student", "pairs")
-    widths = [max(cell_len(name[column]) for name in [titles, *names]) for column in range(len(titles))]
-    scale = f"{low:<{PLOT_WIDTH - 6}.1f}{high:>6.1f}"
-    lines = ["  ".join([*(title.ljust(width) for title, width in zip(titles, widths, strict=True)), scale, measure])]
-    for (_, one), (run, student, pairs) in zip(found, names, strict=True):
-        cells = [set_cell_size(run, widths[0]), student.ljust(widths[1]), pairs.rjust(widths[2])]
-        lines.append("  ".join([*cells, _dot(one, measure, low, high), f"{one.values[measure]:.1f}"]))
-    return lines
+def student_rows(comparison: Comparison, measure: str) -> list[dict[str, str]]:
+    """A row for every student: its run, its name, pairs judged up to its cycle, ``measure``, whether it is shipped."""
+    return [
+        {
+            "run": run,
+            "student": one.name,
+            "pairs judged": f"{one.pairs:,}",
+            measure: _value(one, measure),
+            "shipped": "yes" if one.shipped else "",
+        }
+        for run, one in _all_students(comparison)
+    ]
 
 
 def _all_students(comparison: Comparison) -> list[tuple[str, Student]]:
@@ -110,27 +104,17 @@ def _all_students(comparison: Comparison) -> list[tuple[str, Student]]:
     return untrained + [(run, one) for run, students in comparison.students.items() for one in students[1:]]
 
 
-def _dot(student: Student, measure: str, low: float, high: float) -> str:
-    def place(value: float) -> int:
-        return round((PLOT_WIDTH - 1) * (value - low) / (high - low)) if high > low else 0
-
-    line = [" "] * PLOT_WIDTH
-    if interval := student.intervals[measure]:
-        left, right = map(place, interval)
-        line[left : right + 1] = "├" + "─" * (right - left - 1) + "┤" if right > left else "│"
-    line[place(student.values[measure])] = "●" if student.shipped else "○"
-    return "".join(line)
-
-
 def markdown(comparison: Comparison, measure: str) -> str:
-    """The comparison as Markdown: table, plot as text, notes."""
-    rows = table_rows(comparison, comparison.entries)
-    cells = [list(rows[0]), ["---", *["--:"] * len(comparison.entries)], *(list(row.values()) for row in rows)]
-    table = ["| " + " | ".join(_escaped(cell.strip()) for cell in line) + " |" for line in cells]
+    """The comparison as Markdown: the table, the notes, every student by ``measure``."""
     notes = [f"- {_escaped(sentence)}" for sentence in legend(comparison)]
-    plot = ["```text", *plot_lines(comparison, measure), "```"]
     head = f"# {_escaped(title(comparison))}"
-    return "\n".join([head, "", *table, "", *notes, "", _plot_caption(measure), "", *plot, ""])
+    tables = (_table(table_rows(comparison, comparison.entries)), _table(student_rows(comparison, measure)))
+    return "\n".join([head, "", *tables[0], "", *notes, "", *tables[1], ""])
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    cells = [list(rows[0]), ["---", *["--:"] * (len(rows[0]) - 1)], *(list(row.values()) for row in rows)]
+    return ["| " + " | ".join(_escaped(cell.strip()) for cell in line) + " |" for line in cells]
 
 
 def _escaped(text: str) -> str:

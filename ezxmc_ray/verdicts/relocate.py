@@ -20,8 +20,8 @@ LOOKUP = ".shard_lookup.parquet"
 def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
     """Bring the verdicts of the teacher ``key`` to their documents' shards, if these changed; returns rows appended.
 
-    The folders of shards that the run no longer has are asked too: a document may come back. The placement is noted last,
-    so that after a kill this is done again; what was appended already is found and not appended twice.
+    The folders of shards that the run no longer has are asked too: a document may come back. The placement is noted
+    last, so that after a kill this is done again; what was appended already is found and not appended twice.
     """
     storage, store = context.storage, VerdictStore(context.storage, key)
     details = context.documents.details

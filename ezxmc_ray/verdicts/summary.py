@@ -1,10 +1,10 @@
 """What a run's verdict store holds, teacher by teacher, and how its many small files become few. Needs no Ray.
 
-    ezxmc verdicts RUN
-    ezxmc verdicts RUN --compact
+    ezxmc verdicts show RUN
+    ezxmc verdicts compact RUN
 
-In: verdicts/, documents/, the manifests of judge. Out: a table; with ``--compact`` one file a folder of the store.
-Verdicts as a file to take elsewhere: stages/verdict_files.py.
+In: verdicts/, documents/, the manifests of judge. Out: a table; of ``compact`` one file a folder of the store.
+Verdicts as a file to take elsewhere: transfer.py.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def configured_teacher(context: Context) -> TeacherConfig:
     if len(held) > 1 and not judged:
         raise UserError(
             f"The run {storage.root} holds verdicts of its teacher in {' and '.join(held)}: set teacher.dtype in its "
-            "configuration, or give a teacher key (`ezxmc verdicts` lists them)."
+            "configuration, or give a teacher key (`ezxmc verdicts show` lists them)."
         )
     return replace(config, dtype=(judged or held or [machine_dtype()])[0])
 

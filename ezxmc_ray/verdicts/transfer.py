@@ -1,7 +1,7 @@
 """Verdicts out of a run and into one, as one Parquet file. Needs no Ray.
 
-    ezxmc verdicts RUN --export FILE [--teacher KEY]
-    ezxmc verdicts RUN --import FILE [--teacher NAME]
+    ezxmc verdicts export RUN FILE [--teacher KEY]
+    ezxmc verdicts import RUN FILE [--teacher NAME]
 
 An export (tables.EXPORTED_VERDICTS_SCHEMA) has every pair of one teacher once, and in the schema's metadata as JSON the
 teacher's description (``ezxmc.teacher``) and what its pairs cost (``ezxmc.costs``): imported, it goes under that
@@ -65,12 +65,12 @@ class Imported:
 
 
 def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
-    """Write the verdicts of one teacher (see stages.verdicts.held_key) to ``file``; returns the pairs, priors included.
+    """Write the verdicts of one teacher (see summary.held_key) to ``file``; returns the pairs, priors included.
 
     One folder of the store is held at a time. Errors: UserError for a teacher that the run does not hold and a file
     that cannot be written.
     """
-    target, name = _location(file, "--export")
+    target, name = _location(file)
     check_writable(target)
     store = VerdictStore(context.storage, held_key(context, teacher))
     lookup, labels = lookup_of(context), _label_ids(context.storage)
@@ -154,12 +154,12 @@ def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: 
     return int(is_new.sum())
 
 
-def _location(file: str, option: str) -> tuple[Storage, str]:
+def _location(file: str) -> tuple[Storage, str]:
     """Where ``file`` lies, a path or a URI: its folder and its name."""
     folder, name = os.path.split(file)
     storage = Storage(folder or ".")
     if not name or storage.is_folder(name):
-        raise UserError(f"{option} {file} is a directory; name a file, for example {folder or '.'}/verdicts.parquet.")
+        raise UserError(f"{file} is a directory; name a file, for example {folder or '.'}/verdicts.parquet.")
     return storage, name
 
 
@@ -178,7 +178,7 @@ def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.T
 def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]:
     """An export as tables.VERDICTS_SCHEMA with its teacher's description and what a pair cost; what is made by hand as
     BY_HAND, without either."""
-    storage, name = _location(file, "--import")
+    storage, name = _location(file)
     if not storage.exists(name):
         raise UserError(f"There is no file {file} to import; give a Parquet file.")
     try:
@@ -189,7 +189,7 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]
         wanted = BY_HAND if description is None else VERDICTS_SCHEMA
         if missing := [column for column in wanted.names if column not in schema.names]:
             raise UserError(
-                f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts`, or a file with the "
+                f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts export`, or a file with the "
                 f"columns {', '.join(BY_HAND.names)}."
             )
         table = storage.read_table(name, columns=wanted.names).select(wanted.names).cast(wanted)

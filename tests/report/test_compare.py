@@ -17,8 +17,8 @@ from rich.cells import cell_len
 from ezxmc_ray import cli, metrics
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.evaluation.rankings import measure_encoders
-from ezxmc_ray.report.compare import compare_runs
-from ezxmc_ray.report.compare_page import markdown, page, plot_lines, table_rows
+from ezxmc_ray.report.compare import Student, compare_runs
+from ezxmc_ray.report.compare_page import markdown, page, student_rows, table_rows
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.report.made_runs import LABEL_COUNT, TRAIN_DOCUMENTS, documents, made_run, ranking
 
@@ -233,6 +233,12 @@ def test_gold_labels_one_label_set_and_two_runs_are_needed(tmp_path: Path, capsy
     )
 
 
+def cell_of(student: Student, measure: str) -> list[str]:
+    """The words of a measure's cell."""
+    low, high = student.intervals[measure] or (0.0, 0.0)
+    return [f"{student.values[measure]:.1f}", f"({low:.1f}", "to", f"{high:.1f})"]
+
+
 def test_the_command_prints_and_writes_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     roots = [made_run(tmp_path / "plain_one"), made_run(tmp_path / "better", BETTER)]
     files = {option: str(tmp_path / "out" / f"c.{option[2:]}") for option in ("--markdown", "--html")}
@@ -253,8 +259,7 @@ def test_the_command_prints_and_writes_the_comparison(tmp_path: Path, capsys: py
     written = (tmp_path / "out" / "c.markdown").read_text("utf-8")
     assert written == markdown(comparison, "R@10")
     assert (tmp_path / "out" / "c.html").read_text("utf-8") == page(comparison, "R@10")
-    assert "\n".join(plot_lines(comparison, "R@10")) in out
-    assert "\n".join(plot_lines(comparison, "R@10")) in written
+    assert ["better", "cycle", "0", "120", *cell_of(better.student, "R@10"), "yes"] in lines
 
 
 def test_the_table_loses_nothing_by_long_names_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,22 +296,20 @@ def test_names_of_runs_are_taken_as_they_are(tmp_path: Path, capsys: pytest.Capt
 def test_markdown_tables_have_a_cell_for_every_run(tmp_path: Path) -> None:
     comparison = compare_runs([made_run(tmp_path / "a|b"), made_run(tmp_path / "c_d", BETTER)])
     table = [line for line in markdown(comparison, "P@1").splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table} == {5}
+    assert {line.replace("\\|", "").count("|") for line in table} == {5, 6}
     assert table[0] == "|  | untrained encoder | a\\|b | c\\_d |"
-    assert len(table) == 2 + len(table_rows(comparison, comparison.entries))
+    assert len(table) == 4 + len(table_rows(comparison, comparison.entries)) + len(student_rows(comparison, "P@1"))
     values = next(line for line in table if line.startswith("| PSP@5 |"))
     assert f"{comparison.entries[1].student.values['PSP@5']:.1f} (" in values
 
 
-def test_the_plot_in_text_puts_every_student_at_its_value(tmp_path: Path) -> None:
+def test_every_student_has_a_row_with_its_value_and_the_shipped_one_says_so(tmp_path: Path) -> None:
     comparison = compare_runs([made_run(tmp_path / "a", skills=(0.1, 0.4, 0.7), chosen=1)])
-    title, untrained, first, second = plot_lines(comparison, "P@1")
-    assert title.split()[:3] == ["run", "student", "pairs"]
-    assert [line.split()[-1] for line in (untrained, first, second)] == [
-        f"{student.values['P@1']:.1f}" for student in comparison.students["a"]
-    ]
-    assert untrained.index("○") < first.index("○") < second.index("●")
-    assert all(re.search("├─+[○●]─+┤", line) for line in (untrained, first, second))
+    rows = student_rows(comparison, "P@1")
+    assert [row["student"] for row in rows] == [one.name for one in comparison.students["a"]]
+    values = [f"{student.values['P@1']:.1f} (" for student in comparison.students["a"]]
+    assert all(row["P@1"].startswith(value) for row, value in zip(rows, values, strict=True))
+    assert [row["shipped"] for row in rows] == ["", "", "yes"]
 
 
 class Page(HTMLParser):

@@ -190,7 +190,7 @@ def kill_while_judging(project: Project) -> Killed:
     deadline = time.monotonic() + 30
     while any(map(running, of_the_run)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    said = project.ezxmc("verdicts", str(project.run), "--teacher", "configured")
+    said = project.ezxmc("verdicts", "show", str(project.run), "--teacher", "configured")
     assert said.returncode == 0, said.stderr
     return Killed(len(of_the_run), list(filter(running, of_the_run)), project.verdict_files(), said.stdout)
 

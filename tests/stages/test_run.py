@@ -139,7 +139,7 @@ def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: 
     """What it knew when the run was killed, and what the command after that has counted."""
     judged = [project.manifest(f"cycle-{cycle}/examples")["details"] for cycle in (0, 1)]
     before = table_of(project.killed.verdicts)
-    table = table_of(ezxmc("verdicts", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout)
+    table = table_of(ezxmc("verdicts", "show", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout)
     counted = {"pairs": "pairs_asked", "priors": "prior_pairs_asked"}
     counted |= {name: name.replace(" ", "_") for name in ("prompt tokens", "computed tokens")}
     for name, key in counted.items():

@@ -57,7 +57,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[..., 
     columns = dict(zip(("document_id", "label_id", "raw"), map(list, zip(*fits, strict=True)), strict=True))
     pq.write_table(pa.table(columns), project.folder / "verdicts.parquet")
     file = str(project.folder / "verdicts.parquet")
-    done = project.ezxmc("verdicts", str(project.run), "--import", file, "--teacher", "configured")
+    done = project.ezxmc("verdicts", "import", str(project.run), file, "--teacher", "configured")
     assert done.returncode == 0, done.stderr
     return project
 

@@ -97,7 +97,7 @@ def test_compaction_leaves_a_file_a_folder_and_the_same_answers(
     run.judge()
     run.judge_priors()
     before = summary(run.context)
-    status, out, _ = call(capsys, run.path, "--compact")
+    status, out, _ = call(capsys, "compact", run.path)
     assert (status, out) == (0, f"Made 6 files of {before[0]['files']}\n")
     after = summary(run.context)
     assert before[0] | {"files": 6} == after[0]

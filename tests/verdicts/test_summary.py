@@ -69,7 +69,7 @@ def test_the_table_shows_every_teacher_with_each_pair_once(
     }
     assert own["files"] == len(list(Path(run.path, "verdicts", KEY).rglob("*.parquet")))
     assert (other["teacher"], other["pairs"], other["model"], other["share of yes"]) == ("fedcba", 3, None, None)
-    lines = [line.split() for line in call(capsys, run.path)[1].splitlines()]
+    lines = [line.split() for line in call(capsys, "show", run.path)[1].splitlines()]
     assert ["teacher", KEY, "fedcba"] in lines
     assert ["model", "org/name", "–"] in lines
     assert ["pairs", "95", "3"] in lines
@@ -92,7 +92,7 @@ def test_the_command_needs_no_ray(make_run: Callable[..., Run]) -> None:
     run.judge()
     code = (
         "import sys; from ezxmc_ray import cli\n"
-        f"try: cli.main(['verdicts', {run.path!r}])\n"
+        f"try: cli.main(['verdicts', 'show', {run.path!r}])\n"
         "except SystemExit as done: assert done.code == 0\n"
         "assert not {'ray', 'torch', 'vllm'} & set(sys.modules), set(sys.modules) & {'ray', 'torch', 'vllm'}"
     )

@@ -32,10 +32,10 @@ def test_an_export_imported_into_an_empty_run_of_the_same_data_leaves_nothing_pe
     run.judge_priors()
     total = len(OLD) * PAIRS + LABELS
     file = str(tmp_path / "out" / "verdicts.parquet")
-    assert call(capsys, run.path, "--export", file) == (0, f"Exported {total} verdicts to {file}\n", "")
+    assert call(capsys, "export", run.path, file) == (0, f"Exported {total} verdicts to {file}\n", "")
     other = make_run(OLD[::-1], "other")
     assert other.pending() == len(OLD) * PAIRS
-    status, out, _ = call(capsys, other.path, "--import", file)
+    status, out, _ = call(capsys, "import", other.path, file)
     assert status == 0
     assert out == (
         f"Imported {total} verdicts of the teacher {KEY}; 0 more in the file were held already and stay as they were\n"
@@ -49,7 +49,7 @@ def test_an_export_imported_into_an_empty_run_of_the_same_data_leaves_nothing_pe
     assert told["computed tokens"] == pytest.approx(cost["computed tokens"], abs=10)
     priors = other.store().read(PRIORS)
     assert priors.equals(run.store().read(PRIORS))
-    _, out, _ = call(capsys, other.path, "--import", file)
+    _, out, _ = call(capsys, "import", other.path, file)
     assert f"Imported 0 verdicts of the teacher {KEY}; {total} more" in out
     export_verdicts(other.context, str(tmp_path / "again.parquet"), KEY)
     order = [("document_hash", "ascending"), ("label_hash", "ascending")]
@@ -175,7 +175,7 @@ def test_a_bad_import_is_one_sentence_and_imports_nothing(
     run = make_run(OLD)
     columns, words = BAD_FILES[name]
     file = by_hand(tmp_path / "bad.parquet", **{**GOOD, **columns})
-    status, out, err = call(capsys, run.path, "--import", file, "--teacher", "people")
+    status, out, err = call(capsys, "import", run.path, file, "--teacher", "people")
     words = words.replace("RUN", run.path)
     end = ": correct them or leave them out; nothing was imported."
     assert (status, out, err) == (2, "", f"ezxmc: {file}: {words}{end}\n")
@@ -198,7 +198,7 @@ def test_an_export_that_says_nonsense_of_its_teacher_or_costs_is_refused(
     export_verdicts(run.context, str(tmp_path / "export.parquet"), None)
     table = pq.read_table(tmp_path / "export.parquet").replace_schema_metadata(notes)
     pq.write_table(table, tmp_path / "edited.parquet")
-    status, _, err = call(capsys, run.path, "--import", str(tmp_path / "edited.parquet"))
+    status, _, err = call(capsys, "import", run.path, str(tmp_path / "edited.parquet"))
     assert (status, err.count("\n")) == (2, 1)
     assert "edited.parquet cannot be read" in err
 
@@ -215,23 +215,22 @@ def test_a_file_that_cannot_be_imported_says_why(
     broken = by_hand(tmp_path / "broken.parquet", **{**GOOD, "raw": ["yes"] * 4})
     without = by_hand(tmp_path / "without.parquet", document_id=["a"], raw=[0.5])
     for argv, words in (
-        (["--import", file], "does not say whose verdicts it holds: give --teacher configured"),
-        (["--import", file, "--teacher", "../people"], "'../people' cannot name a teacher"),
-        (["--import", export, "--teacher", "people"], f"is an export of the teacher {KEY} and goes under its key"),
-        (["--import", str(tmp_path / "none.parquet")], "There is no file"),
-        (["--import", str(tmp_path)], "is a directory; name a file"),
-        (["--import", str(tmp_path / "text.parquet")], "cannot be read"),
-        (["--import", broken, "--teacher", "people"], "cannot be read"),
-        (["--import", without, "--teacher", "people"], "has no column 'label_id'"),
-        (["--import", file, "--export", file], "one of --export, --import and --compact"),
-        (["--export", str(tmp_path)], "is a directory; name a file"),
-        (["--export", file, "--teacher", "people"], f"holds no verdicts of the teacher people, only those of {KEY}"),
-        (["--compact", "--teacher", "people"], "holds no verdicts of the teacher people"),
+        (["import", file], "does not say whose verdicts it holds: give --teacher configured"),
+        (["import", file, "--teacher", "../people"], "'../people' cannot name a teacher"),
+        (["import", export, "--teacher", "people"], f"is an export of the teacher {KEY} and goes under its key"),
+        (["import", str(tmp_path / "none.parquet")], "There is no file"),
+        (["import", str(tmp_path)], "is a directory; name a file"),
+        (["import", str(tmp_path / "text.parquet")], "cannot be read"),
+        (["import", broken, "--teacher", "people"], "cannot be read"),
+        (["import", without, "--teacher", "people"], "has no column 'label_id'"),
+        (["export", str(tmp_path)], "is a directory; name a file"),
+        (["export", file, "--teacher", "people"], f"holds no verdicts of the teacher people, only those of {KEY}"),
+        (["compact", "--teacher", "people"], "holds no verdicts of the teacher people"),
     ):
-        status, out, err = call(capsys, run.path, *argv)
+        status, out, err = call(capsys, argv[0], run.path, *argv[1:])
         assert (status, out) == (2, "")
         assert words in err and err.count("\n") == 1, err
-    assert call(capsys, str(tmp_path))[2].startswith(f"ezxmc: {tmp_path} is not a run")
+    assert call(capsys, "show", str(tmp_path))[2].startswith(f"ezxmc: {tmp_path} is not a run")
 
 
 def test_a_run_in_use_is_neither_compacted_nor_imported_into(make_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -251,8 +250,8 @@ def test_a_run_without_verdicts_or_documents(
     make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(OLD)
-    assert call(capsys, run.path) == (0, "The run holds no verdicts yet\n", "")
-    assert "holds no verdicts: judge with" in call(capsys, run.path, "--export", str(tmp_path / "a.parquet"))[2]
+    assert call(capsys, "show", run.path) == (0, "The run holds no verdicts yet\n", "")
+    assert "holds no verdicts: judge with" in call(capsys, "export", run.path, str(tmp_path / "a.parquet"))[2]
     (tmp_path / "run" / "documents" / "manifest.json").unlink()
-    status, _, err = call(capsys, run.path, "--import", by_hand(tmp_path / "b.parquet", **GOOD), "--teacher", "people")
+    status, _, err = call(capsys, "import", run.path, by_hand(tmp_path / "b.parquet", **GOOD), "--teacher", "people")
     assert (status, err) == (2, f"ezxmc: The run {run.path} has no documents yet: give ezxmc prepare first.\n")
