@@ -186,17 +186,22 @@ def test_looks_that_stop_nothing_are_no_part_of_what_a_training_is() -> None:
     assert (patient["validate_every_steps"], patient["validation_documents"]) == (5, 9)
 
 
-def test_a_training_without_the_sampling_correction_is_one_of_before_there_was_one() -> None:
-    values = fingerprinted_settings(load_config(None, ["student.sampling_correction=false"]), "student")
-    assert values | {"sampling_correction": True} == fingerprinted_settings(load_config(None), "student")
-    assert "sampling_correction" not in values
-
-
 def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() -> None:
     sentence = told(None, "student.validate_every_steps=5", "prepare.held_out_share=0")
     assert sentence.startswith(
         "student.validate_every_steps is 5, but prepare.held_out_share is 0, so there are no held-"
     )
+
+
+EXTREMES = {"int": (-(10**6), 10**10, 2**64), "float": (-1e308, 1e308)}
+
+
+def test_every_number_has_finite_bounds() -> None:
+    for knob in knobs():
+        for value in EXTREMES.get(knob.type.split()[0], ()):
+            assert knob.bounds.broken_by(value), f"{knob.key}={value}"
+    for override in ("seed=18446744073709551616", "lexical.weight=1e308", "index.probes=10000000000"):
+        assert "; it must be at most " in told(None, override)
 
 
 def test_every_knob_is_explained_and_its_default_is_allowed() -> None:

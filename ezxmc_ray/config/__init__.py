@@ -1,0 +1,59 @@
+"""The configuration of a run: its knobs (schema.py), and how it is read, checked and written (loading.py)."""
+
+from __future__ import annotations
+
+from ezxmc_ray.config.knobs import Knob
+from ezxmc_ray.config.loading import (
+    DEEPEST_RANK,
+    apply_overrides,
+    differences,
+    fingerprint,
+    fingerprinted_settings,
+    from_dict,
+    literal,
+    load_config,
+    to_dict,
+)
+from ezxmc_ray.config.schema import (
+    ClusterConfig,
+    Config,
+    CurriculumConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    IndexConfig,
+    LexicalConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    ShortlistConfig,
+    StudentConfig,
+    TeacherConfig,
+    knobs,
+)
+
+__all__ = [
+    "DEEPEST_RANK",
+    "ClusterConfig",
+    "Config",
+    "CurriculumConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "IndexConfig",
+    "Knob",
+    "LexicalConfig",
+    "PredictConfig",
+    "PrepareConfig",
+    "ReportConfig",
+    "ShortlistConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "apply_overrides",
+    "differences",
+    "fingerprint",
+    "fingerprinted_settings",
+    "from_dict",
+    "knobs",
+    "literal",
+    "load_config",
+    "to_dict",
+]
