@@ -55,12 +55,12 @@ def _go(config: Config, stage: str | None) -> None:
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
-        curriculum = RunPlan(config, storage)
-        curriculum.check_budget()
-        worked = matched = False
+        plan = RunPlan(config, storage)
+        plan.check_budget()
+        worked = matched = is_noted = False
         after = ""
-        for step in curriculum.steps():
-            if curriculum.done(step):
+        for step in plan.steps():
+            if plan.done(step):
                 matched = matched or step.stage == stage
                 continue
             if stage is not None and step.stage != stage:
@@ -72,40 +72,48 @@ def _go(config: Config, stage: str | None) -> None:
                 after = f"; next comes {step.name}"
                 break
             if not worked:
-                check_installed(config)
-                if step.stage == "prepare":
-                    check_inputs(config)
-                # A model that cannot be had is told now, not after the shortlists of a million documents.
-                with StageProgress(f"Run {config.run}", phase="looking at the models"):
-                    resolve_model(config.encoder.model)
-                    load_teacher(config.teacher)
-                _introduce(config.teacher)
-                say(f"Run {config.run}: starting Ray")
-                from ezxmc_ray.cluster.session import ray_cluster
-
-                stack.enter_context(ray_cluster(config.cluster))
-                if stage in (None, "judge") and _is_ahead("judge", curriculum, step):
-                    curriculum.settle_teacher()
-                if stage is None and _is_ahead("train", curriculum, step):
-                    from ezxmc_ray.stages.train import check_training
-
-                    check_training(config)
-            if step.stage != "prepare" or not storage.exists(layout.CONFIG):
+                _get_ready(plan, step, stage, stack)
+            if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
-            curriculum.execute(step)
+                is_noted = True
+            plan.execute(step)
             worked = matched = True
-        _note_configuration(config, storage)
+        if not is_noted:
+            _note_configuration(config, storage)
         what = "complete" if stage is None else f"up to date for {stage}{after}"
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
-            say(f"Report: {storage.path('report.html')}")
+            say(f"Report: {storage.path(layout.REPORT_HTML)}")
 
 
-def _is_ahead(stage: str, curriculum: RunPlan, step: Step) -> bool:
+def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -> None:
+    """Check what the work that begins with ``step`` needs, and start Ray until ``stack`` is left."""
+    config = plan.config
+    check_installed(config)
+    if step.stage == "prepare":
+        check_inputs(config)
+    # A model that cannot be had is told now, not after the shortlists of a million documents.
+    with StageProgress(f"Run {config.run}", phase="looking at the models"):
+        resolve_model(config.encoder.model)
+        load_teacher(config.teacher)
+    _introduce(config.teacher)
+    say(f"Run {config.run}: starting Ray")
+    from ezxmc_ray.cluster.session import ray_cluster
+
+    stack.enter_context(ray_cluster(config.cluster))
+    if stage in (None, "judge") and _is_ahead("judge", plan, step):
+        plan.settle_teacher()
+    if stage is None and _is_ahead("train", plan, step):
+        from ezxmc_ray.stages.train import check_training
+
+        check_training(config)
+
+
+def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:
     """Whether ``step`` is one of ``stage``, or a step after it may be."""
-    ahead = dropwhile(lambda one: one.name != step.name, curriculum.steps_of(curriculum.config.curriculum.cycles))
+    ahead = dropwhile(lambda one: one.name != step.name, plan.steps_of(plan.config.curriculum.cycles))
     return any(one.stage == stage for one in ahead)
 
 
@@ -136,16 +144,16 @@ def _note_configuration(config: Config, storage: Storage) -> None:
 def dry_run(config: Config) -> dict[str, Any]:
     """What ``run`` would do, and how long it may take; nothing is written and no model is loaded."""
     storage = Storage(config.run)
-    curriculum = RunPlan(config, storage)
-    done = {step.name: True for step in takewhile(curriculum.done, curriculum.steps())}
-    steps_of_all = curriculum.steps_of(config.curriculum.cycles)
+    plan = RunPlan(config, storage)
+    done = {step.name: True for step in takewhile(plan.done, plan.steps())}
+    steps_of_all = plan.steps_of(config.curriculum.cycles)
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
     measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
-    amounts = _amounts(config, curriculum if done.get("prepare") else None)
+    amounts = _amounts(config, plan if done.get("prepare") else None)
     reference, machine = reference_rates()
     teacher, calibration = _teacher_in_words(config)
     priors = calibration == "label_prior"
-    steps = estimate(config, amounts, reference | measured, done, _cycles_known(curriculum, done), priors)
+    steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors)
     others = sum(step["other prompts"] or 0 for step in steps)
     assumed = [stage for stage in reference if stage not in measured]
     sources = [f"this run's rates ({', '.join(sorted(measured))})"] if measured else []
@@ -211,7 +219,7 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
 
 
 def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
-    """The curriculum of a run that exists already, with its own configuration and ``overrides``."""
+    """The plan of a run that exists already, with its own configuration and ``overrides``."""
     storage = Storage(run)
     if not storage.exists(layout.CONFIG):
         raise UserError(f"{run} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
@@ -228,13 +236,13 @@ def status(run: str) -> list[dict[str, Any]]:
 
     That is done, missing, stale, or ``not run``: of a cycle that the stop rule left out.
     """
-    curriculum = open_run(run)
-    is_done = partial(_done_or_unreadable, curriculum)
-    done = {step.name: True for step in takewhile(is_done, curriculum.steps(is_done))}
-    wanted = {step.name for step in curriculum.steps_of(_cycles_known(curriculum, done))}
+    plan = open_run(run)
+    is_done = partial(_done_or_unreadable, plan)
+    done = {step.name: True for step in takewhile(is_done, plan.steps(is_done))}
+    wanted = {step.name for step in plan.steps_of(_cycles_known(plan, done))}
     rows: list[dict[str, Any]] = []
-    for step in curriculum.steps_of(curriculum.config.curriculum.cycles):
-        manifest = read_manifest(curriculum.storage, step.folder)
+    for step in plan.steps_of(plan.config.curriculum.cycles):
+        manifest = read_manifest(plan.storage, step.folder)
         if step.name not in wanted:
             state, manifest = "not run", None
         elif step.name in done:
@@ -252,18 +260,18 @@ def status(run: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _cycles_known(curriculum: RunPlan, done: dict[str, bool]) -> int:
+def _cycles_known(plan: RunPlan, done: dict[str, bool]) -> int:
     """Cycles that the run has, as far as is known: the stop rule's word counts where its step is ``done``."""
-    stopped = stopped_at(curriculum.storage, curriculum.config)
+    stopped = stopped_at(plan.storage, plan.config)
     if stopped is not None and done.get(f"cycle {stopped} select"):
         return stopped
-    return curriculum.config.curriculum.cycles
+    return plan.config.curriculum.cycles
 
 
 def open_tagger(run: str, overrides: list[str]) -> Tagger:
     """The student and the index of a finished run, for texts that are at hand."""
-    curriculum = open_run(run, overrides)
-    context = curriculum.context
+    plan = open_run(run, overrides)
+    context = plan.context
     index = read_manifest(context.storage, layout.INDEX)
     built = index.details if index else {}
     student, documents = (read_manifest(context.storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
@@ -303,11 +311,11 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
             say(f"{count:,} {what}.")
 
 
-def _done_or_unreadable(curriculum: RunPlan, step: Step) -> bool:
+def _done_or_unreadable(plan: RunPlan, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
-    if read_manifest(curriculum.storage, step.folder) is None:
+    if read_manifest(plan.storage, step.folder) is None:
         return False
     try:
-        return curriculum.done(step)
+        return plan.done(step)
     except UserError:
         return True

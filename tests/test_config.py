@@ -193,7 +193,7 @@ def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() ->
     )
 
 
-EXTREMES = {"int": (-(10**6), 10**10, 2**64), "float": (-1e308, 1e308)}
+EXTREMES = {"int": (-(10**6), 2**64), "float": (-1e308, 1e308)}
 
 
 def test_every_number_has_finite_bounds() -> None:

@@ -167,7 +167,7 @@ def test_every_cycle_is_run_while_its_encoder_is_worth_it_and_a_second_run_does_
     assert set(states(settings).values()) == {"done"}
 
 
-@pytest.mark.parametrize("name", ["SHORTLIST", "EXAMPLES"])
+@pytest.mark.parametrize("name", ["SHORTLIST_SCHEMA", "EXAMPLES_SCHEMA"])
 def test_tables_of_another_version_are_made_anew(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_tables_of_another_version_are_made_anew(
     stages.took()
     monkeypatch.setattr(steps, name, pa.schema([*getattr(steps, name), ("one_more", pa.int32())]))
     run(settings)
-    kept = {"prepare"} | ({"shortlist 0"} if name == "EXAMPLES" else set())
+    kept = {"prepare"} | ({"shortlist 0"} if name == "EXAMPLES_SCHEMA" else set())
     assert stages.took() == [call for call in WHOLE if call not in kept]
 
 

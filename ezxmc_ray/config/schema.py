@@ -362,7 +362,7 @@ class Config:
     """One run. ``run`` is a directory or an object-store URI; every knob has its explanation in ``ezxmc config``."""
 
     run: str = knob("runs/default", "directory or object-store URI that holds everything this configuration produces")
-    seed: int = knob(0, "of the splits, the order of training and every other draw", most=2**32 - 1)
+    seed: int = knob(0, "of the splits, the order of training and every other draw", most=2**63 - 1)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ezxmc_ray.report import build_report
-from ezxmc_ray.report.model_card import FILE, model_card, write_model_card
+from ezxmc_ray.report.model_card import model_card, write_model_card
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 
 
@@ -82,5 +82,5 @@ def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: A
 
 def test_the_card_lies_where_the_hub_looks_for_it(make_run: Any) -> None:
     storage, config = make_run()
-    assert write_model_card(storage, build_report(storage, config)) == [FILE] == ["student/README.md"]
-    assert ModelCard.load(Storage(storage.root).path(FILE)).data.library_name == "sentence-transformers"
+    assert write_model_card(storage, build_report(storage, config)) == ["student/README.md"]
+    assert ModelCard.load(Storage(storage.root).path("student/README.md")).data.library_name == "sentence-transformers"

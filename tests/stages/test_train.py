@@ -18,7 +18,7 @@ from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
-from tests.student.toy import LABELS_SCHEMA as LABEL_TEXTS
+from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
 ROWS = 40
