@@ -8,18 +8,71 @@ last one's shortlists, made of the held-out documents only, serve the selection.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
 from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
+from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout
 
 #: As cluster.session.run_task and run_tasks; a plain call and itertools.starmap are others, which need no Ray.
 RunTask = Callable[..., Any]
 RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage gives back for its manifest: rows that it worked on, files that it wrote, and what it found.
+
+    ``details``: JSON. What other stages read of them has a property of its own in :class:`Context`.
+    """
+
+    rows: int
+    files: list[str]
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare`` says of a run's documents and labels; fingerprints change with what they are of, nothing else.
+
+    ``held_out``: of the ``train`` documents. ``shard_rows``: documents by shard. ``gold_fingerprint``: None without
+    gold labels.
+    """
+
+    documents: int
+    train: int
+    held_out: int
+    test: int
+    labels: int
+    shards: int
+    shard_rows: list[int]
+    document_fingerprint: str
+    label_fingerprint: str
+    gold_fingerprint: str | None
+
+    @property
+    def learnable(self) -> int:
+        """Train documents that are not held out."""
+        return self.train - self.held_out
+
+
+@dataclass(frozen=True)
+class JudgedCycle:
+    """What ``judge`` says of a cycle.
+
+    ``scale``: of its targets, whose similarity is the base encoder's; ``own_scale``: with that of the cycle's encoder.
+    """
+
+    pairs: int
+    pairs_asked: int
+    yes_threshold: float
+    scale: TargetScale
+    own_scale: TargetScale
+    readout: str
 
 
 @dataclass(frozen=True)
@@ -37,14 +90,23 @@ class Context:
         return found
 
     @property
-    def documents(self) -> Manifest:
-        """Manifest of ``prepare``."""
-        return self.manifest(layout.DOCUMENTS)
+    def prepared(self) -> Prepared:
+        """What ``prepare`` says of documents and labels."""
+        details = self.manifest(layout.DOCUMENTS).details
+        return Prepared(**{field.name: details[field.name] for field in fields(Prepared)})
 
     @property
     def shards(self) -> int:
         """Number of document shards."""
-        return int(self.documents.details["shards"])
+        return self.prepared.shards
+
+    def judged(self, cycle: int) -> JudgedCycle:
+        """What ``judge`` says of a cycle."""
+        manifest = self.manifest(layout.examples(cycle))
+        scales = (TargetScale(**manifest.details[name]) for name in SCALES)
+        details = manifest.details
+        asked, threshold, readout = details["pairs_asked"], details["yes_threshold"], details["teacher"]["readout"]
+        return JudgedCycle(manifest.rows, asked, threshold, *scales, readout)
 
     @property
     def cycles(self) -> int:

@@ -211,9 +211,9 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
     inputs = find_inputs(config.prepare)
     seen = survey(inputs, config.prepare, config.teacher.max_document_tokens)
     if prepared is not None:
-        known = prepared.context.documents.details
-        names = ("documents", "train", "held_out", "test", "labels")
-        return Amounts(**{name: int(known[name]) for name in names}, document_tokens=seen.document_tokens)
+        known = prepared.context.prepared
+        counts = (known.documents, known.train, known.held_out, known.test, known.labels)
+        return Amounts(*counts, document_tokens=seen.document_tokens)
     held_out, test = round(seen.train * config.prepare.held_out_share), seen.documents - seen.train
     return Amounts(seen.documents, seen.train, held_out, test, seen.labels, seen.document_tokens)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
-from ezxmc_ray.context import Context, judged_dtype
+from ezxmc_ray.context import Context, StageResult, judged_dtype
 from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
@@ -28,8 +28,6 @@ from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
-
-Result = tuple[int, list[str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Step:
     stage: str
     folder: str
     inputs: Callable[[], list[Any]]
-    run: Callable[[], Result]
+    run: Callable[[], StageResult]
     tidy: Callable[[], None] = lambda: None
 
     def fingerprint(self) -> str:
@@ -119,12 +117,12 @@ class RunPlan:
 
     def _content(self) -> list[Any]:
         """What is in documents and labels, gold apart."""
-        details = self.context.documents.details
-        return [details["document_fingerprint"], details["label_fingerprint"], details["shard_rows"]]
+        known = self.context.prepared
+        return [known.document_fingerprint, known.label_fingerprint, known.shard_rows]
 
     def _documents_per_cycle(self) -> int:
-        known = self.context.documents.details
-        return documents_per_cycle(self.config, known["train"], known["held_out"], known["labels"])
+        known = self.context.prepared
+        return documents_per_cycle(self.config, known.train, known.held_out, known.labels)
 
     def settle_teacher(self) -> None:
         """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.
@@ -171,11 +169,11 @@ class RunPlan:
         folder = self.context.encoder_folder(encoder)
         return self._commit(folder) if folder else weights_fingerprint(resolve_model(self.config.encoder.model))
 
-    def _run(self, stage: str, *arguments: int) -> Result:
+    def _run(self, stage: str, *arguments: int) -> StageResult:
         """Run a stage; a cycle's have its number as the first of ``arguments``."""
         # A stage's libraries are loaded when it has work, so that a finished run says so at once.
         module, function = ("select", "compare_newest") if stage == "compare" else (stage, stage)
-        run: Callable[..., Result] = getattr(importlib.import_module(f"ezxmc_ray.stages.{module}"), function)
+        run: Callable[..., StageResult] = getattr(importlib.import_module(f"ezxmc_ray.stages.{module}"), function)
         return run(self.context, *arguments)
 
     def _prepare(self) -> Step:
@@ -190,9 +188,9 @@ class RunPlan:
             drawn = [cycle, held_out_only, self.config.seed]
             return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST_SCHEMA.names]
 
-        def run() -> Result:
+        def run() -> StageResult:
             # The held-out documents' shortlists and then the others' are made of the same label vectors.
-            labels = self.context.documents.details["label_fingerprint"]
+            labels = self.context.prepared.label_fingerprint
             mark = fingerprint([labels, self._encoder(cycle), self.context.encoder_settings])
             self._keep_only(layout.label_vectors(cycle), mark)
             return self._run("shortlist", cycle, held_out_only)
@@ -202,14 +200,15 @@ class RunPlan:
     def _judge(self, cycle: int, compared: bool) -> Step:
         """``compared``: the cycle's held-out documents have been judged before the others."""
 
-        def run() -> Result:
+        def run() -> StageResult:
             self._tell_change_of_dtype(cycle)
-            rows, files, details = self._run("judge", cycle)
+            judged = self._run("judge", cycle)
             if compared:
                 from ezxmc_ray.stages.select import with_asked
 
-                details = with_asked(details, self.context.manifest(layout.selection(cycle)).details["asked"])
-            return rows, files, details
+                asked = self.context.manifest(layout.selection(cycle)).details["asked"]
+                return replace(judged, details=with_asked(judged.details, asked))
+            return judged
 
         def inputs() -> list[Any]:
             return [self._commit(layout.shortlist(cycle)), *self._teacher(folder), EXAMPLES_SCHEMA.names, SCALES]
@@ -227,10 +226,11 @@ class RunPlan:
             teacher = self._teacher(folder, layout.examples(cycle))
             return ["cycle", before, shortlists, teacher, self._target(), SHORTLIST_SCHEMA.names, EXAMPLES_SCHEMA.names]
 
-        def run() -> Result:
-            rows, files, details = self._run("compare", cycle)
+        def run() -> StageResult:
+            compared = self._run("compare", cycle)
             # Its held-out documents' verdicts, which those of all the cycle's documents take the place of.
-            return rows, files, details | {"teacher": {"dtype": judged_dtype(self.storage, layout.examples(cycle))}}
+            dtype = judged_dtype(self.storage, layout.examples(cycle))
+            return replace(compared, details=compared.details | {"teacher": {"dtype": dtype}})
 
         folder = layout.selection(cycle)
         return Step(f"cycle {cycle} select", "select", folder, inputs, run)
@@ -282,7 +282,7 @@ class RunPlan:
 
     def _evaluate(self) -> Step:
         def inputs() -> list[Any]:
-            gold = self.context.documents.details["gold_fingerprint"]
+            gold = self.context.prepared.gold_fingerprint
             return [
                 gold,
                 self._commit(layout.STUDENT),
@@ -310,11 +310,11 @@ class RunPlan:
             mark = step.fingerprint()
             self._keep_only(step.folder, mark)
         with StageProgress(step.name):
-            rows, files, details = step.run()
-        manifest = Manifest(step.stage, mark, rows, time.monotonic() - began, files, details, versions())
+            done = step.run()
+        manifest = Manifest(step.stage, mark, done.rows, time.monotonic() - began, done.files, done.details, versions())
         write_manifest(self.storage, step.folder, manifest)
         step.tidy()
-        say(f"{step.name}: {rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
+        say(f"{step.name}: {done.rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
         return manifest
 
     def _keep_only(self, folder: str, mark: str) -> None:

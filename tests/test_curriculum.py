@@ -19,11 +19,12 @@ from ezxmc_ray import curriculum, hardware, hub, steps
 from ezxmc_ray.cluster import session as cluster
 from ezxmc_ray.cluster import teacher_dtype
 from ezxmc_ray.config import TeacherConfig, load_config
+from ezxmc_ray.context import StageResult
 from ezxmc_ray.cycles import MIN_DOCUMENTS
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
 from ezxmc_ray.stages.select import ADDED_UP
-from ezxmc_ray.steps import Result, RunPlan
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.engine import dtype_here, teacher_key
 
@@ -35,7 +36,7 @@ PREPARED = {
     "test": 100,
     "labels": 50,
     "shards": 2,
-    "shard_rows": 150,
+    "shard_rows": [150, 150],
     "document_fingerprint": "d",
     "label_fingerprint": "l",
     "gold_fingerprint": None,
@@ -64,7 +65,7 @@ class FakeStages:
     calls: list[str] = field(default_factory=list)
     dies_at: str = ""
 
-    def __call__(self, work: RunPlan, stage: str, *arguments: int) -> Result:
+    def __call__(self, work: RunPlan, stage: str, *arguments: int) -> StageResult:
         name = " ".join([stage, *map(str, arguments[:1])])
         if stage == "shortlist" and arguments[1]:
             name = f"held-out {name}"
@@ -83,7 +84,7 @@ class FakeStages:
         elif stage == "compare":
             lead = {"over": "untrained", "difference": self.leads.get(arguments[0], 5.0), "standard_error": 1.0}
             details = {"lead": lead | {"documents": HELD_OUT}, "asked": dict.fromkeys(ADDED_UP, 7)}
-        return 1, [], details
+        return StageResult(1, [], details)
 
     def took(self) -> list[str]:
         """The calls since the last time."""

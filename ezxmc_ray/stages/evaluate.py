@@ -20,7 +20,7 @@ from ezxmc_ray.cluster.board import report_done, watched
 from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import EncoderConfig, LexicalConfig
-from ezxmc_ray.context import Context, encoder_name
+from ezxmc_ray.context import Context, JudgedCycle, StageResult, encoder_name
 from ezxmc_ray.evaluation.audit import (
     AuditPairs,
     audit_by_gold,
@@ -57,16 +57,16 @@ SAMPLE_SCHEMA = pa.schema(
 )
 
 
-def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+def evaluate(context: Context) -> StageResult:
     """Measure; returns rows (test documents ranked), files and details of the manifest. No gold: no metrics."""
     config, storage, shards = context.config, context.storage, context.shards
-    known = context.documents.details
+    known = context.prepared
     encoders = context.cycles + 1
-    has_gold = known["gold_fingerprint"] is not None
+    has_gold = known.gold_fingerprint is not None
     ranked, times = 0, Times()
     items: list[Item] = []
     measured: dict[str, Any] = {}
-    with watched(StageProgress("evaluate", "documents", int(known["test"]) * encoders if has_gold else 0)) as progress:
+    with watched(StageProgress("evaluate", "documents", known.test * encoders if has_gold else 0)) as progress:
         for encoder in range(encoders if has_gold else 0):
             folder = layout.ranking(encoder)
             items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
@@ -77,24 +77,22 @@ def evaluate(context: Context) -> tuple[int, list[str], dict[str, Any]]:
             progress.advance(done["documents"], HELD in done)
         if has_gold:
             names = [encoder_name(encoder) for encoder in range(encoders)]
-            labels = int(known["labels"])
-            measured = run_task(measure_encoders, storage, names, shards, labels, config.evaluate, config.seed)
+            measured = run_task(measure_encoders, storage, names, shards, known.labels, config.evaluate, config.seed)
     sample = layout.EVALUATION_SAMPLE
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
-    judged = context.manifest(layout.examples(0)).details
-    teacher = run_task(audit_teacher, storage, shards, judged, config.shortlist.size, has_gold, config.seed)
+    teacher = run_task(audit_teacher, storage, shards, context.judged(0), config.shortlist.size, has_gold, config.seed)
     details = {
         "metrics": None,
         **measured,
         "documents": measured["metrics"][encoder_name(0)]["documents"] if measured else 0,
         "depth": config.evaluate.depth,
         "student": context.manifest(layout.STUDENT).commit,
-        "document_fingerprint": known["document_fingerprint"],
-        "gold_fingerprint": known["gold_fingerprint"],
+        "document_fingerprint": known.document_fingerprint,
+        "gold_fingerprint": known.gold_fingerprint,
         "teacher": teacher,
         **vars(times),
     }
-    return ranked, [*(item["file"] for item in items), sample], details
+    return StageResult(ranked, [*(item["file"] for item in items), sample], details)
 
 
 class RankWorker:
@@ -139,27 +137,26 @@ class RankWorker:
 
 
 def audit_teacher(
-    storage: Storage, shards: int, judged: dict[str, Any], size: int, has_gold: bool, seed: int
+    storage: Storage, shards: int, judged: JudgedCycle, size: int, has_gold: bool, seed: int
 ) -> dict[str, Any]:
     """Task: the audit of the teacher on the pairs of cycle 0; keys in docs/report.md.
 
-    ``judged``: details of cycle 0's judge manifest. ``size``: labels a shortlist at most. Pairs whose verdict is not a
+    ``judged``: of cycle 0. ``size``: labels a shortlist at most. Pairs whose verdict is not a
     finite number are left out and counted; without gold labels what needs them is measured over no document.
     """
-    threshold, scale = float(judged["yes_threshold"]), TargetScale(**judged["scale"])
     by_rank = np.zeros((2, size), np.int64)
     with_gold, unjudged = [], 0
     for shard in range(shards):
         examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA)
         gold = gold_of(storage, shard, examples["row"]) if has_gold else [_NO_LABELS] * len(examples)
-        pairs = audit_pairs(examples, gold, scale, shard)
+        pairs = audit_pairs(examples, gold, judged.scale, shard)
         finite = np.isfinite(pairs.verdict)
         unjudged += int((~finite).sum())
-        by_rank += count_by_rank(pairs.take(finite), threshold, size)
+        by_rank += count_by_rank(pairs.take(finite), judged.yes_threshold, size)
         measurable = np.repeat([len(labels) > 0 for labels in gold], _lengths(examples)).astype(bool)
         with_gold.append(pairs.take(finite & measurable))
     return {
-        **audit_by_gold(join(with_gold), judged["teacher"]["readout"], threshold, seed),
+        **audit_by_gold(join(with_gold), judged.readout, judged.yes_threshold, seed),
         "share_yes_by_rank": share_yes_by_rank(by_rank),
         "unjudged_pairs": unjudged,
     }

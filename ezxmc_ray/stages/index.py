@@ -18,7 +18,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.session import cluster_gpus, run_task, run_tasks
 from ezxmc_ray.config import IndexConfig
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.index.build import ShardInfo, build_shard, choose_factory, save_shard
 from ezxmc_ray.index.search import ShardedIndex, measured_recall
 from ezxmc_ray.progress import StageProgress
@@ -30,10 +30,10 @@ RECALL_QUERIES = 1000
 RECALL_AT = 10
 
 
-def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+def index(context: Context) -> StageResult:
     """Build the index of the chosen encoder; returns rows (labels), files and details of the manifest."""
     config, storage = context.config.index, context.storage
-    labels = int(context.documents.details["labels"])
+    labels = context.prepared.labels
     vectors = layout.label_vectors(context.manifest(layout.STUDENT).details["encoder"])
     # Slices of equal size, so that none is too small to train the index that all the others have.
     size = math.ceil(labels / math.ceil(labels / config.shard_labels))
@@ -56,9 +56,9 @@ def index(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         # What belongs together: `ezxmc tag` refuses a run in which one of them is newer than this index.
         "student": context.manifest(layout.STUDENT).commit,
         "match_settings": context.match_settings,
-        "label_fingerprint": context.documents.details["label_fingerprint"],
+        "label_fingerprint": context.prepared.label_fingerprint,
     }
-    return labels, [f"{layout.INDEX}/{shard.file}" for shard in shards], details
+    return StageResult(labels, [f"{layout.INDEX}/{shard.file}" for shard in shards], details)
 
 
 def build_one(

@@ -22,7 +22,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Item, Pool, free_gpus, map_over_engines
 from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.first_pairs import FirstPairs, lacking_shards
 from ezxmc_ray.progress import StageProgress
@@ -68,7 +68,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + value)
 
 
-def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
+def judge(context: Context, cycle: int) -> StageResult:
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
     config, storage = context.teacher, context.storage
     key = run_task(start_store, storage, config)
@@ -78,12 +78,12 @@ def judge(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
     details = _ask(context, cycle, key, calibration, pending)
     if calibration == "label_prior":
         run_task(compact_priors, storage, key)
-    pairs, files, measures = make_examples(context, cycle, key, calibration, run_tasks)
-    details["pairs"] = pairs
-    details["pairs_held"] = pairs - pending
+    made = make_examples(context, cycle, key, calibration, run_tasks)
+    details["pairs"] = made.rows
+    details["pairs_held"] = made.rows - pending
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
     storage.remove(layout.pending_priors(cycle))
-    return pairs, files, details | measures
+    return StageResult(made.rows, made.files, details | made.details)
 
 
 def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int) -> dict[str, Any]:

@@ -9,21 +9,20 @@ an encoder with the whole index.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 from ezxmc_ray.tagger import Tagger, TagSettings
 
 
-def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+def predict(context: Context) -> StageResult:
     """Tag all documents; returns rows, files and details of the manifest."""
     config = context.config
     threshold = context.min_score
@@ -34,7 +33,7 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     ]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
     times = Times()
-    with watched(StageProgress("predict", "documents", int(context.documents.details["documents"]))) as progress:
+    with watched(StageProgress("predict", "documents", context.prepared.documents)) as progress:
         arguments = (context.storage, settings)
         for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool(), times):
             total = {key: value + done[key] for key, value in total.items()}
@@ -48,7 +47,7 @@ def predict(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "truncated_documents": total["truncated"],
         **vars(times),
     }
-    return total["documents"], [item["file"] for item in items], details
+    return StageResult(total["documents"], [item["file"] for item in items], details)
 
 
 class PredictWorker:

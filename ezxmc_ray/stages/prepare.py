@@ -14,7 +14,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
@@ -37,10 +37,9 @@ from ezxmc_ray.storage import Storage
 
 #: Where the new tables are made, below the run directory.
 NEW = ".prepare"
-Result = tuple[int, list[str], dict[str, Any]]
 
 
-def prepare(context: Context) -> Result:
+def prepare(context: Context) -> StageResult:
     """Check and shard the input; returns documents, files (relative to the run) and details of the manifest.
 
     Errors: UserError for files that are missing or unreadable, for bad rows unless ``prepare.on_bad_rows=skip``
@@ -76,7 +75,7 @@ def prepare(context: Context) -> Result:
         if storage.exists(layout.REJECTED):
             run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)
         run.remove(NEW)
-    return details["documents"], _files(shards, details["gold_documents"]), details
+    return StageResult(details["documents"], _files(shards, details["gold_documents"]), details)
 
 
 def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[CheckedSource]:

@@ -8,16 +8,14 @@ student/README.md (the model card: here, since the stage select does not know th
 
 from __future__ import annotations
 
-from typing import Any
-
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.model_card import write_model_card
 from ezxmc_ray.report.page import write_report
 
 
-def report(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+def report(context: Context) -> StageResult:
     """Write the report; returns rows (documents shown), files and details of the manifest."""
     built = build_report(context.storage, context.config)
     files = [*write_report(context.storage, built), *write_model_card(context.storage, built)]
-    return len(built.get("sample") or []), files, {}
+    return StageResult(len(built.get("sample") or []), files, {})

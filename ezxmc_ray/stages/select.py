@@ -28,7 +28,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import Config
-from ezxmc_ray.context import Context, encoder_name
+from ezxmc_ray.context import Context, StageResult, encoder_name
 from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
@@ -53,11 +53,11 @@ ADDED_UP = (
 )
 
 
-def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
+def select(context: Context) -> StageResult:
     """Choose and copy the student; returns rows (held-out documents), files and details of the manifest."""
     config, storage = context.config, context.storage
     encoders = context.cycles + 1
-    judged = [context.manifest(layout.examples(number)) for number in range(encoders)]
+    judged = [context.judged(number) for number in range(encoders)]
     outcome = _compare(context, encoders, "select")
     scores = outcome["scores"]
     if 0 < outcome["documents"] < MIN_DOCUMENTS:
@@ -68,7 +68,7 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    threshold = run_task(fit_threshold, storage, chosen, context.shards, judged[chosen].details["yes_threshold"])
+    threshold = run_task(fit_threshold, storage, chosen, context.shards, judged[chosen].yes_threshold)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -79,15 +79,15 @@ def select(context: Context) -> tuple[int, list[str], dict[str, Any]]:
         "min_score": threshold,
         "pairs": {
             "budget": config.curriculum.pair_budget or None,
-            "judged": sum(one.rows for one in judged),
-            "asked": sum(one.details["pairs_asked"] for one in judged),
+            "judged": sum(one.pairs for one in judged),
+            "asked": sum(one.pairs_asked for one in judged),
         },
     }
     files = [name for name in storage.list(layout.STUDENT, recursive=True) if name != layout.manifest(layout.STUDENT)]
-    return outcome["documents"], files, details
+    return StageResult(outcome["documents"], files, details)
 
 
-def compare_newest(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
+def compare_newest(context: Context, cycle: int) -> StageResult:
     """Compare the encoders 0 to ``cycle``, before the cycle's train documents are judged; as :func:`select` returns.
 
     ``asked``: what the engines did in the cycle so far; :func:`with_asked` adds it to what they do afterwards.
@@ -101,7 +101,7 @@ def compare_newest(context: Context, cycle: int) -> tuple[int, list[str], dict[s
             f"error {lead['standard_error']:.2f}) by the teacher's judgment, see curriculum.min_lead."
         )
     asked = {name: judged[name] for name in ADDED_UP}
-    return outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked}
+    return StageResult(outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked})
 
 
 def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -117,9 +117,8 @@ def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
 
 
 def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
-    judged = [context.manifest(layout.examples(number)).details for number in range(encoders)]
-    scales = [TargetScale(**one["own_scale"]) for one in judged]
-    compared = held_out_judged(context.config, context.documents.details["held_out"])
+    scales = [context.judged(number).own_scale for number in range(encoders)]
+    compared = held_out_judged(context.config, context.prepared.held_out)
     with StageProgress(name, "documents", compared) as progress:
         outcome: dict[str, Any] = run_task(score_encoders, context.storage, context.config, context.shards, scales)
         progress.advance(outcome["documents"])

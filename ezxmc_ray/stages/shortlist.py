@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,8 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_tasks
-from ezxmc_ray.config import EncoderConfig, LexicalConfig
-from ezxmc_ray.context import Context
+from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.cycles import documents_per_cycle, held_out_judged
 from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
@@ -44,7 +45,7 @@ DRAW_BINS = 1 << 16
 HELD_OUT_DRAW = "held out"
 
 
-def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, list[str], dict[str, Any]]:
+def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     """Make the shortlists of ``cycle`` (encoder number ``cycle``); returns rows, files and details of the manifest.
 
     ``held_out_only``: of the held-out documents only, which serve the comparison of encoders.
@@ -55,28 +56,17 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
     vector_files, truncated_labels = embed_labels(context, cycle, times)
     share = 0.0 if held_out_only else train_share(context, cycle)
     items: list[Item] = [{"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)]
-    arguments = (
-        storage,
-        config.encoder,
-        config.lexical,
-        context.encoder_folder(cycle),
-        cycle,
-        config.shortlist.size,
-        share,
-        held_out_share(context),
-        config.seed,
-    )
+    settings = ShortlistSettings(config, context.encoder_folder(cycle), cycle, share, held_out_share(context))
     documents = truncated = 0
-    known = context.documents.details
-    compared = held_out_judged(config, known["held_out"])
-    total = compared + round(share * (known["train"] - known["held_out"]))
+    known = context.prepared
+    total = held_out_judged(config, known.held_out) + round(share * known.learnable)
     with watched(StageProgress(f"cycle {cycle} shortlist", "documents", total)) as progress:
-        for done in map_files(storage, items, ShortlistWorker, arguments, encoder_pool(), times):
+        for done in map_files(storage, items, ShortlistWorker, (storage, settings), encoder_pool(), times):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
             progress.advance(done["documents"], HELD in done)
     files = vector_files + [item["file"] for item in items]
     details = {
-        "labels": known["labels"],
+        "labels": known.labels,
         "documents": documents,
         "size": config.shortlist.size,
         "truncated_documents": truncated,
@@ -84,12 +74,12 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> tuple[int, l
         "encodings": encodings(cycle),
         **vars(times),
     }
-    return documents, files, details
+    return StageResult(documents, files, details)
 
 
 def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str], int]:
     """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
-    labels = int(context.documents.details["labels"])
+    labels = context.prepared.labels
     folder = layout.label_vectors(encoder)
     items: list[Item] = [
         {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
@@ -113,16 +103,16 @@ def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str
 
 def train_share(context: Context, cycle: int) -> float:
     """The draw below which the train documents (held-out ones apart) lie that ``cycle`` takes."""
-    details = context.documents.details
-    wanted = documents_per_cycle(context.config, details["train"], details["held_out"], details["labels"])
-    if wanted >= details["train"] - details["held_out"]:
+    known = context.prepared
+    wanted = documents_per_cycle(context.config, known.train, known.held_out, known.labels)
+    if wanted >= known.learnable:
         return 1.0
     return _edge(context, str(cycle), False, wanted)
 
 
 def held_out_share(context: Context) -> float:
     """The draw below which the held-out documents lie that are shortlisted in every cycle."""
-    held_out = int(context.documents.details["held_out"])
+    held_out = context.prepared.held_out
     wanted = held_out_judged(context.config, held_out)
     return 1.0 if wanted >= held_out else _edge(context, HELD_OUT_DRAW, True, wanted)
 
@@ -229,6 +219,17 @@ class LabelWorker:
         return counts
 
 
+@dataclass(frozen=True)
+class ShortlistSettings:
+    """What a worker is told: the encoder of ``cycle``, and the shares of the documents below which a draw is taken."""
+
+    config: Config
+    encoder_folder: str | None
+    cycle: int
+    train_share: float
+    held_out_share: float
+
+
 class ShortlistWorker:
     """Actor: embeds documents and searches the labels for them.
 
@@ -236,27 +237,16 @@ class ShortlistWorker:
     that of a student holds verdicts already, and with them its own errors (docs/architecture.md has the measurement).
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        config: EncoderConfig,
-        lexical: LexicalConfig,
-        folder: str | None,
-        cycle: int,
-        size: int,
-        share: float,
-        held_out_share: float,
-        seed: int,
-    ) -> None:
-        self.storage, self.cycle, self.size = storage, cycle, size
-        self.share, self.held_out_share, self.seed = share, held_out_share, seed
-        self.encoder = load_encoder(storage, config, folder)
+    def __init__(self, storage: Storage, settings: ShortlistSettings) -> None:
+        self.storage, self.settings, self.cycle = storage, settings, settings.cycle
+        config, lexical = settings.config.encoder, settings.config.lexical
+        self.encoder = load_encoder(storage, config, settings.encoder_folder)
         table = lexical_table(storage, lexical)
-        self.matcher = HybridSearcher(exact_index(storage, cycle), table, lexical)
-        self.start: tuple[Encoder, PairScorer] | None = None
-        if cycle:
+        self.matcher = HybridSearcher(exact_index(storage, self.cycle), table, lexical)
+        self.base: tuple[Encoder, PairScorer] | None = None
+        if self.cycle:
             similarity = PairScorer(read_label_vectors(storage, layout.label_vectors(0)), table, lexical)
-            self.start = load_encoder(storage, config, None), similarity
+            self.base = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: Item) -> Item:
         """Do one item; returns its counts."""
@@ -267,14 +257,16 @@ class ShortlistWorker:
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
-        scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.size, excluded)
-        by_start = scores
-        if self.start is not None:
-            encoder, similarity = self.start
-            by_start = similarity(encoder.encode_documents(titles, texts).vectors, titles, texts, labels)
+        scores, labels = self.matcher.search(
+            encoded.vectors, titles, texts, self.settings.config.shortlist.size, excluded
+        )
+        by_base = scores
+        if self.base is not None:
+            encoder, similarity = self.base
+            by_base = similarity(encoder.encode_documents(titles, texts).vectors, titles, texts, labels)
         columns = [
             pa.array([row[numbers >= 0] for row, numbers in zip(part, labels, strict=True)], field.type)
-            for part, field in zip((labels, scores, by_start), list(SHORTLIST_SCHEMA)[1:], strict=True)
+            for part, field in zip((labels, scores, by_base), list(SHORTLIST_SCHEMA)[1:], strict=True)
         ]
         table = pa.table([pa.array(rows, pa.int32()), *columns], schema=SHORTLIST_SCHEMA)
         counts = {"documents": len(rows), "truncated": encoded.truncated}
@@ -285,15 +277,15 @@ class ShortlistWorker:
         """Rows of this shard whose shortlists this cycle needs, int32, rising."""
         held_out = documents["held_out"].to_numpy()
         train = pc.equal(documents["split"], "train").to_numpy()
-        compared = held_out & self._drawn(documents, HELD_OUT_DRAW, self.held_out_share)
-        learned = train & ~held_out & self._drawn(documents, str(self.cycle), self.share)
+        compared = held_out & self._drawn(documents, HELD_OUT_DRAW, self.settings.held_out_share)
+        learned = train & ~held_out & self._drawn(documents, str(self.cycle), self.settings.train_share)
         return np.flatnonzero(compared | learned).astype(np.int32)
 
     def _drawn(self, documents: pa.Table, what: str, share: float) -> np.ndarray:
         """Which documents lie below ``share`` in the draw of ``what``, bool [documents]."""
         if share in (0.0, 1.0):
             return np.full(len(documents), bool(share))
-        return _draws(self.seed, what, documents["content_hash"].to_pylist()) < share
+        return _draws(self.settings.config.seed, what, documents["content_hash"].to_pylist()) < share
 
 
 def _draws(seed: int, what: str, keys: Sequence[bytes]) -> np.ndarray:

@@ -27,10 +27,11 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
-from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
-from ezxmc_ray.context import Context
+from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
@@ -42,16 +43,15 @@ CPU_WORKERS = 2
 CLEANER_ASK_S = 1.0
 
 
-def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]:
-    """Train the student of ``cycle``; returns rows (documents seen), files and details of the manifest.
+def train(context: Context, cycle: int) -> StageResult:
+    """Train the student of ``cycle``; returns documents seen, files and details of the manifest.
 
     The checkpoints stay until :func:`remove_trainings`, which is for after the manifest's commit.
     """
     config, storage = context.config, context.storage
     check_training(config)
-    examples = context.manifest(layout.examples(cycle))
-    before = range(cycle) if config.student.past_verdicts else range(0)
-    thresholds = [context.manifest(layout.examples(earlier)).details["yes_threshold"] for earlier in before]
+    earlier = range(cycle) if config.student.past_verdicts else range(0)
+    thresholds = [context.judged(one).yes_threshold for one in earlier]
     known = run_task(count_examples, storage, cycle, thresholds)
     if config.student.validate_every_steps and not known["held_out"]:
         raise UserError(
@@ -60,36 +60,17 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
             "student.patience to 0."
         )
     plan = BatchPlan(known["rows"], config.student.batch_size, config.seed)
-    steps = plan.total_steps(config.student.epochs)
-    settings = {
-        "config": to_dict(config),
-        "storage": storage,
-        "cycle": cycle,
-        "steps": steps,
-        "scale": examples.details["scale"],
-        "yes_threshold": examples.details["yes_threshold"],
-        "earlier_thresholds": thresholds,
-        "command": uuid.uuid4().hex,  # by which a worker that starts again knows it from a new command
-    }
-    # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, examples.commit])
-    remove_trainings(storage, cycle, kept=name)
+    steps, judged = plan.total_steps(config.student.epochs), context.judged(cycle)
+    command = uuid.uuid4().hex
+    settings = TrainSettings(config, storage, cycle, steps, judged.scale, judged.yes_threshold, thresholds, command)
     began = time.monotonic()
-    workers = count_workers(config)
-    with watched(
-        StageProgress(f"cycle {cycle} train", "steps", steps, phase=f"starting {workers} worker{'s' * (workers > 1)}")
-    ):
-        _fit(storage, cycle, name, settings, workers)
-    outcome = storage.read_json(layout.training_outcome(cycle, name))
-    earlier_s = outcome.pop("earlier_seconds", 0.0)
-    for tracker, why in outcome["lost_trackers"].items():
-        say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
-    documents = int(outcome["documents"])
+    outcome = _train(settings, context.manifest(layout.examples(cycle)).commit)
+    seconds, earlier_s = outcome["training_seconds"], outcome.pop("earlier_seconds", 0.0)
     details = {
         **outcome,
         "steps": steps,
-        "documents_per_s": documents / max(1e-9, outcome["training_seconds"]),
-        "start_seconds": time.monotonic() - began - (outcome["training_seconds"] - earlier_s),
+        "documents_per_s": outcome["documents"] / max(1e-9, seconds),
+        "start_seconds": time.monotonic() - began - (seconds - earlier_s),
         "loss": config.student.loss,
         "target": config.student.target,
         "examples": sum(known["rows"]),
@@ -97,12 +78,25 @@ def train(context: Context, cycle: int) -> tuple[int, list[str], dict[str, Any]]
         "skipped_documents": known["empty_shortlists"],
         "dropped_documents_per_epoch": plan.dropped_rows,
     }
-    files = [
-        name
-        for name in storage.list(layout.cycle_student(cycle), recursive=True)
-        if not name.endswith("/manifest.json")
-    ]
-    return documents, files, details
+    folder = layout.cycle_student(cycle)
+    files = [name for name in storage.list(folder, recursive=True) if name != layout.manifest(folder)]
+    return StageResult(int(outcome["documents"]), files, details)
+
+
+def _train(settings: TrainSettings, examples: str) -> dict[str, Any]:
+    """Train on the ``examples`` of that commit; what the first worker found of it."""
+    config, storage, cycle = settings.config, settings.storage, settings.cycle
+    # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
+    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, examples])
+    remove_trainings(storage, cycle, kept=name)
+    workers = count_workers(config)
+    phase = f"starting {workers} worker{'s' * (workers > 1)}"
+    with watched(StageProgress(f"cycle {cycle} train", "steps", settings.steps, phase=phase)):
+        _fit(name, settings, workers)
+    outcome: dict[str, Any] = storage.read_json(layout.training_outcome(cycle, name))
+    for tracker, why in outcome["lost_trackers"].items():
+        say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
+    return outcome
 
 
 def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
@@ -181,17 +175,17 @@ class StopAtUserError(ray_train.UserCallback):
                 raise error
 
 
-def _fit(storage: Storage, cycle: int, name: str, settings: dict[str, Any], workers: int) -> None:
+def _fit(name: str, settings: TrainSettings, workers: int) -> None:
     """Train with Ray Train. Errors: UserError of a worker."""
     # On the driver's node, which the run needs anyway: elsewhere they would go with a node that is lost on the way.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    config = settings["config"]["student"]
+    student, storage = settings.config.student, settings.storage
     use_gpu = cluster_gpus() > 0
-    least = config["min_workers"]
+    least = student.min_workers
     free_gpus()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config=settings,
+        train_loop_config={"settings": settings},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
             num_workers=(least, workers) if 0 < least < workers else workers,
@@ -200,9 +194,9 @@ def _fit(storage: Storage, cycle: int, name: str, settings: dict[str, Any], work
         ),
         run_config=ray_train.RunConfig(
             name=name,
-            storage_path=storage.path(layout.cycle_folder(cycle)),
+            storage_path=storage.path(layout.cycle_folder(settings.cycle)),
             storage_filesystem=storage.filesystem,
-            failure_config=ray_train.FailureConfig(max_failures=config["max_failures"]),
+            failure_config=ray_train.FailureConfig(max_failures=student.max_failures),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
             callbacks=[StopAtUserError()],
         ),
@@ -224,10 +218,10 @@ def _run_trainer(trainer: TorchTrainer) -> None:
     trainer.fit()
 
 
-def _train_worker(settings: dict[str, Any]) -> None:
+def _train_worker(told: dict[str, TrainSettings]) -> None:
     from ezxmc_ray.stages.train_worker import train_worker  # whose libraries the driver need not import
 
-    train_worker(settings)
+    train_worker(told["settings"])
 
 
 def _cpus(workers: int) -> int:

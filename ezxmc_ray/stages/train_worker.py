@@ -18,15 +18,15 @@ from ray import train as ray_train
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase
-from ezxmc_ray.config import Config, from_dict
+from ezxmc_ray.config import to_dict
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
-from ezxmc_ray.storage import Storage, copy_into
+from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.storage import copy_into
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
-from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.trackers import Trackers, open_trackers
 from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
 
@@ -34,10 +34,9 @@ from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
 CURVE_POINTS = 500
 #: Batches that are read and tokenized while one trains.
 READ_AHEAD = 2
-#: The folder of a cycle with TensorBoard's event files.
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: TrainSettings) -> None:
     """What every training worker runs (one process of the DDP group)."""
     if not torch.cuda.is_available():
         torch.set_num_threads(cpu_threads(os.environ.get("OMP_NUM_THREADS", "")))
@@ -62,20 +61,17 @@ class TrainWorker:
     ``folder``: of this machine, for what goes from there into the run's directory.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+    def __init__(self, settings: TrainSettings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
-        self.config: Config = from_dict(settings["config"])
-        self.storage: Storage = settings["storage"]
-        self.cycle: int = settings["cycle"]
+        self.config, self.storage, self.cycle = settings.config, settings.storage, settings.cycle
         context = ray_train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(self.config.seed)
         student = self.config.student
-        scale = TargetScale(**settings["scale"])
         self.trainer = StudentTrainer(
             load_encoder(self.storage, self.config.encoder, None),
-            Objective(student, scale, settings["yes_threshold"]),
-            settings["steps"],
+            Objective(student, settings.scale, settings.yes_threshold),
+            settings.steps,
             ray_train.torch.get_device(),
             self.config.seed,
             self.rank,
@@ -88,7 +84,7 @@ class TrainWorker:
         if self.rank == 0 and self.trainer.step_number == 0:
             # The curves of an older training would stand beside those of this one.
             self.storage.remove(layout.tensorboard(self.cycle))
-        self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings["earlier_thresholds"])
+        self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
         self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
@@ -99,7 +95,7 @@ class TrainWorker:
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the early stopping says so."""
-        student, steps = self.config.student, self.settings["steps"]
+        student, steps = self.config.student, self.settings.steps
         every = -(-steps // CURVE_POINTS)
         began, before = time.monotonic(), self.progress["training_seconds"]
         held = self.trainer.step_number
@@ -116,7 +112,7 @@ class TrainWorker:
             if self.rank == 0:
                 report_done("steps", step, held)
             if student.validate_every_steps and (step % student.validate_every_steps == 0 or step == steps):
-                self._look(step)
+                self._validate(step)
                 if self.stopping.should_stop():
                     self.progress["stopped_at"] = step
                     break
@@ -141,15 +137,14 @@ class TrainWorker:
         Where a worker died, training goes on without one that does not begin again; a new command is told.
         """
         name = ray_train.get_context().get_experiment_name()
-        file, command = f"{layout.cycle_folder(self.cycle)}/{name}/trackers.json", self.settings["command"]
+        file, command = f"{layout.cycle_folder(self.cycle)}/{name}/trackers.json", self.settings.command
         earlier: dict[str, Any] = {"command": "", "runs": {}}
         if self.storage.exists(file):
             earlier = self.storage.read_json(file)
         lost = self.progress["lost_trackers"] if earlier["command"] == command else None
         title = f"{Path(self.config.run).name} cycle {self.cycle}"
-        settings: dict[str, Any] = self.settings["config"]["student"]
-        names, folder = self.config.student.trackers, self.folder / "tensorboard"
-        trackers = open_trackers(names, title, folder, settings, earlier["runs"], lost)
+        student, folder = self.config.student, self.folder / "tensorboard"
+        trackers = open_trackers(student.trackers, title, folder, to_dict(student), earlier["runs"], lost)
         self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})
         return trackers
 
@@ -168,8 +163,8 @@ class TrainWorker:
         figures = {"loss": loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
         self.trackers.log(step, figures)
 
-    def _look(self, step: int) -> None:
-        """See how the student orders held-out shortlists; every worker takes its share of them."""
+    def _validate(self, step: int) -> None:
+        """Measure how the student orders held-out shortlists; every worker takes its share of them."""
         student = self.config.student
         remedy = "set encoder.batch_tokens to fewer than it is (null: 65,536 on a GPU, 2,048 on a CPU)"
         with memory_errors(f"the evaluation after step {step} of the training", remedy):
@@ -210,7 +205,7 @@ class TrainWorker:
 
     def _restore(self) -> dict[str, Any]:
         """Load the latest checkpoint, if there is one; returns the counts so far."""
-        command = self.settings["command"]
+        command = self.settings.command
         progress: dict[str, Any] = {"documents": 0, "truncated_readings": 0, "training_seconds": 0.0}
         progress |= {"command": command, "earlier_seconds": 0.0}
         progress |= {"stopped_at": None, "loss_curve": [], "resumed_at": [], "lost_trackers": {}}

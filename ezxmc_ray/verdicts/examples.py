@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, to_dict
-from ezxmc_ray.context import Context, RunTasks
+from ezxmc_ray.context import Context, RunTasks, StageResult
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
@@ -24,9 +24,7 @@ from ezxmc_ray.verdicts.store import PRIORS
 HISTOGRAM_BINS = 256
 
 
-def make_examples(
-    context: Context, cycle: int, key: str, calibration: str, run_tasks: RunTasks
-) -> tuple[int, list[str], dict[str, Any]]:
+def make_examples(context: Context, cycle: int, key: str, calibration: str, run_tasks: RunTasks) -> StageResult:
     """Join and measure; returns pairs, files and details of the manifest."""
     storage, shards, config = context.storage, range(context.shards), context.teacher
     joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
@@ -46,7 +44,7 @@ def make_examples(
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
     }
-    return pairs, [layout.shard_file(layout.examples(cycle), shard) for shard in shards], details
+    return StageResult(pairs, [layout.shard_file(layout.examples(cycle), shard) for shard in shards], details)
 
 
 def join_examples(

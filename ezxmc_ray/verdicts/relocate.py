@@ -24,8 +24,8 @@ def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
     last, so that after a kill this is done again; what was appended already is found and not appended twice.
     """
     storage, store = context.storage, VerdictStore(context.storage, key)
-    details = context.documents.details
-    placement = {name: details[name] for name in ("document_fingerprint", "shard_rows")}
+    known = context.prepared
+    placement = {"document_fingerprint": known.document_fingerprint, "shard_rows": known.shard_rows}
     if store.placement() == placement:
         return 0
     added = 0

@@ -50,6 +50,7 @@ def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         monkeypatch.setattr(stage, "run_tasks", run_tasks)
         monkeypatch.setattr(stage, "run_task", lambda function, *arguments: function(*arguments))
         storage = Storage(root if "://" in root else str(tmp_path / root))
-        return stage.prepare(Context(config, storage)), storage
+        done = stage.prepare(Context(config, storage))
+        return (done.rows, done.files, done.details), storage
 
     return run

@@ -33,7 +33,9 @@ def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
             row = {"id": f"d{number}", "title": "", "text": f"text {number}", "split": split, "excluded": []}
             row |= {"held_out": split == "train" and number % 10 == 1, "content_hash": content_hash("", row["text"])}
             rows.append(row)
-        counts = {"train": 300, "held_out": sum(row["held_out"] for row in rows), "labels": 50, "shards": shards}
+        counts = {"documents": DOCUMENTS_MADE, "train": 300, "held_out": sum(row["held_out"] for row in rows)}
+        counts |= {"test": DOCUMENTS_MADE - 300, "labels": 50, "shards": shards, "shard_rows": []}
+        counts |= dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f")
         for shard, part in enumerate(np.array_split(np.arange(DOCUMENTS_MADE), shards)):
             table = pa.Table.from_pylist([rows[n] for n in part], DOCUMENTS_SCHEMA)
             context.storage.write_shard("documents", shard, table)
@@ -47,8 +49,8 @@ def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 def taken(context: Context, cycle: int) -> list[tuple[str, bool]]:
     """Id of every document that the worker takes, and whether it is held out."""
     worker = object.__new__(shortlist.ShortlistWorker)  # without its encoder and index, which choose nothing
-    worker.share, worker.held_out_share = shortlist.train_share(context, cycle), shortlist.held_out_share(context)
-    worker.seed, worker.cycle = context.config.seed, cycle
+    shares = shortlist.train_share(context, cycle), shortlist.held_out_share(context)
+    worker.settings, worker.cycle = shortlist.ShortlistSettings(context.config, None, cycle, *shares), cycle
     found = []
     for shard in range(context.shards):
         table = context.storage.read_shard("documents", shard, DOCUMENTS_SCHEMA)

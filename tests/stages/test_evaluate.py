@@ -9,16 +9,15 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray import layout
+from ezxmc_ray.context import JudgedCycle
 from ezxmc_ray.stages.evaluate import audit_teacher
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA
 
 NAN = float("nan")
-JUDGED = {
-    "yes_threshold": 0.0,
-    "scale": {"verdict_mean": 0.0, "verdict_std": 1.0, "similarity_mean": 0.5, "similarity_std": 0.1},
-    "teacher": {"readout": "yes_no"},
-}
+SCALE = TargetScale(verdict_mean=0.0, verdict_std=1.0, similarity_mean=0.5, similarity_std=0.1)
+JUDGED = JudgedCycle(pairs=0, pairs_asked=0, yes_threshold=0.0, scale=SCALE, own_scale=SCALE, readout="yes_no")
 
 
 def example(row: int, labels: list[int], similarity: list[float], verdict: list[float]) -> dict[str, Any]:

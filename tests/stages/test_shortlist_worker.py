@@ -12,10 +12,10 @@ import torch
 from transformers import BertModel
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import EncoderConfig, LexicalConfig
+from ezxmc_ray.config import load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistWorker
+from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 from tests.student.toy import LABELS as LABEL_TEXTS
@@ -49,18 +49,26 @@ def storage(tmp_path: Path) -> Storage:
     return storage
 
 
-def test_a_later_cycle_also_has_the_start_encoders_similarity(storage: Storage, tmp_path: Path) -> None:
-    config = EncoderConfig(
-        model=str(save_tiny_bert(tmp_path / "start", 0.0)), max_document_tokens=16, max_label_tokens=16, dtype="float32"
+def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, tmp_path: Path) -> None:
+    settings = load_config(
+        None,
+        [
+            f"encoder.model={save_tiny_bert(tmp_path / 'base', 0.0)}",
+            "encoder.max_document_tokens=16",
+            "encoder.max_label_tokens=16",
+            "encoder.dtype=float32",
+            f"lexical.weight={WEIGHT}",
+            f"shortlist.size={SIZE}",
+        ],
     )
-    words, file = LexicalConfig(weight=WEIGHT), "shortlist.parquet"
+    config, file = settings.encoder, "shortlist.parquet"
     folders = [None, STUDENT]
     for cycle, folder in enumerate(folders):
         vectors = f"cycle-{cycle}/label_vectors/shard-00000.parquet"
         LabelWorker(storage, config, folder)({"first": 0, "stop": len(LABEL_TEXTS), "file": vectors})
     found = []
     for cycle, folder in enumerate(folders):
-        worker = ShortlistWorker(storage, config, words, folder, cycle, SIZE, 1.0, 1.0, 0)
+        worker = ShortlistWorker(storage, ShortlistSettings(settings, folder, cycle, 1.0, 1.0))
         assert worker({"shard": 0, "file": file})["documents"] == len(TOPICS)
         found.append(storage.read_table(file, SHORTLIST_SCHEMA).to_pylist())
 

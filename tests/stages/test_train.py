@@ -64,7 +64,8 @@ def write_examples(storage: Storage, held_out: int) -> None:
     ]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
     scale = {"verdict_mean": 0.3, "verdict_std": 0.5, "similarity_mean": 0.4, "similarity_std": 0.1}
-    details = {"scale": scale, "yes_threshold": 0.5}
+    details = {"scale": scale, "own_scale": scale, "yes_threshold": 0.5, "pairs_asked": 0}
+    details |= {"teacher": {"readout": "yes_no"}}
     write_manifest(storage, "cycle-0/examples", Manifest("judge", "", ROWS, 0.0, [], details))
 
 

@@ -47,9 +47,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         storage = Storage(config.run)
         storage.write_bytes("config.yaml", yaml.safe_dump(to_dict(config)).encode())
         run = Run(Context(config, storage))
-        rows, files, details = prepare_stage.prepare(run.context)
-        write_manifest(storage, "documents", Manifest("prepare", "f", rows, 1.0, files, details))
-        for shard, count in enumerate(details["shard_rows"]):
+        done = prepare_stage.prepare(run.context)
+        write_manifest(storage, "documents", Manifest("prepare", "f", done.rows, 1.0, done.files, done.details))
+        for shard, count in enumerate(done.details["shard_rows"]):
             shortlist = {"labels": list(range(PAIRS)), "similarity": [0.0] * PAIRS}
             shortlists = [{"row": row, **shortlist} for row in range(count)]
             storage.write_shard("cycle-0/shortlist", shard, pa.Table.from_pylist(shortlists, SHORTLIST_SCHEMA))

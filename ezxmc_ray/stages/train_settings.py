@@ -1,0 +1,27 @@
+"""What every worker of the stage ``train`` is told by the driver; it travels pickled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ezxmc_ray.config import Config
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.targets import TargetScale
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training: of which cycle, how many ``steps``, and by which scale and thresholds of a yes.
+
+    ``earlier_thresholds``: of the cycles before, as far as their verdicts teach. ``command``: a worker that starts
+    again knows by it whether it is still the same command.
+    """
+
+    config: Config
+    storage: Storage
+    cycle: int
+    steps: int
+    scale: TargetScale
+    yes_threshold: float
+    earlier_thresholds: list[float]
+    command: str
