@@ -236,6 +236,7 @@ class Storage:
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
             os.replace(temporary, target)
+            _sync_folder(os.path.dirname(target))
         except OSError as error:
             if error.errno in _DISK_ERRORS:
                 raise UserError(
@@ -246,6 +247,15 @@ class Storage:
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the names in a local folder last: a rename is on the disk when its folder is, not before (see rename(2))."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:

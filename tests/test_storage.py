@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
     assert storage.read_bytes("file") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda one: (done.append(os.readlink(f"/proc/self/fd/{one}")), sync(one)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    Storage(str(tmp_path)).write_bytes("folder/file", b"content")
+    assert done[0].startswith(str(tmp_path / "folder" / "file.tmp-"))
+    assert done[1:] == ["replace", str(tmp_path / "folder")]
 
 
 def test_a_run_below_a_regular_file_is_one_sentence(tmp_path: Path) -> None:
