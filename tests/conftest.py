@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,9 @@ MARKED_BY = {
     "vllm": {"vllm_engines", "project"},
 }
 
+#: Where the tests are that start them.
+HEAVY_FOLDERS = ("tests/stages/", "tests/cluster/", "tests/teacher/")
+
 Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -40,25 +44,24 @@ def pytest_configure() -> None:
     os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out.
-
-    Where files are spread over processes (``-n 2 --dist loadgroup``), all of that runs in one, from the start: there is
-    one Ray, and no two engines at once.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out."""
     for item in items:
         for marker, fixtures in MARKED_BY.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
-    if config.getoption("loadgroup", default=False):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("ray or vllm" if _is_heavy(item) else item.nodeid.split("::")[0]))
-        items.sort(key=_is_heavy, reverse=True)
 
 
-def _is_heavy(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(marker) for marker in MARKED_BY)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2`` a file is run by one process, and all that start Ray or vLLM by the first: one Ray, one engine."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "Ray and vLLM" if nodeid.startswith(HEAVY_FOLDERS) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
