@@ -50,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, fixtures in MARKED_BY.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+        if any(map(item.get_closest_marker, MARKED_BY)) and not item.nodeid.startswith(HEAVY_FOLDERS):
+            raise pytest.UsageError(f"{item.nodeid} needs Ray or vLLM: it belongs below {' or '.join(HEAVY_FOLDERS)}")
 
 
 @pytest.hookimpl(optionalhook=True)

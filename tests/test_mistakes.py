@@ -106,39 +106,9 @@ def test_a_mistake_is_one_sentence_of_a_real_process(folder: Path, name: str) ->
     assert_one_sentence(run_process(arguments), words)
 
 
-def on_the_cluster(folder: Path) -> list[str]:
-    """Overrides for a command that joins a cluster, whose nodes do not share its working directory."""
-    return [f"run={folder}/run", f"prepare.labels=[{folder}/labels.jsonl]"]
-
-
-def test_more_training_workers_than_the_cluster_has_are_one_sentence(
-    folder: Path, ezxmc: Ezxmc, joins_ray: None
-) -> None:
-    documents = f"prepare.documents=[{folder}/documents.jsonl]"
-    done = ezxmc("run", "conf.yaml", "student.workers=5", documents, *on_the_cluster(folder))
-    assert_one_sentence(done, "student.workers to 2 at most")
-    assert not (folder / "run" / "documents").exists()  # refused before the first stage
-
-
 @pytest.mark.parametrize("kib", [1, 1000])
 def test_a_full_disk_is_one_sentence(folder: Path, kib: int) -> None:
     """Simulated: files may not grow beyond a limit, which the configuration (1 KiB) or Ray's store (1 MB) reaches."""
     limit = kib * 1024
     done = run_process(["run", "conf.yaml"], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert_one_sentence(done, "ulimit -f")
-
-
-def test_an_input_without_documents_is_one_sentence(folder: Path, ezxmc: Ezxmc, joins_ray: None) -> None:
-    empty = f"prepare.documents=[{folder}/empty.jsonl]"
-    assert_one_sentence(ezxmc("prepare", "conf.yaml", empty, *on_the_cluster(folder)), "There is no document")
-
-
-@pytest.mark.ray
-def test_bad_rows_are_counted_and_listed(folder: Path) -> None:
-    """With a Ray of its own, which finds files relative to the working directory."""
-    done = run_process(["prepare", "conf.yaml", "prepare.documents=[bad.jsonl]"])
-    assert done.returncode == 2
-    assert "2 " in done.stderr.splitlines()[0]
-    assert "prepare.on_bad_rows=skip" in done.stderr
-    assert "bad.jsonl:2: " in done.stderr and "bad.jsonl:3: " in done.stderr
-    assert (folder / "run" / "rejected.parquet").exists()

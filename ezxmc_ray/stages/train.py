@@ -11,17 +11,19 @@ worker or the driver has died. What a worker does is in ``train_worker.py``; her
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
+from threading import Thread
 from typing import Any
 
-import ray
 from ray import train as ray_train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api import data_parallel_trainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
@@ -177,8 +179,6 @@ class StopAtUserError(ray_train.UserCallback):
 
 def _fit(name: str, settings: TrainSettings, workers: int) -> None:
     """Train with Ray Train. Errors: UserError of a worker."""
-    # On the driver's node, which the run needs anyway: elsewhere they would go with a node that is lost on the way.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     student, storage = settings.config.student, settings.storage
     use_gpu = cluster_gpus() > 0
     least = student.min_workers
@@ -201,21 +201,28 @@ def _fit(name: str, settings: TrainSettings, workers: int) -> None:
             callbacks=[StopAtUserError()],
         ),
     )
-    fitted = ray.remote(num_cpus=0, scheduling_strategy=here)(_run_trainer).remote(trainer)
-    with user_errors():
-        ray.get(fitted)
-
-
-def _run_trainer(trainer: TorchTrainer) -> None:
-    """Task: train.
-
-    Ray Train's cleaner of placement groups asks the dashboard how the training's controller is. A local Ray has none,
-    and each training would end with a wait of 12 s for its answer (Ray 2.60).
-    """
+    # Ray Train's cleaner of placement groups asks the dashboard how the training's controller is. A local Ray has none,
+    # and each training would end with a wait of 12 s for its answer (Ray 2.60).
     data_parallel_trainer.PlacementGroupCleanerCallback = partial(
         PlacementGroupCleanerCallback, get_actor_timeout_s=CLEANER_ASK_S
     )
-    trainer.fit()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with user_errors():
+        _in_a_thread(trainer.fit)
+
+
+def _in_a_thread(function: Callable[[], Any]) -> None:
+    """Call ``function``; its error is raised here. In the main thread Ray Train would take SIGINT for itself."""
+    ended: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            ended.set_result(function())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    Thread(target=call, daemon=True).start()  # one that is not waited for where this process is interrupted
+    ended.result()
 
 
 def _train_worker(told: dict[str, TrainSettings]) -> None:

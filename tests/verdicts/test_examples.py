@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray.config import load_config, to_dict
+from ezxmc_ray.config import load_config
+from ezxmc_ray.context import JudgedCycle
 from ezxmc_ray.stages import select
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
@@ -49,9 +50,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict
         storage.write_shard("cycle-1/shortlist", shard, pa.Table.from_pylist([row], SHORTLIST_SCHEMA))
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
-    pairs, _, details = examples.make_examples(context, 1, "key", "none", starmap)
-    assert pairs == 5
-    return storage, details
+    done = examples.make_examples(context, 1, "key", "none", starmap)
+    assert done.rows == 5
+    return storage, done.details
 
 
 def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[str, Any]]) -> None:
@@ -81,23 +82,18 @@ def test_the_threshold_of_a_yes_is_fitted_or_given(made: tuple[Storage, dict[str
     # Of log ratios: P(yes) of a half and more.
     teacher = load_config(None, ["teacher.readout=yes_no", "teacher.yes_threshold=0"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
-    _, _, details = examples.make_examples(context, 1, "key", "none", starmap)
+    details = examples.make_examples(context, 1, "key", "none", starmap).details
     assert (details["yes_threshold"], details["share_yes"]) == (0.0, 3 / 5)
 
 
 def test_encoders_are_compared_by_the_scales_of_their_own_similarities(
     monkeypatch: pytest.MonkeyPatch, make_scale: Callable[[float], TargetScale]
 ) -> None:
-    manifests = {
-        f"cycle-{cycle}/examples": {"scale": to_dict(make_scale(9.0)), "own_scale": to_dict(make_scale(cycle))}
-        for cycle in range(3)
-    }
-    manifests["documents"] = {"held_out": 4}
     given: list[Any] = []
     monkeypatch.setattr(select, "run_task", lambda task, *arguments: given.extend(arguments) or {"documents": 4})
     context: Any = SimpleNamespace(
-        manifest=lambda folder: SimpleNamespace(details=manifests[folder]),
-        documents=SimpleNamespace(details=manifests["documents"]),
+        judged=lambda cycle: JudgedCycle(8, 8, 0.0, make_scale(9.0), make_scale(cycle), "yes_no"),
+        prepared=SimpleNamespace(held_out=4),
         config=load_config(None, []),
         storage=None,
         shards=1,
