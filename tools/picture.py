@@ -67,7 +67,7 @@ def picture() -> str:
         ),
         *(_to_the_right(x, LEARN + LEARN_HEIGHT / 2) for x in COLUMNS[:3]),
         _arrow((learns, LEARN), (learns, 42), (proposes, 42), (proposes, LEARN)),
-        _text("line", middle, 33, "better shortlists: the next cycle"),
+        _text("line", (proposes + learns) / 2, 33, "better shortlists: the next cycle"),
         _arrow((learns, LEARN + LEARN_HEIGHT), (learns, 202), (middle, 202), (middle, TAG)),
         _text("line", (middle + learns) / 2, 193, "at the end"),
         _box("given", COLUMNS[0], TAG, COLUMN, TAG_HEIGHT, ["A new document", "any number of them"]),
