@@ -153,7 +153,7 @@ def compiled(model: str, dtype: torch.dtype) -> Encoder:
 
 
 def in_onnx_runtime(model: str) -> Encoder:
-    """The encoder with its transformer run by ONNX Runtime, exported from PyTorch, with its default optimisations."""
+    """The encoder with its transformer run by ONNX Runtime, exported from PyTorch, with its default optimizations."""
     import onnxruntime
 
     encoder = Encoder.load(model, EncoderConfig(dtype="float32"), "cpu")

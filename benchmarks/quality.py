@@ -3,11 +3,11 @@
     python benchmarks/quality.py --name quality --data DIRECTORY --labels labels-8k.jsonl.gz --teacher DIRECTORY
     python benchmarks/quality.py --name quality --data data/debian-packages teacher.readout=likelihood
 
-Methods (--methods; all without it): ``untrained`` (the start encoder), ``bm25`` and ``tfidf`` (shared words),
-``words`` (the start encoder with words.weight: this project's first shortlists),
+Methods (--methods; all without it): ``untrained`` (the base encoder), ``bm25`` and ``tfidf`` (shared words),
+``words`` (the base encoder with lexical.weight: this project's first shortlists),
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
 ``lmtx`` (the published recipe through this project's curriculum), ``lmtx_words`` (the same student, ranking with the
-words as ezxmc does), ``llm_rerank`` (the teacher judges the start encoder's shortlists of the *test* documents: costly,
+words as ezxmc does), ``llm_rerank`` (the teacher judges the base encoder's shortlists of the *test* documents: costly,
 no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how good is what students learn?) and ``ezxmc``
 (this project's defaults, but for --cycles).
 
@@ -58,9 +58,9 @@ from student import choice
 from student_data import add_data_arguments
 from student_task import section
 
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.steps import versions
 from ezxmc_ray.storage import Storage
 

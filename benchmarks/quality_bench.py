@@ -22,12 +22,12 @@ from student_data import Files, find_files, read_data
 from student_task import Job, ranked_documents, write_job
 
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
-from ezxmc_ray.stages.context import Context
-from ezxmc_ray.stages.verdict_files import import_verdicts
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.verdicts.transfer import import_verdicts
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
@@ -35,7 +35,7 @@ WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank", "llm_fusio
 WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", OURS)
 WITH_CYCLES = (*LMTX, OURS)
 WITHOUT_ENCODER = ("bm25", "tfidf")
-ENCODER_ALONE = ("words.weight=0",)
+ENCODER_ALONE = ("lexical.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
 #: The published recipe; with the likelihood read-out there is no answer of the LLM's own, so the threshold is fitted.
 RECIPE = (
@@ -106,7 +106,7 @@ class Bench:
         """The configuration of the method's run."""
         settings = [f"run={self.run_of(row, share)}", f"seed={row['seed'] or 0}"]
         settings += [f"prepare.documents=[{self.base}/{DOCUMENTS_FILE}]"]
-        settings += [f"curriculum.cycles={self.given.cycles}", "curriculum.least_lead=null"]
+        settings += [f"curriculum.cycles={self.given.cycles}", "curriculum.min_lead=null"]
         settings += SETTINGS.get(row["method"], ())
         if row["method"] in LMTX and resolve_readout(self.config.teacher) != "likelihood":
             settings.append(OWN_YES)

@@ -33,8 +33,8 @@ from student_task import Job
 
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import from_dict
+from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
-from ezxmc_ray.stages.context import Context
 from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
 
@@ -42,7 +42,7 @@ Figures = dict[str, Any]
 
 
 def start_encoder(job: Job) -> Figures:
-    """The start encoder ranks, together with the words where the job's words.weight is not 0."""
+    """The base encoder ranks, together with the words where the job's lexical.weight is not 0."""
     _write(job, ranking(job, from_dict(job.config).encoder.model))
     return {}
 
@@ -87,7 +87,7 @@ def cycles(job: Job) -> Figures:
 
 
 def llm_rerank(job: Job) -> Figures:
-    """The teacher judges the start encoder's shortlists of the test documents; they are ranked by its verdicts."""
+    """The teacher judges the base encoder's shortlists of the test documents; they are ranked by its verdicts."""
     return _judge_test_documents(job, "verdict")
 
 

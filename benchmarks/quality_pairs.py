@@ -13,9 +13,9 @@ from typing import Any
 
 from student_task import Job
 
-from ezxmc_ray.ahead import ahead
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.prefetch import ahead
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
@@ -30,13 +30,13 @@ TRAININGS: dict[str, Sequence[tuple[str, float]]] = {
     "title": (("sentence", 1.0), ("title", 1.0)),
     "segments": (("segment", 2.0),),
 }
-#: The pair of a document is its yes, of verdict 1; nothing is standardised.
+#: The pair of a document is its yes, of verdict 1; nothing is standardized.
 YES_THRESHOLD = 0.5
 SCALE = TargetScale(verdict_mean=0.0, verdict_std=1.0, similarity_mean=0.0, similarity_std=1.0)
 
 
 def learn_pairs(job: Job, folder: str) -> dict[str, Any]:
-    """Train the start encoder as TRAININGS says and save it in ``folder``; seconds and documents, and what was skipped.
+    """Train the base encoder as TRAININGS says and save it in ``folder``; seconds and documents, and what was skipped.
 
     The job's configuration has ``student.loss=infonce student.target=verdict``.
     """

@@ -26,17 +26,17 @@ NOTES = (
     "where they calibrate; their prompts are shorter, since there is no document in them. teacher s: of the engine for "
     "all pairs and priors, start-up apart, at one rate for all methods of a dataset and teacher: the fastest that a "
     "run of some length had, or where none had, its verdict store (later cycles ask few labels a document: slower).",
-    "ships: the encoder that the run's selection chose, by the teacher's judgement and never by gold; cycle_0 is the "
+    "ships: the encoder that the run's selection chose, by the teacher's judgment and never by gold; cycle_0 is the "
     "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
     "earlier cycles, no worked examples. Prompt, exact read-out, epochs, learning rate and batch size are those of the "
     "other methods, not the published ones; a yes is the LLM's own answer, P(yes) above P(no), or a fitted split where "
     "a table says so. lmtx_words: the same student, ranking with the words as ezxmc does.",
-    "words, lmtx_words, llm_rerank, llm_fusion and ezxmc add words.weight times the share of the label's words that "
+    "words, lmtx_words, llm_rerank, llm_fusion and ezxmc add lexical.weight times the share of the label's words that "
     "the document names to the encoder's cosine; the other encoders rank alone. llm_rerank judges the test documents "
     "themselves, and ranks what lies beyond the shortlist as words does; llm_fusion is the same by verdict and "
     "similarity, which is what ezxmc's student learns of other documents. title and segments learn from the texts of "
-    "the train documents (the pairs of MACLR and RTS, without their clustering and label regularisation). tfidf counts "
+    "the train documents (the pairs of MACLR and RTS, without their clustering and label regularization). tfidf counts "
     "words in train documents and labels.",
     "A budget's share is that of the train documents that each cycle draws, others in each; of the held-out documents "
     "the same share is kept. lmtx's last student learns from its own cycle's, ezxmc's from those of all cycles. The "

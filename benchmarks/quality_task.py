@@ -17,15 +17,15 @@ import pyarrow as pa
 from student_data import Data, Row
 from student_task import run_row
 
-from ezxmc_ray import curriculum
+from ezxmc_ray import curriculum, layout
 from ezxmc_ray.config import Config
-from ezxmc_ray.report.measured import padded
-from ezxmc_ray.stages.context import Context, shard_path
-from ezxmc_ray.stages.pending import flat
-from ezxmc_ray.stages.verdicts import summary
+from ezxmc_ray.context import Context
+from ezxmc_ray.evaluation.rankings import padded
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, RANKINGS, SHORTLIST
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA
+from ezxmc_ray.verdicts.shortlist_pairs import flat
+from ezxmc_ray.verdicts.summary import summary
 
 #: The ranking of the test documents: a document's id, and label numbers in falling score.
 RANKING = pa.schema([("id", pa.string()), ("labels", pa.list_(pa.int32()))])
@@ -60,10 +60,12 @@ def prepare(config: Config, rows: list[Row]) -> None:
 
 
 def documents_of(run: str, split: str) -> list[Row]:
-    """The documents of a split, in the order of the shards: rows with the columns of tables.DOCUMENTS."""
+    """The documents of a split, in the order of the shards: rows with the columns of tables.DOCUMENTS_SCHEMA."""
     storage = Storage(run)
     rows = [
-        row for name in storage.list("documents", ".parquet") for row in storage.read_table(name, DOCUMENTS).to_pylist()
+        row
+        for name in storage.list("documents", ".parquet")
+        for row in storage.read_table(name, DOCUMENTS_SCHEMA).to_pylist()
     ]
     return [row for row in rows if row["split"] == split]
 
@@ -98,12 +100,12 @@ def encoder_ranking(context: Context, encoder: int) -> tuple[list[str], np.ndarr
     ids: list[str] = []
     parts = []
     for shard in range(context.shards):
-        table = context.storage.read_table(shard_path(f"evaluation/encoder-{encoder}", shard), RANKINGS)
-        documents = context.storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id"])
+        table = context.storage.read_shard(f"evaluation/encoder-{encoder}", shard, RANKINGS_SCHEMA)
+        documents = context.storage.read_shard("documents", shard, DOCUMENTS_SCHEMA, ["id"])
         ids += documents["id"].take(table["row"]).to_pylist()
         parts.append(table["labels"])
     chunks = [chunk for part in parts for chunk in part.chunks]
-    return ids, padded(pa.chunked_array(chunks, RANKINGS.field(1).type))
+    return ids, padded(pa.chunked_array(chunks, RANKINGS_SCHEMA.field(1).type))
 
 
 def reranked(ranking: np.ndarray, labels: np.ndarray, verdict: np.ndarray) -> np.ndarray:
@@ -119,14 +121,14 @@ def reranked(ranking: np.ndarray, labels: np.ndarray, verdict: np.ndarray) -> np
 
 def judged_shortlists(context: Context, target: str = "verdict") -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By document id the labels of its shortlist of cycle 0, int32 [k], and what student.target=``target`` makes of
-    their calibrated verdicts, standardised, float32 [k]."""
+    their calibrated verdicts, standardized, float32 [k]."""
     found = {}
     scale = TargetScale(**context.manifest("cycle-0/examples").details["scale"])
     for shard in range(context.shards):
-        examples = context.storage.read_table(shard_path("cycle-0/examples", shard), EXAMPLES)
-        documents = context.storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id"])
+        examples = context.storage.read_shard("cycle-0/examples", shard, EXAMPLES_SCHEMA)
+        documents = context.storage.read_shard("documents", shard, DOCUMENTS_SCHEMA, ["id"])
         ids = documents["id"].take(examples["row"]).to_pylist()
-        columns = [examples[name] for name in ("labels", "verdict", "start_similarity")]
+        columns = [examples[name] for name in ("labels", "verdict", "base_similarity")]
         for name, labels, *scores in zip(ids, *columns, strict=True):
             verdict, similarity = (one.values.to_numpy(zero_copy_only=False) for one in scores)
             found[name] = (np.asarray(labels.values), target_scores(verdict, similarity, target, scale))
@@ -140,8 +142,7 @@ def pairs_by_cycle(context: Context, cycles: int) -> list[int]:
     counts = []
     for cycle in range(cycles):
         tables = [
-            context.storage.read_table(shard_path(f"cycle-{cycle}/shortlist", s), SHORTLIST)
-            for s in range(context.shards)
+            context.storage.read_shard(f"cycle-{cycle}/shortlist", s, SHORTLIST_SCHEMA) for s in range(context.shards)
         ]
         pairs = [_pair_numbers(table, shard, width) for shard, table in enumerate(tables)]
         seen = np.union1d(seen, np.concatenate(pairs))
@@ -185,6 +186,10 @@ def paid(context: Context, cycles: int) -> dict[str, Any]:
 def _shortlisted(context: Context, cycles: int) -> np.ndarray:
     """Numbers of the labels in any shortlist of the cycles below ``cycles``."""
     names = [
-        shard_path(f"cycle-{cycle}/shortlist", shard) for cycle in range(cycles) for shard in range(context.shards)
+        layout.shard_file(f"cycle-{cycle}/shortlist", shard)
+        for cycle in range(cycles)
+        for shard in range(context.shards)
     ]
-    return np.unique(np.concatenate([flat(context.storage.read_table(name, SHORTLIST)["labels"]) for name in names]))
+    return np.unique(
+        np.concatenate([flat(context.storage.read_table(name, SHORTLIST_SCHEMA)["labels"]) for name in names])
+    )

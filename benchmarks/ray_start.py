@@ -19,7 +19,7 @@ from common import ROOT, publish
 START = """
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.cluster import ray_cluster, run_task
+from ezxmc_ray.cluster.session import ray_cluster, run_task
 try:
     with ray_cluster(ClusterConfig(address="local")):
         assert run_task(lambda: "done") == "done"

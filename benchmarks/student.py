@@ -11,7 +11,7 @@ Parts (--parts; all without it):
 - ``quality``: P@1, P@5, R@10, R@100 of the student that the train stage makes of the stored verdicts, a line a seed,
   against the untrained encoder and SentenceTransformers' two losses on the pairs that got a yes. Encoders rank alone.
   ``ezxmc`` learns from verdicts and cosines; ``ezxmc_words`` from verdicts and the similarity as it is by default, with
-  the words in it (words.weight);
+  the words in it (lexical.weight);
 - ``perfect``: the same with a simulated perfect teacher: gold labels as verdicts;
 - ``scaling``: documents/s of the train stage with one and with two workers.
 
@@ -133,10 +133,10 @@ def configure(given: argparse.Namespace, files: Files) -> Config:
         "prepare.labels": f"[{files.labels.absolute()}]",
         "prepare.held_out_share": 0,
         "prepare.on_bad_rows": "skip",
-        "words.weight": 0,
+        "lexical.weight": 0,
     }
-    if any(one.partition("=")[0] == "words.weight" for one in given.overrides):
-        raise UserError("The encoder ranks alone here: leave words.weight out of --overrides.")
+    if any(one.partition("=")[0] == "lexical.weight" for one in given.overrides):
+        raise UserError("The encoder ranks alone here: leave lexical.weight out of --overrides.")
     if given.epochs:
         settings["student.epochs"] = given.epochs
     return load_config(None, [f"{key}={value}" for key, value in settings.items()] + given.overrides)
@@ -222,7 +222,7 @@ def quality(bench: Bench) -> Part:
     bases = dict.fromkeys(bench.given.methods, "stored")
     if "ezxmc_words" in bases:
         bases["ezxmc_words"] = "stored-words"
-        bench.made("stored-words", make_stored, [f"words.weight={Config().words.weight}"])
+        bench.made("stored-words", make_stored, [f"lexical.weight={Config().lexical.weight}"])
     return figures.quality(learned(bench, "quality", bases, []), facts)
 
 

@@ -28,19 +28,19 @@ from student_rivals import (
 )
 from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, Job, ranked_documents, read_job, texts_to_encode, time_encoding
 
-from ezxmc_ray.ahead import ahead
+from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.errors import one_line
-from ezxmc_ray.index.match import Matcher
+from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
-from ezxmc_ray.stages.cluster import ray_cluster
-from ezxmc_ray.stages.shortlist import label_texts, label_words
+from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.stages.shortlist import label_texts, lexical_table
 from ezxmc_ray.stages.train_worker import READ_AHEAD
-from ezxmc_ray.steps import Curriculum
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.data import ExampleReader
@@ -96,14 +96,14 @@ def _train(job: Job) -> Manifest:
     config = from_dict(job.config)
     shutil.rmtree(config.run, ignore_errors=True)
     shutil.copytree(job.base, config.run)
-    work = Curriculum(config, Storage(config.run))
+    work = RunPlan(config, Storage(config.run))
     train = next(step for step in work.steps() if step.stage == "train")
     with ray_cluster(config.cluster):
         return work.execute(train)
 
 
 def untrained(job: Job) -> Figures:
-    """The start encoder ranks the test documents."""
+    """The base encoder ranks the test documents."""
     return ranked(job, from_dict(job.config).encoder.model)
 
 
@@ -124,14 +124,14 @@ def ranked(job: Job, encoder: str) -> Figures:
 
 
 def ranking(job: Job, encoder: str) -> np.ndarray:
-    """The labels ranked first for each test document of the base, by ``encoder`` and words.weight: int32 [n, DEPTH]."""
+    """The labels ranked first for each test document of the base, by ``encoder`` and lexical.weight: int32 [n, DEPTH]."""
     config = from_dict(job.config)
     storage = Storage(job.base)
     texts = label_texts(storage)
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
     index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
-    matcher = Matcher(index, label_words(storage, config.words), config.words)
+    matcher = HybridSearcher(index, lexical_table(storage, config.words), config.words)
     vectors = loaded.encode_documents(titles, bodies).vectors
     _, found = matcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found
@@ -140,7 +140,7 @@ def ranking(job: Job, encoder: str) -> np.ndarray:
 def time_ezxmc(job: Job) -> Figures:
     """An epoch of this project's training loop over the base, in this process and without Ray.
 
-    As in the train stage a thread reads and tokenises ahead; checkpoints and the report to Ray Train are left out.
+    As in the train stage a thread reads and tokenizes ahead; checkpoints and the report to Ray Train are left out.
     """
     started = time.perf_counter()
     config, storage = from_dict(job.config), Storage(job.base)

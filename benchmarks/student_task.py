@@ -29,22 +29,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from student_data import Data, Row, Verdicts, simulated_verdicts
 
-from ezxmc_ray import curriculum
-from ezxmc_ray.config import Config, fingerprint, settled, to_dict
+from ezxmc_ray import curriculum, layout
+from ezxmc_ray.cluster.session import ray_cluster
+from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
+from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.match import LabelSimilarity
+from ezxmc_ray.index.hybrid import PairScorer
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.models import resolve_model, weights_fingerprint
-from ezxmc_ray.stages.cluster import ray_cluster
-from ezxmc_ray.stages.context import Context, shard_path
-from ezxmc_ray.stages.examples import make_examples
-from ezxmc_ray.stages.shortlist import label_words
-from ezxmc_ray.stages.verdict_files import import_verdicts
-from ezxmc_ray.steps import Curriculum, Result, Step
+from ezxmc_ray.stages.shortlist import lexical_table
+from ezxmc_ray.steps import Result, RunPlan, Step
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, GOLD, LABELS, SHORTLIST
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA
+from ezxmc_ray.verdicts.examples import make_examples
+from ezxmc_ray.verdicts.transfer import import_verdicts
 
 EXAMPLES_FOLDER = "cycle-0/examples"
 MADE, TEXTS = "made.json", "texts.json"
@@ -69,14 +69,14 @@ class Job:
 class Vectors:
     """Unit vectors float32 [n, d] of a run's train documents and [m, d] of its labels, with their ids in order.
 
-    ``similarity``: of given labels, by these vectors and the words as words.weight has it.
+    ``similarity``: of given labels, by these vectors and the words as lexical.weight has it.
     """
 
     document_ids: list[str]
     documents: np.ndarray
     label_ids: list[str]
     labels: np.ndarray
-    similarity: LabelSimilarity
+    similarity: PairScorer
 
 
 def make_stored(config: Config, data: Data) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _make(
     storage = Storage(config.run)
     rows = [run_row(row, "train") for row in train] + [run_row(row, "test") for row in data.ranked]
     labels = hashlib.blake2b(Path(config.prepare.labels[0]).read_bytes()).hexdigest()
-    settings = [settled(config, "prepare") | {"documents": [], "labels": []}]
-    settings += [settled(config, name) for name in ("encoder", "words")]
+    settings = [fingerprinted_settings(config, "prepare") | {"documents": [], "labels": []}]
+    settings += [fingerprinted_settings(config, name) for name in ("encoder", "words")]
     weights = weights_fingerprint(resolve_model(config.encoder.model))
     mark = fingerprint([rows, labels, settings, weights, teacher, content])
     made = storage.read_json(MADE) if storage.exists(MADE) else {}
@@ -134,7 +134,7 @@ def _make(
     storage.write_bytes("documents.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     config.prepare.documents = [storage.path("documents.jsonl")]
     curriculum.run_stage(config, "prepare")
-    work = Curriculum(config, storage)
+    work = RunPlan(config, storage)
     vectors = _embed(config, storage)
     verdicts = verdicts_of(vectors)
     steps = (
@@ -157,10 +157,10 @@ def run_row(row: Row, split: str) -> Row:
 
 def _embed(config: Config, storage: Storage) -> Vectors:
     documents = pa.concat_tables(
-        [storage.read_table(name, DOCUMENTS) for name in storage.list("documents", ".parquet")]
+        [storage.read_table(name, DOCUMENTS_SCHEMA) for name in storage.list("documents", ".parquet")]
     )
     documents = documents.filter(pc.equal(documents["split"], "train"))
-    labels = storage.read_table("labels.parquet", LABELS)
+    labels = storage.read_table("labels.parquet", LABELS_SCHEMA)
     encoder = Encoder.load(config.encoder.model, config.encoder)
     label_vectors = encoder.encode_labels(labels["text"].to_pylist()).vectors
     return Vectors(
@@ -168,7 +168,7 @@ def _embed(config: Config, storage: Storage) -> Vectors:
         encoder.encode_documents(documents["title"].to_pylist(), documents["text"].to_pylist()).vectors,
         labels["id"].to_pylist(),
         label_vectors,
-        LabelSimilarity(label_vectors, label_words(storage, config.words), config.words),
+        PairScorer(label_vectors, lexical_table(storage, config.words), config.words),
     )
 
 
@@ -178,7 +178,7 @@ def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, te
     numbers = {label: number for number, label in enumerate(vectors.label_ids)}
     places = {document: place for place, document in enumerate(vectors.document_ids)}
     for shard in range(context.shards):
-        shown = storage.read_table(shard_path("documents", shard), DOCUMENTS, ["id", "title", "text"]).to_pylist()
+        shown = storage.read_shard("documents", shard, DOCUMENTS_SCHEMA, ["id", "title", "text"]).to_pylist()
         rows = [row for row, document in enumerate(shown) if document["id"] in places]
         lists = []
         for document in (shown[row] for row in rows):
@@ -187,16 +187,16 @@ def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, te
             similarity = vectors.similarity(vector, [document["title"]], [document["text"]], judged)
             lists.append(in_falling_similarity(judged[0], similarity[0]))
         columns = [pa.array(rows, pa.int32())]
-        columns += [pa.array([one[part] for one in lists], SHORTLIST.field(1 + part).type) for part in (0, 1)]
-        columns.append(columns[-1])  # by the start encoder: the same, in cycle 0
-        files.append(shard_path("cycle-0/shortlist", shard))
-        storage.write_table(files[-1], pa.Table.from_arrays(columns, schema=SHORTLIST))
+        columns += [pa.array([one[part] for one in lists], SHORTLIST_SCHEMA.field(1 + part).type) for part in (0, 1)]
+        columns.append(columns[-1])  # by the base encoder: the same, in cycle 0
+        files.append(layout.shard_file("cycle-0/shortlist", shard))
+        storage.write_table(files[-1], pa.Table.from_arrays(columns, schema=SHORTLIST_SCHEMA))
         documents += len(rows)
     return documents, files, {"documents": documents, "labels_from": f"{teacher} verdicts"}
 
 
 def in_falling_similarity(labels: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ordered as tables.SHORTLIST wants it: falling similarity, ties by label number."""
+    """Both ordered as tables.SHORTLIST_SCHEMA wants it: falling similarity, ties by label number."""
     order = np.lexsort((labels, -similarity))
     return labels[order], similarity[order].astype(np.float32)
 
@@ -254,11 +254,11 @@ def derive(base: str, run: str, pick: Callable[[Sequence[float], float], list[in
     shutil.copytree(base, run, ignore=shutil.ignore_patterns("verdicts"))
     left = documents
     for name in source.list(EXAMPLES_FOLDER, ".parquet"):
-        rows = [row for row in source.read_table(name, EXAMPLES).to_pylist() if not row["held_out"]]
+        rows = [row for row in source.read_table(name, EXAMPLES_SCHEMA).to_pylist() if not row["held_out"]]
         rows = [row for row in rows if max(row["verdict"], default=-np.inf) >= threshold][:left]
         left -= len(rows)
         kept = [_picked(row, pick(row["verdict"], threshold)) for row in rows]
-        target.write_table(name, pa.Table.from_pylist(kept, schema=EXAMPLES))
+        target.write_table(name, pa.Table.from_pylist(kept, schema=EXAMPLES_SCHEMA))
     if left:
         raise UserError(
             f"Only {documents - left} train documents have a yes, and {documents} are timed: lower --steps."
@@ -266,7 +266,7 @@ def derive(base: str, run: str, pick: Callable[[Sequence[float], float], list[in
 
 
 def _picked(row: Row, places: list[int]) -> Row:
-    lists = ("labels", "similarity", "start_similarity", "raw", "verdict")
+    lists = ("labels", "similarity", "base_similarity", "raw", "verdict")
     return row | {name: [row[name][place] for place in places] for name in lists}
 
 
@@ -274,11 +274,11 @@ def yes_labels(run: str) -> list[tuple[str, list[str]]]:
     """The texts of the train documents of ``run`` that have a yes, each with the texts of the labels that got one."""
     storage = Storage(run)
     threshold = storage.read_json(f"{EXAMPLES_FOLDER}/manifest.json")["details"]["yes_threshold"]
-    texts = storage.read_table("labels.parquet", LABELS, ["text"])["text"].to_pylist()
+    texts = storage.read_table("labels.parquet", LABELS_SCHEMA, ["text"])["text"].to_pylist()
     found = []
     for name in storage.list(EXAMPLES_FOLDER, ".parquet"):
-        documents = storage.read_table(name.replace(EXAMPLES_FOLDER, "documents"), DOCUMENTS).to_pylist()
-        for row in storage.read_table(name, EXAMPLES).to_pylist():
+        documents = storage.read_table(name.replace(EXAMPLES_FOLDER, "documents"), DOCUMENTS_SCHEMA).to_pylist()
+        for row in storage.read_table(name, EXAMPLES_SCHEMA).to_pylist():
             labels = [texts[row["labels"][place]] for place in all_yes(row["verdict"], threshold)]
             document = documents[row["row"]]
             if labels and not row["held_out"]:
@@ -292,8 +292,8 @@ def ranked_documents(run: str) -> tuple[list[str], list[str], list[np.ndarray]]:
     rows: list[Row] = []
     gold: list[np.ndarray] = []
     for name in storage.list("documents", ".parquet"):
-        documents = storage.read_table(name, DOCUMENTS).to_pylist()
-        truth = storage.read_table(name.replace("documents", "gold"), GOLD)["labels"].to_pylist()
+        documents = storage.read_table(name, DOCUMENTS_SCHEMA).to_pylist()
+        truth = storage.read_table(name.replace("documents", "gold"), GOLD_SCHEMA)["labels"].to_pylist()
         wanted = [row for row, document in enumerate(documents) if document["split"] == "test"]
         rows += [documents[row] for row in wanted]
         gold += [np.array(truth[row], np.int32) for row in wanted]

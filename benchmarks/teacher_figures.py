@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.teacher.calibration import calibrate, yes_threshold_of
 from ezxmc_ray.teacher.engine import DocumentPairs, PairPrompt, build_prompts, load_teacher
+from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
 
 #: How far the stage's P(yes) may be from float32's.
 TOLERANCE = 0.02

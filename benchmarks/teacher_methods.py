@@ -27,7 +27,7 @@ from teacher_task import Task, read_task
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import one_line
 from ezxmc_ray.models import resolve_model
-from ezxmc_ray.teacher.engine import DocumentPairs, Teacher, build_prompts, dtype_here, load_teacher, start_engine
+from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, build_prompts, dtype_here, load_teacher, start_engine
 from ezxmc_ray.teacher.readout import probability_of_yes
 
 #: Pairs a forward of the two methods that use transformers.
@@ -131,7 +131,7 @@ def ray_data_llm_all_cores(task: Task) -> Timing:
 
 
 def ray_data_llm(task: Task) -> Timing:
-    """``ray.data.llm``'s vLLM processor over the pairs' prompts as texts: tokenise, vLLM, detokenise.
+    """``ray.data.llm``'s vLLM processor over the pairs' prompts as texts: tokenize, vLLM, detokenise.
 
     Warm-up pairs and pairs go through one pipeline, since its actors do not outlive it: the pairs wait before it until
     the last warm-up pair has come out, and from then on the clock runs.
@@ -311,20 +311,20 @@ def _published_prompts(tokenizer: Any, documents: Sequence[DocumentPairs]) -> li
     return prompts
 
 
-def _plain_teacher(task: Task) -> Teacher:
+def _plain_teacher(task: Task) -> TeacherSpec:
     """The stage's prompts without its padding, which pays only where it is meant for the engine."""
     return load_teacher(replace(task.config.teacher, pad_prefix_tokens=0))
 
 
-def _prompts(teacher: Teacher, documents: Sequence[DocumentPairs]) -> list[list[int]]:
+def _prompts(teacher: TeacherSpec, documents: Sequence[DocumentPairs]) -> list[list[int]]:
     return [pair.tokens for pair in build_prompts(teacher.plan, documents).pairs]
 
 
-def _token_prompts(teacher: Teacher, documents: Sequence[DocumentPairs]) -> list[dict[str, list[int]]]:
+def _token_prompts(teacher: TeacherSpec, documents: Sequence[DocumentPairs]) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": tokens} for tokens in _prompts(teacher, documents)]
 
 
-def _answered(tokens: list[int], teacher: Teacher) -> bool:
+def _answered(tokens: list[int], teacher: TeacherSpec) -> bool:
     """Whether a yes or a no is among the tokens."""
     assert teacher.answers is not None
     return not set(teacher.answers.all).isdisjoint(tokens)

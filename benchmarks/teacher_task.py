@@ -20,10 +20,10 @@ from student_data import in_order, read_rows
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.stages.pending import Pending, flat
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
-from ezxmc_ray.tables import EXAMPLES, content_hash
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, content_hash
 from ezxmc_ray.teacher.engine import DocumentPairs
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
 
 #: Documents that are judged before the clock starts.
 WARM_UP_DOCUMENTS = 8
@@ -57,7 +57,7 @@ class Task:
     def shards(self) -> list[list[DocumentPairs]]:
         """The documents with their shortlists, a list a shard of the run."""
         storage = Storage(self.config.run)
-        pending = Pending(storage, NO_TEACHER, 0)
+        pending = ShortlistPairs(storage, NO_TEACHER, 0)
         rows = [storage.rows(name) for name in self._shortlists()]
         return [pending.documents(shard, 0, count) for shard, count in enumerate(rows)]
 
@@ -81,7 +81,7 @@ class Task:
         """The raw scores that the judge stage left, float32 [pairs], in the order of ``documents()``."""
         storage = Storage(self.config.run)
         names = [name.replace("shortlist", "examples") for name in self._shortlists()]
-        return np.concatenate([flat(storage.read_table(name, EXAMPLES, ["raw"])["raw"]) for name in names])
+        return np.concatenate([flat(storage.read_table(name, EXAMPLES_SCHEMA, ["raw"])["raw"]) for name in names])
 
     def judge_again(self) -> Manifest:
         """Forget the verdicts of the run, and let the judge stage make them anew; its manifest."""
@@ -89,7 +89,7 @@ class Task:
         storage.remove("verdicts")
         storage.remove("cycle-0/examples")
         curriculum.run_stage(self.config, "judge")
-        manifest = read_manifest(storage, "cycle-0/examples/manifest.json")
+        manifest = read_manifest(storage, "cycle-0/examples")
         assert manifest is not None  # the stage has just written it
         return manifest
 

@@ -63,7 +63,7 @@ def fresh_pip(folder: Path) -> list[str]:
 
 
 def resolve(pip: list[str], requirements: list[str], constraints: list[str], *options: str) -> dict[str, str]:
-    """{normalised name: version} of everything that ``requirements`` need, as pip resolves it here and now.
+    """{normalized name: version} of everything that ``requirements`` need, as pip resolves it here and now.
 
     Errors: CalledProcessError where pip finds no solution (it has said why).
     """

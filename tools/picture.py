@@ -1,7 +1,7 @@
 """Write docs/images/how-it-works.svg, the picture in README.md: how a run learns, and how new documents are tagged.
 
 What comes in: nothing, the picture is written here. What goes out: one SVG with its own background, so that it can be
-read on a light and on a dark page; its colours follow the reader's setting. Command: ``python tools/picture.py``.
+read on a light and on a dark page; its colors follow the reader's setting. Command: ``python tools/picture.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "how-it-work
 WIDTH, HEIGHT = 948, 340
 TITLE = "How ezxmc-ray works"
 DESCRIPTION = (
-    "Documents and labels, without one labelled pair, go into a loop: the bi-encoder picks a shortlist of likely "
+    "Documents and labels, without one labeled pair, go into a loop: the bi-encoder picks a shortlist of likely "
     "labels for each document, the LLM judges each pair, the bi-encoder learns from the verdicts and makes better "
     "shortlists. Then the bi-encoder and a FAISS index over all labels tag new documents without the LLM."
 )
@@ -60,7 +60,7 @@ def picture() -> str:
         _box("page", 1, 1, WIDTH - 2, HEIGHT - 2, []),
         _box("given", COLUMNS[0], LEARN, COLUMN, half, ["Your documents"]),
         _box("given", COLUMNS[0], LEARN + half + 12, COLUMN, half, ["Your label set"]),
-        _text("line", documents, LEARN + LEARN_HEIGHT + 20, "not one labelled pair"),
+        _text("line", documents, LEARN + LEARN_HEIGHT + 20, "not one labeled pair"),
         *(
             _box(kind, x, LEARN, COLUMN, LEARN_HEIGHT, lines)
             for x, (kind, lines) in zip(COLUMNS[1:], steps, strict=True)
@@ -97,7 +97,7 @@ def picture() -> str:
 
 
 def _box(kind: str, x: float, y: float, width: float, height: float, lines: list[str]) -> str:
-    """A rounded box of one colour; the first of its ``lines`` is its heading, all are centred in it."""
+    """A rounded box of one color; the first of its ``lines`` is its heading, all are centerd in it."""
     shape = (
         f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="9" stroke-width="1.5"/>'
     )

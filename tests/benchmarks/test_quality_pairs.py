@@ -18,7 +18,7 @@ from student_task import Job
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
 from tests.student.toy import ENCODER, LABELS, TOPICS, save_tiny_bert
 
 COUNT = 400
@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         | {"content_hash": content_hash(title, text)}
         for number, (title, text, split) in enumerate(rows)
     ]
-    table = pa.Table.from_pylist(documents, DOCUMENTS)
+    table = pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA)
     Storage(str(folder)).write_table("documents/shard-00000.parquet", table)
     return folder
 

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import common
 import quality
 import quality_bench
-from ezxmc_ray.stages.context import Context
 from quality_bench import SETTINGS, Bench, take_verdicts
 from quality_figures import METHODS
 from quality_methods import METHODS as BUILT
@@ -32,9 +31,10 @@ from quality_task import (
 from student_data import Files
 
 from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS, EXAMPLES, RANKINGS, SHORTLIST, content_hash
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def context(tmp_path: Path) -> Context:
             {"id": i, "title": "", "text": i, "split": "test", "held_out": False, "content_hash": content_hash("", i)}
             for i in ids
         ]
-        storage.write_table(f"documents/shard-0000{shard}.parquet", pa.Table.from_pylist(documents, DOCUMENTS))
+        storage.write_table(f"documents/shard-0000{shard}.parquet", pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
     details = {"shards": 2, "labels": 10}
-    write_manifest(storage, "documents/manifest.json", Manifest("prepare", "", 6, 0.0, [], details))
+    write_manifest(storage, "documents", Manifest("prepare", "", 6, 0.0, [], details))
     return Context(Config(), storage)
 
 
@@ -66,8 +66,10 @@ def test_a_ranking_is_read_back_only_for_the_same_documents(tmp_path: Path) -> N
 
 
 def test_an_encoder_s_ranking_has_the_ids_of_its_rows(context: Context) -> None:
-    write(context, "evaluation/encoder-1", 0, [{"row": 0, "labels": [4]}, {"row": 2, "labels": [5, 6]}], RANKINGS)
-    write(context, "evaluation/encoder-1", 1, [{"row": 1, "labels": [7]}], RANKINGS)
+    write(
+        context, "evaluation/encoder-1", 0, [{"row": 0, "labels": [4]}, {"row": 2, "labels": [5, 6]}], RANKINGS_SCHEMA
+    )
+    write(context, "evaluation/encoder-1", 1, [{"row": 1, "labels": [7]}], RANKINGS_SCHEMA)
     ids, ranked = encoder_ranking(context, 1)
     assert ids == ["00", "02", "11"]
     np.testing.assert_array_equal(ranked, [[4, -1], [5, 6], [7, -1]])
@@ -86,13 +88,13 @@ def test_verdicts_order_the_shortlist_and_similarity_the_rest() -> None:
 def test_judged_shortlists_are_found_by_document(context: Context) -> None:
     def example(row: int, labels: list[int], verdict: list[float]) -> dict[str, object]:
         lists = {"labels": labels, "similarity": verdict, "raw": verdict, "verdict": verdict}
-        return {"row": row, "held_out": False, "start_similarity": [1.0] * len(labels), **lists}
+        return {"row": row, "held_out": False, "base_similarity": [1.0] * len(labels), **lists}
 
-    write(context, "cycle-0/examples", 0, [example(2, [1, 4], [0.5, 0.25])], EXAMPLES)
-    write(context, "cycle-0/examples", 1, [example(0, [3], [1.0]), example(1, [], [])], EXAMPLES)
+    write(context, "cycle-0/examples", 0, [example(2, [1, 4], [0.5, 0.25])], EXAMPLES_SCHEMA)
+    write(context, "cycle-0/examples", 1, [example(0, [3], [1.0]), example(1, [], [])], EXAMPLES_SCHEMA)
     scale = {"verdict_mean": 0.0, "verdict_std": 2.0, "similarity_mean": 0.0, "similarity_std": 0.5}
     judged = Manifest("judge", "", 3, 0.0, [], {"scale": scale})
-    write_manifest(context.storage, "cycle-0/examples/manifest.json", judged)
+    write_manifest(context.storage, "cycle-0/examples", judged)
     found = {
         name: (labels.tolist(), verdict.tolist()) for name, (labels, verdict) in judged_shortlists(context).items()
     }
@@ -105,7 +107,7 @@ def test_a_pair_that_several_cycles_have_counts_once(context: Context) -> None:
     for cycle, lists in enumerate(([[1, 2], [1]], [[2, 3], [1]], [[1], [2]])):
         for shard, labels in enumerate(lists):
             rows: list[dict[str, object]] = [{"row": 1, "labels": labels, "similarity": [0.0] * len(labels)}]
-            write(context, f"cycle-{cycle}/shortlist", shard, rows, SHORTLIST)
+            write(context, f"cycle-{cycle}/shortlist", shard, rows, SHORTLIST_SCHEMA)
     assert pairs_by_cycle(context, 3) == [3, 4, 5]
 
 
@@ -154,7 +156,7 @@ def test_the_recipe_with_words_ranks_with_the_student_of_the_recipe(tmp_path: Pa
     published = one.configure(one.identity("lmtx", 1), 0.5)
     words = one.configure(one.identity("lmtx_words", 1), 0.5)
     assert words.encoder.model == f"{published.run}/student" and words.run != published.run
-    assert (published.words.weight, words.words.weight) == (0, Config().words.weight)
+    assert (published.lexical.weight, words.lexical.weight) == (0, Config().lexical.weight)
 
 
 def test_other_documents_and_other_cycles_do_not_come_into_one_table(

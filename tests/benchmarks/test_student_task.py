@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ezxmc_ray.index.match import LabelSimilarity
 
-from ezxmc_ray.config import WordsConfig
+from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.hybrid import PairScorer
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import EXAMPLES
+from ezxmc_ray.tables import EXAMPLES_SCHEMA
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -32,7 +32,7 @@ from student_task import (
 
 
 def examples(run: str) -> list[tuple[int, list[int], list[float]]]:
-    rows = Storage(run).read_table(f"{EXAMPLES_FOLDER}/shard-00000.parquet", EXAMPLES).to_pylist()
+    rows = Storage(run).read_table(f"{EXAMPLES_FOLDER}/shard-00000.parquet", EXAMPLES_SCHEMA).to_pylist()
     return [(row["row"], row["labels"], np.round(row["similarity"], 3).tolist()) for row in rows]
 
 
@@ -78,7 +78,7 @@ def test_shortlists_fall_in_similarity_and_ties_go_by_label_number() -> None:
 def test_the_simulated_teacher_sees_the_nearest_labels() -> None:
     angles = np.linspace(0, 1, 4)
     labels = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    similarity = LabelSimilarity(labels, None, WordsConfig())
+    similarity = PairScorer(labels, None, LexicalConfig())
     vectors = Vectors(["d", "e"], labels[[0, 3]], ["a", "b", "c", "f"], labels, similarity)
     assert nearest_labels(vectors, 2) == {"d": ["a", "b"], "e": ["f", "c"]}
     assert len(nearest_labels(vectors, 10)["d"]) == 4
