@@ -1,8 +1,8 @@
-"""What every stage gets: the configuration, the run directory, and the names of the files in it.
+"""What every stage gets and gives back: configuration and run directory, what earlier stages say, and its result.
 
-Files of cycle ``c`` lie below ``cycle-c``. Encoder number ``c`` makes the shortlists of cycle ``c``: encoder 0 is the
-base encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have ``cycles + 1`` encoders, and the
-last one's shortlists, made of the held-out documents only, serve the selection.
+Where files lie is in layout.py: those of cycle ``c`` below ``cycle-c``. Encoder number ``c`` makes the shortlists of
+cycle ``c``: encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have
+``cycles + 1`` encoders, and the last one's shortlists, made of the held-out documents only, serve the selection.
 """
 
 from __future__ import annotations
