@@ -54,7 +54,7 @@ $(DATA)/documents.jsonl.gz: | .venv/installed
 
 .PHONY: test
 test: .venv/installed-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --cov=ezxmc_ray --cov-report=term:skip-covered
 
 .PHONY: lint
 lint: .venv/installed-dev

@@ -61,7 +61,6 @@ def main() -> None:
             "teacher.dtype=float32",
             "teacher.readout=likelihood",
             "teacher.prompt=package",
-            "teacher.second_prompt_documents=0",
             f"teacher.batch_documents={BATCH_DOCUMENTS}",
         ]
         for stage in ("prepare", "shortlist"):

@@ -41,11 +41,8 @@ PAIRS = ("student.loss=infonce", "student.target=verdict")
 RECIPE = (
     "student.loss=lmtx",
     "student.target=verdict",
-    "student.start=base",
     "student.past_verdicts=false",
-    "student.no_margin=0",
     "student.sampling_correction=false",
-    "student.false_negative_ratio=0",
     "student.dropout=true",
     "teacher.calibration=none",
     "teacher.examples=null",
@@ -219,7 +216,6 @@ def configure(given: argparse.Namespace, files: Files) -> Config:
     settings = {
         "prepare.labels": f"[{files.labels.absolute()}]",
         "prepare.on_bad_rows": "skip",
-        "teacher.second_prompt_documents": 0,
     }
     if given.teacher:
         settings["teacher.model"] = given.teacher

@@ -15,7 +15,7 @@ from student_task import Job
 
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
@@ -67,4 +67,4 @@ def _train(encoder: Encoder, reader: PairReader, config: Config, epochs: float) 
         return trainer.tokenize(reader.read(rows, step))
 
     batches = enumerate(plan.batches(0, steps))
-    return sum(trainer.step(batch).documents for batch in ahead(texts, batches, READ_AHEAD))
+    return sum(trainer.step(batch).documents for batch in prefetch(texts, batches, READ_AHEAD))

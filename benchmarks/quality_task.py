@@ -38,7 +38,7 @@ def make_base(config: Config, data: Data) -> dict[str, Any]:
     """The run ``config.run`` with the stage ``prepare`` done, train documents without gold; facts about it."""
     rows = [run_row(row, "train") for row in data.train] + [run_row(row, "test") for row in data.ranked]
     prepare(config, rows)
-    known = Context(config, Storage(config.run)).documents.details
+    known = Context(config, Storage(config.run)).manifest(layout.DOCUMENTS).details
     return {
         "train_documents": known["train"],
         "test_documents": known["test"],
@@ -137,7 +137,7 @@ def judged_shortlists(context: Context, target: str = "verdict") -> dict[str, tu
 
 def pairs_by_cycle(context: Context, cycles: int) -> list[int]:
     """How many distinct pairs the shortlists of the cycles 0 to ``c`` hold, for each c below ``cycles``."""
-    width = int(context.documents.details["labels"])
+    width = context.prepared.labels
     seen = np.zeros(0, np.int64)
     counts = []
     for cycle in range(cycles):

@@ -37,7 +37,7 @@ from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
-from ezxmc_ray.prefetch import ahead
+from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import label_texts, lexical_table
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.steps import RunPlan
@@ -124,14 +124,14 @@ def ranked(job: Job, encoder: str) -> Figures:
 
 
 def ranking(job: Job, encoder: str) -> np.ndarray:
-    """The labels ranked first for each test document of the base, by ``encoder`` and lexical.weight: int32 [n, DEPTH]."""
+    """The first labels of each test document of the base, by ``encoder`` and lexical.weight: int32 [n, DEPTH]."""
     config = from_dict(job.config)
     storage = Storage(job.base)
     texts = label_texts(storage)
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
     index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
-    matcher = HybridSearcher(index, lexical_table(storage, config.words), config.words)
+    matcher = HybridSearcher(index, lexical_table(storage, config.lexical), config.lexical)
     vectors = loaded.encode_documents(titles, bodies).vectors
     _, found = matcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found
@@ -173,7 +173,7 @@ def _timed_steps(trainer: StudentTrainer, reader: ExampleReader, plan: BatchPlan
         return trainer.tokenize(reader.read(rows))
 
     began = time.perf_counter()
-    documents = sum(trainer.step(one).documents for one in ahead(texts, plan.batches(0, steps), READ_AHEAD))
+    documents = sum(trainer.step(one).documents for one in prefetch(texts, plan.batches(0, steps), READ_AHEAD))
     return documents, time.perf_counter() - began
 
 

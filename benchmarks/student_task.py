@@ -20,7 +20,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ import pyarrow.compute as pc
 from student_data import Data, Row, Verdicts, simulated_verdicts
 
 from ezxmc_ray import curriculum, layout
-from ezxmc_ray.cluster.session import ray_cluster
+from ezxmc_ray.cluster.session import ray_cluster, run_tasks
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
@@ -40,7 +40,7 @@ from ezxmc_ray.index.hybrid import PairScorer
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.stages.shortlist import lexical_table
-from ezxmc_ray.steps import Result, RunPlan, Step
+from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.verdicts.examples import make_examples
@@ -168,11 +168,11 @@ def _embed(config: Config, storage: Storage) -> Vectors:
         encoder.encode_documents(documents["title"].to_pylist(), documents["text"].to_pylist()).vectors,
         labels["id"].to_pylist(),
         label_vectors,
-        PairScorer(label_vectors, lexical_table(storage, config.words), config.words),
+        PairScorer(label_vectors, lexical_table(storage, config.lexical), config.lexical),
     )
 
 
-def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> Result:
+def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> StageResult:
     """cycle-0/shortlist of the judged labels; rows, files and details, as a stage returns them."""
     storage, files, documents = context.storage, [], 0
     numbers = {label: number for number, label in enumerate(vectors.label_ids)}
@@ -192,7 +192,7 @@ def _write_shortlists(context: Context, vectors: Vectors, verdicts: Verdicts, te
         files.append(layout.shard_file("cycle-0/shortlist", shard))
         storage.write_table(files[-1], pa.Table.from_arrays(columns, schema=SHORTLIST_SCHEMA))
         documents += len(rows)
-    return documents, files, {"documents": documents, "labels_from": f"{teacher} verdicts"}
+    return StageResult(documents, files, {"documents": documents, "labels_from": f"{teacher} verdicts"})
 
 
 def in_falling_similarity(labels: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,21 +201,21 @@ def in_falling_similarity(labels: np.ndarray, similarity: np.ndarray) -> tuple[n
     return labels[order], similarity[order].astype(np.float32)
 
 
-def _write_examples(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> Result:
+def _write_examples(context: Context, vectors: Vectors, verdicts: Verdicts, teacher: str) -> StageResult:
     """Import the verdicts and join them with the shortlists; rows, files and details, as a stage returns them."""
     pairs = [(one, label, score) for one in vectors.document_ids for label, score in verdicts[one].items()]
     names, types = ("document_id", "label_id", "raw"), (pa.string(), pa.string(), pa.float32())
     columns = [pa.array(column, kind) for column, kind in zip(zip(*pairs, strict=True), types, strict=True)]
     context.storage.write_table("verdicts.parquet", pa.Table.from_arrays(columns, names=names))
     imported = import_verdicts(context, context.storage.path("verdicts.parquet"), teacher)
-    count, files, measures = make_examples(context, 0, imported.key, "none")
+    made = make_examples(context, 0, imported.key, "none", run_tasks)
     about = {"key": imported.key, "readout": "yes_no", "calibration": "none"}
-    return count, files, {"pairs": count, "teacher": about, **measures}
+    return replace(made, details={"pairs": made.rows, "pairs_asked": 0, "teacher": about, **made.details})
 
 
 def _facts(context: Context, data: Data) -> dict[str, Any]:
     """Counts for the notes."""
-    known, judged = context.documents.details, context.manifest(EXAMPLES_FOLDER)
+    known, judged = context.manifest(layout.DOCUMENTS).details, context.manifest(EXAMPLES_FOLDER)
     return {
         "train_documents": known["train"] - known["held_out"],
         "held_out_documents": known["held_out"],

@@ -127,7 +127,6 @@ def configure(given: argparse.Namespace, labels: Path) -> Config:
         "teacher.readout": "yes_no",
         "teacher.calibration": "none",  # which asks for no other pairs
         "teacher.engines": 1,
-        "teacher.second_prompt_documents": 0,
     }
     return load_config(None, [f"{key}={value}" for key, value in settings.items()] + given.overrides)
 

@@ -27,8 +27,9 @@ from teacher_task import Task, read_task
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import one_line
 from ezxmc_ray.models import resolve_model
-from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, build_prompts, dtype_here, load_teacher, start_engine
+from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, build_prompts, dtype_here, load_teacher
 from ezxmc_ray.teacher.readout import probability_of_yes
+from ezxmc_ray.teacher.start import start_engine
 
 #: Pairs a forward of the two methods that use transformers.
 BATCH_PAIRS = 16

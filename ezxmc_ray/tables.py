@@ -31,8 +31,9 @@ DOCUMENTS_SCHEMA = pa.schema(
     ]
 )
 
-#: gold/shard-NNNNN.parquet, row for row with the documents: sorted label numbers without repeats. Read by the stages
-#: ``evaluate`` and ``report`` only; written only where the source names gold labels (null = none given for this one).
+#: gold/shard-NNNNN.parquet, row for row with the documents: sorted label numbers without repeats. Read by the stage
+#: ``evaluate`` and by ``ezxmc compare`` only; written only where the source names gold labels (null = none given for
+#: this one).
 GOLD_SCHEMA = pa.schema([("labels", pa.list_(pa.int32()))])
 
 #: labels.parquet: the row is the label number; ``description`` may be ""; ``content_hash`` is
@@ -47,7 +48,7 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 #: cycle-N/shortlist/shard-NNNNN.parquet: a row for every document that was asked for, ordered by ``row``. ``labels``
-#: in falling similarity (index/match.py), ties by label number, no repeats; never one of the document's ``excluded``.
+#: in falling similarity (index/hybrid.py), ties by label number, no repeats; never one of the document's ``excluded``.
 #: ``base_similarity``: of the same labels, by the base encoder; in cycle 0 the same numbers.
 SHORTLIST_SCHEMA = pa.schema(
     [

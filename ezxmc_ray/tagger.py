@@ -41,7 +41,7 @@ class TagCounts:
 
 @dataclass(frozen=True)
 class TagSettings:
-    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/match.py)."""
+    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/hybrid.py)."""
 
     encoder: EncoderConfig
     lexical: LexicalConfig

@@ -1,7 +1,7 @@
 """The first few hundred pairs of cycle 0: judged before all others, and looked at before those are paid for.
 
 In: cycle-0/shortlist/, the verdict store. Out: which rows those pairs are in; how their verdicts go with the similarity
-(teacher/weakness.py), for the manifest. Gold labels are not looked at. ``teacher.on_weak`` says what follows.
+(weakness.py), for the manifest. Gold labels are not looked at. ``teacher.on_weak`` says what follows.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Comes in: the verdicts on some documents' shortlists, and the similarities that the shortlists were made by. Goes out:
 measures, and a sentence if the teacher looks weak. A similarity by an encoder knows something of which label fits, so
 whoever judges on content agrees with it more than chance does, also inside a shortlist that was chosen by it. What the
-limits are made of is in docs/architecture.md.
+limits are made of is in docs/experiments.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ applies with the propensity
     p_l = 1 / (1 + C exp(-A ln(N_l + B))),   C = (ln N - 1) (B + 1)^A,
 
 so that a hit counts 1 / p_l. Which documents N and N_l are counted on is the caller's matter: there are no train labels
-in zero-shot tagging, see label_counts in report/measured.py.
+in zero-shot tagging, see label_counts in evaluation/rankings.py.
 
 Of the definitions in use this one is taken, that of the Extreme Classification Repository's scripts (pyxclib): a value
 is 100 x the sum over documents of what the ranking gains, divided by the sum over documents of what the best ranking

@@ -234,7 +234,7 @@ class ShortlistWorker:
     """Actor: embeds documents and searches the labels for them.
 
     In later cycles the base encoder embeds them too: of the labels found, the student learns its similarity, since
-    that of a student holds verdicts already, and with them its own errors (docs/architecture.md has the measurement).
+    that of a student holds verdicts already, and with them its own errors (docs/experiments.md has the measurement).
     """
 
     def __init__(self, storage: Storage, settings: ShortlistSettings) -> None:

@@ -2,7 +2,7 @@
 
     ezxmc train conf.yaml
 
-In: cycle-c/examples/ (and those of the cycles before), documents/, the encoder to start from. Out: cycle-c/student/, a
+In: cycle-c/examples/ (and those of the cycles before), documents/, the base encoder. Out: cycle-c/student/, a
 SentenceTransformer directory. Every worker walks through the same seeded plan of global batches and takes its share of
 each, so the order does not depend on the number of workers and can be taken up again at any step, by as many workers as
 there are then (elastic training: student.min_workers). Checkpoints go through Ray Train, which hands them back after a

@@ -1,9 +1,9 @@
 """Which pairs of a batch are positives, which are negatives, and which are neither.
 
-Comes in: what the teacher said of a batch's pairs, the targets made of it, the student's own scores, and how common the
-labels are. Goes out: masks over the pairs, bool [b, m], and weights of the labels. A label that a document was not
-judged with is a negative of it (*in-batch*), and it may well be a right one, a common label most of all: the masks and
-weights here keep the student from unlearning those.
+Comes in: what the teacher said of a batch's pairs, the targets made of it, and how common the labels are. Goes out:
+masks over the pairs, bool [b, m], and weights of the labels. A label that a document was not judged with is a negative
+of it (*in-batch*), and it may well be a right one, a common label most of all: the masks and weights here keep the
+student from unlearning those.
 """
 
 from __future__ import annotations

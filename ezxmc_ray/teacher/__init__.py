@@ -1,1 +1,1 @@
-"""The teacher: an LLM that judges (document, label) pairs, its prompts, read-outs, engines and verdict store."""
+"""The teacher: an LLM that judges (document, label) pairs, its prompts, read-outs and engines."""

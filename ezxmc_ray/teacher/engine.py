@@ -163,7 +163,7 @@ def teacher_key(config: TeacherConfig) -> str:
     """16 hex digits over everything that changes a raw verdict: weights, dtype, quantization, prompt, read-out, cuts.
 
     Neither the engine and its speed nor the calibration, which is made from raw verdicts, are in it. ValueError for
-    the dtype auto, which machines resolve differently: a key is of one format (see teacher/dtype.py).
+    the dtype auto, which machines resolve differently: a key is of one format (see cluster/teacher_dtype.py).
     """
     if config.dtype == AUTO:
         raise ValueError("a teacher key needs the dtype that auto stands for")

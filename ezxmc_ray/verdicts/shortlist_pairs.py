@@ -1,4 +1,4 @@
-"""Which pairs of a cycle's shortlists the verdict store does not hold yet, and their texts for the teacher.
+"""The pairs of a cycle's shortlists, which of them the verdict store lacks, and the texts of those for the teacher.
 
 In: cycle-c/shortlist/, documents/, labels.parquet, verdicts/<teacher key>/. Out: counts for the driver, documents with
 their pending pairs for the engines' actors; cycle-c/pending_priors.parquet, the plan of label priors to ask for.
