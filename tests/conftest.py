@@ -6,6 +6,7 @@ starts itself use real processes; all others call the command here, and join the
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ MARKED_BY = {
     "vllm": {"vllm_engines", "project"},
 }
 
-#: Where the tests are that start them.
-HEAVY_FOLDERS = ("tests/stages/", "tests/cluster/", "tests/teacher/")
+#: Where the tests are that need the session's Ray, and those that start a vLLM in this process.
+NEED_RAY = ("tests/stages/", "tests/cluster/test_pools.py")
+NEED_VLLM = ("tests/teacher/test_engines.py", "tests/teacher/test_classify.py")
 
 Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -45,25 +48,48 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out."""
+    """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out.
+
+    With ``-n 2`` the longest part, all that is on Ray, is begun first, and vLLM's own tests last: see below.
+    """
     for item in items:
         for marker, fixtures in MARKED_BY.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
-        if any(map(item.get_closest_marker, MARKED_BY)) and not item.nodeid.startswith(HEAVY_FOLDERS):
-            raise pytest.UsageError(f"{item.nodeid} needs Ray or vLLM: it belongs below {' or '.join(HEAVY_FOLDERS)}")
+        if item.get_closest_marker("ray") and not item.nodeid.startswith(NEED_RAY):
+            raise pytest.UsageError(f"{item.nodeid} needs Ray: it belongs below {NEED_RAY[0]}")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.nodeid.startswith(NEED_VLLM) - item.nodeid.startswith(NEED_RAY))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` a file is run by one process, and all that start Ray or vLLM by the first: one Ray, one engine."""
+    """With ``-n 2`` a file is run by one process; all that is on Ray by the same, since a machine has one Ray head."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "Ray and vLLM" if nodeid.startswith(HEAVY_FOLDERS) else nodeid.partition("::")[0]
+            groups = {"Ray": NEED_RAY, "vLLM": NEED_VLLM}
+            named = (name for name, paths in groups.items() if nodeid.startswith(paths))
+            return next(named, nodeid.partition("::")[0])
 
+    config.option.loadscopereorder = False  # as they are sorted above
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def one_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[None]]:
+    """``with one_engine():`` no other process of this test run has a teacher loaded by vLLM meanwhile: 3 GB each."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    @contextmanager
+    def alone() -> Iterator[None]:
+        with (shared / "engine.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    return alone
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,8 @@ def context(tmp_path: Path) -> Context:
             for i in ids
         ]
         storage.write_table(f"documents/shard-0000{shard}.parquet", pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
-    details = {"shards": 2, "labels": 10}
+    counts = {"documents": 6, "train": 0, "held_out": 0, "test": 6, "labels": 10, "shards": 2, "shard_rows": [3, 3]}
+    details = counts | dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f")
     write_manifest(storage, "documents", Manifest("prepare", "", 6, 0.0, [], details))
     return Context(Config(), storage)
 

@@ -40,7 +40,6 @@ def judged(seed: int, pairs: int, readout: str, model: str) -> dict[str, Any]:
             "readout": readout,
             "prompt": "generic",
             "dtype": "bfloat16",
-            "engine": "vllm",
             "calibration": "none",
         },
         "pairs": pairs,

@@ -165,11 +165,12 @@ def new_project() -> Callable[..., Project]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, one_engine: Any) -> Project:
     """A finished run: `ezxmc run` on the input above, killed while judging, and given again. ``stdout``: of both."""
     made = make_project(tmp_path_factory.mktemp("project"))
-    killed = kill_while_judging(made)
-    done = made.ezxmc("run", *made.arguments)
+    with one_engine():
+        killed = kill_while_judging(made)
+        done = made.ezxmc("run", *made.arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with (made.folder / "stdout").open("a") as output:
         output.write(done.stdout)

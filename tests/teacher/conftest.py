@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,14 +22,15 @@ def config_of(model: str, readout: str) -> TeacherConfig:
 
 
 @pytest.fixture(scope="session")
-def vllm_engines(small_teacher: str) -> Iterator[dict[str, VllmEngine]]:
+def vllm_engines(small_teacher: str, one_engine: Any) -> Iterator[dict[str, VllmEngine]]:
     """By read-out: two engines over one vLLM."""
     environment = dict(os.environ)
     other = config_of(small_teacher, "likelihood")
-    yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")), [load_teacher(other)])
-    likelihood = yes_no.with_prompt(other)
-    yield {"yes_no": yes_no, "likelihood": likelihood}
-    yes_no.close()
+    with one_engine():
+        yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")), [load_teacher(other)])
+        likelihood = yes_no.with_prompt(other)
+        yield {"yes_no": yes_no, "likelihood": likelihood}
+        yes_no.close()
     os.environ.clear()  # what vLLM puts there is not for the processes that later tests start
     os.environ.update(environment)
 
