@@ -154,7 +154,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     teacher, calibration = _teacher_in_words(config)
     priors = calibration == "label_prior"
     steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors)
-    others = sum(step["other prompts"] or 0 for step in steps)
+    others = sum(step["label priors"] or 0 for step in steps)
     assumed = [stage for stage in reference if stage not in measured]
     sources = [f"this run's rates ({', '.join(sorted(measured))})"] if measured else []
     if assumed:
@@ -170,7 +170,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         "labels": f"{amounts.labels:,}",
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
         "pairs": _pairs_in_words(config, sum(step["pairs"] or 0 for step in steps)),
-        "other_prompts": f"about {others:,} (label priors)",
+        "label_priors": f"about {others:,}",
         "estimated_seconds": f"{sum(step['seconds'] for step in steps):,.0f}",
         "estimated_from": " and ".join(sources),
         "steps": steps,

@@ -120,7 +120,7 @@ def _named(labels: int, pairs: int) -> float:
 
 def _tokens(row: dict[str, Any], amounts: Amounts) -> int:
     """Prompt tokens of a row's pairs and other prompts, taken for as long; a prior's is shorter, without a document."""
-    return round((row["pairs"] + row["other prompts"]) * prompt_tokens(amounts))
+    return round((row["pairs"] + row["label priors"]) * prompt_tokens(amounts))
 
 
 def _seconds(rates: dict[str, float], stage: str, units: float) -> float:
@@ -155,8 +155,8 @@ def _row(
     documents: int | None = None,
     labels: int | None = None,
     pairs: int | None = None,
-    other_prompts: int | None = None,
+    label_priors: int | None = None,
 ) -> dict[str, Any]:
     """``work``: units by the stage whose rate they have."""
-    counts = {"documents": documents, "labels": labels or None, "pairs": pairs, "other prompts": other_prompts}
+    counts = {"documents": documents, "labels": labels or None, "pairs": pairs, "label priors": label_priors}
     return {"step": step, "work": work, **counts}

@@ -73,16 +73,16 @@ def test_what_is_asked_beside_the_pairs_is_counted() -> None:
     """80 documents and 27,754 labels asked 732 priors beside their 800 pairs."""
     amounts = Amounts(89, 80, 8, 9, 27_754, 100.0)
     alone = load_config(None, [])
-    assert 732 <= rows(alone, amounts=amounts)["cycle 0 judge"]["other prompts"] <= 800
+    assert 732 <= rows(alone, amounts=amounts)["cycle 0 judge"]["label priors"] <= 800
     without = rows(alone, amounts=amounts, label_priors=False)["cycle 0 judge"]
-    assert (without["pairs"], without["other prompts"]) == (800, 0)
+    assert (without["pairs"], without["label priors"]) == (800, 0)
     both = rows(alone, amounts=amounts)["cycle 0 judge"]
     assert both["seconds"] > without["seconds"] and both["tokens"] > without["tokens"]
 
 
 def test_few_labels_have_few_priors_in_all_cycles_together() -> None:
     found = rows(load_config(None, ["curriculum.cycles=3"]))
-    assert sum(row["other prompts"] or 0 for row in found.values()) == 80
+    assert sum(row["label priors"] or 0 for row in found.values()) == 80
 
 
 def test_every_step_has_seconds_and_the_teachers_starts_are_in_them() -> None:
