@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.data
@@ -30,7 +30,23 @@ from ezxmc_ray.cluster.session import at_end, cluster_cpus, cluster_gpus, node_c
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 
-Item = dict[str, Any]
+
+class WorkItem(TypedDict, total=False):
+    """What an actor is to do: of which stage's keys there are, the stage says."""
+
+    kind: str
+    shard: int
+    encoder: int
+    #: Rows of a shard or labels, from ``start`` (``first``) on, ``stop`` apart.
+    start: int
+    first: int
+    stop: int
+    #: The file that is committed with it.
+    file: str
+
+
+#: What an actor returns of an item: counts, or USER_ERROR.
+Done = dict[str, Any]
 
 USER_ERROR = "user_error"
 #: A key in the counts of a file that was there already.
@@ -90,18 +106,18 @@ class UserErrorBoundary:
         except UserError as error:
             self.error = str(error)
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
         if self.error is None:
             try:
-                done: Item = self.worker(item)
+                done: Done = self.worker(item)
                 return done
             except UserError as error:
                 self.error = str(error)
         return {USER_ERROR: self.error}
 
 
-def map_over_engines(items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Item]:
+def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Done]:
     """Give every item to one of ``pool``'s Ray Data actors, ``worker(*arguments)(item)``; yield what each returns.
 
     One item a block, so that an item is the unit of scheduling and of retry. An actor that dies is replaced and its
@@ -121,8 +137,8 @@ def map_over_engines(items: list[Item], worker: type, arguments: tuple[Any, ...]
 
 
 def map_items(
-    items: list[Item], worker: type, arguments: tuple[Any, ...], pool: Pool, times: Times | None = None
-) -> Iterator[Item]:
+    items: list[WorkItem], worker: type, arguments: tuple[Any, ...], pool: Pool, times: Times | None = None
+) -> Iterator[Done]:
     """Give every item to one of ``pool``'s kept actors, ``worker(*arguments)(item)``; yield what each returns.
 
     An actor that dies (or whose node does) is replaced, and its items are given out again: to the others, if there is
@@ -139,7 +155,7 @@ def map_items(
 
 def map_files(
     storage: Storage,
-    items: list[Item],
+    items: list[WorkItem],
     worker: type,
     arguments: tuple[Any, ...],
     pool: Pool,
@@ -170,7 +186,7 @@ def free_gpus() -> None:
         _end_actors()
 
 
-def _checked(done: Item) -> Item:
+def _checked(done: Done) -> Done:
     if done.get(USER_ERROR) is not None:
         raise UserError(done[USER_ERROR])
     return done
@@ -182,7 +198,7 @@ class _Call:
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.function, self.arguments = function, arguments
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         return {"returned": self.function(*self.arguments)}
 
 
@@ -198,7 +214,7 @@ class _Process:
     def ready(self) -> None:
         """Answers when the process is there."""
 
-    def do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: Item) -> tuple[Item, float]:
+    def do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: WorkItem) -> tuple[Done, float]:
         """Do one item of the mapping number ``mapping``, whose worker and its arguments are ``work``.
 
         Returns what the worker does, and the seconds that it took to make the worker, if this item was its first.
@@ -277,18 +293,18 @@ def _end_actors() -> None:
 class _Mapping:
     """Gives ``waiting`` items to ``crew`` and yields the results; ``work``: Ray's reference of worker and arguments."""
 
-    waiting: deque[Item]
+    waiting: deque[WorkItem]
     work: Any
     crew: list[_Actor]
     times: Times
     number: int = field(default_factory=lambda: next(_numbers))
 
     def __post_init__(self) -> None:
-        self.running: dict[Any, tuple[_Actor, Item | None]] = {}
+        self.running: dict[Any, tuple[_Actor, WorkItem | None]] = {}
         for actor in self.crew:
             self._ask_whether_ready(actor)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[Done]:
         done, began, load_seconds, answered = False, time.monotonic(), 0.0, any(one.is_ready for one in self.crew)
         try:
             while self.waiting or any(item is not None for _, item in self.running.values()):
@@ -326,7 +342,7 @@ class _Mapping:
             self.running[actor.handle.do.remote(self.number, self.work, item)] = actor, item
             actor.items += 1
 
-    def _replace(self, actor: _Actor, item: Item | None, error: Exception) -> None:
+    def _replace(self, actor: _Actor, item: WorkItem | None, error: Exception) -> None:
         """Take back the item of an actor that died, and start another one in its place."""
         if item is not None:
             self.waiting.appendleft(item)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,14 +39,14 @@ class FirstPairs:
         wanted = max(DOCUMENTS, -(-PAIRS // context.config.shortlist.size))
         self.rows = run_task(spread_rows, self.storage, context.shards, wanted) if cycle == 0 else []
         self.found: dict[str, Any] | None = None
-        self._open: list[dict[str, Any]] = []
+        self._open: list[Mapping[str, Any]] = []
 
-    def wait_for(self, items: list[dict[str, Any]]) -> None:
+    def wait_for(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Look at the pairs when ``items`` are done: now, if there are none. Errors: as :meth:`done`."""
         self._open = list(items)
         self._look()
 
-    def done(self, item: dict[str, Any]) -> None:
+    def done(self, item: Mapping[str, Any]) -> None:
         """One item is done. Errors: UserError where the teacher looks weak and ``teacher.on_weak`` is fail."""
         if item in self._open:
             self._open.remove(item)

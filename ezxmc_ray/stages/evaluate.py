@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, watched
-from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, JudgedCycle, StageResult, encoder_name
@@ -64,7 +64,7 @@ def evaluate(context: Context) -> StageResult:
     encoders = context.cycles + 1
     has_gold = known.gold_fingerprint is not None
     ranked, times = 0, Times()
-    items: list[Item] = []
+    items: list[WorkItem] = []
     measured: dict[str, Any] = {}
     with watched(StageProgress("evaluate", "documents", known.test * encoders if has_gold else 0)) as progress:
         for encoder in range(encoders if has_gold else 0):
@@ -113,7 +113,7 @@ class RankWorker:
             self.matcher = HybridSearcher(exact_index(self.storage, number), self.lexical_table, self.lexical)
             self.number = number
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
         self._use(int(item["encoder"]))

@@ -19,7 +19,7 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
-from ezxmc_ray.cluster.pools import Item, Pool, free_gpus, map_over_engines
+from ezxmc_ray.cluster.pools import Pool, WorkItem, free_gpus, map_over_engines
 from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, StageResult
@@ -165,7 +165,9 @@ def _pool(config: TeacherConfig) -> Pool:
     return Pool(engines, max(1, node_cpus() // engines))
 
 
-def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int]) -> tuple[list[Item], list[Item]]:
+def _items(
+    context: Context, cycle: int, engines: int, first_rows: dict[int, int]
+) -> tuple[list[WorkItem], list[WorkItem]]:
     """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
     others."""
     storage, config = context.storage, context.teacher
@@ -176,7 +178,7 @@ def _items(context: Context, cycle: int, engines: int, first_rows: dict[int, int
     return first, list(itertools.chain.from_iterable(others))
 
 
-def _ranges(kind: str, start: int, stop: int, size: int, shard: int) -> list[Item]:
+def _ranges(kind: str, start: int, stop: int, size: int, shard: int) -> list[WorkItem]:
     starts = range(start, stop, size)
     return [{"kind": kind, "shard": shard, "start": one, "stop": min(stop, one + size)} for one in starts]
 
@@ -196,7 +198,7 @@ class JudgeWorker:
         self.mark = time.monotonic()
         self.start_seconds = self.mark - started
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> dict[str, Any]:
         """Do one item; returns it with its counts."""
         kind, shard, start, stop = item["kind"], int(item["shard"]), int(item["start"]), int(item["stop"])
         counts = Counts(start_seconds=self.start_seconds)

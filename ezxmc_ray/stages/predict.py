@@ -14,7 +14,7 @@ import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
-from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.storage import Storage
@@ -28,7 +28,7 @@ def predict(context: Context) -> StageResult:
     threshold = context.min_score
     shards = context.manifest(layout.INDEX).details["shards"]
     settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, threshold)
-    items: list[Item] = [
+    items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
@@ -58,7 +58,7 @@ class PredictWorker:
         report_phase("loading the student and the index")
         self.tagger = Tagger(storage, settings)
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
-from ezxmc_ray.cluster.pools import HELD, Item, Times, encoder_pool, map_files
+from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, StageResult
@@ -55,7 +55,9 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     times = Times()
     vector_files, truncated_labels = embed_labels(context, cycle, times)
     share = 0.0 if held_out_only else train_share(context, cycle)
-    items: list[Item] = [{"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)]
+    items: list[WorkItem] = [
+        {"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)
+    ]
     settings = ShortlistSettings(config, context.encoder_folder(cycle), cycle, share, held_out_share(context))
     documents = truncated = 0
     known = context.prepared
@@ -81,7 +83,7 @@ def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str
     """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
     labels = context.prepared.labels
     folder = layout.label_vectors(encoder)
-    items: list[Item] = [
+    items: list[WorkItem] = [
         {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
         for number, first in enumerate(range(0, labels, LABEL_SLICE))
     ]
@@ -201,7 +203,7 @@ class LabelWorker:
         self.encoder = load_encoder(storage, config, folder)
         self.texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
         first, stop = int(item["first"]), int(item["stop"])
         self.encoder.on_part = partial(report_done, item["file"])
@@ -248,7 +250,7 @@ class ShortlistWorker:
             similarity = PairScorer(read_label_vectors(storage, layout.label_vectors(0)), table, lexical)
             self.base = load_encoder(storage, config, None), similarity
 
-    def __call__(self, item: Item) -> Item:
+    def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
         shard = int(item["shard"])
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
