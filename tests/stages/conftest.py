@@ -93,10 +93,11 @@ class Project:
         """What comes after ``ezxmc run``."""
         return [str(self.folder / "conf.yaml")]
 
-    def ezxmc(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """Run the command as a user would."""
+    def ezxmc(self, *arguments: str, typed: str = "", timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """Run the command as a user would, with ``typed`` on its standard input."""
+        environment = users_environment()
         return subprocess.run(
-            [EZXMC, *arguments], capture_output=True, text=True, timeout=timeout, env=users_environment()
+            [EZXMC, *arguments], input=typed, capture_output=True, text=True, timeout=timeout, env=environment
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

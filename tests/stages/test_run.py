@@ -233,6 +233,15 @@ def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tm
     assert "is missing, or older than its labels" in done.stderr
 
 
+def test_texts_from_a_pipe_are_tagged_each_below_itself(project: Project) -> None:
+    typed = "bishop pawn checkmate\n\nsoil, tomato and compost\n"
+    done = project.ezxmc("tag", str(project.run), "predict.top_k=1", "predict.min_score=-1", typed=typed)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = [line.split("\t")[1:] or [line] for line in done.stdout.splitlines() if line]
+    first, second = (line for line in typed.splitlines() if line)
+    assert shown == [[first], ["chess", "(chess)"], [second], ["gardening", "(gardening)"]]
+
+
 def test_tag_writes_the_four_columns(project: Project, topics: list[str], tmp_path: Path, ezxmc: Ezxmc) -> None:
     texts = [
         {"id": "a", "title": "The opening", "text": "a gambit with the bishop, then checkmate"},
