@@ -30,7 +30,7 @@ IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 GROUP = tuple(name for name in IDENTITY if name != "seed")
 #: What ezxmc and another method have in common when they are compared.
 SAME = ("dataset", "labels", "student", "teacher")
-#: Where issue 5 asks for the budget that reaches the published recipe.
+#: Of which the least budget is sought that reaches the published recipe.
 REACHED = ("P@1", "R@10")
 #: Prompts asked in a run from which its rate is one.
 LEAST_PROMPTS = 1000
