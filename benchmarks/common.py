@@ -1,7 +1,7 @@
 """What every benchmark shares: a description of the machine, and where results go.
 
-A benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json;
-``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
+A call of a benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json, in
+place of what was there; ``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
 """
 
 from __future__ import annotations
@@ -53,24 +53,12 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *map(_named, sys.argv[1:])])
 
 
-def this_call() -> dict[str, str]:
-    """What a figure says of how it came about: the command line of this process, and today's date."""
-    return {"command": command(), "date": f"{datetime.date.today()}"}
-
-
 def _named(word: str) -> str:
     """``word`` of a command line, or its value where it is ``key=value``: of a path outside the project the name."""
     if Path(word).is_absolute() or word.startswith("../"):
         return Path(word).name
     key, equals, value = word.partition("=")
     return f"{key}={_named(value)}" if equals else word
-
-
-def published(name: str) -> dict[str, Any]:
-    """What :func:`publish` wrote under ``name`` the last time; empty if there is nothing."""
-    file = RESULTS / f"{name}.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
 
 
 def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
@@ -90,7 +78,8 @@ def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[s
 
 def publish(name: str, title: str, result: dict[str, Any]) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
-    whole = {"name": name, "title": title, "machine": machine(), **this_call(), **result}
+    about = {"machine": machine(), "command": command(), "date": f"{datetime.date.today()}"}
+    whole = {"name": name, "title": title, **about, **result}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
     print(json.dumps(whole))

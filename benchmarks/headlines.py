@@ -43,7 +43,8 @@ def _encode(result: Result) -> str:
     fastest = max((row for name, row in rows.items() if not name.startswith("ezxmc")), key=_speed)
     return (
         f"{_speed(ours):.0f} documents/s, {ours['documents_ratio']:.2f} times SentenceTransformer.encode's default; "
-        f"its fastest ({fastest['method'].split(', ')[-1]}): {_speed(fastest):.0f}; cosine at least {ours['cosine_min']}"
+        f"its fastest ({fastest['method'].split(', ')[-1]}): {_speed(fastest):.0f}; "
+        f"cosine at least {ours['cosine_min']}"
     )
 
 

@@ -57,8 +57,8 @@ def files() -> dict[Path, str]:
 def line(result: dict[str, Any]) -> str:
     """The row of ``result`` in RESULTS.md."""
     page = (PAGES / f"{benchmark_of(result)}.md").relative_to(OVERVIEW.parent)
-    cells = (f"[{result['title']}]({page})", headline(result), f"{result['machine']}, {result['date']}", _command(result))
-    return f"| {' | '.join(cells)} |\n"
+    about = f"{result['machine']}, {result['date']}"
+    return f"| [{result['title']}]({page}) | {headline(result)} | {about} | {_command(result)} |\n"
 
 
 def _command(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from headlines import headline
-from make_results import OVERVIEW, PAGES, files
+from make_results import OVERVIEW, PAGES, files, line, section
 
 
 def test_the_files_in_the_repository_are_those_that_the_results_make() -> None:
@@ -35,3 +35,18 @@ def test_quality_is_told_against_the_closest_student_not_against_what_judges_the
 
 def test_a_benchmark_without_a_rule_is_told_by_its_first_note() -> None:
     assert headline({"command": "python benchmarks/ray_start.py", "notes": ["3 works", "more"]}) == "3 works"
+
+
+def test_an_older_result_that_several_calls_made_names_each_beside_its_table() -> None:
+    both = [{"command": f"python benchmarks/quality.py --parts {name}", "date": "x"} for name in ("a", "b")]
+    tables = [
+        {"title": "One", "rows": [{"method": "ezxmc"}], **both[0]},
+        {"title": "Two", "rows": [{"method": "ezxmc"}], **both[1]},
+        {"title": "Both", "rows": [{"method": "ezxmc"}], "commands": both},
+    ]
+    older = {"title": "A", "machine": "m", "differences": [], "tables": tables}
+    assert "| 2 calls of `python benchmarks/quality.py`, on its page |" in line(older | both[0])
+    one, two = section(older | both[0] | {"tables": tables[:2]}).split("### Two")
+    assert "`python benchmarks/quality.py --parts a` · m · x" in one and "--parts b` · x" in two
+    page = section(older | both[0])
+    assert "A\n\nm · x\n" in page and page.count("--parts b` · x") == 2
