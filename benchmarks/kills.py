@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
-from common import publish
+
+from common.publish import publish
 
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
 TARGETS = ("driver", "actor", "engine")

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT
-from headlines import benchmark_of, headline
+from common.headlines import benchmark_of, headline
+from common.publish import RESULTS, ROOT
 
 OVERVIEW = ROOT / "benchmarks" / "RESULTS.md"
 PAGES = RESULTS / "pages"

@@ -31,10 +31,16 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from common import ROOT, publish
+from common.arguments import add_data_arguments, choice
+from common.publish import ROOT, publish
+from ezxmc_ray.context import Context
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import per_document
+from ezxmc_ray.steps import versions
+from ezxmc_ray.storage import Storage
 from make_results import table
-from quality_bench import WITHOUT_SEEDS, Bench, make_bench
-from quality_figures import (
+from quality_bench.bench import WITHOUT_SEEDS, Bench, make_bench
+from quality_bench.figures import (
     IDENTITY,
     LMTX,
     METHODS,
@@ -48,17 +54,9 @@ from quality_figures import (
     measures,
     reached,
 )
-from quality_tables import NOTES, tables
-from quality_task import encoder_ranking
-from student import choice
-from student_data import add_data_arguments
-from student_task import section
-
-from ezxmc_ray.context import Context
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.metrics import per_document
-from ezxmc_ray.steps import versions
-from ezxmc_ray.storage import Storage
+from quality_bench.tables import NOTES, tables
+from quality_bench.task import encoder_ranking
+from student_bench.task import section
 
 PARTS = ("methods", "cycles", "budget")
 TITLE = "Quality: all methods on the same documents and labels"

@@ -34,12 +34,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import student_figures as figures
-from common import ROOT, publish, run_script
+
+from common.arguments import add_data_arguments, choice, name_of
+from common.data import Data, Files, find_files, read_data
+from common.publish import ROOT, publish, run_module
+from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.steps import versions
 from make_results import table
-from student_data import Data, Files, add_data_arguments, find_files, read_data
-from student_figures import MEASURES, Part
-from student_task import (
+from student_bench import figures
+from student_bench.figures import MEASURES, Part
+from student_bench.task import (
     Job,
     all_yes,
     best_yes,
@@ -51,10 +56,6 @@ from student_task import (
     write_job,
     write_texts,
 )
-
-from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.steps import versions
 
 #: The methods that may fail without ending the benchmark.
 RIVALS = ("st_mnrl", "st_cached_mnrl", "sentence_transformers")
@@ -111,17 +112,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choice(known: Any) -> Callable[[str], list[str]]:
-    """The type of an option that takes some of ``known`` by commas, in their order."""
-
-    def names(text: str) -> list[str]:
-        if unknown := set(text.split(",")) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")
-        return [name for name in known if name in text.split(",")]
-
-    return names
-
-
 def configure(given: argparse.Namespace, files: Files) -> Config:
     """What the command line overrides has the last word; without it no document is held out, and no words are counted.
 
@@ -166,7 +156,7 @@ class Bench:
         config = apply_overrides(self.config, [*overrides, f"run={self.folder / name}"])
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
         write_job(job, Job(method, base, to_dict(config), self.given.rival_learning_rate))
-        result = run_script("student_methods.py", [str(job)], output, log)
+        result = run_module("student_bench.methods", [str(job)], output, log)
         print(f"{name}: {shown(result)}", flush=True)
         if "error" in result and not method.endswith(RIVALS):
             raise UserError(f"The method {method} failed ({result['error']}); see {log}.")
@@ -298,11 +288,6 @@ def about(bench: Bench, files: Files) -> dict[str, Any]:
         "left_out_of_the_ranking": bench.data.left_out,
         "versions": versions(),
     }
-
-
-def name_of(model: str) -> str:
-    """A model as a reader knows it: of a directory its name."""
-    return Path(model).name if os.path.isabs(model) else model
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, publish
 
+from common.publish import ROOT, publish
 from ezxmc_ray.config import EncoderConfig, LexicalConfig, TeacherConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.lexical import LexicalTable

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from headlines import headline
+from common.headlines import headline
 from make_results import OVERVIEW, PAGES, files, line, section
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+from ezxmc_ray.metrics import MEASURES
 from make_results import section
-from quality_figures import (
+from quality_bench.figures import (
     at_equal_shares,
     at_one_rate,
     compared,
@@ -22,10 +19,8 @@ from quality_figures import (
     measures,
     reached,
 )
-from quality_lexical import bm25, highest, tfidf
-from quality_tables import tables, with_interval
-
-from ezxmc_ray.metrics import MEASURES
+from quality_bench.lexical import bm25, highest, tfidf
+from quality_bench.tables import tables, with_interval
 
 LABELS = ["graph theory", "rice", "theory of music", "graph drawing"]
 

@@ -10,13 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import quality
-from quality_bench import SETTINGS, Bench, take_verdicts
-from quality_figures import METHODS
-from quality_methods import METHODS as BUILT
-from quality_task import (
+from common.data import Files
+from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.context import Context
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
+from quality_bench.bench import SETTINGS, Bench, take_verdicts
+from quality_bench.figures import METHODS
+from quality_bench.methods import METHODS as BUILT
+from quality_bench.task import (
     encoder_ranking,
     judged_shortlists,
     pairs_by_cycle,
@@ -25,13 +29,6 @@ from quality_task import (
     share_verdicts,
     write_ranking,
 )
-from student_data import Files
-
-from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.context import Context
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 
 
 @pytest.fixture

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ezxmc_ray.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import student
-from student_data import Files, find_files, read_data, read_verdicts, simulated_verdicts
-from student_figures import cosines_of, encoding, perfect, quality, scaling, training
+from common.data import Files, find_files, read_data, read_verdicts, simulated_verdicts
+from ezxmc_ray.errors import UserError
+from student_bench.figures import cosines_of, encoding, perfect, quality, scaling, training
 
 LABELS = ["a", "b", "c"]
 

@@ -1,6 +1,6 @@
 """The tables and notes that the page of benchmarks/quality.py shows of a result.
 
-Comes in: the rows of quality_figures, of one dataset and its labels. Goes out: tables of flat rows with a title, in
+Comes in: the rows of figures.py, of one dataset and its labels. Goes out: tables of flat rows with a title, in
 which a measure and its interval are one text, and sentences.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quality_figures import LMTX, OURS, PUBLISHED, Row
-
 from ezxmc_ray.metrics import MEASURES
+from quality_bench.figures import LMTX, OURS, PUBLISHED, Row
 
 Table = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: a description of the machine, and where results go.
+"""Where results go, with a description of the machine; and how a method runs in a process of its own.
 
 A call of a benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json, in
 place of what was there; ``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -61,15 +61,17 @@ def _named(word: str) -> str:
     return f"{key}={_named(value)}" if equals else word
 
 
-def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
-    """Run a script of this directory with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
+def run_module(module: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
+    """Run a module below benchmarks/ with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
 
     Returns the JSON object that it wrote to ``output``; of a process that wrote none, ``error``.
     """
     output.unlink(missing_ok=True)
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *words, str(output)]
+    command = [sys.executable, "-P", "-m", module, *words, str(output)]  # -P: nothing of the working directory's
+    paths = filter(None, (str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w") as sink:
-        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
+        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, check=False)
     if not output.exists():
         return {"error": f"its process ended with status {ended.returncode}"}
     result: dict[str, Any] = json.loads(output.read_text())

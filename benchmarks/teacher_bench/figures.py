@@ -1,6 +1,6 @@
 """The figures of benchmarks/teacher.py: tokens against the ideal, agreement with float32, medians over the rounds.
 
-Comes in: what each method gave in each round (teacher_methods.Timing as a dict, or ``error``), the pairs' prompts, raw
+Comes in: what each method gave in each round (methods.Timing as a dict, or ``error``), the pairs' prompts, raw
 scores. Goes out: the fields of the result, its table and its notes.
 """
 

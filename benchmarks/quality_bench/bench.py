@@ -14,13 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import run_script
-from quality_figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
-from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
-from student import name_of
-from student_data import Files, find_files, read_data
-from student_task import Job, ranked_documents, write_job
-
+from common.arguments import name_of
+from common.data import Files, find_files, read_data
+from common.publish import run_module
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
@@ -28,6 +24,9 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.transfer import import_verdicts
+from quality_bench.figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
+from quality_bench.task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
+from student_bench.task import Job, ranked_documents, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
@@ -131,7 +130,7 @@ class Bench:
         name = Path(config.run).name
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
         write_job(job, Job(row["method"], self.base, to_dict(config)))
-        result = run_script("quality_methods.py", [str(job)], output, log)
+        result = run_module("quality_bench.methods", [str(job)], output, log)
         if "error" in result:
             raise UserError(f"The method {row['method']} failed ({result['error']}); see {log}.")
         print(f"{name}: {json.dumps({key: value for key, value in result.items() if key != 'encoders'})}", flush=True)
