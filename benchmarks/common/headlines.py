@@ -7,7 +7,7 @@ choose among methods it takes the strongest other one, so that no row is the mos
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -65,10 +65,13 @@ def _quality(result: Result) -> str:
     for row in result["differences"]:
         if row["method"] not in JUDGES:
             groups.setdefault(tuple(row[name] for name in ("dataset", "labels", "teacher", "student")), []).append(row)
+    if not groups:
+        return f"no comparison with ezxmc; {result['notes'][0]}"
     closest = {key: min(rows, key=lambda row: row["metrics"]["nDCG@5"]["value"]) for key, rows in groups.items()}
     varying = [place for place in range(4) if place < 2 or len({key[place] for key in closest}) > 1]
     return "ezxmc minus the closest method, points: " + "; ".join(
-        f"{', '.join(_short(key[place]) for place in varying)}: {row['method']}, {_gains(row)}"
+        f"{', '.join(_short(key[place]) for place in varying)}: {row['method']}, "
+        + ", ".join(f"{name} {with_interval(row['metrics'][name], '+.1f')}" for name in ("P@1", "R@10"))
         for key, row in closest.items()
     )
 
@@ -78,35 +81,32 @@ def _short(name: str) -> str:
     return name.removeprefix("package:").split("/")[0]
 
 
-def _gains(row: Result) -> str:
-    return ", ".join(
-        f"{name} {one['value']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})"
-        for name, one in row["metrics"].items()
-        if name in ("P@1", "R@10")
-    )
+def with_interval(measure: Mapping[str, float | None], form: str) -> str:
+    """``56.3 (54.1 to 58.4)``; ``form``: of each number."""
+    value, low, high = (measure[name] for name in ("value", "low", "high"))
+    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _student(result: Result) -> str:
     """A phrase a part that was measured."""
     found = []
-    if "train_ratios" in result:
-        plain, dropout = (result[name] or {} for name in ("train_ratios", "train_ratios_with_dropout"))
-        found.append(f"trains {_times(plain)} as fast as MultipleNegativesRankingLoss ({_times(dropout)} with dropout)")
-    if "encode_ratio" in result:
-        both = result["encode_ratio_float32"]
-        found.append(f"encodes {result['encode_ratio']:.2f} times as fast ({both:.2f} with both in float32)")
-    for part, teacher in (("quality", ""), ("perfect", "a simulated perfect teacher: ")):
+    for name, what in (
+        ("train_ratios", "trains {:.2f} times as fast as MultipleNegativesRankingLoss"),
+        ("train_ratios_with_dropout", "{:.2f} times with dropout in both"),
+    ):
+        ratio = (result.get(name) or {}).get("st_mnrl")
+        found += [] if ratio is None else [what.format(ratio)]
+    for name, what in (
+        ("encode_ratio", "encodes {:.2f} times as fast as SentenceTransformer.encode"),
+        ("encode_ratio_float32", "{:.2f} times with both in float32"),
+    ):
+        found += [] if result.get(name) is None else [what.format(result[name])]
+    for part, teacher in (("quality", ""), ("perfect", "with a simulated perfect teacher ")):
         means = {name: one for name, one in result.get(part, {}).items() if isinstance(one, dict)}
-        shown = ", ".join(f"{name} {one['P@1']:.1f}" for name, one in means.items())
-        found += [f"{teacher}P@1 {shown}"] if means else []
+        found += [f"{teacher}P@1 " + ", ".join(f"{name} {one['P@1']:.1f}" for name, one in means.items())] * bool(means)
     if "scaling" in result:
         found.append(f"two workers {result['scaling']['ratio']:.2f} times as fast as one")
     return "; ".join(found)
-
-
-def _times(ratios: Result) -> str:
-    ratio = ratios.get("st_mnrl")
-    return "not measured" if ratio is None else f"{ratio:.2f} times"
 
 
 def _teacher(result: Result) -> str:

@@ -113,7 +113,7 @@ class Bench:
 
     def run_of(self, row: Row, share: float = 1.0) -> str:
         """The directory of a row's run: under the names that tell it from the others of the dataset."""
-        kind = [f"cycles-{row.get('cycles', self.given.cycles)}"] if row["method"] in WITH_CYCLES else []
+        kind = [f"cycles-{self.given.cycles}"] if row["method"] in WITH_CYCLES else []
         kind += [f"share-{share:.6g}"] if share < 1 else []
         kind += [] if row["seed"] is None else [f"seed-{row['seed']}"]
         parts = [row["method"], row["teacher"], row["student"], *kind]

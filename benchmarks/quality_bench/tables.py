@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.headlines import with_interval
 from ezxmc_ray.metrics import MEASURES
 from quality_bench.figures import LMTX, OURS, PUBLISHED, Row
 
@@ -131,12 +132,6 @@ def _yes(row: Row) -> Row:
 
 def _measures(row: Row, form: str) -> dict[str, str]:
     return {name: with_interval(row["metrics"][name], form) for name in MEASURES}
-
-
-def with_interval(measure: Mapping[str, float | None], form: str) -> str:
-    """``56.3 (54.1 to 58.4)``; ``form``: of each number."""
-    value, low, high = (measure[name] for name in ("value", "low", "high"))
-    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _text(seed: int | str | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.headlines import with_interval
 from ezxmc_ray.metrics import MEASURES
 from make_results import section
 from quality_bench.figures import (
@@ -20,7 +21,7 @@ from quality_bench.figures import (
     reached,
 )
 from quality_bench.lexical import bm25, highest, tfidf
-from quality_bench.tables import tables, with_interval
+from quality_bench.tables import tables
 
 LABELS = ["graph theory", "rice", "theory of music", "graph drawing"]
 
