@@ -123,7 +123,7 @@ def _make(
     rows = [run_row(row, "train") for row in train] + [run_row(row, "test") for row in data.ranked]
     labels = hashlib.blake2b(Path(config.prepare.labels[0]).read_bytes()).hexdigest()
     settings = [fingerprinted_settings(config, "prepare") | {"documents": [], "labels": []}]
-    settings += [fingerprinted_settings(config, name) for name in ("encoder", "words")]
+    settings += [fingerprinted_settings(config, name) for name in ("encoder", "lexical")]
     weights = weights_fingerprint(resolve_model(config.encoder.model))
     mark = fingerprint([rows, labels, settings, weights, teacher, content])
     made = storage.read_json(MADE) if storage.exists(MADE) else {}
