@@ -31,7 +31,10 @@ def _demo(result: Result) -> str:
     """The mean over the seeds, of the run with most documents."""
     before = result["rows"][0]
     after = next(row for row in result["rows"] if row["seed"] == "mean")
-    seeds = sum(row["seed"] not in ("", "mean") and row["encoder"] == after["encoder"] for row in result["rows"])
+    seeds = sum(
+        row["seed"] != "mean" and all(row.get(name) == after.get(name) for name in ("encoder", "judged"))
+        for row in result["rows"]
+    )
     changes = ", ".join(f"{name} {before[name]:.1f} → {after[name]:.1f}" for name in ("P@1", "R@10"))
     judged = f" with {after['judged']} judged documents" if "judged" in after else ""
     return f"{changes}{judged}, mean of {seeds} runs"
