@@ -39,7 +39,7 @@ def test_an_older_result_that_several_calls_made_names_each_beside_its_table() -
         {"title": "Two", "rows": [{"method": "ezxmc"}], **both[1]},
         {"title": "Both", "rows": [{"method": "ezxmc"}], "commands": both},
     ]
-    older = {"title": "A", "machine": "m", "differences": [], "tables": tables}
+    older = {"title": "A", "machine": "m", "differences": [], "tables": tables, "notes": ["n"]}
     assert "| 2 calls of `python benchmarks/quality.py`, on its page |" in line(older | both[0])
     one, two = section(older | both[0] | {"tables": tables[:2]}).split("### Two")
     assert "`python benchmarks/quality.py --parts a` · m · x" in one and "--parts b` · x" in two
