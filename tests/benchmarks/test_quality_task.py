@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import quality
 from common.data import Files
 from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.context import Context, Prepared
+from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
@@ -43,8 +42,9 @@ def context(tmp_path: Path) -> Context:
             for i in ids
         ]
         storage.write_table(f"documents/shard-0000{shard}.parquet", pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
-    prepared = Prepared(6, 0, 0, 6, 10, 2, [3, 3], "documents", "labels", None)
-    write_manifest(storage, "documents", Manifest("prepare", "", 6, 0.0, [], asdict(prepared)))
+    counts = {"documents": 6, "train": 0, "held_out": 0, "test": 6, "labels": 10, "shards": 2, "shard_rows": [3, 3]}
+    details = counts | dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f")
+    write_manifest(storage, "documents", Manifest("prepare", "", 6, 0.0, [], details))
     return Context(Config(), storage)
 
 
