@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, publish
+from common.publish import ROOT, publish
 
 MEASURES = ("P@1", "P@5", "nDCG@5", "R@10", "R@100")
 #: Measures whose difference to the untrained encoder is shown with its paired interval.

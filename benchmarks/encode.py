@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import publish
 from sentence_transformers import SentenceTransformer
-from student_data import read_rows
 from torch import Tensor
 
+from common.data import read_rows
+from common.publish import publish
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder

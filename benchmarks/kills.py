@@ -7,8 +7,7 @@ without verdicts is judged and the target killed at a random moment after the fi
 leaves nothing running, and the command is given again; after the two other kills the command must end by itself. Then
 every pair must have one verdict, and no committed pair may have been judged twice. The engine's own process exists only
 where vLLM runs it apart (VLLM_ENABLE_V1_MULTIPROCESSING=1, as with tensor parallelism); its rounds are run so.
-float32, so that verdicts can be compared closely with the undisturbed run's. What was measured is kept at once: a
-command that was stopped goes on with the kills that are missing (--afresh: all again).
+float32, so that verdicts can be compared closely with the undisturbed run's.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
-from common import ROOT, publish
+
+from common.publish import publish
 
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
 TARGETS = ("driver", "actor", "engine")
@@ -39,6 +39,33 @@ BATCH_DOCUMENTS = 8
 
 def main() -> None:
     """Kill, check, publish."""
+    given = parse()
+    draw = random.Random(given.seed)
+    knobs = knobs_of(given)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "base"
+        for stage in ("prepare", "shortlist"):
+            subprocess.run(command(stage, base, knobs), check=True)
+        undisturbed = copy_of(base, Path(scratch) / "undisturbed")
+        subprocess.run(command("judge", undisturbed, knobs), check=True)
+        expected = scores(undisturbed)
+        for target in given.targets:
+            for number in range(given.times):
+                run = copy_of(base, Path(scratch) / f"{target}-{number}")
+                rows.append({"killed": target, **one_kill(run, knobs, target, draw.uniform(0, 12), expected)})
+                print(json.dumps(rows[-1]), flush=True)
+                shutil.rmtree(run)
+    worst = max(row["largest_difference"] for row in rows)
+    notes = [
+        f"{len(expected):,} pairs, batches of {BATCH_DOCUMENTS} documents; two batches in flight.",
+        f"Largest difference of a raw score from the undisturbed run's: {worst:.4f}.",
+    ]
+    publish(given.name, "Kill -9 while judging", {"rows": rows, "notes": notes})
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument(
@@ -48,69 +75,20 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, help="kills of each target")
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--afresh", action="store_true", help="forget what an earlier call measured")
-    given = parser.parse_args()
-    kept = Kept(ROOT / "runs" / "benchmark" / f"kills-{given.name}.jsonl", given.afresh)
-    draw = random.Random(given.seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        base = Path(scratch) / "base"
-        knobs = [
-            f"prepare.documents=[{given.data}/documents.jsonl.gz]",
-            f"prepare.labels=[{given.data}/labels.jsonl.gz]",
-            f"prepare.limit_documents={given.documents}",
-            "teacher.dtype=float32",
-            "teacher.readout=likelihood",
-            "teacher.prompt=package",
-            f"teacher.batch_documents={BATCH_DOCUMENTS}",
-        ]
-        for stage in ("prepare", "shortlist"):
-            subprocess.run(command(stage, base, knobs), check=True)
-        undisturbed = copy_of(base, Path(scratch) / "undisturbed")
-        subprocess.run(command("judge", undisturbed, knobs), check=True)
-        expected = scores(undisturbed)
-        for target in given.targets:
-            for number in range(given.times):
-                delay = draw.uniform(0, 12)  # drawn for kept rows too, so that the others' moments are the same
-                if kept.count(target) > number:
-                    continue
-                run = copy_of(base, Path(scratch) / f"{target}-{number}")
-                kept.add({"killed": target, **one_kill(run, knobs, target, delay, expected)})
-                shutil.rmtree(run)
-    rows = kept.rows
-    worst = max(row["largest_difference"] for row in rows)
-    publish(
-        given.name,
-        "Kill -9 while judging",
-        {
-            "rows": rows,
-            "notes": [
-                f"{len(expected):,} pairs, batches of {BATCH_DOCUMENTS} documents; two batches in flight.",
-                f"Largest difference of a raw score from the undisturbed run's: {worst:.4f}.",
-            ],
-        },
-    )
+    return parser.parse_args()
 
 
-class Kept:
-    """The rows of this measurement and of the calls that it continues, in a file of JSON lines."""
-
-    def __init__(self, file: Path, afresh: bool) -> None:
-        self.file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if afresh:
-            file.unlink(missing_ok=True)
-        self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def count(self, target: str) -> int:
-        """How many kills of ``target`` are there."""
-        return sum(row["killed"] == target for row in self.rows)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep and print a row."""
-        self.rows.append(row)
-        print(json.dumps(row), flush=True)
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+def knobs_of(given: argparse.Namespace) -> list[str]:
+    """The settings of all runs."""
+    return [
+        f"prepare.documents=[{given.data}/documents.jsonl.gz]",
+        f"prepare.labels=[{given.data}/labels.jsonl.gz]",
+        f"prepare.limit_documents={given.documents}",
+        "teacher.dtype=float32",
+        "teacher.readout=likelihood",
+        "teacher.prompt=package",
+        f"teacher.batch_documents={BATCH_DOCUMENTS}",
+    ]
 
 
 def command(stage: str, run: Path, knobs: list[str]) -> list[str]:

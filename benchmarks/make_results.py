@@ -1,30 +1,73 @@
-"""Make benchmarks/RESULTS.md from benchmarks/results/*.json: ``python benchmarks/make_results.py``.
+"""Make benchmarks/RESULTS.md and the pages below it from benchmarks/results/*.json.
 
+    python benchmarks/make_results.py
+
+RESULTS.md has a row a result; benchmarks/results/pages has a page a benchmark, with the tables of all its results.
 A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
 list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each,
-and ``command`` and ``date`` where these are not those of the whole.
+and in older files, which several calls made, ``command`` and ``date`` or a list of both as ``commands``.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT
+from common.headlines import benchmark_of, headline
+from common.publish import RESULTS, ROOT
 
-HEAD = """# Results
+OVERVIEW = ROOT / "benchmarks" / "RESULTS.md"
+PAGES = RESULTS / "pages"
+MADE = "Made by `python benchmarks/make_results.py` from `benchmarks/results/`; do not edit by hand."
+HEAD = f"""# Results
 
-Made by `python benchmarks/make_results.py` from `benchmarks/results/`; do not edit by hand. Machines are shared and
-noisy: compare within one table, not across.
+{MADE} The links lead to
+the tables with every interval. Machines are shared and noisy: compare within one table, not across.
+
+| measured | figure | machine, date | command |
+|---|---|---|---|
 """
 
 
 def main() -> None:
-    """Write the page."""
+    """Write all files; a page of a benchmark that has no result any more goes."""
+    made = files()
+    for page in PAGES.glob("*.md"):
+        page.unlink()
+    PAGES.mkdir(exist_ok=True)
+    for path, text in made.items():
+        path.write_text(text)
+    print(f"benchmarks/RESULTS.md and {len(made) - 1} pages")
+
+
+def files() -> dict[Path, str]:
+    """What each file is to hold."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    text = HEAD + "".join(section(result) for result in results)
-    (ROOT / "benchmarks" / "RESULTS.md").write_text(text)
-    print(f"benchmarks/RESULTS.md: {len(results)} results")
+    pages: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        pages.setdefault(benchmark_of(result), []).append(result)
+    made = {
+        PAGES / f"{name}.md": f"# Results of benchmarks/{name}.py\n\n{MADE}\n" + "".join(map(section, some))
+        for name, some in pages.items()
+    }
+    return {OVERVIEW: HEAD + "".join(map(line, results)), **made}
+
+
+def line(result: dict[str, Any]) -> str:
+    """The row of ``result`` in RESULTS.md."""
+    page = (PAGES / f"{benchmark_of(result)}.md").relative_to(OVERVIEW.parent)
+    about = f"{result['machine']}, {result['date']}"
+    return f"| [{result['title']}]({page}) | {headline(result)} | {about} | {_command(result)} |\n"
+
+
+def _command(result: dict[str, Any]) -> str:
+    """The command of ``result``; of an older file that several calls made, how many."""
+    tables = result.get("tables", [])
+    calls = {by["command"] for one in tables for by in one.get("commands", [one]) if "command" in by}
+    if len(calls) > 1:
+        return f"{len(calls)} calls of `python benchmarks/{benchmark_of(result)}.py`, on its page"
+    return f"`{result['command']}`"
 
 
 def section(result: dict[str, Any]) -> str:

@@ -17,9 +17,9 @@ with which ezxmc reaches lmtx.
 
 DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
 process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
-method needs, ``pairs_asked`` what it paid for. A killed command goes on where it was. One result file holds several
-datasets, teachers and students: what is measured again replaces its row, the others stay. --verdicts takes over
-the verdicts of other runs, or of an export (benchmarks/verdicts/ has those of the published figures). A small try:
+method needs, ``pairs_asked`` what it paid for. A killed command goes on where it was. What is to be compared belongs
+into one call, which writes one result file. --verdicts takes over the verdicts of other runs, or of an export
+(benchmarks/verdicts/ has those of the published figures). A small try:
 ``--documents 60 --methods untrained,bm25,ezxmc --cycles 1``.
 """
 
@@ -31,38 +31,32 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from common import ROOT, publish, published, this_call
+from common.arguments import add_data_arguments, choice
+from common.publish import ROOT, publish
+from ezxmc_ray.context import Context
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import per_document
+from ezxmc_ray.steps import versions
+from ezxmc_ray.storage import Storage
 from make_results import table
-from quality_bench import WITHOUT_SEEDS, Bench, make_bench
-from quality_figures import (
-    GROUP,
+from quality_bench.bench import WITHOUT_SEEDS, Bench, make_bench
+from quality_bench.figures import (
     IDENTITY,
     LMTX,
     METHODS,
     OURS,
     PUBLISHED,
     Row,
-    agreeing,
     at_equal_shares,
     at_one_rate,
     compared,
+    in_order,
     measures,
-    merged,
-    named,
     reached,
-    whole_groups,
 )
-from quality_tables import NOTES, tables
-from quality_task import encoder_ranking
-from student import choice
-from student_data import add_data_arguments
-from student_task import section
-
-from ezxmc_ray.context import Context
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.metrics import per_document
-from ezxmc_ray.steps import versions
-from ezxmc_ray.storage import Storage
+from quality_bench.tables import NOTES, tables
+from quality_bench.task import encoder_ranking
+from student_bench.task import section
 
 PARTS = ("methods", "cycles", "budget")
 TITLE = "Quality: all methods on the same documents and labels"
@@ -84,7 +78,7 @@ def main() -> int:
     if any(new.values()):  # what was measured before an error counts
         result = collected(bench, new)
         print("\n".join(table(result)))
-        publish(given.name, given.title or published(given.name).get("title", TITLE), result)
+        publish(given.name, given.title, result)
     return status
 
 
@@ -93,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_arguments(parser)
     parser.add_argument("--test-documents", type=int, help="how many, 0 = all; without it as many as --documents")
-    parser.add_argument("--title", help=f"of the result; without it the one that it has, at first: {TITLE}")
+    parser.add_argument("--title", default=TITLE, help="of the result")
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
     parser.add_argument(
@@ -140,7 +134,7 @@ def seeds_of(bench: Bench, method: str) -> range:
 
 def cycles(bench: Bench) -> Iterator[Row]:
     """A row for each encoder of ezxmc's and lmtx's runs with the first seed."""
-    for method in wanted(bench, (OURS, PUBLISHED)):
+    for method in _named(bench, (OURS, PUBLISHED)):
         row = bench.identity(method, 0)
         done = bench.do(row)
         config = bench.configure(row)
@@ -153,15 +147,16 @@ def cycles(bench: Bench) -> Iterator[Row]:
             yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
 
 
-def wanted(bench: Bench, methods: Sequence[str]) -> list[str]:
+def _named(bench: Bench, methods: Sequence[str]) -> list[str]:
     """Of ``methods`` those that the command line names."""
     return [name for name in methods if name in bench.given.methods]
 
 
 def budget(bench: Bench) -> Iterator[Row]:
     """A row for each of ezxmc, lmtx and lmtx_words, share and seed; share 1 is what ``methods`` measures."""
-    kept = (*IDENTITY, "cycles", "yes_threshold", "pairs", "priors", "train_seconds", "teacher_seconds", "metrics")
-    for method in wanted(bench, (OURS, *LMTX)):
+    costs = ("pairs", "priors", "pairs_asked", "priors_asked", "seconds_asked", "teacher_seconds", "train_seconds")
+    kept = (*IDENTITY, "cycles", "yes_threshold", *costs, "metrics")
+    for method in _named(bench, (OURS, *LMTX)):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):
                 row = bench.measured(bench.identity(method, seed), share)
@@ -172,49 +167,33 @@ MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
 
 
 def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
-    """``new`` and what the result file has of earlier calls, what follows from both, and the page's tables."""
-    old = published(bench.given.name)
-    new = {part: [row | this_call() for row in rows] for part, rows in new.items()}
-    rows = merged(old.get("rows", []), new.get("methods", []), IDENTITY)
-    budgets = merged(old.get("budget", []), new.get("budget", []), (*IDENTITY, "share"))
-    rows, budgets = at_one_rate(rows, budgets, old.get("rows", []))
-    curves = new.get("cycles", [])
-    curves = [row for row in old.get("cycles", []) if named(row) not in map(named, curves)] + curves
-    parts = {"rows": rows, "cycles": merged([], curves, (*IDENTITY, "cycles")), "budget": budgets}
-    here = [row for row in rows if bench.holds(row)]
-    # What follows from rankings that are there no more stays as it was, unless its rows have been measured again.
-    means, differences = compared(whole_groups([(row, bench.values(row)) for row in here]))
-    parts["means"] = merged(old.get("means", []), means, GROUP)
-    parts["differences"] = agreeing(merged(old.get("differences", []), differences, GROUP), parts["means"])
-    parts["reached"] = reached(budgets)
-    ranked = [row for row in budgets if bench.holds(row) and "cycles" in row]  # without: which run was it?
-    equal = at_equal_shares([(row, bench.values(row, row["share"])) for row in ranked])
-    parts["equal_shares"] = merged(old.get("equal_shares", []), equal, (*GROUP, "share"))
-    measured = old.get("measured", {}) | {"-".join(bench.dataset.values()): about(bench)}
-    notes = [f"{one['note']} The last call: `{one['command']}`, {one['date']}." for one in measured.values()]
-    notes += NOTES
-    return {**parts, "measured": measured, "tables": tables(parts), "notes": notes}
+    """What this call measured, what follows from it, and the page's tables."""
+    rows, budgets = at_one_rate(in_order(new.get("methods", [])), in_order(new.get("budget", [])))
+    means, differences = compared([(row, bench.values(row)) for row in rows])
+    parts = {
+        "rows": rows,
+        "cycles": in_order(new.get("cycles", [])),
+        "budget": budgets,
+        "means": means,
+        "differences": differences,
+        "reached": reached(budgets),
+        "equal_shares": at_equal_shares([(row, bench.values(row, row["share"])) for row in budgets]),
+    }
+    return {**about(bench), **parts, "tables": tables(parts), "notes": [_on_documents(bench), *NOTES]}
+
+
+def _on_documents(bench: Bench) -> str:
+    """What this call measured on."""
+    facts, left_out = bench.facts, bench.facts["left_out_test_documents"]
+    return (
+        f"{', '.join(bench.dataset.values())}: {facts['train_documents']:,} train documents without their gold labels, "
+        f"{facts['test_documents']:,} test documents, {facts['labels']:,} labels."
+    ) + (f" {left_out} test documents are left out: no gold label, or one not among these." if left_out else "")
 
 
 def about(bench: Bench) -> Row:
-    """What the last call with these documents and labels measured on, and how."""
-    facts, given = bench.facts, bench.given
-    note = (
-        f"{', '.join(bench.dataset.values())}: {facts['train_documents']:,} train documents without their gold labels, "
-        f"{facts['test_documents']:,} test documents, {facts['labels']:,} labels."
-    )
-    if facts["left_out_test_documents"]:
-        note += (
-            f" {facts['left_out_test_documents']} test documents are left out: no gold label, or one not among these."
-        )
-    return {
-        "note": note,
-        **this_call(),
-        **facts,
-        "cycles": given.cycles,
-        "settings": section(bench.config),
-        "versions": versions(),
-    }
+    """What this call measured with."""
+    return {**bench.facts, "settings": section(bench.config), "versions": versions()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from common import ROOT, publish
+from common.publish import ROOT, publish
 
 START = """
 from ezxmc_ray.config import ClusterConfig

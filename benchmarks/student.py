@@ -17,7 +17,7 @@ Parts (--parts; all without it):
 
 Each method is a process of its own, and in every round all run one after the other: a ratio is the median of the
 ratios within a round. DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); verdicts are JSON lines with
-id, label_ids, p_yes. A part that is measured again replaces what the result file had of it, the others stay.
+id, label_ids, p_yes. A call writes one result file, with the parts that it measured.
 
 To choose settings without a look at the test documents, rank others: ``--dev-data FILE --dev-documents N``. A small
 try: ``--documents 100 --parts quality --methods untrained,ezxmc --seeds 1``.
@@ -28,18 +28,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import student_figures as figures
-from common import ROOT, publish, published, run_script, this_call
+
+from common.arguments import add_data_arguments, choice, name_of
+from common.data import Data, Files, find_files, read_data
+from common.publish import ROOT, publish, run_module
+from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.steps import versions
 from make_results import table
-from student_data import Data, Files, add_data_arguments, find_files, read_data
-from student_figures import MEASURES, Part
-from student_task import (
+from student_bench import figures
+from student_bench.figures import MEASURES, Part
+from student_bench.task import (
     Job,
     all_yes,
     best_yes,
@@ -51,10 +56,6 @@ from student_task import (
     write_job,
     write_texts,
 )
-
-from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.steps import versions
 
 #: The methods that may fail without ending the benchmark.
 RIVALS = ("st_mnrl", "st_cached_mnrl", "sentence_transformers")
@@ -74,13 +75,13 @@ def main() -> int:
         files = find_files(given.data, given.labels, verdicts, given.dev_data, split)
         data = read_data(files, given.documents, given.dev_documents if given.dev_data else given.documents)
         bench = Bench(given, configure(given, files), data)
-        parts = {name: recorded(name, bench) for name in given.parts}
+        parts = {name: PARTS[name](bench) for name in given.parts}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result = merged(given.name, parts)
+    result = collected(bench, parts)
     print("\n".join(table(result)))
-    publish(given.name, given.title or kept_title(given.name) or title(result), {**about(bench, files), **result})
+    publish(given.name, given.title or title(given.parts), {**about(bench, files), **result})
     return 0
 
 
@@ -106,22 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds of speed, encode and scaling")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("--overrides", nargs="+", default=[], help="a.b=c")
-    parser.add_argument(
-        "--title", help="of the result; without it the one it was given before, or one that names the parts"
-    )
+    parser.add_argument("--title", help="of the result; without it one that says whether a teacher is simulated")
     parser.add_argument("--perfect-overrides", nargs="+", default=[], help="a.b=c, for the part perfect on top")
     return parser.parse_args()
-
-
-def choice(known: Any) -> Callable[[str], list[str]]:
-    """The type of an option that takes some of ``known`` by commas, in their order."""
-
-    def names(text: str) -> list[str]:
-        if unknown := set(text.split(",")) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")
-        return [name for name in known if name in text.split(",")]
-
-    return names
 
 
 def configure(given: argparse.Namespace, files: Files) -> Config:
@@ -168,7 +156,7 @@ class Bench:
         config = apply_overrides(self.config, [*overrides, f"run={self.folder / name}"])
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
         write_job(job, Job(method, base, to_dict(config), self.given.rival_learning_rate))
-        result = run_script("student_methods.py", [str(job)], output, log)
+        result = run_module("student_bench.methods", [str(job)], output, log)
         print(f"{name}: {shown(result)}", flush=True)
         if "error" in result and not method.endswith(RIVALS):
             raise UserError(f"The method {method} failed ({result['error']}); see {log}.")
@@ -273,33 +261,20 @@ def shown(result: dict[str, Any]) -> str:
     return f"{result['documents'] / result['seconds']:.2f} documents/s ({result['seconds']:.1f} s)"
 
 
-def recorded(name: str, bench: Bench) -> dict[str, Any]:
-    """Measure the part ``name``; it comes with how it was measured."""
-    part = PARTS[name](bench)
-    config = apply_overrides(bench.config, bench.given.perfect_overrides if name == "perfect" else [])
-    return {**this_call(), "settings": section(config), **vars(part)}
+def collected(bench: Bench, parts: dict[str, Part]) -> dict[str, Any]:
+    """The figures, tables and notes of ``parts``, and the settings that they were measured with."""
+    figures: dict[str, Any] = {key: value for part in parts.values() for key, value in part.figures.items()}
+    settings = {"settings": section(bench.config)}
+    if "perfect" in parts:
+        settings["perfect_settings"] = section(apply_overrides(bench.config, bench.given.perfect_overrides))
+    tables = [{"title": part.title, "rows": part.rows} for part in parts.values()]
+    return {**settings, **figures, "tables": tables, "notes": [note for part in parts.values() for note in part.notes]}
 
 
-def merged(name: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """``parts`` and those that the result file has of earlier calls, and what they add up to."""
-    old = published(name).get("parts", {})
-    every = {part: (old | parts)[part] for part in PARTS if part in old | parts}
-    together: dict[str, Any] = {key: value for part in every.values() for key, value in part["figures"].items()}
-    tables = [{key: part[key] for key in ("title", "command", "date", "rows")} for part in every.values()]
-    notes = [note for part in every.values() for note in part["notes"]]
-    return {**together, "tables": tables, "notes": notes, "parts": every}
-
-
-def title(result: dict[str, Any]) -> str:
+def title(parts: Sequence[str]) -> str:
     """Names the simulation where there is one."""
-    simulated = ", and with a simulated perfect teacher" if "perfect" in result["parts"] else ""
+    simulated = ", and with a simulated perfect teacher" if "perfect" in parts else ""
     return f"Student: speed and quality on stored verdicts{simulated}"
-
-
-def kept_title(name: str) -> str | None:
-    """The title that the result of this name was given, and did not get of itself."""
-    old = published(name)
-    return old["title"] if "parts" in old and old["title"] != title(old) else None
 
 
 def about(bench: Bench, files: Files) -> dict[str, Any]:
@@ -313,11 +288,6 @@ def about(bench: Bench, files: Files) -> dict[str, Any]:
         "left_out_of_the_ranking": bench.data.left_out,
         "versions": versions(),
     }
-
-
-def name_of(model: str) -> str:
-    """A model as a reader knows it: of a directory its name."""
-    return Path(model).name if os.path.isabs(model) else model
 
 
 if __name__ == "__main__":

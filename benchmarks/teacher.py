@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, publish, run_script
-from make_results import table
-from teacher_figures import agreement_of, summary, tokens_of
-from teacher_task import Sample, Task, make_task, sample_documents
 
+from common.publish import ROOT, publish, run_module
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.steps import versions
 from ezxmc_ray.teacher.engine import dtype_here, load_teacher
+from make_results import table
+from teacher_bench.figures import agreement_of, summary, tokens_of
+from teacher_bench.task import Sample, Task, make_task, sample_documents
 
 EXAMPLE = ROOT / "data" / "debian-packages-all"
 RIVALS = ("published", "one_forward", "ray_data_llm", "ray_data_llm_all_cores", "vllm_default", "vllm_all_cores")
@@ -152,7 +152,7 @@ def run_round(task: Task, rivals: list[str], number: int) -> dict[str, Any]:
 def run_method(task: Task, method: str, number: int = 0) -> dict[str, Any]:
     """One method in a process of its own; errors: UserError unless it is a rival (then ``error`` says why)."""
     output, log = (Path(task.folder, f"{method}-{number}.{end}") for end in ("json", "log"))
-    result = run_script("teacher_methods.py", [method, task.folder], output, log)
+    result = run_module("teacher_bench.methods", [method, task.folder], output, log)
     if "error" in result and method not in RIVALS:
         raise UserError(f"The method {method} failed ({result['error']}); see {log}.")
     return result

@@ -14,7 +14,6 @@ asks only for what is new. --data is a directory with documents.jsonl.gz and lab
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import time
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, publish
 
+from common.data import DOCUMENTS, in_order, read_rows
+from common.publish import ROOT, publish
 from ezxmc_ray.config import EncoderConfig, LexicalConfig, TeacherConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.lexical import LexicalTable
@@ -98,11 +98,10 @@ def variant(teacher: str, text: str) -> TeacherConfig:
 
 def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> Pairs:
     """The documents of the sample with their shortlists."""
-    labels = list(read_lines(folder / labels_file))
+    labels = read_rows(folder / labels_file, ("id", "text"))
     numbers = {label["id"]: number for number, label in enumerate(labels)}
-    documents = [d for d in read_lines(folder / "documents.jsonl.gz") if d["split"] == "train" and d["labels"]]
-    documents.sort(key=lambda d: hashlib.blake2b(d["id"].encode(), digest_size=8).digest())
-    documents = documents[skip : skip + count]
+    rows = read_rows(folder / DOCUMENTS, ("id", "title", "text", "split", "labels"))
+    documents = in_order(d for d in rows if d["split"] == "train" and d["labels"])[skip : skip + count]
     encoder = Encoder.load(ENCODER, EncoderConfig(model=ENCODER, dtype="float32"))
     texts = [label["text"] for label in labels]
     vectors = encoder.encode_documents([d["title"] for d in documents], [d["text"] for d in documents]).vectors
@@ -127,12 +126,6 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
     ]
     shares = LexicalTable(texts).shares([d["title"] for d in documents], [d["text"] for d in documents], found)
     return Pairs(batches, similarity, similarity + LexicalConfig().weight * shares, gold, found)
-
-
-def read_lines(path: Path) -> Any:
-    """The objects of a gzipped JSON-lines file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def scores(configs: list[TeacherConfig], pairs: Pairs, folder: Path) -> Any:

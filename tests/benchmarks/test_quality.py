@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
+from common.headlines import with_interval
+from ezxmc_ray.metrics import MEASURES
 from make_results import section
-from quality_figures import (
-    GROUP,
-    IDENTITY,
-    agreeing,
+from quality_bench.figures import (
     at_equal_shares,
     at_one_rate,
     compared,
     difference,
+    in_order,
     measures,
-    merged,
     reached,
 )
-from quality_lexical import bm25, highest, tfidf
-from quality_tables import tables, with_interval
-
-from ezxmc_ray.metrics import MEASURES
+from quality_bench.lexical import bm25, highest, tfidf
+from quality_bench.tables import tables
 
 LABELS = ["graph theory", "rice", "theory of music", "graph drawing"]
 
@@ -55,16 +48,15 @@ def test_a_difference_is_paired() -> None:
     assert found["low"] == pytest.approx(1.0) and found["high"] == pytest.approx(1.0)
 
 
-def test_a_later_row_replaces_the_one_of_the_same_name_only() -> None:
-    old = [row("ezxmc", pairs=1), row("ezxmc", 1, pairs=1), row("bm25", None, None, pairs=None)]
-    new = [row("ezxmc", pairs=2), row("ezxmc", teacher="u", pairs=3), row("untrained", None, None)]
-    found = [(one["method"], one["teacher"], one["seed"], one.get("pairs")) for one in merged(old, new, IDENTITY)]
+def test_rows_are_in_the_order_of_methods_and_seeds() -> None:
+    rows = [row("ezxmc", 1), row("ezxmc", teacher="u"), row("ezxmc"), row("bm25", None, None), row("untrained", None)]
+    found = [(one["method"], one["teacher"], one["seed"]) for one in in_order(rows)]
     assert found == [
-        ("untrained", None, None, None),
-        ("bm25", None, None, None),
-        ("ezxmc", "t", 0, 2),
-        ("ezxmc", "t", 1, 1),
-        ("ezxmc", "u", 0, 3),
+        ("untrained", "t", None),
+        ("bm25", None, None),
+        ("ezxmc", "t", 0),
+        ("ezxmc", "t", 1),
+        ("ezxmc", "u", 0),
     ]
 
 
@@ -113,27 +105,17 @@ def test_the_least_budget_that_reaches_the_published_recipe_is_a_mean_over_seeds
     assert reached(rows[1:]) == []
 
 
-def test_methods_are_compared_at_the_same_share_where_the_rankings_of_both_are_still_there() -> None:
+def test_methods_are_compared_at_the_same_share_where_both_were_measured() -> None:
     measured = [
         (row("ezxmc", share=0.5, pairs=100), values(*[60.0] * 20)),
         (row("ezxmc", 1, share=0.5, pairs=110), values(*[50.0] * 20)),
         (row("lmtx", share=0.5, pairs=120), values(*[45.0] * 20)),
         (row("ezxmc", share=0.1, pairs=20), values(*[50.0] * 20)),
-        (row("lmtx", share=0.1, pairs=20), None),
         (row("lmtx", share=1.0, pairs=300), values(*[70.0] * 20)),
     ]
     (found,) = at_equal_shares(measured)
     assert (found["method"], found["share"], found["seeds"], found["pairs"]) == ("lmtx", 0.5, [2, 1], [105.0, 120.0])
     assert found["metrics"]["P@1"] == {"value": 10.0, "low": 10.0, "high": 10.0}
-
-
-def test_differences_stay_only_while_they_are_those_of_the_means() -> None:
-    rows = [(row("ezxmc"), values(*[60.0] * 20)), (row("bm25", None, None), values(*[20.0] * 20))]
-    means, differences = compared(rows)
-    assert agreeing(differences, means) == differences
-    again, _ = compared([(row("ezxmc"), values(*[61.0] * 20))])
-    assert agreeing(differences, merged(means, again, GROUP)) == []
-    assert agreeing(differences, means[:1]) == []
 
 
 def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
@@ -149,10 +131,8 @@ def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
     shown, (share,) = at_one_rate(rows, [row("lmtx", pairs=100, priors=None)])
     assert [one.get("teacher_seconds") for one in shown] == [200.0, 200.0, 200.0, 200.0, 7.0, 14.0, None]
     assert share["teacher_seconds"] == 5.0
-    # What is measured again asks nothing; its own seconds would be at the rate of a slower day.
     again = [row("lmtx", pairs=4000, priors=0, pairs_asked=0, seconds_asked=0.0, teacher_seconds=999.0)]
-    assert at_one_rate(again, [], shown)[0][0]["teacher_seconds"] == 200.0
-    assert at_one_rate(again, [])[0][0]["teacher_seconds"] == pytest.approx(999.0)
+    assert at_one_rate(again)[0][0]["teacher_seconds"] == pytest.approx(999.0)
 
 
 def test_highest_breaks_ties_by_number_and_leaves_out_what_scores_nothing() -> None:
@@ -202,7 +182,7 @@ def test_bm25_is_the_formula_of_lucene() -> None:
     np.testing.assert_array_equal(found, [[*order, -1], [-1] * 4, [-1] * 4])
 
 
-def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() -> None:
+def test_the_page_has_a_table_for_each_part_that_was_measured() -> None:
     rows = [
         row("bm25", None, None),
         row("ezxmc", chosen="cycle_0", pairs=12000, pairs_asked=3000, teacher_seconds=61.4, prompt="generic"),
@@ -211,28 +191,13 @@ def test_the_page_has_a_table_for_each_part_that_was_measured_of_each_dataset() 
     parts: dict[str, Any] = {"means": means, "differences": differences, "cycles": [], "budget": [], "reached": []}
     rows_of_half = [one | {"share": 0.5, "pairs": 7} for one in (row("ezxmc"), row("lmtx"))]
     parts["equal_shares"] = at_equal_shares([(one, values(*[50.0] * 20)) for one in rows_of_half])
-    result = parts | {"rows": [*rows, row("untrained", None, None) | {"dataset": "e"}]}
-    found = tables(result)
-    assert [one["title"].partition(":")[0] for one in found] == ["d, l"] * 3 + ["e, l"]
+    found = tables(parts | {"rows": rows})
+    assert [one["title"].partition(":")[0] for one in found] == ["d, l"] * 3
     page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
     assert "| 0.50 | 7 and 7 | lmtx | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert "| ezxmc | t | s | 0 | generic |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
-    assert page.count("### ") == 4 and page.endswith("- n\n")
-
-
-def test_a_table_names_the_commands_of_its_rows_and_the_page_none() -> None:
-    def page(*commands: str) -> str:
-        seeds = [row("ezxmc", seed, command=name, date="x") for seed, name in enumerate(commands)]
-        rows = [row("bm25", None, None), *seeds]  # bm25 is of a result that did not say
-        parts = {"rows": rows, "means": [], "differences": [], "cycles": [], "budget": [], "reached": []}
-        found = tables(parts | {"equal_shares": []})
-        return section({"title": "Quality", "command": "b", "machine": "m", "date": "x", "tables": found})
-
-    assert "\n\nm · x\n\n" in page() and page().count("` · ") == 1
-    old = "`(rows of earlier calls)` · before 2026-11-27"
-    assert f"methods\n\n{old}\n\n`a` · x\n\n`b` · x\n\n| method" in page("a", "b", "a")
-    assert page("b").count("`b` · x") == 1
+    assert page.count("### ") == 3 and page.endswith("- n\n")
 
 
 def test_a_measure_without_an_interval_is_shown_alone() -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from quality_bench import PAIRS
-from quality_pairs import TRAININGS, learn_pairs
-from student_task import Job
-
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
+from quality_bench.bench import PAIRS
+from quality_bench.pairs import TRAININGS, learn_pairs
+from student_bench.task import Job
 from tests.student.toy import ENCODER, LABELS, TOPICS, save_tiny_bert
 
 COUNT = 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -11,15 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import common
 import quality
-import quality_bench
-from quality_bench import SETTINGS, Bench, take_verdicts
-from quality_figures import METHODS
-from quality_methods import METHODS as BUILT
-from quality_task import (
+from common.data import Files
+from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.context import Context
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
+from quality_bench.bench import SETTINGS, Bench, take_verdicts
+from quality_bench.figures import METHODS
+from quality_bench.methods import METHODS as BUILT
+from quality_bench.task import (
     encoder_ranking,
     judged_shortlists,
     pairs_by_cycle,
@@ -28,13 +29,6 @@ from quality_task import (
     share_verdicts,
     write_ranking,
 )
-from student_data import Files
-
-from ezxmc_ray.config import Config, load_config
-from ezxmc_ray.context import Context
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 
 
 @pytest.fixture
@@ -158,31 +152,6 @@ def test_the_recipe_with_words_ranks_with_the_student_of_the_recipe(tmp_path: Pa
     words = one.configure(one.identity("lmtx_words", 1), 0.5)
     assert words.encoder.model == f"{published.run}/student" and words.run != published.run
     assert (published.lexical.weight, words.lexical.weight) == (0, Config().lexical.weight)
-
-
-def test_other_documents_and_other_cycles_do_not_come_into_one_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-    dataset = {"dataset": "d", "labels": "l"}
-    rows = [dataset | {"method": "ezxmc", "seed": seed, "cycles": 1} for seed in range(2)]
-    counts = {"train_documents": 10, "test_documents": 5, "rejected_rows": 1}
-    (tmp_path / "n.json").write_text(json.dumps({"rows": rows, "measured": {"d-l": counts}}))
-
-    def check(dataset: dict[str, str], documents: int, **given: object) -> None:
-        options = {"name": "n", "parts": ["methods"], "methods": ["ezxmc"], "cycles": 1, "seeds": 1} | given
-        quality_bench.check_alike(argparse.Namespace(**options), dataset, documents)
-
-    check(dataset, 16)
-    check(dataset, 16, cycles=3, seeds=2)
-    check(dataset, 16, cycles=3, methods=["lmtx"])
-    check(dataset, 16, cycles=3, parts=["budget"])
-    check({"dataset": "e", "labels": "l"}, 7, cycles=3)
-    check(dataset, 7, name="other")
-    with pytest.raises(UserError, match="measured on 16 documents, and these are 7, so they cannot stand in one table"):
-        check(dataset, 7)
-    with pytest.raises(UserError, match="has seed 1 of ezxmc with 1 cycles, and these are 3, so they cannot"):
-        check(dataset, 16, cycles=3)
 
 
 def test_shares_are_numbers_between_0_and_1() -> None:

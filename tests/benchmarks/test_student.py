@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ezxmc_ray.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import common
 import student
-from make_results import section as page_section
-from student_data import Files, find_files, read_data, read_verdicts, simulated_verdicts
-from student_figures import cosines_of, encoding, perfect, quality, scaling, training
+from common.data import Files, find_files, read_data, read_verdicts, simulated_verdicts
+from ezxmc_ray.errors import UserError
+from student_bench.figures import cosines_of, encoding, perfect, quality, scaling, training
 
 LABELS = ["a", "b", "c"]
 
@@ -216,28 +210,6 @@ def test_cosines_are_the_rows_own() -> None:
     assert middle == pytest.approx((1 + np.sqrt(0.5)) / 2)
 
 
-def test_a_table_that_another_command_made_says_so() -> None:
-    rows = [{"method": "ezxmc"}]
-    tables = [
-        {"title": "Old", "command": "python a.py --parts speed", "date": "2026-11-01", "rows": rows},
-        {"title": "New", "command": "python a.py --parts encode", "date": "2026-11-02", "rows": rows},
-    ]
-    page = page_section(
-        {"title": "A", "command": "python a.py --parts encode", "machine": "m", "date": "2026-11-02", "tables": tables}
-    )
-    old, new = page.split("### New")
-    assert "`python a.py --parts encode` · m · 2026-11-02" in old and "`python a.py --parts speed` · 2026-11-01" in old
-    assert "python" not in new
-
-
-def test_a_result_keeps_the_title_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-
-    def write(title: str) -> None:
-        (tmp_path / "n.json").write_text(json.dumps({"title": title, "parts": {"speed": {}}}))
-
-    assert student.kept_title("n") is None
-    write("Student: in float32")
-    assert student.kept_title("n") == "Student: in float32"
-    write(student.title({"parts": {"speed": {}}}))
-    assert student.kept_title("n") is None
+def test_a_title_tells_of_the_simulation_only_where_there_is_one() -> None:
+    assert "simulated" not in student.title(["speed", "quality"])
+    assert "simulated" in student.title(["speed", "perfect"])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ezxmc_ray.config import load_config, to_dict
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from student_figures import MEASURES, cosines_of
-from student_methods import METHODS
-from student_task import Job, all_yes, derive, write_texts
+from student_bench.figures import MEASURES, cosines_of
+from student_bench.methods import METHODS
+from student_bench.task import Job, all_yes, derive, write_texts
 
 SETTINGS = ["student.batch_size=2", "student.max_document_tokens=16", "encoder.max_document_tokens=16"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import PairScorer
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXAMPLES_SCHEMA
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from student_task import (
+from student_bench.task import (
     EXAMPLES_FOLDER,
     Vectors,
     all_yes,

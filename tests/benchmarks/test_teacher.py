@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,8 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.teacher.engine import DocumentPairs, build_prompts, load_teacher
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from teacher_figures import agreement_of, summary, tokens_of
-from teacher_task import WARM_UP_DOCUMENTS, sample_documents
+from teacher_bench.figures import agreement_of, summary, tokens_of
+from teacher_bench.task import WARM_UP_DOCUMENTS, sample_documents
 
 WORDS = [f"word{number}" for number in range(19)]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from student_data import in_order, read_rows
 
+from common.data import in_order, read_rows
 from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError

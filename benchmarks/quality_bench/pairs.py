@@ -1,7 +1,8 @@
 """Rivals that learn from the documents alone, with no teacher: pairs of texts of one document (student/pairs.py).
 
-Comes in: a job (student_task.Job) and the prepared documents of its base. Goes out: a trained encoder, and the seconds
-that its steps took. The training loop is this project's own, in one process and without Ray; the loss is ``infonce``.
+Comes in: a job (student_bench.task.Job) and the prepared documents of its base. Goes out: a trained encoder, and the
+seconds that its steps took. The training loop is this project's own, in one process and without Ray; the loss is
+``infonce``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-from student_task import Job
 
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
@@ -23,6 +22,7 @@ from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.pairs import PairReader
 from ezxmc_ray.student.targets import TargetScale
+from student_bench.task import Job
 
 #: By method the trainings in their order: kind of pairs (student.pairs.PAIRS) and passes over the documents.
 #: ``title`` is MACLR's inverse cloze task, then its titles (arXiv 2112.08652); ``segments`` is RTS (EMNLP 2022).

@@ -1,6 +1,6 @@
 """SentenceTransformers as a rival of the student: its trainer with two losses, and its ``encode``.
 
-Comes in: a job (student_task.Job). Goes out: the method's figures. Its trainer takes a row a pair, so a document with
+Comes in: a job (task.Job). Goes out: the method's figures. Its trainer takes a row a pair, so a document with
 several labels comes several times; one limit of tokens holds for documents and labels (the documents'; few labels
 reach their own). Batch size, weight decay, clipping, warm-up, decay and precision are those of the student's
 configuration, the learning rate is the job's, all else SentenceTransformers' own default. Needs the package datasets
@@ -12,12 +12,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from student_task import WARM_UP_STEPS, Job, texts_to_encode, time_encoding, yes_labels
-
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.models import resolve_model
+from student_bench.task import WARM_UP_STEPS, Job, texts_to_encode, time_encoding, yes_labels
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

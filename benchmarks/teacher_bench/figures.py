@@ -1,19 +1,19 @@
 """The figures of benchmarks/teacher.py: tokens against the ideal, agreement with float32, medians over the rounds.
 
-Comes in: what each method gave in each round (teacher_methods.Timing as a dict, or ``error``), the pairs' prompts, raw
+Comes in: what each method gave in each round (methods.Timing as a dict, or ``error``), the pairs' prompts, raw
 scores. Goes out: the fields of the result, its table and its notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import median
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from common.rounds import median, quotient, rate, ratio
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import DocumentPairs, PairPrompt, build_prompts, load_teacher
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
@@ -72,23 +72,23 @@ def summary(rounds: list[Round], tokens: dict[str, int], agreement: dict[str, An
     methods = [name for name in rounds[0] if name != "bare"]
 
     def medians(figure: Callable[[Round, str], float | None]) -> dict[str, float | None]:
-        return {name: _median([figure(done, name) for done in rounds]) for name in methods}
+        return {name: median([figure(done, name) for done in rounds]) for name in methods}
 
-    rates = medians(lambda done, name: _rate(done[name]))
-    ratios = medians(lambda done, name: _ratio(done, "ezxmc", name))
+    rates = medians(lambda done, name: rate(done[name], "pairs"))
+    ratios = medians(lambda done, name: ratio(done, "ezxmc", name, "pairs"))
     a_pair = medians(lambda done, name: _tokens_a_pair(done[name]))
-    bounds = {name: _quotient(a_pair[name], a_pair["ezxmc"]) for name in methods}
-    computed = _median([done["ezxmc"]["computed_tokens"] for done in rounds])
+    bounds = {name: quotient(a_pair[name], a_pair["ezxmc"]) for name in methods}
+    computed = median([done["ezxmc"]["computed_tokens"] for done in rounds])
     result = {
         "rows": [_row(name, rounds[0][name], rates, ratios, a_pair, bounds) for name in methods],
         "pairs_per_s": rates,
-        "bare_pairs_per_s": _median([_rate(done["bare"]) for done in rounds]),
+        "bare_pairs_per_s": median([rate(done["bare"], "pairs") for done in rounds]),
         "ratios": ratios,
         "token_ratios": bounds,
         "tokens": {**tokens, "computed": computed},
-        "tokens_over_ideal": _quotient(computed, tokens["ideal"]),
-        "stage_over_bare": _median([_ratio(done, "ezxmc", "bare") for done in rounds]),
-        "busy_share": _median([done["ezxmc"]["details"]["busy_share"] for done in rounds]),
+        "tokens_over_ideal": quotient(computed, tokens["ideal"]),
+        "stage_over_bare": median([ratio(done, "ezxmc", "bare", "pairs") for done in rounds]),
+        "busy_share": median([done["ezxmc"]["details"]["busy_share"] for done in rounds]),
         "could_not_run": {name: done[name]["error"] for done in rounds for name in methods if "error" in done[name]},
         **agreement,
     }
@@ -140,24 +140,5 @@ def _shared_tokens(prompts: list[list[int]]) -> int:
     return min(map(len, prompts))
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    """Of the values that are there."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _ratio(done: Round, one: str, other: str) -> float | None:
-    """How many times as fast ``one`` was as ``other`` in a round."""
-    return _quotient(_rate(done[one]), _rate(done[other]))
-
-
-def _rate(timing: dict[str, Any]) -> float | None:
-    return None if "error" in timing else timing["pairs"] / timing["seconds"]
-
-
 def _tokens_a_pair(timing: dict[str, Any]) -> float | None:
-    return _quotient(timing.get("computed_tokens"), timing.get("pairs"))
-
-
-def _quotient(one: float | None, other: float | None) -> float | None:
-    return None if one is None or not other else one / other
+    return quotient(timing.get("computed_tokens"), timing.get("pairs"))

@@ -1,8 +1,8 @@
 """The methods that benchmarks/teacher.py compares, each in a process of its own:
 
-    python benchmarks/teacher_methods.py METHOD FOLDER OUTPUT
+    python -m teacher_bench.methods METHOD FOLDER OUTPUT
 
-Comes in: the folder of a task (teacher_task). Goes out: OUTPUT, a JSON object: a :class:`Timing`, the reference's raw
+Comes in: the folder of a task (task.Task). Goes out: OUTPUT, a JSON object: a :class:`Timing`, the reference's raw
 scores, or, for a method that cannot run here, ``error``. Loading a model and a warm-up batch are not timed; where a
 method has no place for a warm-up batch (the stage, and the bare loop that it is compared with) it goes without.
 """
@@ -22,14 +22,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from teacher_task import Task, read_task
-
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import one_line
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, build_prompts, dtype_here, load_teacher
 from ezxmc_ray.teacher.readout import probability_of_yes
 from ezxmc_ray.teacher.start import start_engine
+from teacher_bench.task import Task, read_task
 
 #: Pairs a forward of the two methods that use transformers.
 BATCH_PAIRS = 16

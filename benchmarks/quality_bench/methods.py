@@ -1,9 +1,9 @@
 """The methods that benchmarks/quality.py compares, each in a process of its own:
 
-    python benchmarks/quality_methods.py JOB OUTPUT
+    python -m quality_bench.methods JOB OUTPUT
 
-Comes in: a job (student_task.Job), whose base holds the documents and beside whose base lies the verdict store. Goes
-out: the ranking of the test documents in the job's run directory (quality_task.RANKING), and OUTPUT, a JSON object with
+Comes in: a job (student_bench.task.Job), whose base holds the documents and beside whose base lies the verdict store.
+Goes out: the ranking of the test documents in the job's run directory (task.RANKING), and OUTPUT, a JSON object with
 what the method cost, or ``error``.
 """
 
@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_lexical import bm25, tfidf
-from quality_pairs import learn_pairs
-from quality_task import (
+
+from ezxmc_ray import curriculum
+from ezxmc_ray.config import from_dict
+from ezxmc_ray.context import Context
+from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.stages.shortlist import label_texts
+from ezxmc_ray.storage import Storage
+from quality_bench.lexical import bm25, tfidf
+from quality_bench.pairs import learn_pairs
+from quality_bench.task import (
     VERDICTS,
     documents_of,
     encoder_ranking,
@@ -28,15 +35,8 @@ from quality_task import (
     share_verdicts,
     write_ranking,
 )
-from student_methods import DEPTH, do_job, ranking
-from student_task import Job
-
-from ezxmc_ray import curriculum
-from ezxmc_ray.config import from_dict
-from ezxmc_ray.context import Context
-from ezxmc_ray.encoder.document_text import document_text
-from ezxmc_ray.stages.shortlist import label_texts
-from ezxmc_ray.storage import Storage
+from student_bench.methods import DEPTH, do_job, ranking
+from student_bench.task import Job
 
 Figures = dict[str, Any]
 

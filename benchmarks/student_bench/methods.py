@@ -1,10 +1,10 @@
 """The methods that benchmarks/student.py compares, each in a process of its own:
 
-    python benchmarks/student_methods.py JOB OUTPUT
+    python -m student_bench.methods JOB OUTPUT
 
-Comes in: a job (student_task.Job). Goes out: OUTPUT, a JSON object with the method's figures, or, for a method that
+Comes in: a job (task.Job). Goes out: OUTPUT, a JSON object with the method's figures, or, for a method that
 cannot run here, ``error``. Loading a model and a few warm-up steps are not timed. What uses SentenceTransformers is in
-student_rivals.
+rivals.
 """
 
 from __future__ import annotations
@@ -19,14 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from student_rivals import (
-    encode_sentence_transformers,
-    learn_st_cached_mnrl,
-    learn_st_mnrl,
-    time_st_cached_mnrl,
-    time_st_mnrl,
-)
-from student_task import EXAMPLES_FOLDER, WARM_UP_STEPS, Job, ranked_documents, read_job, texts_to_encode, time_encoding
 
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import Config, from_dict
@@ -47,6 +39,22 @@ from ezxmc_ray.student.data import ExampleReader
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
+from student_bench.rivals import (
+    encode_sentence_transformers,
+    learn_st_cached_mnrl,
+    learn_st_mnrl,
+    time_st_cached_mnrl,
+    time_st_mnrl,
+)
+from student_bench.task import (
+    EXAMPLES_FOLDER,
+    WARM_UP_STEPS,
+    Job,
+    ranked_documents,
+    read_job,
+    texts_to_encode,
+    time_encoding,
+)
 
 #: Labels ranked a document: R@100 needs no more.
 DEPTH = 100

@@ -1,7 +1,7 @@
-"""What every benchmark shares: a description of the machine, and where results go.
+"""Where results go, with a description of the machine; and how a method runs in a process of its own.
 
-A benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json;
-``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
+A call of a benchmark prints one JSON object as its last line and writes the same to benchmarks/results/NAME.json, in
+place of what was there; ``python benchmarks/make_results.py`` makes benchmarks/RESULTS.md from those files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -53,11 +53,6 @@ def command() -> str:
     return shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *map(_named, sys.argv[1:])])
 
 
-def this_call() -> dict[str, str]:
-    """What a figure says of how it came about: the command line of this process, and today's date."""
-    return {"command": command(), "date": f"{datetime.date.today()}"}
-
-
 def _named(word: str) -> str:
     """``word`` of a command line, or its value where it is ``key=value``: of a path outside the project the name."""
     if Path(word).is_absolute() or word.startswith("../"):
@@ -66,22 +61,17 @@ def _named(word: str) -> str:
     return f"{key}={_named(value)}" if equals else word
 
 
-def published(name: str) -> dict[str, Any]:
-    """What :func:`publish` wrote under ``name`` the last time; empty if there is nothing."""
-    file = RESULTS / f"{name}.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
-
-
-def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
-    """Run a script of this directory with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
+def run_module(module: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
+    """Run a module below benchmarks/ with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
 
     Returns the JSON object that it wrote to ``output``; of a process that wrote none, ``error``.
     """
     output.unlink(missing_ok=True)
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *words, str(output)]
+    command = [sys.executable, "-P", "-m", module, *words, str(output)]  # -P: nothing of the working directory's
+    paths = filter(None, (str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w") as sink:
-        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
+        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, check=False)
     if not output.exists():
         return {"error": f"its process ended with status {ended.returncode}"}
     result: dict[str, Any] = json.loads(output.read_text())
@@ -90,7 +80,8 @@ def run_script(script: str, words: list[str], output: Path, log: Path) -> dict[s
 
 def publish(name: str, title: str, result: dict[str, Any]) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
-    whole = {"name": name, "title": title, "machine": machine(), **this_call(), **result}
+    about = {"machine": machine(), "command": command(), "date": f"{datetime.date.today()}"}
+    whole = {"name": name, "title": title, **about, **result}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
     print(json.dumps(whole))

@@ -1,6 +1,6 @@
 """What the methods of benchmarks/student.py learn from: run directories with stored or simulated verdicts.
 
-Comes in: the data (student_data) and a configuration. Goes out: a run in which the stage ``prepare`` has been done, and
+Comes in: the data (common.data) and a configuration. Goes out: a run in which the stage ``prepare`` has been done, and
 the shortlists and examples of cycle 0 have been written from the verdicts given, not by asking an encoder or a teacher:
 
 - the stage prepare makes the shards, as always;
@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from student_data import Data, Row, Verdicts, simulated_verdicts
 
+from common.data import Data, Row, Verdicts, simulated_verdicts
 from ezxmc_ray import curriculum, layout
 from ezxmc_ray.cluster.session import ray_cluster, run_tasks
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
@@ -123,7 +123,7 @@ def _make(
     rows = [run_row(row, "train") for row in train] + [run_row(row, "test") for row in data.ranked]
     labels = hashlib.blake2b(Path(config.prepare.labels[0]).read_bytes()).hexdigest()
     settings = [fingerprinted_settings(config, "prepare") | {"documents": [], "labels": []}]
-    settings += [fingerprinted_settings(config, name) for name in ("encoder", "words")]
+    settings += [fingerprinted_settings(config, name) for name in ("encoder", "lexical")]
     weights = weights_fingerprint(resolve_model(config.encoder.model))
     mark = fingerprint([rows, labels, settings, weights, teacher, content])
     made = storage.read_json(MADE) if storage.exists(MADE) else {}

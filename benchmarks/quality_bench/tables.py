@@ -1,6 +1,6 @@
-"""The tables and notes that benchmarks/RESULTS.md shows of results/quality.json.
+"""The tables and notes that the page of benchmarks/quality.py shows of a result.
 
-Comes in: the rows of quality_figures. Goes out: for each dataset and its labels tables of flat rows with a title, in
+Comes in: the rows of figures.py, of one dataset and its labels. Goes out: tables of flat rows with a title, in
 which a measure and its interval are one text, and sentences.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quality_figures import LMTX, OURS, PUBLISHED, Row
-
+from common.headlines import with_interval
 from ezxmc_ray.metrics import MEASURES
+from quality_bench.figures import LMTX, OURS, PUBLISHED, Row
 
 Table = dict[str, Any]
 
@@ -44,38 +44,21 @@ NOTES = (
 )
 
 
-#: What a row says that was measured before rows were kept with their command.
-NOT_KEPT, BEFORE = "(rows of earlier calls)", "before 2026-11-27"
-
-
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """All tables, dataset by dataset; a part that was not measured has none."""
+    """All tables; a part that was not measured has none."""
     found: list[Table] = []
-    for dataset, labels in dict.fromkeys((row["dataset"], row["labels"]) for row in _all(result)):
-        name = f"{dataset}, {labels}"
-        for title, part, show in (
-            ("methods", [*result["rows"], *_of_several(result["means"])], _method),
-            ("ezxmc minus the other methods, points", result["differences"], _difference),
-            ("the encoders of the cycles", result["cycles"], _cycle),
-            ("share of the documents that a cycle judges", result["budget"], _budget),
-            (f"{OURS} minus the other at the same share, points", result["equal_shares"], _equal_share),
-            (f"least pairs with which {OURS} is as good as {PUBLISHED}", result["reached"], _reached),
-        ):
-            here = [row for row in part if (row["dataset"], row["labels"]) == (dataset, labels)]
-            if here:
-                found.append({"title": f"{name}: {title}", "rows": list(map(show, here)), "commands": _commands(here)})
+    for title, part, show in (
+        ("methods", [*result["rows"], *_of_several(result["means"])], _method),
+        ("ezxmc minus the other methods, points", result["differences"], _difference),
+        ("the encoders of the cycles", result["cycles"], _cycle),
+        ("share of the documents that a cycle judges", result["budget"], _budget),
+        (f"{OURS} minus the other at the same share, points", result["equal_shares"], _equal_share),
+        (f"least pairs with which {OURS} is as good as {PUBLISHED}", result["reached"], _reached),
+    ):
+        if part:
+            name = f"{part[0]['dataset']}, {part[0]['labels']}"
+            found.append({"title": f"{name}: {title}", "rows": list(map(show, part))})
     return found
-
-
-def _commands(rows: Sequence[Row]) -> list[Row]:
-    """By what and when ``rows`` were measured, each once; what follows from other rows does not say."""
-    measured = [row for row in rows if "metrics" in row and "seeds" not in row]
-    by = dict.fromkeys((row.get("command", NOT_KEPT), row.get("date", BEFORE)) for row in measured)
-    return [{"command": command, "date": date} for command, date in by]
-
-
-def _all(result: Mapping[str, Any]) -> list[Row]:
-    return [*result["rows"], *result["cycles"], *result["budget"]]
 
 
 def _of_several(means: Sequence[Row]) -> list[Row]:
@@ -149,12 +132,6 @@ def _yes(row: Row) -> Row:
 
 def _measures(row: Row, form: str) -> dict[str, str]:
     return {name: with_interval(row["metrics"][name], form) for name in MEASURES}
-
-
-def with_interval(measure: Mapping[str, float | None], form: str) -> str:
-    """``56.3 (54.1 to 58.4)``; ``form``: of each number."""
-    value, low, high = (measure[name] for name in ("value", "low", "high"))
-    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _text(seed: int | str | None) -> str:

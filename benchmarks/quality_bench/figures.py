@@ -24,13 +24,13 @@ PUBLISHED = "lmtx"
 PUBLISHED_WORDS = "lmtx_words"
 LMTX = (PUBLISHED, PUBLISHED_WORDS)
 METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", *LMTX, "llm_rerank", "llm_fusion", OURS)
-#: What names a row: a later measurement of the same replaces it.
+#: What names a row.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 #: What names the mean over the seeds of a method, and its difference from ezxmc.
 GROUP = tuple(name for name in IDENTITY if name != "seed")
 #: What ezxmc and another method have in common when they are compared.
 SAME = ("dataset", "labels", "student", "teacher")
-#: Where issue 5 asks for the budget that reaches the published recipe.
+#: Of which the least budget is sought that reaches the published recipe.
 REACHED = ("P@1", "R@10")
 #: Prompts asked in a run from which its rate is one.
 LEAST_PROMPTS = 1000
@@ -54,27 +54,15 @@ def difference(first: Values, second: Values) -> dict[str, Row]:
     return measures({name: first[name] - second[name] for name in MEASURES})
 
 
-def merged(old: Iterable[Row], new: Iterable[Row], identity: Sequence[str]) -> list[Row]:
-    """``old`` and ``new``, of rows with the same ``identity`` the new one; by dataset, method and seed."""
-    rows = {tuple(row.get(name) for name in identity): row for row in [*old, *new]}
-    return sorted(rows.values(), key=_place)
-
-
-def named(row: Row) -> tuple[Any, ...]:
-    """What names ``row``."""
-    return tuple(row.get(name) for name in IDENTITY)
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """``rows`` by dataset, method and seed."""
+    return sorted(rows, key=_place)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
     models = [row["student"] or "", row["teacher"] or ""]
     numbers = [-row.get("share", 0), row.get("cycles", 0), row.get("seed") or 0]
     return (row["dataset"], row["labels"], METHODS.index(row["method"]), *models, *numbers)
-
-
-def whole_groups(rows: Sequence[tuple[Row, Values | None]]) -> list[tuple[Row, Values]]:
-    """Of ``rows`` with the values of their documents, None where there are none, those whose seeds all have some."""
-    gaps = {_group(row) for row, values in rows if values is None}
-    return [(row, values) for row, values in rows if values is not None and _group(row) not in gaps]
 
 
 def _group(row: Row) -> tuple[Any, ...]:
@@ -107,35 +95,15 @@ def compared(measured: Sequence[tuple[Row, Values]]) -> tuple[list[Row], list[Ro
     ]
 
 
-def agreeing(differences: Sequence[Row], means: Sequence[Row]) -> list[Row]:
-    """Of ``differences`` those that are the differences of ``means``: both sides have not been measured anew since."""
-    found = {_group(row): row["metrics"] for row in means}
-
-    def agrees(row: Row) -> bool:
-        ours, other = found.get(_group(row | {"method": OURS})), _other(found, row)
-        if ours is None or other is None:
-            return False
-        expected = {name: ours[name]["value"] - other[name]["value"] for name in MEASURES}
-        return all(abs(row["metrics"][name]["value"] - expected[name]) < 1e-6 for name in MEASURES)
-
-    return [row for row in differences if agrees(row)]
-
-
-def _other(means: Mapping[tuple[Any, ...], Any], row: Row) -> Any:
-    """Of ``means`` that of the method of a difference ``row``, which has its teacher and student, or has none."""
-    alike: tuple[Row, ...] = ({}, {"teacher": None}, {"teacher": None, "student": None})
-    return next((means[_group(row | one)] for one in alike if _group(row | one) in means), None)
-
-
-def at_equal_shares(measured: Sequence[tuple[Row, Values | None]]) -> list[Row]:
+def at_equal_shares(measured: Sequence[tuple[Row, Values]]) -> list[Row]:
     """As the differences of :func:`compared`, of ezxmc from the recipe at each share of documents that both judged.
 
-    ``measured``: rows of the part budget with the values of their documents, None where they are gone. The result names
-    the ``share``, and by ``pairs`` the mean pairs of both.
+    ``measured``: rows of the part budget with the values of their documents. The result names the ``share``, and by
+    ``pairs`` the mean pairs of both.
     """
     found: list[Row] = []
     for share in dict.fromkeys(row["share"] for row, _ in measured):
-        rows = whole_groups([(row, values) for row, values in measured if row["share"] == share])
+        rows = [(row, values) for row, values in measured if row["share"] == share]
         for one in compared(rows)[1]:
             pairs = [_mean_pairs(rows, row) for row in (one | {"method": OURS}, one)]
             found.append(one | {"share": share, "pairs": pairs})
@@ -154,24 +122,21 @@ def _identity_of_difference(ours: Row, other: Row) -> Row:
     return {name: ours[name] for name in SAME} | {"method": other["method"], "seeds": [ours["seeds"], other["seeds"]]}
 
 
-def at_one_rate(rows: Sequence[Row], others: Sequence[Row], earlier: Sequence[Row] = ()) -> tuple[list[Row], list[Row]]:
-    """Both, with ``teacher_seconds`` at one rate for each dataset and teacher: the fastest that a row was judged at.
+def at_one_rate(*parts: Sequence[Row]) -> list[list[Row]]:
+    """The rows of ``parts``, with ``teacher_seconds`` at one rate for each teacher: the fastest of a row.
 
     Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked, or less
     than half of what they need, set no rate: a document of which few labels are asked costs as much for itself.
-    ``earlier``: what was returned before, perhaps of rows that asked what others need now; its rate counts as well.
-    Where there is none yet, it is the fastest rate of a verdict store, by which a new row's seconds came.
+    Where no row sets one, it is the fastest rate of a verdict store, by which a row's own seconds came.
     """
     rates: dict[tuple[Any, ...], float] = {}
     stores: dict[tuple[Any, ...], float] = {}
-    for row in rows:
+    for row in (row for rows in parts for row in rows):
         prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
         if prompts >= max(LEAST_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
             _note_rate(rates, row, prompts / row["seconds_asked"])
-    for found, those in ((rates, earlier), (stores, rows)):
-        for row in those:
-            if row.get("teacher_seconds"):
-                _note_rate(found, row, _prompts(row) / row["teacher_seconds"])
+        if row.get("teacher_seconds"):
+            _note_rate(stores, row, _prompts(row) / row["teacher_seconds"])
     rates = stores | rates
 
     def priced(row: Row) -> Row:
@@ -179,7 +144,7 @@ def at_one_rate(rows: Sequence[Row], others: Sequence[Row], earlier: Sequence[Ro
             return row
         return row | {"teacher_seconds": _prompts(row) / rates[_judge(row)]}
 
-    return [priced(row) for row in rows], [priced(row) for row in others]
+    return [list(map(priced, rows)) for rows in parts]
 
 
 def _note_rate(rates: dict[tuple[Any, ...], float], row: Row, rate: float) -> None:

@@ -14,13 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, published, run_script
-from quality_figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
-from quality_task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
-from student import name_of
-from student_data import Files, find_files, read_data
-from student_task import Job, ranked_documents, write_job
-
+from common.arguments import name_of
+from common.data import Files, find_files, read_data
+from common.publish import run_module
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
@@ -28,6 +24,9 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.transfer import import_verdicts
+from quality_bench.figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
+from quality_bench.task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
+from student_bench.task import Job, ranked_documents, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
@@ -73,11 +72,8 @@ class Bench:
     @property
     def dataset(self) -> Row:
         """What a row names first."""
-        return dataset_of(self.files)
-
-    def holds(self, row: Row) -> bool:
-        """Whether ``row`` is of this dataset and its labels."""
-        return self.dataset.items() <= row.items()
+        documents, labels = self.files.documents.absolute(), self.files.labels
+        return {"dataset": documents.parent.name, "labels": labels.name.split(".")[0]}
 
     @property
     def folder(self) -> Path:
@@ -117,7 +113,7 @@ class Bench:
 
     def run_of(self, row: Row, share: float = 1.0) -> str:
         """The directory of a row's run: under the names that tell it from the others of the dataset."""
-        kind = [f"cycles-{row.get('cycles', self.given.cycles)}"] if row["method"] in WITH_CYCLES else []
+        kind = [f"cycles-{self.given.cycles}"] if row["method"] in WITH_CYCLES else []
         kind += [f"share-{share:.6g}"] if share < 1 else []
         kind += [] if row["seed"] is None else [f"seed-{row['seed']}"]
         parts = [row["method"], row["teacher"], row["student"], *kind]
@@ -134,16 +130,17 @@ class Bench:
         name = Path(config.run).name
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
         write_job(job, Job(row["method"], self.base, to_dict(config)))
-        result = run_script("quality_methods.py", [str(job)], output, log)
+        result = run_module("quality_bench.methods", [str(job)], output, log)
         if "error" in result:
             raise UserError(f"The method {row['method']} failed ({result['error']}); see {log}.")
         print(f"{name}: {json.dumps({key: value for key, value in result.items() if key != 'encoders'})}", flush=True)
         return result
 
-    def values(self, row: Row, share: float = 1.0) -> Values | None:
-        """The measures of each test document in the ranking of ``row``; None if it is not there any more."""
+    def values(self, row: Row, share: float = 1.0) -> Values:
+        """The measures of each test document in the ranking that the method of ``row`` has written."""
         ranked = read_ranking(self.run_of(row, share), self.ids())
-        return None if ranked is None else per_document(ranked, self.gold())
+        assert ranked is not None
+        return per_document(ranked, self.gold())
 
     def ids(self) -> list[str]:
         """Ids of the test documents."""
@@ -156,40 +153,10 @@ class Bench:
     def measured(self, row: Row, share: float = 1.0) -> Row:
         """Run the method of ``row`` and measure its ranking."""
         costs = self.do(row, share)
-        values = self.values(row, share)
-        assert values is not None  # the method has just written it
         about = {name: self.facts[name] for name in ("train_documents", "test_documents")}
         if row["method"] in WITH_CYCLES:
             about |= {"cycles": self.given.cycles, "yes_threshold": self.configure(row, share).teacher.yes_threshold}
-        return {**row, **about, **costs, "metrics": measures(values)}
-
-
-def dataset_of(files: Files) -> Row:
-    """What a row names first."""
-    return {"dataset": files.documents.absolute().parent.name, "labels": files.labels.name.split(".")[0]}
-
-
-def check_alike(given: argparse.Namespace, dataset: Row, documents: int) -> None:
-    """Raise a UserError where new rows could not stand beside those that the result file has of ``dataset``.
-
-    Other documents (``documents``: how many are read now), or seeds of a method with another number of cycles.
-    """
-    file, old = RESULTS / f"{given.name}.json", published(given.name)
-    other = "so they cannot stand in one table: give another --name."
-    measured = old.get("measured", {}).get("-".join(dataset.values()))
-    if measured is not None:
-        known = sum(measured[name] for name in ("train_documents", "test_documents", "rejected_rows"))
-        if known != documents:
-            raise UserError(f"{file} was measured on {known:,} documents, and these are {documents:,}, {other}")
-    if "methods" not in given.parts:
-        return
-    for row in old.get("rows", []):
-        kept = row["method"] in given.methods and (row["seed"] or 0) >= given.seeds
-        if kept and dataset.items() <= row.items() and row.get("cycles") not in (None, given.cycles):
-            raise UserError(
-                f"{file} has seed {row['seed']} of {row['method']} with {row['cycles']} cycles, and these are "
-                f"{given.cycles}, {other}"
-            )
+        return {**row, **about, **costs, "metrics": measures(self.values(row, share))}
 
 
 def make_bench(given: argparse.Namespace) -> Bench:
@@ -197,7 +164,6 @@ def make_bench(given: argparse.Namespace) -> Bench:
     files = find_files(given.data, given.labels, None, None, "test")
     ranked = given.documents if given.test_documents is None else given.test_documents
     data = read_data(files, given.documents, ranked)
-    check_alike(given, dataset_of(files), len(data.train) + len(data.ranked))
     config = configure(given, files)
     folder = folder_of(given, files)
     base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])

@@ -1,4 +1,4 @@
-"""The files that benchmarks/student.py reads: documents, labels and stored verdicts, JSON lines, .gz or not.
+"""The files that the benchmarks read: documents, labels and stored verdicts, JSON lines, .gz or not.
 
 Comes in: where they lie. Goes out: the train documents and the documents to rank, both in the order of the hash of
 their ids, and what the teacher said. Gold labels are read to measure with, and for the simulated perfect teacher.
@@ -6,11 +6,9 @@ their ids, and what the teacher said. Gold labels are read to measure with, and 
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +21,6 @@ Row: TypeAlias = "dict[str, Any]"
 Verdicts: TypeAlias = "dict[str, dict[str, float]]"
 
 DOCUMENTS = "documents.jsonl.gz"
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the benchmarks that learn from documents and rank others ask for alike."""
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", default=os.environ.get("EZXMC_DATA"), help="directory; without it EZXMC_DATA")
-    parser.add_argument("--labels", default="labels.jsonl.gz", help="file in --data, or a path")
-    parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
 
 
 @dataclass(frozen=True)

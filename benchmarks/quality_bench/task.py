@@ -1,6 +1,6 @@
 """What the methods of benchmarks/quality.py have in common: documents, a verdict store, rankings that can be compared.
 
-Comes in: the data (student_data) and a configuration. Goes out: a base, which is a run in which the stage ``prepare``
+Comes in: the data (common.data) and a configuration. Goes out: a base, which is a run in which the stage ``prepare``
 has been done; rankings of its test documents, one table a method (RANKING); what a run paid its teacher. The verdicts
 of all runs of a dataset lie in one store, so that no pair is judged twice, whichever method asks.
 """
@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from student_data import Data, Row
-from student_task import run_row
 
+from common.data import Data, Row
 from ezxmc_ray import curriculum, layout
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context
@@ -26,6 +25,7 @@ from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.verdicts.shortlist_pairs import flat
 from ezxmc_ray.verdicts.summary import summary
+from student_bench.task import run_row
 
 #: The ranking of the test documents: a document's id, and label numbers in falling score.
 RANKING = pa.schema([("id", pa.string()), ("labels", pa.list_(pa.int32()))])

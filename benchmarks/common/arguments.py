@@ -1,0 +1,33 @@
+"""What the command lines of the benchmarks have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the benchmarks that learn from documents and rank others ask for alike."""
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--data", default=os.environ.get("EZXMC_DATA"), help="directory; without it EZXMC_DATA")
+    parser.add_argument("--labels", default="labels.jsonl.gz", help="file in --data, or a path")
+    parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
+
+
+def choice(known: Any) -> Callable[[str], list[str]]:
+    """The type of an option that takes some of ``known`` by commas, in their order."""
+
+    def names(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")
+        return [name for name in known if name in text.split(",")]
+
+    return names
+
+
+def name_of(model: str) -> str:
+    """A model as a reader knows it: of a directory its name."""
+    return Path(model).name if os.path.isabs(model) else model

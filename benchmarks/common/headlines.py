@@ -1,0 +1,136 @@
+"""The one sentence that benchmarks/RESULTS.md has of a result, by the benchmark that wrote it.
+
+Comes in: a result, as its JSON file has it. Goes out: a sentence of figures that are all in it. Where a rule has to
+choose among methods it takes the strongest other one, so that no row is the most flattering comparison.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Result: TypeAlias = "dict[str, Any]"
+#: Methods that judge the very documents that are ranked; the others are rivals of a student.
+JUDGES = ("llm_rerank", "llm_fusion")
+
+
+def benchmark_of(result: Result) -> str:
+    """The name of the script that wrote ``result``."""
+    return Path(shlex.split(result["command"])[1]).stem
+
+
+def headline(result: Result) -> str:
+    """The figure of ``result``; of a benchmark without a rule its first note."""
+    rule = RULES.get(benchmark_of(result), lambda one: str(one["notes"][0]))
+    return rule(result)
+
+
+def _demo(result: Result) -> str:
+    """The mean over the seeds, of the run with most documents."""
+    before = result["rows"][0]
+    after = next(row for row in result["rows"] if row["seed"] == "mean")
+    seeds = sum(
+        row["seed"] != "mean" and all(row.get(name) == after.get(name) for name in ("encoder", "judged"))
+        for row in result["rows"]
+    )
+    changes = ", ".join(f"{name} {before[name]:.1f} → {after[name]:.1f}" for name in ("P@1", "R@10"))
+    judged = f" with {after['judged']} judged documents" if "judged" in after else ""
+    return f"{changes}{judged}, mean of {seeds} runs"
+
+
+def _encode(result: Result) -> str:
+    rows = {row["method"]: row for row in result["rows"]}
+    ours = rows["ezxmc, auto"]
+    fastest = max((row for name, row in rows.items() if not name.startswith("ezxmc")), key=_speed)
+    return (
+        f"{_speed(ours):.0f} documents/s, {ours['documents_ratio']:.2f} times SentenceTransformer.encode's default; "
+        f"its fastest ({fastest['method'].split(', ')[-1]}): {_speed(fastest):.0f}; "
+        f"cosine at least {ours['cosine_min']}"
+    )
+
+
+def _speed(row: Result) -> float:
+    return float(row["documents_per_s"])
+
+
+def _kills(result: Result) -> str:
+    rows = result["rows"]
+    twice = sum(row["committed_twice"] for row in rows)
+    worst = max(row["largest_difference"] for row in rows)
+    return f"{len(rows)} kills: {twice} pairs committed twice, a raw score differs by at most {worst:.4f}"
+
+
+def _quality(result: Result) -> str:
+    """For each dataset, teacher and student ezxmc minus the method that comes closest to it by nDCG@5."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for row in result["differences"]:
+        if row["method"] not in JUDGES:
+            groups.setdefault(tuple(row[name] for name in ("dataset", "labels", "teacher", "student")), []).append(row)
+    if not groups:
+        return f"no comparison with ezxmc; {result['notes'][0]}"
+    closest = {key: min(rows, key=lambda row: row["metrics"]["nDCG@5"]["value"]) for key, rows in groups.items()}
+    varying = [place for place in range(4) if place < 2 or len({key[place] for key in closest}) > 1]
+    return "ezxmc minus the closest method, points: " + "; ".join(
+        f"{', '.join(_short(key[place]) for place in varying)}: {row['method']}, "
+        + ", ".join(f"{name} {with_interval(row['metrics'][name], '+.1f')}" for name in ("P@1", "R@10"))
+        for key, row in closest.items()
+    )
+
+
+def _short(name: str) -> str:
+    """A model of a package or directory by the package or the file."""
+    return name.removeprefix("package:").split("/")[0]
+
+
+def with_interval(measure: Mapping[str, float | None], form: str) -> str:
+    """``56.3 (54.1 to 58.4)``; ``form``: of each number."""
+    value, low, high = (measure[name] for name in ("value", "low", "high"))
+    return f"{value:{form}}" if low is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _student(result: Result) -> str:
+    """A phrase a part that was measured."""
+    found = []
+    for name, what in (
+        ("train_ratios", "trains {:.2f} times as fast as MultipleNegativesRankingLoss"),
+        ("train_ratios_with_dropout", "{:.2f} times with dropout in both"),
+    ):
+        ratio = (result.get(name) or {}).get("st_mnrl")
+        found += [] if ratio is None else [what.format(ratio)]
+    for name, what in (
+        ("encode_ratio", "encodes {:.2f} times as fast as SentenceTransformer.encode"),
+        ("encode_ratio_float32", "{:.2f} times with both in float32"),
+    ):
+        found += [] if result.get(name) is None else [what.format(result[name])]
+    for part, teacher in (("quality", ""), ("perfect", "with a simulated perfect teacher ")):
+        means = {name: one for name, one in result.get(part, {}).items() if isinstance(one, dict)}
+        found += [f"{teacher}P@1 " + ", ".join(f"{name} {one['P@1']:.1f}" for name, one in means.items())] * bool(means)
+    if "scaling" in result:
+        found.append(f"two workers {result['scaling']['ratio']:.2f} times as fast as one")
+    return "; ".join(found)
+
+
+def _teacher(result: Result) -> str:
+    ratios = {name: one for name, one in result["ratios"].items() if name != "ezxmc" and one is not None}
+    others = ", ".join(f"{ratio:.2f} times {name}" for name, ratio in ratios.items())
+    ours = result["pairs_per_s"]["ezxmc"]
+    return f"{ours:.1f} pairs/s, {others}; {result['tokens_over_ideal']:.3f} times the tokens that are needed"
+
+
+def _teacher_quality(result: Result) -> str:
+    alone, *judged = result["rows"]
+    low, high = (pick(row["AUC_alone"] for row in judged) for pick in (min, max))
+    return f"AUC within a document: similarity {alone['AUC_alone']:.2f}, teacher {low:.2f} to {high:.2f} by calibration"
+
+
+RULES: dict[str, Callable[[Result], str]] = {
+    "demo": _demo,
+    "encode": _encode,
+    "kills": _kills,
+    "quality": _quality,
+    "student": _student,
+    "teacher": _teacher,
+    "teacher_quality": _teacher_quality,
+}

@@ -1,0 +1,1 @@
+"""What benchmarks/student.py is made of: the train stage, the encoder and SentenceTransformers."""

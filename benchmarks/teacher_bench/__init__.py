@@ -1,0 +1,1 @@
+"""What benchmarks/teacher.py is made of: the judge stage and other ways to ask the same model."""
