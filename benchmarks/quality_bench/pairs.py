@@ -1,4 +1,4 @@
-"""Rivals that learn from the documents alone, with no teacher: pairs of texts of one document (student/pairs.py).
+"""Rivals that learn from the documents alone, with no teacher: pairs of texts of one document (text_pairs.py).
 
 Comes in: a job (student_bench.task.Job) and the prepared documents of its base. Goes out: a trained encoder, and the
 seconds that its steps took. The training loop is this project's own, in one process and without Ray; the loss is
@@ -20,11 +20,11 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan, Row
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
-from ezxmc_ray.student.pairs import PairReader
 from ezxmc_ray.student.targets import TargetScale
+from quality_bench.text_pairs import PairReader
 from student_bench.task import Job
 
-#: By method the trainings in their order: kind of pairs (student.pairs.PAIRS) and passes over the documents.
+#: By method the trainings in their order: kind of pairs (text_pairs.PAIRS) and passes over the documents.
 #: ``title`` is MACLR's inverse cloze task, then its titles (arXiv 2112.08652); ``segments`` is RTS (EMNLP 2022).
 TRAININGS: dict[str, Sequence[tuple[str, float]]] = {
     "title": (("sentence", 1.0), ("title", 1.0)),

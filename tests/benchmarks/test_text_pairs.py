@@ -9,8 +9,8 @@ import pytest
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.objective import Objective
-from ezxmc_ray.student.pairs import PAIRS, PairReader, segment_pair, sentence_pair, title_pair
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
+from quality_bench.text_pairs import PAIRS, PairReader, segment_pair, sentence_pair, title_pair
 from tests.student.toy import SCALE
 
 TEXT = "One two three four. Five six seven eight! Nine ten eleven twelve?"

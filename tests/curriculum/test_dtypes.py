@@ -1,0 +1,91 @@
+"""A run that goes on where the hardware has another number format.
+
+The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real run.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from ezxmc_ray.cluster import session as cluster
+from ezxmc_ray.storage import read_manifest
+from tests.curriculum.fake_stages import (
+    WHOLE,
+    FakeStages,
+    machine,
+    run,
+    states,
+    storage_of,
+)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_finished_run_stays_finished_on_a_machine_of_another_dtype(
+    stages: FakeStages,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: bool,
+) -> None:
+    machine(monkeypatch, has_bfloat16=first)
+    run(settings)
+    stages.took()
+    machine(monkeypatch, has_bfloat16=not first)
+    monkeypatch.setattr(cluster, "ray_cluster", None)  # Ray is not asked for
+    assert set(states(settings).values()) == {"done"}
+    run(settings)
+    assert stages.took() == [] and "Nothing to do" in capsys.readouterr().out
+    run(settings, f"teacher.dtype={'bfloat16' if first else 'float32'}")  # which is what auto was
+    assert stages.took() == []
+
+
+def test_another_dtype_by_name_judges_anew(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    stages.took()
+    run(settings, "teacher.dtype=float32")
+    assert stages.took() == [call for call in WHOLE if call not in ("prepare", "shortlist 0")]
+
+
+def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what_is_judged(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.dies_at = "train 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    judged = [call for call in stages.took() if call != "train 1"]
+    stages.dies_at = ""
+    assert "teacher.dtype=auto" not in capsys.readouterr().out
+    machine(monkeypatch, has_bfloat16=False)
+    run(settings)
+    assert [*judged, *stages.took()] == WHOLE
+    told = [line for line in capsys.readouterr().out.splitlines() if "teacher.dtype=auto" in line]
+    assert told[0].endswith(
+        "The verdicts of this run are in bfloat16, but teacher.dtype=auto is float32 on this machine: cycle 2 asks for "
+        "its pairs in float32, and takes none of those; teacher.dtype=bfloat16 keeps to them."
+    )
+    assert dtypes_of(settings) == ["bfloat16", "bfloat16", "float32", "float32"]
+    machine(monkeypatch, has_bfloat16=True)
+    run(settings)
+    assert stages.took() == []
+
+
+def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.dies_at = "judge 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    machine(monkeypatch, has_bfloat16=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "cycle 0 asks for its pairs in float32" in capsys.readouterr().out
+    stages.dies_at = ""
+    run(settings, "teacher.dtype=bfloat16")
+    assert "teacher.dtype=auto" not in capsys.readouterr().out.replace("'auto'", "")
+    assert dtypes_of(settings) == ["bfloat16"] * 4
+
+
+def dtypes_of(settings: list[str]) -> list[str]:
+    """In which dtype each cycle was judged."""
+    found = [read_manifest(storage_of(settings), f"cycle-{number}/examples") for number in range(4)]
+    return [manifest.details["teacher"]["dtype"] for manifest in found if manifest]

@@ -1,0 +1,169 @@
+"""What is refused, and what a dry run says, before anything is done.
+
+The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray import curriculum, hub
+from ezxmc_ray.cluster import session as cluster
+from ezxmc_ray.config import TeacherConfig, load_config
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.stages import train
+from tests.curriculum.fake_stages import (
+    FakeStages,
+    run,
+    states,
+)
+
+
+@pytest.mark.parametrize("where", ["train 0", "compare 1", "train 1", "select"])
+def test_a_dry_run_of_a_run_that_was_killed_shows_what_is_left(
+    stages: FakeStages, settings: list[str], where: str
+) -> None:
+    stages.dies_at = where
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    plan = curriculum.dry_run(load_config(None, settings))
+    done = {step["step"]: step["done"] for step in plan["steps"]}
+    assert done["prepare"] and done["cycle 0 judge"] and not done["predict"]
+    assert done["cycle 0 train"] == (where != "train 0")
+
+
+def test_a_budget_that_is_refused_is_not_written_down(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=5")
+    assert open_budget(settings) == 0
+
+
+def open_budget(settings: list[str]) -> int:
+    return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
+
+
+@pytest.mark.parametrize("mistake", ["encoder.model=/typo", "teacher.prompt=nosuch", "prepare.labels=gone.jsonl"])
+def test_what_is_refused_leaves_a_finished_run_and_its_configuration_as_they_were(
+    stages: FakeStages, settings: list[str], mistake: str
+) -> None:
+    run(settings)
+    stages.took()
+    with pytest.raises(UserError):
+        run(settings, "encoder.max_document_tokens=32", mistake)
+    assert open_tokens(settings) == 128
+    assert set(states(settings).values()) == {"done"}
+
+
+@pytest.mark.parametrize("refused", ["ray_cluster", "check_training", "load_teacher"])
+def test_what_is_refused_when_work_begins_is_not_written_down_either(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(config: object) -> None:
+        raise UserError("no.")
+
+    run(settings)
+    place = {"ray_cluster": cluster, "check_training": train, "load_teacher": curriculum}[refused]
+    monkeypatch.setattr(place, refused, refuse)
+    with pytest.raises(UserError, match="no"):
+        run(settings, "encoder.max_document_tokens=32")
+    assert open_tokens(settings) == 128
+
+
+def test_documents_that_prepare_refuses_leave_the_configuration_of_a_finished_run(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings)
+    stages.dies_at = "prepare"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "encoder.max_document_tokens=32", "prepare.test_share=0.5")
+    assert open_tokens(settings) == 128
+
+
+def test_what_differs_is_told_and_written_down_when_the_work_begins(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings)
+    capsys.readouterr()
+    stages.took()
+    stages.dies_at = "shortlist 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "encoder.max_document_tokens=32")
+    assert "differs from the one this run was made with: encoder.max_document_tokens: 128 -> 32" in (
+        capsys.readouterr().out.replace("\n", " ")
+    )
+    assert open_tokens(settings) == 32
+
+
+def test_inputs_that_cannot_be_read_are_refused_before_ray_starts(
+    stages: FakeStages, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ray_cluster", lambda config: pytest.fail("Ray was started"))
+    (tmp_path / "labels.csv").write_text("number,text\n1,first\n")
+    with pytest.raises(UserError, match="no column 'id'"):
+        run(settings, f"prepare.labels={tmp_path}/labels.csv")
+    (tmp_path / "documents.parquet").write_text("not Parquet")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        run(settings, f"prepare.documents={tmp_path}/documents.parquet")
+
+
+def test_the_bundled_teacher_is_said_to_be_for_trying(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled = TeacherConfig().model
+    stages.dies_at = "prepare"
+    for readout, words in (("auto", "teacher.readout=likelihood;"), ("yes_no", "which it cannot answer")):
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, f"teacher.model={bundled}", f"teacher.readout={readout}")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "for trying" in said and words in said and "teacher.model=" in said
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert "for trying" not in capsys.readouterr().out
+
+
+def open_tokens(settings: list[str]) -> int:
+    return curriculum.open_run(load_config(None, settings).run).config.encoder.max_document_tokens
+
+
+def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: FakeStages, settings: list[str]) -> None:
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=10")
+    assert stages.took() == ["prepare"]
+
+
+def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = curriculum.dry_run(load_config(None, settings))
+    assert "/teacher, read-out yes_no, dtype " in plan["teacher"] and "label_prior" in plan["teacher"]
+    assert "judge is that of the bundled 135M model" in plan["estimated_from"]
+    bundled = curriculum.dry_run(load_config(None, [*settings, f"teacher.model={TeacherConfig().model}"]))
+    assert "read-out likelihood" in bundled["teacher"] and "for trying" in bundled["teacher"]
+    assert "CPU cores" in bundled["estimated_from"] and "larger" not in bundled["estimated_from"]
+    monkeypatch.setattr(hub, "hub_commit", refuse_hub)
+    unknown = curriculum.dry_run(load_config(None, [*settings, "teacher.model=org/name"]))
+    assert unknown["teacher"] == "org/name, which cannot be looked at: No hub here."
+
+
+def refuse_hub(hub_id: str) -> str:
+    raise UserError("No hub here.")
+
+
+def test_a_dry_run_shows_the_bounded_pairs_and_leaves_out_ended_cycles(stages: FakeStages, settings: list[str]) -> None:
+    stages.leads = {1: -2.0}
+    config = load_config(None, [*settings, "curriculum.pair_budget=4000"])
+    curriculum.run(config)
+    plan = curriculum.dry_run(config)
+    assert plan["pairs"] == "at most 1,460 of a budget of 4,000"  # 10 * (20 + 106) + 10 * 20
+    assert [step["step"] for step in plan["steps"] if step["step"].startswith("cycle")] == [
+        "cycle 0 shortlist",
+        "cycle 0 judge",
+        "cycle 0 train",
+        "cycle 1 select",
+        "cycle 1 shortlist",
+        "cycle 1 judge",
+    ]
+    assert all(step["done"] for step in plan["steps"])
