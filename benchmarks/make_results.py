@@ -5,7 +5,7 @@
 RESULTS.md has a row a result; benchmarks/results/pages has a page a benchmark, with the tables of all its results.
 A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
 list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each,
-and in older files, which several calls made, ``command`` and ``date`` or a list of both as ``commands``.
+and in quality's older files, whose differences compare methods of several calls, a list of ``commands`` with a date.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def line(result: dict[str, Any]) -> str:
 
 def _command(result: dict[str, Any]) -> str:
     """The command of ``result``; of an older file that several calls made, how many."""
-    tables = result.get("tables", [])
-    calls = {by["command"] for one in tables for by in one.get("commands", [one]) if "command" in by}
+    calls = {by["command"] for one in result.get("tables", []) for by in one.get("commands", [])}
     if len(calls) > 1:
         return f"{len(calls)} calls of `python benchmarks/{benchmark_of(result)}.py`, on its page"
     return f"`{result['command']}`"
@@ -81,17 +80,14 @@ def section(result: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> list[str]:
     """The lines of its ``tables`` (without any, of its ``rows``) and of its ``notes``."""
     tables = result["tables"] if "tables" in result else [{"rows": result["rows"]}]
-    lines = [line for one in tables for line in [*heading(one, result), *grid(one["rows"]), ""]]
+    lines = [line for one in tables for line in [*heading(one), *grid(one["rows"]), ""]]
     return [*lines, *(f"- {note}" for note in result.get("notes", []))]
 
 
-def heading(one: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """The lines above a table of ``result`` that has a ``title``, and ``commands`` or one that is not the page's."""
+def heading(one: dict[str, Any]) -> list[str]:
+    """The lines above a table that has a ``title`` or ``commands``."""
     lines = [f"### {one['title']}", ""] if "title" in one else []
-    for by in one.get("commands", [one] if "command" in one else []):
-        if "commands" in one or (by["command"], by["date"]) != (result.get("command"), result.get("date")):
-            lines += [f"`{by['command']}` · {by['date']}", ""]
-    return lines
+    return lines + [line for by in one.get("commands", []) for line in (f"`{by['command']}` · {by['date']}", "")]
 
 
 def grid(rows: list[dict[str, Any]]) -> list[str]:
