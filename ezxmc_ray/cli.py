@@ -7,6 +7,7 @@ inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at onc
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ezxmc_ray import __version__
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.terminal import explained, print_comparison, print_plan, print_table, print_verdicts, tag_lines
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     # Bars of libraries, such as those of a GGUF file's conversion; what a stage does is said by progress.py.
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
+        _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
     except KeyboardInterrupt:
         status = 130
@@ -291,7 +293,21 @@ def _load(conf: str | None, overrides: Iterable[str] | None) -> Config:
     return load_config(conf, list(overrides or []))
 
 
+def _keep_log(file: str | None) -> None:
+    """Append what is said, and what other libraries log, to ``file``, with the time. Errors: UserError."""
+    if not file:
+        return
+    try:
+        handler = logging.FileHandler(file)
+    except OSError as error:
+        raise UserError(f"EZXMC_LOG names {file}, which cannot be written: {one_line(error)}.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
+
+
 def _fail(sentence: str) -> None:
+    logging.getLogger("ezxmc_ray").error(sentence)
     print(f"ezxmc: {sentence}", file=sys.stderr)
     sys.exit(2)
 

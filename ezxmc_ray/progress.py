@@ -8,6 +8,7 @@ inside another one takes its place on the screen until it ends.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -29,11 +30,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 #: Those that are shown, each inside the one before.
 _open: list[StageProgress] = []
+_log = logging.getLogger("ezxmc_ray")
 
 
 def say(message: str) -> None:
-    """Print one line to the user."""
+    """Print one line to the user; it is logged as well (logger ``ezxmc_ray``), for a job that keeps a file."""
     console.print(message, markup=False)
+    _log.info(message)
 
 
 def doing(phase: str) -> None:

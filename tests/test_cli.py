@@ -6,6 +6,7 @@ A fake curriculum stands in for the real one, which needs Ray and models; it rec
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ import pytest
 from ezxmc_ray import cli
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import say
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 
 
@@ -297,3 +299,22 @@ def test_a_fault_has_a_traceback_and_status_1_in_a_real_process(conf: str) -> No
     assert done.returncode == 1
     assert "ZeroDivisionError: division by zero" in done.stderr
     assert "Traceback" in done.stderr
+
+
+def test_what_is_said_goes_to_a_file_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
+    monkeypatch.setenv("EZXMC_LOG", str(tmp_path / "log"))
+    with pytest.raises(SystemExit):
+        cli.main(["config", str(tmp_path / "none.yaml")])
+    say("cycle 0 judge: 12 pairs")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        f"ERROR ezxmc_ray: {capsys.readouterr().err.strip().removeprefix('ezxmc: ')}",
+        "INFO ezxmc_ray: cycle 0 judge: 12 pairs",
+    ]
+    monkeypatch.setenv("EZXMC_LOG", str(tmp_path / "none" / "log"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["config"])
+    assert caught.value.code == 2 and "EZXMC_LOG names" in capsys.readouterr().err
