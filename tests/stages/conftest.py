@@ -192,9 +192,9 @@ def kill_while_judging(project: Project) -> Killed:
     deadline = time.monotonic() + 30
     while any(map(running, of_the_run)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    said = project.ezxmc("verdicts", "show", str(project.run), "--teacher", "configured")
-    assert said.returncode == 0, said.stderr
-    return Killed(len(of_the_run), list(filter(running, of_the_run)), project.verdict_files(), said.stdout)
+    shown = project.ezxmc("verdicts", "show", str(project.run), "--teacher", "configured")
+    assert shown.returncode == 0, shown.stderr
+    return Killed(len(of_the_run), list(filter(running, of_the_run)), project.verdict_files(), shown.stdout)
 
 
 def running(process: psutil.Process) -> bool:

@@ -30,7 +30,8 @@ def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         rows: list[dict[str, Any]] = []
         for number in range(DOCUMENTS_MADE):
             split = "test" if number % 4 == 0 else "train"
-            row = {"id": f"d{number}", "title": "", "text": f"text {number}", "split": split, "excluded": []}
+            row: dict[str, Any] = {"id": f"d{number}", "title": "", "text": f"text {number}", "split": split}
+            row |= {"excluded": []}
             row |= {"held_out": split == "train" and number % 10 == 1, "content_hash": content_hash("", row["text"])}
             rows.append(row)
         counts = {"documents": DOCUMENTS_MADE, "train": 300, "held_out": sum(row["held_out"] for row in rows)}

@@ -50,7 +50,7 @@ def test_a_killed_run_goes_on_where_it_was_and_no_pair_is_judged_twice(project: 
 
 def test_the_verdicts_before_and_after_the_kill_are_the_references(project: Project) -> None:
     """Against transformers in float32, on the examples of a few documents that either command judged."""
-    config = load_config(*project.arguments, []).teacher
+    config = load_config(project.arguments[0]).teacher
     engine = TransformersEngine(load_teacher(replace(config, dtype="float32")))
     labels = pq.read_table(project.run / "labels.parquet").to_pylist()
     held = {document for document, _ in pairs_in(project.killed.verdict_files)}

@@ -148,9 +148,9 @@ def test_each_pair_is_given_once_wherever_its_copies_lie(store: VerdictStore) ->
         expected |= {pair: raw for pair, raw in held[layout.shard_name(shard)].items() if pair[0] in at_home}
     given: list[tuple[Pair, float]] = []
     for folder, table in each_pair_once(store, lookup_of(shards)):
-        pairs = list(zip(table["document_hash"].to_pylist(), table["label_hash"].to_pylist(), strict=True))
-        assert set(pairs) <= set(held[folder])
-        given += zip(pairs, table["raw"].to_pylist(), strict=True)
+        keys = list(zip(table["document_hash"].to_pylist(), table["label_hash"].to_pylist(), strict=True))
+        assert set(keys) <= set(held[folder])
+        given += zip(keys, table["raw"].to_pylist(), strict=True)
     assert len(given) == len(dict(given)) == len(expected)
     first = lookup_of(shards).first([pair[0] for pair in expected])
     for (pair, raw), shard in zip(expected.items(), first, strict=True):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -143,7 +144,7 @@ def test_an_import_finds_what_is_held_after_documents_have_moved(make_run: Calla
 
 
 GOOD = {"document_id": [f"d{text}" for text in OLD[:4]], "label_id": ["L0", "L1", "L2", "L3"], "raw": [0.5] * 4}
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown document": (
         {"document_id": [f"d{OLD[0]}", "gone", f"d{OLD[1]}", "lost"]},
         "2 rows name a document that the run RUN does not have; the first is row 2 ('gone')",
