@@ -72,6 +72,12 @@ def test_a_bin_of_few_labels_has_a_value_and_no_interval() -> None:
     assert head["macro-P@5"] == {"value": 50.0, "interval": None}
 
 
+def test_a_label_that_is_never_proposed_has_no_precision_and_no_recall() -> None:
+    measured = metrics.measure_labels(np.array([[0, 1]] * 4, np.int32), [np.array([0, 7])] * 4)
+    assert measured.labels.tolist() == [0, 7]
+    assert measured.recall.tolist() == [100.0, 0.0] and measured.precision.tolist() == [100.0, 0.0]
+
+
 def test_without_gold_no_label_is_measured() -> None:
     measured = metrics.measure_labels(np.full((3, 0), -1, np.int32), [np.array([], np.int32)] * 3)
     assert len(measured.labels) == len(measured.recall) == len(measured.precision) == 0

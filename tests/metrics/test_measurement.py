@@ -40,6 +40,7 @@ def test_parts_are_joined_and_taken_in_order() -> None:
         [metrics.measure(ranked[:9], gold[:9], INVERSE), metrics.measure(ranked[9:], gold[9:], INVERSE)]
     )
     np.testing.assert_array_equal(joined.gains, whole.gains)
+    np.testing.assert_array_equal(joined.best, whole.best)
     turned = whole.take(np.arange(len(whole))[::-1])
     np.testing.assert_array_equal(turned.best, whole.best[::-1])
     assert turned.named() == pytest.approx(whole.named(), abs=1e-9)
