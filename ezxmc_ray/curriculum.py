@@ -20,6 +20,7 @@ import yaml
 from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
+from ezxmc_ray.context import encoder_name
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
@@ -85,6 +86,7 @@ def _go(config: Config, stage: str | None) -> None:
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
+            say(_shipped(storage))
             say(f"Report: {storage.path(layout.REPORT_HTML)}")
 
 
@@ -109,6 +111,25 @@ def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -
         from ezxmc_ray.stages.train import check_training
 
         check_training(config)
+
+
+def _shipped(storage: Storage) -> str:
+    """Which encoder a finished run ships, and what it is worth where test documents have gold labels."""
+    selected, evaluated = read_manifest(storage, layout.STUDENT), read_manifest(storage, layout.EVALUATION)
+    chosen = selected.details.get("chosen_cycle") if selected else None
+    encoder = 0 if chosen is None else chosen + 1
+    shipped = (
+        f"It ships the student of cycle {encoder - 1}"
+        if encoder
+        else "No cycle made a better encoder than the untrained one, so it ships that: more documents, more labels or "
+        "another teacher.model may help"
+    )
+    metrics = (evaluated.details.get("metrics") if evaluated else None) or {}
+    values = [metrics.get(name, {}).get("P@1") for name in (encoder_name(encoder), encoder_name(0))]
+    if values[0] is None:
+        return f"{shipped}."
+    against = f" (untrained: {values[1]:.1f} %)" if encoder and values[1] is not None else ""
+    return f"{shipped}. Its first label is a gold one for {values[0]:.1f} % of the test documents{against}."
 
 
 def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:

@@ -102,7 +102,7 @@ def _judgment(part: dict[str, Any]) -> str:
         lacking = "both a gold label and another one in its shortlist" if part["gold_documents"] else "gold labels"
         return (
             f"No judged document has {lacking}, so nothing here says how good this teacher is: "
-            "look at its share of yes and at the documents below."
+            "look at its share of yes and at the documents with their labels, or give some train documents gold labels."
         )
     over = _over(part, "verdict_over_similarity", teacher)
     opening = (

@@ -5,13 +5,15 @@ The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
 from ezxmc_ray import curriculum, steps
 from ezxmc_ray.config import load_config
 from ezxmc_ray.steps import RunPlan
-from ezxmc_ray.storage import read_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     ENDING,
     STOPPED_AT_2,
@@ -187,3 +189,16 @@ def test_a_readout_that_is_named_instead_of_found_redoes_nothing(stages: FakeSta
     stages.took()
     run(settings, "teacher.readout=yes_no")
     assert stages.took() == []
+
+
+def test_a_finished_run_says_which_encoder_it_ships_and_what_that_is_worth(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert curriculum._shipped(storage).startswith("No cycle made a better encoder than the untrained one")
+    write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": 0}))
+    assert curriculum._shipped(storage) == "It ships the student of cycle 0."
+    metrics = {"untrained": {"P@1": 32.5}, "cycle_0": {"P@1": 44.54}}
+    write_manifest(storage, "evaluation", Manifest("evaluate", "f", 9, 1.0, details={"metrics": metrics}))
+    assert curriculum._shipped(storage) == (
+        "It ships the student of cycle 0. Its first label is a gold one for 44.5 % of the test documents "
+        "(untrained: 32.5 %)."
+    )

@@ -94,7 +94,8 @@ def test_without_intervals_small_differences_are_noise(
 
 
 def test_without_gold_labels_nothing_is_claimed() -> None:
-    nothing = "so nothing here says how good this teacher is: look at its share of yes and at the documents below."
+    nothing = "so nothing here says how good this teacher is: look at its share of yes and at the documents with their "
+    nothing += "labels, or give some train documents gold labels."
     assert sentence(part(None, None, None)) == f"No judged document has gold labels, {nothing}"
     told = sentence(part(None, None, None, gold_documents=3))
     assert told == f"No judged document has both a gold label and another one in its shortlist, {nothing}"
