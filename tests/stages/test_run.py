@@ -142,8 +142,8 @@ def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: 
     table = table_of(ezxmc("verdicts", "show", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout)
     counted = {"pairs": "pairs_asked", "priors": "prior_pairs_asked"}
     counted |= {name: name.replace(" ", "_") for name in ("prompt tokens", "computed tokens")}
+    assert all(before[name] > 0 for name in counted if name != "priors")  # which Ray may hand out after some pairs
     for name, key in counted.items():
-        assert before[name] > 0
         assert table[name] == before[name] + sum(one[key] for one in judged), name
     seconds = before["engine seconds"] + sum(one["engine_seconds"] for one in judged)
     assert table["engine seconds"] == pytest.approx(seconds, abs=0.2)
