@@ -302,12 +302,14 @@ def _keep_log(file: str | None) -> None:
     except OSError as error:
         raise UserError(f"EZXMC_LOG names {file}, which cannot be written: {one_line(error)}.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+    for name in ("", "ezxmc_ray"):
+        logging.getLogger(name).addHandler(handler)
     logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
 
 
 def _fail(sentence: str) -> None:
-    logging.getLogger("ezxmc_ray").error(sentence)
+    if os.environ.get("EZXMC_LOG"):
+        logging.getLogger("ezxmc_ray").error(sentence)
     print(f"ezxmc: {sentence}", file=sys.stderr)
     sys.exit(2)
 

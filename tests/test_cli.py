@@ -304,7 +304,8 @@ def test_a_fault_has_a_traceback_and_status_1_in_a_real_process(conf: str) -> No
 def test_what_is_said_goes_to_a_file_that_the_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
+    for logger in (logging.getLogger(), logging.getLogger("ezxmc_ray")):
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
     monkeypatch.setenv("EZXMC_LOG", str(tmp_path / "log"))
     with pytest.raises(SystemExit):
         cli.main(["config", str(tmp_path / "none.yaml")])

@@ -81,7 +81,7 @@ def pids(done: list[dict[str, Any]]) -> set[int]:
 
 
 def test_actors_are_kept_from_one_mapping_to_the_next(cluster: None) -> None:
-    first = list(map_items(items(8, seconds=0.1), Echo, (), POOL))
+    first = list(map_items(items(16, seconds=0.5), Echo, (), POOL))  # long enough for both to have started
     began = time.monotonic()
     second = list(map_items(items(8, seconds=0.1), Echo, ("",), POOL))
     assert time.monotonic() - began < 5
