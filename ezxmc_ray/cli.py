@@ -304,7 +304,9 @@ def _keep_log(file: str | None) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "ezxmc_ray"):
         logging.getLogger(name).addHandler(handler)
-    logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
+    own = logging.getLogger("ezxmc_ray")
+    own.setLevel(logging.INFO)
+    own.propagate = False
 
 
 def _fail(sentence: str) -> None:
