@@ -116,6 +116,17 @@ def small_teacher_directory() -> str:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost a tiny network more than they bring, above all on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def ezxmc(capsys: pytest.CaptureFixture[str]) -> Ezxmc:
     """``ezxmc(*arguments)``: the command in this process; what subprocess.run would say of it. A fault is raised."""
 

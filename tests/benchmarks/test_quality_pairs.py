@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from ezxmc_ray.config import load_config, to_dict
 from ezxmc_ray.encoder.encoder import Encoder
@@ -20,15 +18,7 @@ from student_bench.task import Job
 from tests.student.toy import ENCODER, LABELS, TOPICS, save_tiny_bert
 
 COUNT = 400
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost a tiny network more than they bring, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,7 @@ from ezxmc_ray.student import forward
 from ezxmc_ray.student.data import Batch
 from tests.student.toy import LABELS, LOSSES, TOPICS, gradients, learn, save_tiny_bert, toy_batch, trainer
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost a tiny network more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
