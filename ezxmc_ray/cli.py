@@ -304,14 +304,11 @@ def _keep_log(file: str | None) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "ezxmc_ray"):
         logging.getLogger(name).addHandler(handler)
-    own = logging.getLogger("ezxmc_ray")
-    own.setLevel(logging.INFO)
-    own.propagate = False
+    logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
 
 
 def _fail(sentence: str) -> None:
-    if os.environ.get("EZXMC_LOG"):
-        logging.getLogger("ezxmc_ray").error(sentence)
+    logging.getLogger("ezxmc_ray").error(sentence)
     print(f"ezxmc: {sentence}", file=sys.stderr)
     sys.exit(2)
 

@@ -31,8 +31,6 @@ console = Console(highlight=False, soft_wrap=True)
 #: Those that are shown, each inside the one before.
 _open: list[StageProgress] = []
 _log = logging.getLogger("ezxmc_ray")
-_log.addHandler(logging.NullHandler())
-_log.propagate = False  # what is said stands on the terminal already; a file is for who names one (cli.py)
 
 
 def say(message: str) -> None:
