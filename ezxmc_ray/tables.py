@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ezxmc_ray.errors import UserError
 
@@ -132,6 +135,16 @@ def content_hash(title: str, text: str) -> bytes:
     digest.update(b"\x00")
     digest.update(text.encode("utf-8"))
     return digest.digest()
+
+
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, one after the other, in the lists' own dtype."""
+    return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
+
+
+def lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """How many values each row of a list column without nulls has, int64 [rows]."""
+    return np.asarray(pc.list_value_length(column).to_numpy(), np.int64)
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

@@ -22,7 +22,7 @@ from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA
+from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
 
 #: Documents that are encoded and searched at once.
 TAG_BATCH = 1024
@@ -112,7 +112,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
             for ids, titles, texts in _document_batches(source, prepare, bad):
                 table, truncated = tagger.tag(ids, titles, texts)
                 sink.write_table(table)
-                labels = np.diff(table["label_ids"].combine_chunks().offsets.to_numpy())
+                labels = lengths(table["label_ids"])
                 counts.documents += len(ids)
                 counts.labels += int(labels.sum())
                 counts.without_labels += int((labels == 0).sum())

@@ -22,8 +22,7 @@ from ezxmc_ray.context import Context
 from ezxmc_ray.evaluation.rankings import padded
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA
-from ezxmc_ray.verdicts.shortlist_pairs import flat
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, flat, lengths
 from ezxmc_ray.verdicts.summary import summary
 from student_bench.task import run_row
 
@@ -152,9 +151,8 @@ def pairs_by_cycle(context: Context, cycles: int) -> list[int]:
 
 def _pair_numbers(shortlists: pa.Table, shard: int, labels: int) -> np.ndarray:
     """A number for each pair of a shard's shortlists, int64."""
-    lists = shortlists["labels"].combine_chunks()
-    lengths = np.diff(lists.offsets.to_numpy())
-    document = (shard << 32) + np.repeat(shortlists["row"].to_numpy().astype(np.int64), lengths)
+    rows = np.repeat(shortlists["row"].to_numpy().astype(np.int64), lengths(shortlists["labels"]))
+    document = (shard << 32) + rows
     return np.asarray(document * labels + flat(shortlists["labels"]))
 
 

@@ -21,9 +21,9 @@ from ezxmc_ray import curriculum
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
-from ezxmc_ray.tables import EXAMPLES_SCHEMA, content_hash
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, content_hash, flat
 from ezxmc_ray.teacher.engine import DocumentPairs
-from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 
 #: Documents that are judged before the clock starts.
 WARM_UP_DOCUMENTS = 8

@@ -21,10 +21,10 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.weakness import DOCUMENTS, PAIRS, weakness
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import SHORTLIST_SCHEMA
+from ezxmc_ray.tables import SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import calibrate, resolve_calibration
 from ezxmc_ray.verdicts.examples import label_scores
-from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 
 
 class FirstPairs:

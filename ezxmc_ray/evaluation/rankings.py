@@ -29,7 +29,7 @@ from ezxmc_ray.metrics import (
     paired_differences,
 )
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, RANKINGS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, RANKINGS_SCHEMA, flat, lengths
 
 Lists = list[NDArray[np.int32]]
 
@@ -112,10 +112,9 @@ def _ranking_of_shard(storage: Storage, encoder: int, shard: int, inverse: NDArr
 
 def padded(lists: pa.ChunkedArray) -> NDArray[np.int32]:
     """A list column as int32 [rows, longest list], padded with -1."""
-    column = lists.combine_chunks()
-    lengths = np.asarray(pc.list_value_length(column).to_numpy(zero_copy_only=False), np.int64)
-    table = np.full((len(lengths), lengths.max(initial=0)), -1, np.int32)
-    table[np.arange(table.shape[1]) < lengths[:, None]] = column.flatten().to_numpy(zero_copy_only=False)
+    counts = lengths(lists)
+    table = np.full((len(counts), counts.max(initial=0)), -1, np.int32)
+    table[np.arange(table.shape[1]) < counts[:, None]] = flat(lists)
     return table
 
 

@@ -22,7 +22,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.rankings import gold_of, read_ranking
 from ezxmc_ray.metrics import Measurement
 from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA, flat, lengths
 
 #: Name of an untrained encoder beside the runs.
 UNTRAINED = "untrained encoder"
@@ -83,9 +83,8 @@ class ComparedRun:
         if not self.storage.exists(path):
             return np.zeros(0, np.int64)
         table = self.storage.read_table(path, EXAMPLES_SCHEMA, ["row", "labels"])
-        labels = table["labels"].combine_chunks()
-        rows = np.repeat(table["row"].to_numpy().astype(np.int64), np.diff(labels.offsets.to_numpy()))
-        return np.asarray(rows * self.labels + labels.flatten().to_numpy())
+        rows = np.repeat(table["row"].to_numpy().astype(np.int64), lengths(table["labels"]))
+        return np.asarray(rows * self.labels + flat(table["labels"]))
 
 
 def open_runs(roots: Sequence[str]) -> list[ComparedRun]:

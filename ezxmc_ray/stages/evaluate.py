@@ -41,8 +41,9 @@ from ezxmc_ray.tables import (
     LABELS_SCHEMA,
     PREDICTIONS_SCHEMA,
     RANKINGS_SCHEMA,
+    flat,
+    lengths,
 )
-from ezxmc_ray.verdicts.shortlist_pairs import flat
 
 _NO_LABELS = np.zeros(0, np.int32)
 SAMPLE_SCHEMA = pa.schema(
@@ -153,7 +154,7 @@ def audit_teacher(
         finite = np.isfinite(pairs.verdict)
         unjudged += int((~finite).sum())
         by_rank += count_by_rank(pairs.take(finite), judged.yes_threshold, size)
-        measurable = np.repeat([len(labels) > 0 for labels in gold], _lengths(examples)).astype(bool)
+        measurable = np.repeat([len(labels) > 0 for labels in gold], lengths(examples["labels"])).astype(bool)
         with_gold.append(pairs.take(finite & measurable))
     return {
         **audit_by_gold(join(with_gold), judged.readout, judged.yes_threshold, seed),
@@ -164,25 +165,20 @@ def audit_teacher(
 
 def audit_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, shard: int) -> AuditPairs:
     """The pairs of a shard's ``examples``; ``gold``: an integer array of label numbers for each of its rows."""
-    lengths = _lengths(examples)
-    starts = np.cumsum(lengths) - lengths
+    counts = lengths(examples["labels"])
+    starts = np.cumsum(counts) - counts
     verdict, similarity = flat(examples["verdict"]), flat(examples["similarity"])
     labels = np.split(flat(examples["labels"]), starts[1:])
     is_gold = [np.isin(one, wanted) for one, wanted in zip(labels, gold, strict=True)] if len(examples) else []
     return AuditPairs(
-        document=np.repeat((shard << 32) + examples["row"].to_numpy().astype(np.int64), lengths),
-        rank=np.arange(lengths.sum()) - np.repeat(starts, lengths),
+        document=np.repeat((shard << 32) + examples["row"].to_numpy().astype(np.int64), counts),
+        rank=np.arange(counts.sum()) - np.repeat(starts, counts),
         raw=flat(examples["raw"]),
         verdict=verdict,
         similarity=similarity,
         fusion=target_scores(verdict, similarity, "fusion", scale),
         is_gold=np.concatenate([np.zeros(0, bool), *is_gold]),
     )
-
-
-def _lengths(examples: pa.Table) -> np.ndarray:
-    """Labels of each row's shortlist, int64 [rows]."""
-    return np.asarray(pc.list_value_length(examples["labels"]).to_numpy(), dtype=np.int64)
 
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, lengths
 from ezxmc_ray.tagger import Tagger, TagSettings
 
 
@@ -65,7 +63,7 @@ class PredictWorker:
         columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
         self.tagger.encoder.on_part = partial(report_done, item["file"])
         table, truncated = self.tagger.tag(*columns)
-        labels = np.diff(table["label_ids"].combine_chunks().offsets.to_numpy())
+        labels = lengths(table["label_ids"])
         counts = {
             "documents": len(table),
             "labels": int(labels.sum()),

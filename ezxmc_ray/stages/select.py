@@ -35,7 +35,7 @@ from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
-from ezxmc_ray.tables import EXAMPLES_SCHEMA
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import fit_min_score
 
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
@@ -242,8 +242,8 @@ def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: flo
     for shard in range(shards):
         table = storage.read_shard(layout.examples(chosen), shard, EXAMPLES_SCHEMA)
         table = table.filter(table["held_out"])
-        similarity.append(np.asarray(table["similarity"].combine_chunks().flatten()))
-        verdicts.append(np.asarray(table["verdict"].combine_chunks().flatten()))
+        similarity.append(flat(table["similarity"]))
+        verdicts.append(flat(table["verdict"]))
     scores = np.concatenate(similarity) if similarity else np.zeros(0, np.float32)
     is_yes = np.concatenate(verdicts) >= yes_threshold if verdicts else np.zeros(0, bool)
     return float(fit_min_score(scores, is_yes)) if is_yes.any() else -1.0

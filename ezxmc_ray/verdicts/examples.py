@@ -16,9 +16,9 @@ from ezxmc_ray.config import TeacherConfig, to_dict
 from ezxmc_ray.context import Context, RunTasks, StageResult
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold
-from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, flat
+from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 from ezxmc_ray.verdicts.store import PRIORS
 
 HISTOGRAM_BINS = 256

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
@@ -52,11 +52,6 @@ def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list
     planned = np.concatenate([missing[is_ahead], missing[~is_ahead]])
     storage.write_table(layout.pending_priors(cycle), pa.table({"label": pa.array(planned, pa.int32())}))
     return len(planned), int(is_ahead.sum())
-
-
-def flat(column: pa.ChunkedArray) -> np.ndarray:
-    """The values of a list column, one after the other."""
-    return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
 class ShortlistPairs:
@@ -98,10 +93,8 @@ class ShortlistPairs:
         rows = self.storage.read_shard(layout.shortlist(self.cycle), shard, SHORTLIST_SCHEMA).slice(
             start, None if stop is None else stop - start
         )
-        lists = rows["labels"].combine_chunks()
-        repeats = np.diff(lists.offsets.to_numpy())
-        row = np.repeat(rows["row"].to_numpy(), repeats)
-        labels = np.asarray(lists.flatten())
+        row = np.repeat(rows["row"].to_numpy(), lengths(rows["labels"]))
+        labels = flat(rows["labels"])
         hashes = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"]
         return {
             "row": row.tolist(),
