@@ -12,6 +12,8 @@ DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "reje
 #: What ``prepare`` holds of its sources until it is done.
 PREPARE_PARTS = "documents/.parts"
 VERDICTS = "verdicts"
+#: Beside a teacher's verdicts: which teacher it is, and the placement of documents that their folders fit.
+TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"
 #: The chosen student, the index over its label vectors, what both say of every document, what that is worth.
 STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
 MODEL_CARD = "student/README.md"

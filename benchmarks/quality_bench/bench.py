@@ -17,6 +17,7 @@ from typing import Any
 from common.arguments import name_of
 from common.data import Files, find_files, read_data
 from common.publish import run_module
+from ezxmc_ray import layout
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
@@ -199,5 +200,5 @@ def take_verdicts(run: Path, store: Path) -> None:
     if not (run / VERDICTS).is_dir():
         raise UserError(f"The run {run} holds no verdicts: give another one by --verdicts.")
     shutil.copytree(run / VERDICTS, store, dirs_exist_ok=True)
-    for layout in store.glob("*/layout.json"):
-        layout.unlink()
+    for placement in store.glob(f"*/{layout.PLACEMENT_NOTE}"):
+        placement.unlink()

@@ -142,20 +142,20 @@ class VerdictStore:
 
     def write_description(self, description: dict[str, Any]) -> None:
         """Note beside the verdicts which teacher they are from."""
-        self._storage.write_json(f"{self._root}/teacher.json", description)
+        self._storage.write_json(f"{self._root}/{layout.TEACHER_NOTE}", description)
 
     def description(self) -> dict[str, Any] | None:
         """Which teacher the verdicts are from; None if nothing is noted."""
-        found: dict[str, Any] | None = self._note("teacher.json")
+        found: dict[str, Any] | None = self._note(layout.TEACHER_NOTE)
         return found
 
     def write_placement(self, placement: dict[str, Any]) -> None:
         """Note that every folder holds what it should where the run's documents lie as ``placement`` says."""
-        self._storage.write_json(f"{self._root}/placement.json", placement)
+        self._storage.write_json(f"{self._root}/{layout.PLACEMENT_NOTE}", placement)
 
     def placement(self) -> dict[str, Any] | None:
         """The placement of documents that the folders were last made to fit; None if nothing is noted."""
-        found: dict[str, Any] | None = self._note("placement.json")
+        found: dict[str, Any] | None = self._note(layout.PLACEMENT_NOTE)
         return found
 
     def _note(self, name: str) -> Any:

@@ -17,6 +17,7 @@ from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, content_hash
+from ezxmc_ray.verdicts.store import VerdictStore
 from quality_bench.bench import SETTINGS, Bench, take_verdicts
 from quality_bench.figures import METHODS
 from quality_bench.methods import METHODS as BUILT
@@ -117,9 +118,9 @@ def test_runs_write_their_verdicts_into_one_store(tmp_path: Path) -> None:
 
 
 def test_verdicts_that_are_taken_over_are_sorted_into_shards_anew(tmp_path: Path) -> None:
-    run = Storage(str(tmp_path / "run"))
-    for name in ("teacher", "layout"):
-        run.write_json(f"verdicts/key/{name}.json", {})
+    store = VerdictStore(Storage(str(tmp_path / "run")), "key")
+    store.write_description({"key": "key"})
+    store.write_placement({"document_fingerprint": "of other documents"})
     take_verdicts(tmp_path / "run", tmp_path / "store")
     assert Storage(str(tmp_path)).list("store", recursive=True) == ["store/key/teacher.json"]
     with pytest.raises(UserError, match="holds no verdicts"):
