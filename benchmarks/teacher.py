@@ -116,7 +116,7 @@ def inputs(given: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def configure(given: argparse.Namespace, labels: Path) -> Config:
-    """One engine, the read-out yes_no, no second prompt; what the command line overrides has the last word."""
+    """One engine, the read-out yes_no; what the command line overrides has the last word."""
     teacher = {"teacher.model": given.teacher} if given.teacher else {}
     settings = teacher | {
         "prepare.labels": f"[{labels.absolute()}]",

@@ -62,7 +62,7 @@ class Tagger:
             index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])
         labels = storage.read_table(layout.LABELS, LABELS_SCHEMA)
         table = LexicalTable(labels["text"].to_pylist()) if settings.lexical.weight else None
-        self.matcher = HybridSearcher(index, table, settings.lexical)
+        self.searcher = HybridSearcher(index, table, settings.lexical)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
         self.top_k, self.min_score = settings.top_k, settings.min_score
 
@@ -75,7 +75,7 @@ class Tagger:
     ) -> tuple[pa.Table, int]:
         """Up to ``top_k`` labels of at least ``min_score`` a document: PREDICTIONS_SCHEMA; and how many were cut."""
         encoded = self.encoder.encode_documents(titles, texts)
-        scores, labels = self.matcher.search(encoded.vectors, titles, texts, self.top_k, excluded)
+        scores, labels = self.searcher.search(encoded.vectors, titles, texts, self.top_k, excluded)
         keep = (labels >= 0) & (scores >= self.min_score)
         # What passes the threshold is a prefix of each row, since scores fall.
         counts = keep.sum(axis=1)

@@ -179,7 +179,7 @@ def make_bench(given: argparse.Namespace) -> Bench:
 
 
 def configure(given: argparse.Namespace, files: Files) -> Config:
-    """No second prompt, which is an audit; what the command line overrides has the last word."""
+    """The defaults but for the data and the teacher; what the command line overrides has the last word."""
     settings = {
         "prepare.labels": f"[{files.labels.absolute()}]",
         "prepare.on_bad_rows": "skip",

@@ -139,9 +139,9 @@ def ranking(job: Job, encoder: str) -> np.ndarray:
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
     index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
-    matcher = HybridSearcher(index, lexical_table(storage, config.lexical), config.lexical)
+    searcher = HybridSearcher(index, lexical_table(storage, config.lexical), config.lexical)
     vectors = loaded.encode_documents(titles, bodies).vectors
-    _, found = matcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
+    _, found = searcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found
 
 

@@ -111,7 +111,7 @@ class RankWorker:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
             self.encoder = load_encoder(self.storage, self.config, self.folders[number])
-            self.matcher = HybridSearcher(exact_index(self.storage, number), self.lexical_table, self.lexical)
+            self.searcher = HybridSearcher(exact_index(self.storage, number), self.lexical_table, self.lexical)
             self.number = number
 
     def __call__(self, item: WorkItem) -> Done:
@@ -127,7 +127,7 @@ class RankWorker:
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
-        _, labels = self.matcher.search(encoded.vectors, titles, texts, self.depth, excluded)
+        _, labels = self.searcher.search(encoded.vectors, titles, texts, self.depth, excluded)
         table = pa.table(
             [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS_SCHEMA.field(1).type)],
             schema=RANKINGS_SCHEMA,

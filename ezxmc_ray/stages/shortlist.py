@@ -244,7 +244,7 @@ class ShortlistWorker:
         config, lexical = settings.config.encoder, settings.config.lexical
         self.encoder = load_encoder(storage, config, settings.encoder_folder)
         table = lexical_table(storage, lexical)
-        self.matcher = HybridSearcher(exact_index(storage, self.cycle), table, lexical)
+        self.searcher = HybridSearcher(exact_index(storage, self.cycle), table, lexical)
         self.base: tuple[Encoder, PairScorer] | None = None
         if self.cycle:
             similarity = PairScorer(read_label_vectors(storage, layout.label_vectors(0)), table, lexical)
@@ -259,7 +259,7 @@ class ShortlistWorker:
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
-        scores, labels = self.matcher.search(
+        scores, labels = self.searcher.search(
             encoded.vectors, titles, texts, self.settings.config.shortlist.size, excluded
         )
         by_base = scores

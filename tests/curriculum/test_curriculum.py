@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_goes_on_at_the_stage_where_it_was(
     assert [*before[:-1], *stages.took()] == STOPPED_AT_2
 
 
-def test_another_least_lead_judges_and_trains_nothing_twice(stages: FakeStages, settings: list[str]) -> None:
+def test_another_min_lead_judges_and_trains_nothing_twice(stages: FakeStages, settings: list[str]) -> None:
     stages.leads = {1: 2.0, 2: -1.5}
     run(settings)
     stages.took()

@@ -1,4 +1,4 @@
-"""Words that a label shares with a document, against a plain loop; and the matcher that adds them to the cosine."""
+"""Words that a label shares with a document, against a plain loop; and the searcher that adds them to the cosine."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def index() -> ShardedIndex:
     return ShardedIndex.from_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
 
 
-def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
+def test_the_searcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
     cosine, nearest = index.search(query, len(LABELS))
     found, labels = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=1.0)).search(
@@ -93,9 +93,9 @@ def test_the_matcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
 
 def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
-    matcher = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=9.0, candidates=3))
-    assert matcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
-    _, labels = matcher.search(query, [""], ["learning theory"], 6, [[1]])
+    searcher = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=9.0, candidates=3))
+    assert searcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
+    _, labels = searcher.search(query, [""], ["learning theory"], 6, [[1]])
     assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
 
 

@@ -25,7 +25,7 @@ OWN, START = [[0.9, 0.7], [0.8, 0.6, 0.5]], [[0.3, 0.4], [0.1, 0.2, 0.0]]
 
 
 class AnsweredPairs:
-    """In place of stages.pending.ShortlistPairs: every pair has been judged."""
+    """In place of verdicts.shortlist_pairs.ShortlistPairs: every pair has been judged."""
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         """As its model; nothing is looked up."""
