@@ -37,11 +37,13 @@ GPU_BATCH_TOKENS = 65536
 class Encoded:
     """``vectors``: [n, d], unit rows in the order of the texts, float32 or float16 as ``encoder.vector_dtype`` says.
 
-    ``truncated``: how many texts were cut.
+    ``truncated``: how many texts were cut. ``unreadable``: how many hold nothing that the encoder knows; they all have
+    the same vector.
     """
 
     vectors: np.ndarray
     truncated: int
+    unreadable: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Encoder:
     def _encode(self, texts: Sequence[str], prompt: str, read: Callable[[Sequence[str]], Chunks]) -> Encoded:
         """Vectors of ``texts``, part by part; ``read`` gives the token ids of a part."""
         vectors = np.empty((len(texts), self.dimension), dtype=self.config.vector_dtype)
-        truncated = done = 0
+        truncated = unreadable = done = 0
         parts = [texts[start : start + PART_TEXTS] for start in range(0, len(texts), PART_TEXTS)]
         was_training = self.module.training
         network = self._encoding_network().eval()
@@ -164,10 +166,11 @@ class Encoder:
                 vectors[done : done + len(found)] = found
                 done += len(found)
                 truncated += part.chunks.truncated
+                unreadable += part.chunks.unreadable
                 self.on_part(done)
         finally:
             self.module.train(was_training)
-        return Encoded(vectors, truncated)
+        return Encoded(vectors, truncated, unreadable)
 
     def _prepare(self, chunks: Chunks, prompt: str) -> _Part:
         """Group the chunks by length, and pad each group."""
@@ -208,7 +211,7 @@ class Encoder:
 
 def _uncut(tokens: Tokens) -> Chunks:
     """One chunk a text."""
-    return Chunks(tokens.token_ids, np.arange(len(tokens.token_ids)), tokens.truncated)
+    return Chunks(tokens.token_ids, np.arange(len(tokens.token_ids)), tokens.truncated, tokens.unreadable)
 
 
 def _means(vectors: np.ndarray, first: np.ndarray) -> np.ndarray:

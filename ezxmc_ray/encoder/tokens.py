@@ -2,7 +2,7 @@
 
 Comes in: a fast tokenizer and texts. Goes out: token ids within a limit with the count of the texts that were cut, and
 padded tensors. Three ways to read a long text: its head; its head and its tail (arXiv 1905.05583, section 5.3.1, which
-found the two together best); or chunks of it, one after the other.
+found the two together best); or chunks of it, one after the other. Little more of a long text is tokenized than read.
 """
 
 from __future__ import annotations
@@ -17,25 +17,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: Characters that are tokenized first for each token that is read: most languages have 3 to 5 a token. Where they are
+#: too few, so many times more.
+CHARACTERS_PER_TOKEN = 8
+#: Where a text is cut before it is tokenized, so many tokens more are made: a word is read as a whole by
+#: BERT's tokenizers, up to 100 characters of it.
+MARGIN_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """``token_ids``: of each text, special tokens and prompt included; ``truncated``: how many texts were cut."""
+    """``token_ids``: of each text, special tokens and prompt included; ``truncated``: how many texts were cut.
+
+    ``unreadable``: how many texts the tokenizer knows nothing of: they get one and the same vector.
+    """
 
     token_ids: list[list[int]]
     truncated: int
+    unreadable: int
 
 
 @dataclass(frozen=True)
 class Chunks:
     """``token_ids``: of the chunks, text after text; ``first``: int64 [n], each text's first chunk.
 
-    ``truncated``: how many texts were cut.
+    ``truncated`` and ``unreadable``: as those of :class:`Tokens`.
     """
 
     token_ids: list[list[int]]
     first: np.ndarray
     truncated: int
+    unreadable: int
 
 
 class TextReader:
@@ -54,16 +66,18 @@ class TextReader:
     def head_tail(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Tokens:
         """``prompt`` + each text; of a longer one the first and the last half of ``max_tokens`` tokens."""
         lead = len(self.lead(prompt))
-        return self._cut(texts, prompt, max_tokens, partial(cut_head_tail, lead=lead))
+        return self._cut(texts, prompt, max_tokens, partial(cut_head_tail, lead=lead), with_end=True)
 
     def chunks(self, texts: Sequence[str], prompt: str, max_tokens: int, max_chunks: int) -> Chunks:
         """``prompt`` + each text in up to ``max_chunks`` chunks of ``max_tokens``, each with prompt and all."""
         lead, tail = self.lead(prompt), len(self.after)
-        of_texts = [cut_chunks(ids, max_tokens, lead, tail) for ids in self._whole(texts, prompt)]
+        enough = self._enough(texts, prompt, max_tokens * max_chunks)
+        of_texts = [cut_chunks(ids, max_tokens, lead, tail) for ids in enough]
         kept = [chunks[:max_chunks] for chunks in of_texts]
         first = np.cumsum([0, *map(len, kept)], dtype=np.int64)[:-1]
         truncated = sum(len(chunks) > max_chunks for chunks in of_texts)
-        return Chunks([ids for chunks in kept for ids in chunks], first, truncated)
+        token_ids = [ids for chunks in kept for ids in chunks]
+        return Chunks(token_ids, first, truncated, self._unreadable(enough, len(lead)))
 
     def lead(self, prompt: str) -> list[int]:
         """What stands before every text: special tokens and ``prompt``."""
@@ -82,15 +96,45 @@ class TextReader:
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
 
     def _cut(
-        self, texts: Sequence[str], prompt: str, max_tokens: int, cut: Callable[[list[int], int, int], list[int]]
+        self,
+        texts: Sequence[str],
+        prompt: str,
+        max_tokens: int,
+        cut: Callable[[list[int], int, int], list[int]],
+        with_end: bool = False,
     ) -> Tokens:
-        whole = self._whole(texts, prompt)
-        token_ids = [cut(ids, max_tokens, len(self.after)) for ids in whole]
-        return Tokens(token_ids, sum(len(ids) > max_tokens for ids in whole))
+        enough = self._enough(texts, prompt, max_tokens, with_end)
+        token_ids = [cut(ids, max_tokens, len(self.after)) for ids in enough]
+        truncated = sum(len(ids) > max_tokens for ids in enough)
+        return Tokens(token_ids, truncated, self._unreadable(enough, len(self.lead(prompt))))
 
-    def _whole(self, texts: Sequence[str], prompt: str) -> list[list[int]]:
-        # A text of which nothing is left (a tokenizer without special tokens, an empty text) still needs a vector.
-        return [ids or [self.pad_id] for ids in self._tokenize([prompt + text for text in texts])]
+    def _enough(self, texts: Sequence[str], prompt: str, wanted: int, with_end: bool = False) -> list[list[int]]:
+        """Token ids of each text: all of them, or more than ``wanted`` of its beginning.
+
+        ``with_end``: followed by more than ``wanted`` of its end.
+        """
+        found: list[list[int]] = [[] for _ in texts]
+        enough, missing = wanted + MARGIN_TOKENS, list(range(len(texts)))
+        characters = enough * CHARACTERS_PER_TOKEN
+        while missing:
+            begun = self._tokenize([prompt + texts[place][:characters] for place in missing])
+            cut = [place for place in missing if len(texts[place]) > characters]
+            ended = self._tokenize([texts[place][-characters:] for place in cut]) if with_end else [[]] * len(cut)
+            ends = dict(zip(cut, ended, strict=True))
+            too_few = []
+            for place, beginning in zip(missing, begun, strict=True):
+                # A text of which nothing is left (a tokenizer without special tokens, an empty text) needs a vector.
+                found[place] = [*beginning, *ends.get(place, ())] or [self.pad_id]
+                if place in ends and min(len(beginning), len(ends[place]) if with_end else enough) < enough:
+                    too_few.append(place)
+            missing = too_few
+            characters *= CHARACTERS_PER_TOKEN
+        return found
+
+    def _unreadable(self, token_ids: Sequence[Sequence[int]], lead: int) -> int:
+        """How many texts have no known token behind the ``lead`` first ones; special tokens say nothing."""
+        unknown = {self.tokenizer.unk_token_id, self.pad_id, *self.lead(""), *self.after}
+        return sum(unknown.issuperset(ids[lead:]) for ids in token_ids)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids with special tokens, uncut."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -7,6 +9,7 @@ from transformers import AutoTokenizer
 
 from ezxmc_ray.encoder.tokens import TextReader, cut_chunks, cut_head, cut_head_tail
 from ezxmc_ray.models import resolve_model
+from tests.conftest import SMALL_TEACHER
 from tests.encoder.texts import MINILM
 
 CLS, SEP, PAD = 101, 102, 0
@@ -128,3 +131,56 @@ def test_a_tokeniser_without_special_tokens_has_a_token_for_an_empty_text() -> N
     assert (reader.lead(""), reader.after) == ([], [])
     assert reader.head(["", "one"], "", 4).token_ids[0] == [PAD]
     assert reader.chunks(["", "one"], "", 4, 2).token_ids[0] == [PAD]
+
+
+LONG = {
+    "words": " ".join(f"{WORDS[n % 12]}{n}" for n in range(10_000)),
+    "one word": "abc" * 30_000,
+    "blanks first": " " * 100_000 + " ".join(WORDS * 20),
+    "no blanks": "".join(chr(0x4E00 + n * 7919 % 5000) for n in range(30_000)),
+    "accents": "e\u0301u\u0308 " * 20_000,
+    "unknown": "𓀀𓀁 " * 20_000,
+}
+
+
+@pytest.mark.parametrize("model", [MINILM, SMALL_TEACHER])
+def test_a_long_text_is_read_as_if_all_of_it_were_tokenized(model: str) -> None:
+    reader = TextReader(AutoTokenizer.from_pretrained(resolve_model(model)))
+    texts = [*LONG.values(), "", "one"]
+    for prompt in ("", "query: "):
+        whole = [ids or [reader.pad_id] for ids in reader.tokenizer([prompt + text for text in texts])["input_ids"]]
+        lead, tail = reader.lead(prompt), len(reader.after)
+        truncated = sum(len(ids) > 32 for ids in whole)
+        head, both = reader.head(texts, prompt, 32), reader.head_tail(texts, prompt, 32)
+        assert head.token_ids == [cut_head(ids, 32, tail) for ids in whole]
+        assert both.token_ids == [cut_head_tail(ids, 32, tail, len(lead)) for ids in whole]
+        assert (head.truncated, both.truncated) == (truncated, truncated)
+        chunks = [cut_chunks(ids, 32, lead, tail) for ids in whole]
+        found = reader.chunks(texts, prompt, 32, 3)
+        assert found.token_ids == [ids for of_text in chunks for ids in of_text[:3]]
+        assert found.truncated == sum(len(of_text) > 3 for of_text in chunks)
+
+
+def test_of_a_long_text_no_more_is_tokenized_than_is_read(reader: TextReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(TextReader, "_tokenize", spied(given))
+    reader.head([LONG["words"], "one"], "", 32)
+    assert sum(map(len, given)) < 2000 < len(LONG["words"])
+
+
+def spied(given: list[str]) -> Callable[[TextReader, list[str]], list[list[int]]]:
+    plain = TextReader._tokenize
+
+    def tokenize(self: TextReader, texts: list[str]) -> list[list[int]]:
+        given.extend(texts)
+        return plain(self, texts)
+
+    return tokenize
+
+
+def test_texts_that_the_tokenizer_knows_nothing_of_are_counted(reader: TextReader) -> None:
+    texts = ["😀 😀", "ดาราศาสตร์", "\u200b", "", "one", "one 😀", LONG["unknown"]]
+    for prompt in ("", "query: "):
+        assert reader.head(texts, prompt, 16).unreadable == 5
+        assert reader.head_tail(texts, prompt, 16).unreadable == 5
+        assert reader.chunks(texts, prompt, 16, 4).unreadable == 5
