@@ -18,6 +18,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit, hub_config
 
@@ -124,6 +126,10 @@ def weights_fingerprint(resolved: str) -> str:
     for file in sorted(p for p in path.rglob("*") if p.suffix in _CONTENT_SUFFIXES and p.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\x00" + _file_hash(file).encode() + b"\x00")
     return digest.hexdigest()
+
+
+#: What transformers and sentence-transformers raise for a checkpoint that they cannot read, a missing package included.
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
 
 
 def load_error(reference: str, error: BaseException) -> UserError:

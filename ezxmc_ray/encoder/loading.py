@@ -8,7 +8,6 @@ sentence-transformers' own modules, so a saved student gives the same vectors to
 from __future__ import annotations
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
@@ -17,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.models import resolve_model
+from ezxmc_ray.models import LOAD_ERRORS, resolve_model
 
 #: How the learned position embeddings are called: BERT's family, GPT-2's, BART's and OPT's.
 POSITIONS = ("position_embeddings", "wpe", "embed_positions")
@@ -34,7 +33,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     transformers_logging.disable_progress_bar()  # a bar of 0.1 s for every worker that loads the model
     try:
         module = SentenceTransformer(path, device=device or _best_device(), model_kwargs={"dtype": torch.float32})
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise UserError(
             f"The encoder {reference} cannot be loaded ({one_line(error)}): give a SentenceTransformer or a "
             "Hugging Face encoder as encoder.model."

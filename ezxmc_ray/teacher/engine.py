@@ -18,7 +18,7 @@ import pyarrow as pa
 from ezxmc_ray.config import TeacherConfig, fingerprint
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
-from ezxmc_ray.models import load_error, resolve_model, weights_fingerprint
+from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model, weights_fingerprint
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
 from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
@@ -126,9 +126,14 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
     resolved = resolve_model(config.model)
     try:
         model = AutoConfig.from_pretrained(resolved)
-        tokenizer = AutoTokenizer.from_pretrained(resolved)
-    except (OSError, ValueError, KeyError) as error:
+        # mistral_format: transformers would prefer Mistral's own kind of tokenizer, which renders no chat template.
+        tokenizer = AutoTokenizer.from_pretrained(resolved, mistral_format=False)
+    except LOAD_ERRORS as error:
         raise load_error(config.model, error) from error
+    _check_tokenizer(tokenizer, config.model)
+    architecture = (model.architectures or [""])[0]
+    classifier = is_classifier(architecture)
+    _check_classifier(classifier, tokenizer, config)
     plan = PromptPlan(
         tokenizer,
         template,
@@ -138,13 +143,40 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
         _context_tokens(model),
         pad_tokens(config),
     )
-    architecture = (model.architectures or [""])[0]
-    classifier = is_classifier(architecture)
-    if classifier and config.readout != "classify":
-        raise UserError(f"The teacher {config.model} has a classification head: set teacher.readout=classify.")
     return TeacherSpec(
         config.model, resolved, config, plan, _answers(tokenizer, template, config.readout), architecture, classifier
     )
+
+
+def _check_tokenizer(tokenizer: Any, model: str) -> None:
+    """Prompts are joined from tokens, and no user's text becomes a control token: fast tokenizers can do both."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"The teacher {model} has no fast tokenizer ({type(tokenizer).__name__}): take a checkpoint with a "
+            "tokenizer.json."
+        )
+    if str(getattr(tokenizer, "vocab_file", None)).endswith("tekken.json"):
+        raise UserError(
+            f"The teacher {model} has Mistral's own tokenizer only (tekken.json), without a chat template: take a "
+            "checkpoint with a tokenizer.json and a chat template."
+        )
+
+
+def _check_classifier(classifier: bool, tokenizer: Any, config: TeacherConfig) -> None:
+    """Refuse another read-out than the checkpoint's own, and cross-encoders, which read two texts and no prompt.
+
+    Such a checkpoint's tokenizer closes each of two texts with a token (BERT's kinds); an LLM's closes none.
+    """
+    if not classifier:
+        return
+    if config.readout != "classify":
+        raise UserError(f"The teacher {config.model} has a classification head: set teacher.readout=classify.")
+    alone, pair = (len(tokenizer("a", other)["input_ids"]) for other in (None, "a"))
+    if pair - alone > 1 and tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids:
+        raise UserError(
+            f"The teacher {config.model} is a cross-encoder, which reads a pair of texts and no prompt: take an "
+            "instruct LLM, or a reranker that is made of one (such as Qwen3-Reranker)."
+        )
 
 
 def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTokens | None:

