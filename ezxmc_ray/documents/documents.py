@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.labels import LabelNumbers
+from ezxmc_ray.documents.lists import Gold, ListReader
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_label_ids, as_split, as_text
+from ezxmc_ray.documents.values import as_id, as_split, as_text
 from ezxmc_ray.tables import HASH_BYTES, content_hash
 
 
 @dataclass(frozen=True)
 class DocumentSource:
-    """One file of documents, the names of its columns, and what stands beside it.
+    """One file of documents, the names of its columns ("": none), and what stands beside it.
 
-    ``split`` is given where the file as a whole says it; ``id_prefix`` is put before each id. ``label_rows``: gold
-    labels are rows of the label file (from 0), not ids. ``gold_matrix`` and ``label_filter`` are files whose row
-    numbers are the rows of this one (see xmc.py). See sources.check_columns for ``required``.
+    ``split`` (train, test or validation) is given where the file's name or folder says it for rows that do not;
+    ``id_prefix`` is put before each id. ``row_ids``: ids are the rows' numbers from 0. ``label_rows``: gold labels are
+    rows of the label file (from 0), not ids. ``gold_matrix`` and ``label_filter`` are files whose row numbers are the
+    rows of this one (see xmc.py). See sources.check_columns for ``required``.
     """
 
     source: Source
@@ -37,13 +38,14 @@ class DocumentSource:
     required: Required
     split: str | None = None
     id_prefix: str = ""
+    row_ids: bool = False
     label_rows: bool = False
     gold_matrix: Source | None = None
     label_filter: Source | None = None
 
     @property
     def columns(self) -> list[str]:
-        """The columns of interest."""
+        """The columns of interest; no row has one that is called ""."""
         return [self.id_column, self.title_column, self.text_column, self.labels_column, self.split_column]
 
     @property
@@ -56,8 +58,8 @@ class DocumentSource:
 class LabelsOf(Protocol):
     """Finds the labels of a document; ``row`` (from 0) is the document's place in its source."""
 
-    def gold(self, row: int, value: Any) -> list[int] | None:
-        """Label numbers from the row's gold column; None if nothing is said, BadRow if a label does not exist."""
+    def gold(self, row: int, value: Any) -> Gold | None:
+        """The labels in the row's gold column; None if nothing is said, BadRow if it cannot be read."""
 
     def excluded(self, row: int) -> list[int]:
         """Label numbers that must never be proposed for the document."""
@@ -65,7 +67,11 @@ class LabelsOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row of DOCUMENTS_SCHEMA, its gold labels (sorted label numbers; None: not given), the line it came from."""
+    """A row of DOCUMENTS_SCHEMA, its gold labels (sorted label numbers; None: not given), the line it came from.
+
+    ``split_from``: what said the split: column, file or drawn; "validation" is added where that is what it was called.
+    ``unknown_gold``: gold labels that are not among the labels.
+    """
 
     id: str
     title: str
@@ -77,25 +83,19 @@ class Document:
     gold: list[int] | None
     line: int
     id_hash: bytes
+    split_from: str
+    unknown_gold: int
 
 
 class LabelsById:
-    """Gold labels given as label ids; nothing is excluded."""
+    """Gold labels given as label ids; nothing is excluded. ``unknown``: the first row of each of some unknown ids."""
 
-    def __init__(self, numbers: LabelNumbers, column: str) -> None:
-        self._numbers, self._column = numbers, column
+    def __init__(self, reader: ListReader) -> None:
+        self.reader = reader
 
-    def gold(self, row: int, value: Any) -> list[int] | None:
-        """See LabelsOf. A string that is an id as a whole is that id, whatever separators it holds."""
-        if isinstance(value, str) and value.strip() and (number := self._numbers.get(value.strip())) is not None:
-            return [number]
-        ids = as_label_ids(value, self._column)
-        if ids is None:
-            return None
-        found = [self._numbers.get(label_id) for label_id in ids]
-        if None in found:
-            raise BadRow(f"unknown gold label: {shown(ids[found.index(None)])} is not among the labels")
-        return [number for number in found if number is not None]
+    def gold(self, row: int, value: Any) -> Gold | None:
+        """See LabelsOf."""
+        return self.reader.read(value, row + 1)
 
     def excluded(self, row: int) -> list[int]:
         """None."""
@@ -103,22 +103,28 @@ class LabelsById:
 
 
 def check_document(
-    row: RawRow, source: DocumentSource, labels: LabelsOf, prepare: PrepareConfig, seed: int
-) -> Document:
-    """The document in ``row``; BadRow if it cannot be used. Excluded labels are left out of its gold labels."""
+    row: RawRow, source: DocumentSource, labels: LabelsOf, prepare: PrepareConfig, seed: int, number: int
+) -> tuple[Document, list[str]]:
+    """The document in ``row``, the file's ``number``-th from 0, and its gold labels that are not among the labels.
+
+    Excluded labels are left out of its gold labels. BadRow if it cannot be used.
+    """
     if row.values is None:
         raise BadRow(row.reason)
     values = row.values
-    document_id = source.id_prefix + as_id(values.get(source.id_column), source.id_column)
-    title = as_text(values.get(source.title_column), source.title_column)
-    text = as_text(values.get(source.text_column), source.text_column)
+    title, text = document_texts(values, source)
+    id_ = str(number) if source.row_ids else as_id(values.get(source.id_column), source.id_column)
+    document_id = source.id_prefix + id_
     if not title and not text:
         raise BadRow(f"empty document: title and text of {shown(document_id)} are both empty")
-    split = source.split or as_split(values.get(source.split_column), source.split_column)
-    split = split or ("test" if draw(seed, "split", document_id) < prepare.test_share else "train")
+    said = as_split(values.get(source.split_column), source.split_column)
+    if said or source.split:
+        split, split_from = _split(said, source.split)
+    else:
+        split, split_from = ("test" if draw(seed, "split", document_id) < prepare.test_share else "train"), "drawn"
     excluded = sorted(set(labels.excluded(row.line - 1)))
     gold = labels.gold(row.line - 1, values.get(source.labels_column))
-    return Document(
+    document = Document(
         id=document_id,
         title=title,
         text=text,
@@ -126,10 +132,25 @@ def check_document(
         held_out=split == "train" and draw(seed, "held_out", document_id) < prepare.held_out_share,
         content_hash=content_hash(title, text),
         excluded=excluded,
-        gold=None if gold is None else sorted(set(gold).difference(excluded)),
+        gold=None if gold is None else sorted(set(gold.numbers).difference(excluded)),
         line=row.line,
         id_hash=hashlib.blake2b(document_id.encode(), digest_size=HASH_BYTES).digest(),
+        split_from=split_from,
+        unknown_gold=len(gold.unknown) if gold else 0,
     )
+    return document, gold.unknown if gold else []
+
+
+def document_texts(values: dict[str, Any], source: DocumentSource) -> tuple[str, str]:
+    """Title and text of a row; BadRow for values that are none."""
+    title = as_text(values.get(source.title_column), source.title_column)
+    return title, as_text(values.get(source.text_column), source.text_column)
+
+
+def _split(row: str | None, file: str | None) -> tuple[str, str]:
+    """train or test, and what says so: the row, else its file."""
+    said, by = (row, "column") if row else (file, "file")
+    return ("train", f"{by}, validation") if said == "validation" else (str(said), by)
 
 
 def draw(seed: int, purpose: str, document_id: str) -> float:

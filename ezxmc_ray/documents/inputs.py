@@ -5,22 +5,29 @@ Comes in: the configuration. Goes out: :class:`Inputs`; files are listed, none i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ezxmc_ray.config import PrepareConfig, fingerprint, to_dict
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.labels import LabelSource
-from ezxmc_ray.documents.sources import find_sources
+from ezxmc_ray.documents.lists import separator_of
+from ezxmc_ray.documents.sources import COMPRESSIONS, LABEL_FORMATS, Source, common_folders, find_sources
+from ezxmc_ray.documents.splits import splits_of_files
 from ezxmc_ray.documents.xmc import find_xmc_sources
 from ezxmc_ray.errors import UserError
+
+#: The signs that prepare.csv_separator names.
+CSV_SEPARATORS = {"auto": None, "comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The sources of a run, in the order in which they are read."""
+    """The sources of a run, in the order in which they are read. ``has_columns``: as the configuration names them."""
 
     labels: list[LabelSource]
     documents: list[DocumentSource]
+    has_columns: bool = True
 
     @property
     def sources(self) -> int:
@@ -30,46 +37,74 @@ class Inputs:
 
 def find_inputs(prepare: PrepareConfig) -> Inputs:
     """The sources that ``prepare`` names; UserError if files are missing, or both ways of naming them are used."""
+    separator_of(prepare.list_separator)
     if prepare.xmc_directory:
         if prepare.documents or prepare.labels:
             raise UserError(
                 "prepare.xmc_directory stands instead of prepare.documents and prepare.labels; set one or the other."
             )
-        return Inputs(*find_xmc_sources(prepare.xmc_directory))
-    documents = find_sources(prepare.documents, prepare.format, "prepare.documents")
-    labels = find_sources(prepare.labels, prepare.format, "prepare.labels")
-    label_columns = (
+        return Inputs(*find_xmc_sources(prepare.xmc_directory), has_columns=False)
+    return Inputs(_label_sources(prepare), document_sources(prepare, prepare.documents, "prepare.documents"))
+
+
+def _label_sources(prepare: PrepareConfig) -> list[LabelSource]:
+    separator = CSV_SEPARATORS[prepare.csv_separator]
+    found = find_sources(prepare.labels, prepare.format, "prepare.labels", separator, LABEL_FORMATS)
+    required = (
         ("prepare.label_id_column", (prepare.label_id_column,)),
         ("prepare.label_text_column", (prepare.label_text_column,)),
     )
-    document_columns = (
+    columns = (prepare.label_id_column, prepare.label_text_column, prepare.label_description_column)
+    return [
+        LabelSource(replace(one, language=prepare.label_language.lower()), "id", "text", "description", (), False)
+        if one.format in LABEL_FORMATS.values()
+        else LabelSource(one, *columns, required)
+        for one in found
+    ]
+
+
+def document_sources(prepare: PrepareConfig, patterns: Sequence[str], key: str) -> list[DocumentSource]:
+    """The files of documents that ``patterns`` name, with the columns that ``prepare`` names.
+
+    A title column that is the text column too is read once.
+    """
+    found = find_sources(patterns, prepare.format, key, CSV_SEPARATORS[prepare.csv_separator])
+    required = (
         ("prepare.id_column", (prepare.id_column,)),
         ("prepare.text_column or prepare.title_column", (prepare.text_column, prepare.title_column)),
     )
-    return Inputs(
-        [
-            LabelSource(
-                one,
-                prepare.label_id_column,
-                prepare.label_text_column,
-                prepare.label_description_column,
-                label_columns,
-            )
-            for one in labels
-        ],
-        [
-            DocumentSource(
-                one,
-                id_column=prepare.id_column,
-                title_column=prepare.title_column,
-                text_column=prepare.text_column,
-                labels_column=prepare.labels_column,
-                split_column=prepare.split_column,
-                required=document_columns,
-            )
-            for one in documents
-        ],
-    )
+    return [
+        DocumentSource(
+            one,
+            id_column=prepare.id_column,
+            title_column="" if prepare.title_column == prepare.text_column else prepare.title_column,
+            text_column=prepare.text_column,
+            labels_column=prepare.labels_column,
+            split_column=prepare.split_column,
+            required=required,
+            split=split,
+        )
+        for one, split in zip(found, splits_of_files(found, prepare.split_column), strict=True)
+    ]
+
+
+def with_row_ids(sources: Sequence[DocumentSource]) -> list[DocumentSource]:
+    """``sources`` whose ids are row numbers; those of several files begin with the file's path below the common one."""
+    paths = [_without_endings(one.source) for one in sources]
+    above = common_folders(paths)
+    prefixes = ["/".join(path[above:]) + "-" if len(sources) > 1 else "" for path in paths]
+    required = [[group for group in one.required if group[0] != "prepare.id_column"] for one in sources]
+    return [
+        replace(one, row_ids=True, id_prefix=prefix, required=groups)
+        for one, prefix, groups in zip(sources, prefixes, required, strict=True)
+    ]
+
+
+def _without_endings(source: Source) -> list[str]:
+    *folders, name = source.name.split("/")
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
+    return [*folders, name.rpartition(".")[0] or name]
 
 
 def inputs_fingerprint(prepare: PrepareConfig, seed: int) -> str:

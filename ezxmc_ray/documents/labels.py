@@ -18,7 +18,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_text
+from ezxmc_ray.documents.values import as_id, as_text, composed
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
@@ -29,13 +29,22 @@ NO_LABEL = -1
 
 @dataclass(frozen=True)
 class LabelSource:
-    """One file of labels and the names of its columns; see sources.check_columns for ``required``."""
+    """One file of labels and the names of its columns; see sources.check_columns for ``required``.
+
+    ``has_columns``: the file has columns that the configuration names, and is no vocabulary and no list of texts.
+    """
 
     source: Source
     id_column: str
     text_column: str
     description_column: str
     required: Required
+    has_columns: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of interest."""
+        return [self.id_column, self.text_column, self.description_column]
 
 
 @dataclass(frozen=True)
@@ -44,49 +53,71 @@ class LabelSet:
 
     ``table``: LABELS_SCHEMA. ``numbers``: int32 [rows of all sources], the label number of each row (line - 1), or
     NO_LABEL; the row of a repeated id has the number of the first. ``duplicate_texts``: labels whose text an earlier
-    label has too. ``rejected``: rejected.REJECTED_PART.
+    label has too. ``rejected``: rejected.REJECTED_PART. ``columns``: those of the files that have some. ``synonyms``:
+    other texts of labels that vocabularies have, which are not used.
     """
 
     table: pa.Table
     numbers: npt.NDArray[np.int32]
     duplicate_texts: int
     rejected: pa.Table
+    columns: list[str]
+    synonyms: int
+
+
+class _Labels:
+    """The labels read so far; ids are compared in Unicode's form NFC."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.descriptions: list[str] = []
+        self.numbers: list[int] = []
+        self.synonyms = 0
+        self._known: dict[str, int] = {}
+
+    def add(self, row: RawRow, source: LabelSource, start: int) -> None:
+        """Take up a row of a source whose first row is number ``start``; BadRow if it is no label, or known."""
+        self.numbers += [NO_LABEL] * (start + row.line - len(self.numbers))
+        label_id, text, description = _check_label(row, source)
+        same = composed(label_id)
+        if same in self._known:
+            self.numbers[-1] = self._known[same]
+            raise BadRow(f"duplicate label id: {shown(label_id)}")
+        self.numbers[-1] = self._known[same] = len(self.ids)
+        self.ids.append(label_id)
+        self.texts.append(text)
+        self.descriptions.append(description)
+        if not source.has_columns and row.values:
+            self.synonyms += len(row.values.get("alternatives", ()))
+
+    def table(self) -> pa.Table:
+        """LABELS_SCHEMA."""
+        hashes = list(map(content_hash, self.descriptions, self.texts))
+        columns: list[list[Any]] = [self.ids, self.texts, self.descriptions, hashes]
+        arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS_SCHEMA, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
 
 
 def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
     """Read and check all labels; the first of two with the same id stays. UserError if no label is left."""
-    ids: dict[str, int] = {}
-    texts: list[str] = []
-    descriptions: list[str] = []
-    hashes: list[bytes] = []
-    numbers: list[int] = []
-    rejected: list[RejectedRows] = []
+    labels, rejected, columns = _Labels(), list[RejectedRows](), dict[str, None]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
-        start = len(numbers)
-        wanted = [source.id_column, source.text_column, source.description_column]
-        for row in read_rows(source.source, wanted, source.required):
-            numbers += [NO_LABEL] * (start + row.line - len(numbers))
+        start, seen = len(labels.numbers), dict[str, None]()
+        for row in read_rows(source.source, source.columns, source.required, seen):
             try:
-                label_id, text, description = _check_label(row, source)
-                if label_id in ids:
-                    numbers[-1] = ids[label_id]
-                    raise BadRow(f"duplicate label id: {shown(label_id)}")
+                labels.add(row, source, start)
             except BadRow as error:
                 bad.add(row, str(error))
-                continue
-            numbers[-1] = ids[label_id] = len(ids)
-            texts.append(text)
-            descriptions.append(description)
-            hashes.append(content_hash(description, text))
+        columns |= seen if source.has_columns else {}
     table = pa.concat_tables([bad.table() for bad in rejected])
-    if not ids:
+    if not labels.ids:
         raise UserError(_no_label(sources, table))
-    columns: list[list[Any]] = [list(ids), texts, descriptions, hashes]
-    arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS_SCHEMA, strict=True)]
-    labels = pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
-    return LabelSet(labels, np.array(numbers, np.int32), len(texts) - len(set(texts)), table)
+    duplicates = len(labels.texts) - len(set(labels.texts))
+    numbers = np.array(labels.numbers, np.int32)
+    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.synonyms)
 
 
 def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str, str]:
@@ -97,7 +128,8 @@ def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str, str]:
     text = as_text(row.values.get(source.text_column), source.text_column)
     if not text:
         raise BadRow(f"empty label: {source.text_column} of {shown(label_id)} is empty")
-    return label_id, text, as_text(row.values.get(source.description_column), source.description_column)
+    description = row.values.get(source.description_column) if source.description_column else None
+    return label_id, text, as_text(description, source.description_column)
 
 
 def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:
@@ -117,10 +149,43 @@ class LabelNumbers:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._numbers: dict[str, int] | None = None
+        self._others: dict[str, int] | None = None
 
-    def get(self, label_id: Any) -> int | None:
-        """The number of the label with this id; None if there is none."""
+    def get(self, label_id: str) -> int | None:
+        """The number of the label with this id; None if there is none.
+
+        An id that differs only in Unicode's composition, in blanks around it or in angle brackets is the same.
+        """
         if self._numbers is None:
             ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()
             self._numbers = {label_id: number for number, label_id in enumerate(ids)}
-        return self._numbers.get(label_id)
+        number = self._numbers.get(label_id)
+        if number is not None:
+            return number
+        same = _alike(label_id)
+        number = self._numbers.get(same)
+        if number is None:
+            number = self._unlike().get(same)
+        return number
+
+    def _unlike(self) -> dict[str, int]:
+        """The numbers of the ids that are not as they are compared; of two that would be the same, none."""
+        assert self._numbers is not None
+        if self._others is None:
+            self._others = {}
+            twice = set()
+            for known, number in self._numbers.items():
+                same = _alike(known)
+                if same != known:
+                    twice.update([same] if same in self._others else [])
+                    self._others[same] = number
+            for same in twice:
+                del self._others[same]
+        return self._others
+
+
+def _alike(label_id: str) -> str:
+    text = label_id.strip()
+    if text.startswith("<") and text.endswith(">"):
+        text = text[1:-1].strip()
+    return composed(text)

@@ -1,6 +1,6 @@
 """From sources to full shards, in two passes, so that no one holds the documents.
 
-Pass 1, a source at a time: check its rows and write them to part files in a scratch folder of the run. Then the ids of
+Pass 1 (parts.py), a source at a time: check its rows and write them to part files in a scratch folder. Then the ids of
 all parts are compared (16-byte hashes), the first of two stays, and shards are planned as ranges of what is left, in
 source order. Pass 2, a shard at a time: cut it out of the parts. The same input gives the same bytes, however many
 workers there are. Comes in: sources. Goes out: documents/, gold/, labels.parquet, rejected.parquet, and counts.
@@ -18,61 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
 from ezxmc_ray.documents.fingerprints import table_fingerprint
-from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
-from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.rejected import REJECTED_PART, BadRow, RejectedRows, RejectedSummary, merge_rejected, shown
+from ezxmc_ray.documents.parts import PART, Part
+from ezxmc_ray.documents.rejected import REJECTED_PART, RejectedRows, RejectedSummary, merge_rejected, shown
 from ezxmc_ray.documents.sources import RawRow
-from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, HASH, HASH_BYTES
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, HASH_BYTES
 
-#: What pass 1 leaves for pass 2; removed at the end.
-_LABEL_ROWS = f"{layout.PREPARE_PARTS}/label-rows.parquet"
+#: What is found between the passes; removed at the end.
 _DROPPED = f"{layout.PREPARE_PARTS}/dropped.parquet"
 
-#: A part file is closed at so many rows, or at so many characters.
-PART_ROWS = 8192
-_PART_CHARACTERS = 64_000_000
 #: Small inputs are cut into so many shards, so that there is work for several workers, but not into smaller ones.
 _SHARDS_AT_LEAST, _ROWS_AT_LEAST = 8, 64
 
-PART = pa.schema([*DOCUMENTS_SCHEMA, ("gold", pa.list_(pa.int32())), ("line", pa.int64()), ("id_hash", HASH)])
 _DROPPED_SCHEMA = pa.schema([("part", pa.int32()), ("row", pa.int32())])
-_NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
-
-
-@dataclass(frozen=True)
-class LabelCounts:
-    """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint."""
-
-    labels: int
-    duplicate_texts: int
-    rejected: str
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part file: rows of one source, in its order. ``number`` is the source's place in the order of reading."""
-
-    path: str
-    number: int
-    source: str
-    rows: int
-    gold: int
-
-
-@dataclass(frozen=True)
-class CheckedSource:
-    """What pass 1 made of one source; ``full``: it alone gives all documents that prepare.limit_documents asks for."""
-
-    number: int
-    parts: list[Part]
-    rejected: list[str]
-    full: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +47,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """Of one shard. ``gold`` counts documents with gold labels given, an empty list too; ``excluded`` pairs."""
+    """Of one shard. ``gold`` counts documents with gold labels given, an empty list too; ``excluded`` pairs.
+
+    ``titles``, ``texts``, ``labelled``: documents that have one, or a gold label. ``gold_labels``: (document, label)
+    pairs. ``unknown_gold``: gold labels left out since they are not among the labels, of so many ``unknown_documents``.
+    ``split_from``: documents by what said their split (documents.Document).
+    """
 
     shard: int
     rows: int
@@ -99,94 +63,13 @@ class ShardCounts:
     excluded: int
     document_fingerprint: str
     gold_fingerprint: str
-
-
-def write_labels(storage: Storage, sources: Sequence[LabelSource]) -> LabelCounts:
-    """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch."""
-    labels = read_labels(sources)
-    storage.write_table(layout.LABELS, labels.table)
-    storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
-    rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"
-    storage.write_table(rejected, labels.rejected)
-    fingerprint = table_fingerprint(labels.table, ["id", "text", "description"])
-    return LabelCounts(labels.table.num_rows, labels.duplicate_texts, rejected, fingerprint)
-
-
-def check_source(
-    storage: Storage, number: int, source: DocumentSource, prepare: PrepareConfig, seed: int
-) -> CheckedSource:
-    """Pass 1: check the rows of ``source`` and write part files of the good ones and tables of the rejected ones.
-
-    With prepare.limit_documents it stops after so many different ids, since no more can be needed from one source.
-    """
-    labels = _labels_of(storage, source, prepare)
-    parts = _PartWriter(storage, number, source.source.name)
-    seen: set[bytes] = set()
-    line, full = 0, False
-    for row in read_rows(source.source, source.columns, source.required):
-        line = row.line
-        try:
-            document = check_document(row, source, labels, prepare, seed)
-        except BadRow as error:
-            parts.reject(row, str(error))
-            continue
-        parts.add(document)
-        if prepare.limit_documents:
-            seen.add(document.id_hash)
-            if full := len(seen) == prepare.limit_documents:
-                break
-    parts.flush()
-    if isinstance(labels, LabelsByRow) and not full:
-        labels.check_rows(line)
-    return CheckedSource(number, parts.written, parts.rejected, full)
-
-
-class _PartWriter:
-    """Writes the part files and the tables of rejected rows of one source, each when it is large enough."""
-
-    def __init__(self, storage: Storage, number: int, name: str) -> None:
-        self._storage, self._number, self._name = storage, number, name
-        self.written: list[Part] = []
-        self.rejected: list[str] = []
-        self._start()
-
-    def _start(self) -> None:
-        self._documents: list[Document] = []
-        self._bad = RejectedRows(self._name, self._number)
-        self._characters = 0
-
-    def add(self, document: Document) -> None:
-        """Take up a good row."""
-        self._documents.append(document)
-        self._characters += len(document.title) + len(document.text)
-        if len(self._documents) >= PART_ROWS or self._characters >= _PART_CHARACTERS:
-            self.flush()
-
-    def reject(self, row: RawRow, reason: str) -> None:
-        """Take up a bad row."""
-        self._bad.add(row, reason)
-        if len(self._bad) >= PART_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has been taken up."""
-        if self._documents:
-            path = f"{layout.PREPARE_PARTS}/part-{self._number:06d}-{len(self.written):06d}.parquet"
-            arrays = [pa.array([getattr(document, one.name) for document in self._documents], one.type) for one in PART]
-            self._storage.write_table(path, pa.table(arrays, schema=PART))
-            gold = sum(document.gold is not None for document in self._documents)
-            self.written.append(Part(path, self._number, self._name, len(self._documents), gold))
-        if len(self._bad):
-            self.rejected.append(f"{layout.PREPARE_PARTS}/rejected-{self._number:06d}-{len(self.rejected):06d}.parquet")
-            self._storage.write_table(self.rejected[-1], self._bad.table())
-        self._start()
-
-
-def _labels_of(storage: Storage, source: DocumentSource, prepare: PrepareConfig) -> LabelsOf:
-    if not source.label_rows:
-        return LabelsById(LabelNumbers(storage), prepare.labels_column)
-    numbers = storage.read_table(_LABEL_ROWS, _NUMBERS_SCHEMA)["number"].to_numpy()
-    return LabelsByRow(source, numbers)
+    titles: int
+    texts: int
+    labelled: int
+    gold_labels: int
+    unknown_gold: int
+    unknown_documents: int
+    split_from: dict[str, int]
 
 
 def drop_duplicates(storage: Storage, parts: Sequence[Part]) -> tuple[list[int], str]:
@@ -231,11 +114,12 @@ def _repeated(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], np
 
 
 def _rejected_duplicates(storage: Storage, part: Part, rows: npt.NDArray[np.int64], places: list[str]) -> pa.Table:
-    table = storage.read_table(part.path, PART, ["id", "title", "text", "line"]).take(pa.array(rows))
+    table = storage.read_table(part.path, PART, ["id", "title", "text", "line", "gold"]).take(pa.array(rows))
     rejected = RejectedRows(part.source, part.number)
     for row, first in zip(table.to_pylist(), places, strict=True):
-        line = row.pop("line")
-        rejected.add(RawRow(line, row), f"duplicate id: {shown(row['id'])}, first in {first}")
+        line, gold = row.pop("line"), row.pop("gold")
+        lost = "; the gold labels of this row are lost with it" if gold else ""
+        rejected.add(RawRow(line, row), f"duplicate id: {shown(row['id'])}, first in {first}{lost}")
     return rejected.table()
 
 
@@ -283,7 +167,7 @@ def write_rejected(
 
 def write_shard(storage: Storage, number: int, pieces: Sequence[Piece], with_gold: bool) -> ShardCounts:
     """Pass 2: write documents/shard-NNNNN.parquet and, ``with_gold``, gold/shard-NNNNN.parquet."""
-    columns = [*DOCUMENTS_SCHEMA.names, "gold"]
+    columns = [*DOCUMENTS_SCHEMA.names, "gold", "split_from", "unknown_gold"]
     table = pa.concat_tables([_kept(storage, piece, columns) for piece in pieces]).combine_chunks()
     documents = table.select(DOCUMENTS_SCHEMA.names)
     gold = pa.Table.from_arrays([table["gold"]], schema=GOLD_SCHEMA)
@@ -301,7 +185,18 @@ def write_shard(storage: Storage, number: int, pieces: Sequence[Piece], with_gol
         excluded=int(pc.sum(pc.list_value_length(table["excluded"])).as_py()),
         document_fingerprint=table_fingerprint(documents, ["id", "content_hash", "split", "held_out", "excluded"]),
         gold_fingerprint=table_fingerprint(gold, GOLD_SCHEMA.names),
+        titles=_filled(table["title"]),
+        texts=_filled(table["text"]),
+        labelled=int(pc.sum(pc.greater(pc.list_value_length(table["gold"]), 0)).as_py() or 0),
+        gold_labels=int(pc.sum(pc.list_value_length(table["gold"])).as_py() or 0),
+        unknown_gold=int(pc.sum(table["unknown_gold"]).as_py()),
+        unknown_documents=int(pc.sum(pc.greater(table["unknown_gold"], 0)).as_py()),
+        split_from={one["values"]: one["counts"] for one in pc.value_counts(table["split_from"]).to_pylist()},
     )
+
+
+def _filled(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.greater(pc.binary_length(column), 0)).as_py())
 
 
 def _kept(storage: Storage, piece: Piece, columns: list[str]) -> pa.Table:

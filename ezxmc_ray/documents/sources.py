@@ -1,18 +1,20 @@
 """The files that users bring: finding them, and streaming their rows with bounded memory.
 
-Comes in: paths, globs, directories and URIs (``s3://…``) of JSON lines, Parquet or CSV files, plain, .gz or .zst. Goes
-out: a sorted list of :class:`Source`, and for each of them a stream of :class:`RawRow`. What is wrong with one row
-(broken JSON, invalid UTF-8, a ragged CSV row) is a row with a reason; what is wrong with a file is a UserError.
+Comes in: paths, globs, directories and URIs (``s3://…``) of JSON, Parquet or CSV files, plain, .gz or .zst. Goes out:
+a sorted list of :class:`Source`, and for each of them a stream of :class:`RawRow`. What is wrong with one row (broken
+JSON, invalid UTF-8, a ragged CSV row) is a row with a reason; what is wrong with a file is a UserError.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +22,9 @@ from pyarrow import fs
 
 from ezxmc_ray.errors import UserError, one_line
 
-FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
+FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+#: What label files may be besides; a directory does not stand for those among them, since a README.txt is no labels.
+LABEL_FORMATS = {".txt": "list", ".ttl": "turtle", ".rdf": "rdfxml", ".nt": "ntriples"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 #: A line (JSON lines, text) or a field (CSV) that is longer is a bad row, so that a file without line ends fits memory.
@@ -37,7 +41,9 @@ _MAGIC = frozenset("*?[")
 class Source:
     """One file: ``name`` as users know it, ``path`` as ``filesystem`` takes it, and how to read it.
 
-    ``format`` is jsonl, parquet, csv, or lines (one text a line); ``compression`` is gzip, zstd or None.
+    ``format`` is jsonl (JSON arrays too), parquet, csv, lines (one text a line, its row number the id), list (one text
+    a line, its own id), or an RDF syntax (turtle, rdfxml, ntriples); ``compression`` is gzip, zstd or None.
+    ``csv_separator``: between columns; None: by the header. ``language``: of a vocabulary's labels; "": that of most.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Source:
     compression: str | None
     size: int
     mtime_ns: int
+    csv_separator: str | None = None
+    language: str = ""
 
     def open(self) -> io.BufferedReader:
         """The decompressed bytes."""
@@ -90,17 +98,25 @@ def printable(text: str) -> str:
 
 def unreadable(source: Source, error: BaseException) -> UserError:
     """The UserError for a file that is damaged, or not what its name says, or not to be opened."""
-    kind = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet", "lines": "text"}[source.format]
+    kinds = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet", "lines": "text", "list": "text"}
+    kinds |= {"turtle": "Turtle", "rdfxml": "RDF/XML", "ntriples": "N-Triples"}
+    kind = kinds[source.format]
     kind += f" in {source.compression}" if source.compression else ""
     return UserError(f"{source.name} cannot be read as {kind}: {one_line(error)}; is it cut off, damaged or misnamed?")
 
 
-def find_sources(patterns: Sequence[str], wanted_format: str, key: str) -> list[Source]:
+def find_sources(
+    patterns: Sequence[str],
+    wanted_format: str,
+    key: str,
+    csv_separator: str | None = None,
+    more_formats: Mapping[str, str] = MappingProxyType({}),
+) -> list[Source]:
     """The files that ``patterns`` (paths, globs with ``**``, directories, URIs) name, sorted by name, each once.
 
     A directory stands for the data files below it (hidden ones and those that begin with ``_`` are not data).
-    ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages. UserError for a pattern
-    that matches nothing, and for a file whose format its name does not tell.
+    ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages; ``more_formats``: endings
+    besides FORMATS. UserError for a pattern that matches nothing, and for a file whose format its name does not tell.
     """
     found: dict[str, Source] = {}
     for pattern in patterns:
@@ -108,22 +124,29 @@ def find_sources(patterns: Sequence[str], wanted_format: str, key: str) -> list[
         if not matched:
             raise UserError(f"{key}: there is no file {pattern}; give the path, glob or URI of files that exist.")
         for filesystem, name, info in matched:
-            format_, compression = classify(name, wanted_format)
-            found[name] = Source(name, info.path, filesystem, format_, compression, info.size or 0, info.mtime_ns or 0)
+            format_, compression = classify(name, wanted_format, more_formats)
+            changed = info.mtime_ns or 0
+            found[name] = Source(
+                name, info.path, filesystem, format_, compression, info.size or 0, changed, csv_separator
+            )
     if not found:
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
     return [found[name] for name in sorted(found)]
 
 
-def classify(name: str, wanted_format: str = "auto") -> tuple[str, str | None]:
+def classify(
+    name: str, wanted_format: str = "auto", more_formats: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, str | None]:
     """Format and compression of a file by its name; UserError if they are not known."""
+    formats = {**FORMATS, **more_formats}
     stem, ending = os.path.splitext(name.lower())
     compression = COMPRESSIONS.get(ending)
     if compression is None:
         stem = name.lower()
-    format_ = wanted_format if wanted_format != "auto" else FORMATS.get(os.path.splitext(stem)[1], "")
+    by_name = formats.get(os.path.splitext(stem)[1], "")
+    format_ = by_name if wanted_format == "auto" or by_name in more_formats.values() else wanted_format
     if not format_:
-        known = ", ".join(FORMATS)
+        known = ", ".join(formats)
         raise UserError(f"The name of {name} does not end in one of {known} (plain, .gz or .zst); set prepare.format.")
     if format_ == "parquet" and compression:
         raise UserError(f"{name} is a compressed Parquet file, which no reader takes; unpack it (gzip -d, zstd -d).")
@@ -148,6 +171,13 @@ def display_name(location: str, path: str) -> str:
     return path if os.path.isabs(os.path.expanduser(location)) else os.path.relpath(path)
 
 
+def common_folders(paths: Sequence[Sequence[str]]) -> int:
+    """How many folders ``paths`` (folders, and the file's name last) have in common."""
+    folders = [path[:-1] for path in paths]
+    same = (len(set(level)) == 1 for level in zip(*folders, strict=False))
+    return sum(itertools.takewhile(bool, same))
+
+
 def _match(pattern: str, wanted_format: str) -> Iterator[tuple[fs.FileSystem, str, fs.FileInfo]]:
     filesystem, path = open_location(pattern)
     try:
@@ -167,19 +197,27 @@ def _match(pattern: str, wanted_format: str) -> Iterator[tuple[fs.FileSystem, st
         raise UserError(f"{pattern} cannot be listed: {one_line(error)}.") from error
 
 
-def _glob(filesystem: fs.FileSystem, folder: str, patterns: list[str]) -> Iterator[fs.FileInfo]:
-    """Files and directories below ``folder`` whose path matches ``patterns``, one a level; ``**`` is any depth."""
+def _glob(
+    filesystem: fs.FileSystem, folder: str, patterns: list[str], been: set[str] | None = None
+) -> Iterator[fs.FileInfo]:
+    """Files and directories below ``folder`` whose path matches ``patterns``, one a level; ``**`` is any depth.
+
+    ``been``: what ``**`` has gone through, so that links which lead back have an end.
+    """
     head, rest = patterns[0], patterns[1:]
     if head == "**":
+        been = set() if been is None else been
+        if _has_been(filesystem, folder, been):
+            return
         rest = rest or ["*"]
         yield from _glob(filesystem, folder, rest)
-    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+    for info in _listed(filesystem, folder):
         if info.base_name.startswith(".") and not head.startswith("."):
             continue
         is_folder = info.type == fs.FileType.Directory
         if head == "**":
             if is_folder:
-                yield from _glob(filesystem, info.path, patterns)
+                yield from _glob(filesystem, info.path, patterns, been)
         elif fnmatch.fnmatchcase(info.base_name, head):
             if not rest:
                 yield info
@@ -187,11 +225,25 @@ def _glob(filesystem: fs.FileSystem, folder: str, patterns: list[str]) -> Iterat
                 yield from _glob(filesystem, info.path, rest)
 
 
+def _listed(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
+    """What is in a folder, by name; links last, so that what they lead to is met under its own name first."""
+    infos = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    return sorted(infos, key=lambda info: (local and os.path.islink(info.path), info.path))
+
+
+def _has_been(filesystem: fs.FileSystem, folder: str, been: set[str]) -> bool:
+    """Whether a local ``folder``, links resolved, is in ``been``; it is from now on."""
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return False
+    real = os.path.realpath(folder)
+    known = real in been
+    been.add(real)
+    return known
+
+
 def _data_files(filesystem: fs.FileSystem, folder: fs.FileInfo, wanted_format: str) -> Iterator[fs.FileInfo]:
-    for info in filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True)):
-        below = info.path[len(folder.path.rstrip("/")) + 1 :].split("/")
-        if any(part.startswith((".", "_")) for part in below):
-            continue
+    for info in _below(filesystem, folder.path, set()):
         stem, ending = os.path.splitext(info.base_name.lower())
         if ending not in COMPRESSIONS:
             stem = info.base_name.lower()
@@ -199,18 +251,40 @@ def _data_files(filesystem: fs.FileSystem, folder: fs.FileInfo, wanted_format: s
             yield info
 
 
+def _below(filesystem: fs.FileSystem, folder: str, been: set[str]) -> Iterator[fs.FileInfo]:
+    """All files below ``folder`` but hidden ones and those that begin with ``_``, and what lies in such a folder."""
+    if not isinstance(filesystem, fs.LocalFileSystem):  # one request for the whole of it
+        for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
+            below = info.path[len(folder.rstrip("/")) + 1 :].split("/")
+            if not any(part.startswith((".", "_")) for part in below):
+                yield info
+    elif not _has_been(filesystem, folder, been):
+        for info in _listed(filesystem, folder):
+            if info.base_name.startswith((".", "_")):
+                continue
+            if info.type == fs.FileType.Directory:
+                yield from _below(filesystem, info.path, been)
+            else:
+                yield info
+
+
 def read_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:
     """Line number (from 1) and line, with its end, without a byte order mark; None for a line over MAX_LINE_BYTES."""
     with source.open() as stream:
-        number = 0
-        while line := stream.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, None
-            else:
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        yield from lines_of(stream)
+
+
+def lines_of(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:
+    """As :func:`read_lines`, of an open file."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield number, None
+        else:
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
 
 def bad_line(number: int, line: bytes | None, error: UnicodeDecodeError | None = None) -> RawRow:

@@ -1,91 +1,86 @@
-"""Values of a row as ids, texts, lists of label ids and splits, whatever format they came in.
+"""Values of a row as ids, texts and splits, whatever format they came in. (Lists of label ids: lists.py.)
 
-What cannot be one raises BadRow with the column and the value. Texts are never changed, except that one of white space
-only is empty.
+What cannot be one raises BadRow with the column and the value. Texts are never changed, except that one of nothing but
+white space and invisible characters is empty.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import unicodedata
 from decimal import Decimal
 from typing import Any
 
 from ezxmc_ray.documents.rejected import BadRow, shown
 
-_SEPARATORS = re.compile(r"[;|]")
+#: A character that is seen: none of white space, controls, soft hyphens, joiners, marks of direction and of order,
+#: variation selectors, fillers and tags, of which alone no text consists.
+_VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
+#: What a split may be called; documents for validation are taken for training, where some are held out.
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation")
 
 
 def as_id(value: Any, column: str) -> str:
     """An id: a string as it is, a number in its shortest form (12.0 is "12")."""
-    text = _as_string(value)
+    text = as_string(value)
     if text is None:
         raise BadRow(f"bad id: {column} is {shown(value)}, not a string or a number")
-    if not text.strip():
+    if not _VISIBLE.search(text):
         raise BadRow(f"empty id: {column} is empty or missing")
     _check_unicode(text, column)
     return text
 
 
 def as_text(value: Any, column: str) -> str:
-    """A text; null and white space only are ""."""
-    text = _as_string(value)
+    """A text; null, and nothing but white space and invisible characters, are ""."""
+    text = as_string(value)
     if text is None:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
     _check_unicode(text, column)
-    return text if text.strip() else ""
+    return text if _VISIBLE.search(text) else ""
 
 
 def as_split(value: Any, column: str) -> str | None:
-    """ "train" or "test"; None where the row does not say."""
-    text = _as_string(value)
+    """ "train", "test" or "validation"; None where the row does not say."""
+    text = as_string(value)
     name = None if text is None else text.strip().lower()
     if name == "":
         return None
-    if name not in ("train", "test"):
-        raise BadRow(f"bad split: {column} is {shown(value)}, it must be train or test")
-    return name
+    if name not in _SPLITS:
+        raise BadRow(f"bad split: {column} is {shown(value)}, it must be train, test or validation")
+    return _SPLITS[name]
 
 
-def as_label_ids(value: Any, column: str) -> list[str] | None:
-    """Label ids from a list, or from a string that holds a JSON list or ids with ``;`` or ``|`` between; None for none.
-
-    An empty list is a document that is known to have no label; null and "" say nothing.
-    """
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        value = _json_list(value, column) if value.lstrip().startswith("[") else _SEPARATORS.split(value)
-        value = [one.strip() if isinstance(one, str) else one for one in value]
-        value = [one for one in value if one != ""]
-    if value is None:
-        return None
-    if not isinstance(value, list):
-        value = [value]
-    return [as_id(one, column) for one in value]
+def split_word(text: str) -> str | None:
+    """What a word of a file's name means as a split; None if it means none."""
+    return _SPLITS.get(text.lower())
 
 
-def _json_list(text: str, column: str) -> list[Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, list):
-        raise BadRow(f"bad labels: {column} is {shown(text)}, which begins like a JSON list and is none")
-    return value
-
-
-def _as_string(value: Any) -> str | None:
+def as_string(value: Any) -> str | None:
     """Strings and numbers as a string, null and NaN as "", everything else as None."""
-    if value is None or value != value:  # NaN is what pandas writes for null
-        return ""
     if isinstance(value, str):
         return value
+    if is_missing(value):
+        return ""
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if isinstance(value, int | float | Decimal) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Null, or NaN, which is what pandas writes for null."""
+    return value is None or (isinstance(value, float | Decimal) and value != value)
+
+
+def composed(text: str) -> str:
+    """``text`` in Unicode's form NFC, in which ids are compared."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _check_unicode(text: str, column: str) -> None:

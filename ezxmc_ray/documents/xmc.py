@@ -1,10 +1,11 @@
-"""Data sets of the Extreme Classification Repository, in the two layouts that are about.
+"""Data sets of the Extreme Classification Repository, in the layouts that are about.
 
 JSON: ``trn.json``, ``tst.json``, ``lbl.json`` with ``uid, title, content, target_ind``. Text: one document a line
 (``train_raw_texts.txt`` …), one label a line (``output-items.txt`` …) and the gold labels in ``Y.trn.npz`` and
-``Y.tst.npz`` (scipy CSR). Both count labels by their row in the label file, and both may name pairs of a document and a
-label that are the same thing (``filter_labels_test.txt``: "document row, label row"). Comes in: the directory. Goes
-out: label and document sources, and for each document source its gold and excluded label numbers.
+``Y.tst.npz`` (scipy) or in ``trn_X_Y.txt`` and ``tst_X_Y.txt`` (see gold_matrix.py). All count labels by their row in
+the label file, and may name pairs of a document and a label that are the same thing (``filter_labels_test.txt``:
+"document row, label row"). Comes in: the directory. Goes out: label and document sources, and for each document source
+its gold and excluded label numbers.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 from pyarrow import fs
 
 from ezxmc_ray.documents.documents import DocumentSource
-from ezxmc_ray.documents.labels import LabelSource
+from ezxmc_ray.documents.gold_matrix import read_gold_matrix
+from ezxmc_ray.documents.labels import NO_LABEL, LabelSource
+from ezxmc_ray.documents.lists import Gold
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.sources import COMPRESSIONS, Source, classify, display_name, open_location
 from ezxmc_ray.errors import UserError, one_line
@@ -134,7 +136,7 @@ def _text_source(
         split=split,
         id_prefix=f"{part}-",
         label_rows=True,
-        gold_matrix=directory.find([f"Y.{part}.npz"], "lines"),
+        gold_matrix=directory.find([f"Y.{part}.npz", f"{part}_X_Y.npz", f"{part}_X_Y.txt", f"Y.{part}.txt"], "lines"),
         label_filter=directory.find(filters, "lines"),
     )
 
@@ -148,17 +150,17 @@ class LabelsByRow:
 
     def __init__(self, source: DocumentSource, numbers: npt.NDArray[np.int32]) -> None:
         self._source, self._numbers = source, numbers
-        self._matrix = _read_matrix(source.gold_matrix, len(numbers)) if source.gold_matrix else None
+        self._matrix = read_gold_matrix(source.gold_matrix, len(numbers)) if source.gold_matrix else None
         self._pairs = _read_pairs(source.label_filter, len(numbers))
         self._starts = np.searchsorted(self._pairs[:, 0], np.arange(self._pairs[-1, 0] + 2 if len(self._pairs) else 1))
 
-    def gold(self, row: int, value: Any) -> list[int] | None:
+    def gold(self, row: int, value: Any) -> Gold | None:
         """See documents.LabelsOf."""
         if self._matrix is None:
             return self._to_numbers(value) if value is not None else None
-        if row >= self._matrix.shape[0]:
+        if row >= self._matrix.rows:
             raise self._unequal()
-        return self._to_numbers(self._matrix.indices[slice(*self._matrix.indptr[row : row + 2])].tolist())
+        return self._to_numbers(self._matrix.row(row))
 
     def excluded(self, row: int) -> list[int]:
         """See documents.LabelsOf; pairs with a label that was rejected need no exclusion."""
@@ -169,7 +171,7 @@ class LabelsByRow:
 
     def check_rows(self, rows: int) -> None:
         """UserError unless the files beside the source speak of its ``rows`` documents and of no others."""
-        if self._matrix is not None and self._matrix.shape[0] != rows:
+        if self._matrix is not None and self._matrix.rows != rows:
             raise self._unequal()
         if len(self._pairs) and self._pairs[-1, 0] >= rows:
             assert self._source.label_filter is not None
@@ -181,36 +183,24 @@ class LabelsByRow:
     def _unequal(self) -> UserError:
         assert self._source.gold_matrix is not None and self._matrix is not None
         return UserError(
-            f"{self._source.gold_matrix.name} has {self._matrix.shape[0]} rows, and {self._source.source.name} not as "
+            f"{self._source.gold_matrix.name} has {self._matrix.rows} rows, and {self._source.source.name} not as "
             "many; give the files of one data set."
         )
 
-    def _to_numbers(self, rows: Any) -> list[int]:
+    def _to_numbers(self, rows: Any) -> Gold:
+        """Rows of the label file that are there and were not rejected are known labels."""
         if not isinstance(rows, list):
             raise BadRow(f"bad labels: {_GOLD} is {shown(rows)}, not a list")
+        numbers, unknown = [], []
         for row in rows:
-            if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(self._numbers):
-                raise BadRow(f"unknown gold label: row {shown(row)} of the label file, which has {len(self._numbers)}")
-            if self._numbers[row] < 0:
-                raise BadRow(f"unknown gold label: row {row} of the label file, which was rejected")
-        return [int(number) for number in self._numbers[rows]] if rows else []
-
-
-def _read_matrix(source: Source, labels: int) -> Any:
-    """scipy.sparse.csr_matrix [documents, labels] without stored zeros."""
-    try:
-        matrix = scipy.sparse.load_npz(io.BytesIO(source.read_bytes())).tocsr()
-    except UserError:
-        raise
-    except Exception as error:  # zipfile's, numpy's and scipy's own classes
-        raise UserError(f"{source.name} is not a matrix saved by scipy.sparse.save_npz: {one_line(error)}.") from error
-    if matrix.shape[1] != labels:
-        raise UserError(
-            f"{source.name} has {matrix.shape[1]} columns, but the label file has {labels} rows; give the files of one "
-            "data set."
-        )
-    matrix.eliminate_zeros()
-    return matrix
+            if not isinstance(row, int) or isinstance(row, bool):
+                raise BadRow(f"bad labels: {_GOLD} holds {shown(row)}, not a row of the label file")
+            number = int(self._numbers[row]) if 0 <= row < len(self._numbers) else NO_LABEL
+            if number == NO_LABEL:
+                unknown.append(f"row {row} of the label file")
+            else:
+                numbers.append(number)
+        return Gold(numbers, unknown)
 
 
 def _read_pairs(source: Source | None, labels: int) -> npt.NDArray[np.int64]:

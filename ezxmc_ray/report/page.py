@@ -27,6 +27,7 @@ LEFT_OUT_PREFIXES = ("rejected", "truncated", "skipped", "dropped", "filtered", 
 LEFT_OUT = {
     "rejected": "rows rejected (rejected.parquet names each)",
     "duplicate_label_texts": "labels whose text another label has too",
+    "dropped_gold_labels": "gold labels that are not among the labels",
     "filtered_pairs": "pairs filtered (a document that is its own label)",
     "truncated_documents": "documents cut to the token limit",
     "truncated_readings": "documents cut to the token limit, each once an epoch",

@@ -17,22 +17,20 @@ from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
+from ezxmc_ray.documents.look import Settled, settle
+from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, check_source, write_labels
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
 from ezxmc_ray.documents.shards import (
-    CheckedSource,
-    LabelCounts,
-    Part,
     Piece,
     ShardCounts,
-    check_source,
     drop_duplicates,
     plan_shards,
-    write_labels,
     write_rejected,
     write_shard,
 )
+from ezxmc_ray.documents.told import check_columns_read, check_texts, check_unknown_gold, what_was_read
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 
 #: Where the new tables are made, below the run directory.
@@ -42,8 +40,9 @@ NEW = ".prepare"
 def prepare(context: Context) -> StageResult:
     """Check and shard the input; returns documents, files (relative to the run) and details of the manifest.
 
-    Errors: UserError for files that are missing or unreadable, for bad rows unless ``prepare.on_bad_rows=skip``
-    (rejected.parquet is written all the same), and if no label, no document or no train document is left.
+    Errors: UserError for files that are missing or unreadable, for columns that the configuration names and no file
+    has, for bad rows unless ``prepare.on_bad_rows=skip`` (rejected.parquet is written all the same), and if no label,
+    no document, no text or no train document is left.
     """
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
@@ -51,7 +50,9 @@ def prepare(context: Context) -> StageResult:
     storage = Storage(f"{run.root}/{NEW}")
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
-        checked = _check_sources(config, storage, inputs)
+        settled: Settled = run_task(settle, storage, inputs.documents, config.prepare)
+        checked = _check_sources(config, storage, settled, len(inputs.labels))
+        check_columns_read(config.prepare, inputs, labels, settled, checked)
         parts = [part for one in checked for part in one.parts]
         dropped, duplicates = run_task(drop_duplicates, storage, parts)
         limit = config.prepare.limit_documents
@@ -63,7 +64,10 @@ def prepare(context: Context) -> StageResult:
             "prepare", "documents", sum(piece.stop - piece.start for shard in plan for piece in shard)
         ) as progress:
             shards = _write_shards(storage, parts, plan, progress.advance)
-        details = _details(inputs, labels, rejected, shards)
+        check_texts(config.prepare, inputs, checked, sum(one.texts for one in shards))
+        check_unknown_gold(config.prepare, checked, shards)
+        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards)
+        details = _details(inputs, labels, rejected, shards) | {"read": told}
         _check_train(details)
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
         storage.remove(layout.PREPARE_PARTS)
@@ -75,18 +79,23 @@ def prepare(context: Context) -> StageResult:
         if storage.exists(layout.REJECTED):
             run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)
         run.remove(NEW)
+    for sentence in told:
+        say(sentence)
     return StageResult(details["documents"], _files(shards, details["gold_documents"]), details)
 
 
-def _check_sources(config: Config, storage: Storage, inputs: Inputs) -> list[CheckedSource]:
-    """Pass 1, the results in the order of the sources; none is begun after one that alone reaches the limit."""
+def _check_sources(config: Config, storage: Storage, settled: Settled, labels: int) -> list[CheckedSource]:
+    """Pass 1, the results in the order of the sources; none is begun after one that alone reaches the limit.
+
+    ``labels``: files of labels, which were read before.
+    """
     checked: list[CheckedSource] = []
 
     def arguments() -> Iterator[tuple[Any, ...]]:
-        for number, source in enumerate(inputs.documents, start=len(inputs.labels)):
+        for number, source in enumerate(settled.sources, start=labels):
             if any(one.full for one in checked):
                 return
-            yield storage, number, source, config.prepare, config.seed
+            yield storage, number, source, config.prepare, config.seed, settled.separator
 
     for one in run_tasks(check_source, arguments()):
         checked.append(one)
@@ -147,7 +156,12 @@ def _details(
         "duplicate_label_texts": labels.duplicate_texts,
         "rejected": rejected.rows,
         "rejected_by_reason": rejected.by_reason,
+        "documents_with_title": sum(one.titles for one in shards),
+        "documents_with_text": sum(one.texts for one in shards),
         "gold_documents": gold,
+        "documents_with_gold": sum(one.labelled for one in shards),
+        "gold_labels": sum(one.gold_labels for one in shards),
+        "dropped_gold_labels": sum(one.unknown_gold for one in shards),
         "shards": len(shards),
         "shard_rows": [one.rows for one in shards],
         "sources": inputs.sources,

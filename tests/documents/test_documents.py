@@ -12,6 +12,7 @@ import pytest
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, check_document, draw
 from ezxmc_ray.documents.labels import LabelNumbers
+from ezxmc_ray.documents.lists import ListReader
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.storage import Storage
@@ -25,13 +26,13 @@ def labels(tmp_path: Path) -> LabelsById:
     storage = Storage(str(tmp_path))
     rows = [{"id": one, "text": one, "description": "", "content_hash": content_hash("", one)} for one in LABEL_IDS]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
-    return LabelsById(LabelNumbers(storage), "labels")
+    return LabelsById(ListReader(LabelNumbers(storage).get, "labels", None))
 
 
 def _check(labels: LabelsById, values: dict[str, Any], seed: int = 0, **knobs: Any) -> Document:
     file = Source("a.jsonl", "a.jsonl", None, "jsonl", None, 0, 0)
     source = DocumentSource(file, "id", "title", "text", "labels", "split", ())
-    return check_document(RawRow(3, values), source, labels, PrepareConfig(**knobs), seed)
+    return check_document(RawRow(3, values), source, labels, PrepareConfig(**knobs), seed, 0)[0]
 
 
 def _reason(labels: LabelsById, values: dict[str, Any]) -> str:
@@ -41,7 +42,7 @@ def _reason(labels: LabelsById, values: dict[str, Any]) -> str:
 
 
 def test_a_good_document(labels: LabelsById) -> None:
-    found = _check(labels, {"id": 12, "title": None, "text": " a\n", "labels": ["b", "a", "b"], "split": "Test"})
+    found = _check(labels, {"id": 12, "title": None, "text": " a\n", "labels": ["b", "a"], "split": "Test"})
     assert (found.id, found.title, found.text, found.split, found.held_out) == ("12", "", " a\n", "test", False)
     assert (found.gold, found.excluded, found.line) == ([0, 1], [], 3)
     assert found.content_hash == content_hash("", " a\n")
@@ -66,6 +67,20 @@ def test_ids(labels: LabelsById, value: Any, expected: str) -> None:
         ("b", [1]),
         ("a; b", [0, 1]),
         ("b|a|", [0, 1]),
+        ("a, b", [0, 1]),
+        ("a b", [0, 1]),
+        ("a\nb", [0, 1]),
+        ("c;d | a", [0, 2]),
+        ("['a', 'b']", [0, 1]),
+        ("['a' 'b']", [0, 1]),
+        ("{'a'}", [0]),
+        ("[7. nan]", [3]),
+        ([""], None),
+        ([None, float("nan")], None),
+        (["b", "", " ", None], [1]),
+        (float("nan"), None),
+        (" 7 ", [3]),
+        ("<a>", [0]),
         ("c;d", [2]),
         ('["c;d", 7]', [2, 3]),
         ("[]", []),
@@ -77,7 +92,9 @@ def test_gold_labels(labels: LabelsById, value: Any, expected: list[int] | None)
     assert _check(labels, {"id": 1, "text": "t", "labels": value}).gold == expected
 
 
-@pytest.mark.parametrize("text", ["\x00\x01\x1b", "😀👩‍👩‍👧", "שלום \u202eabc\u202c", "\ufeff", "a\u0301"])
+@pytest.mark.parametrize(
+    "text", ["\x00\x01\x1ba", "😀👩‍👩‍👧", "שלום \u202eabc\u202c", "\ufeffx", "a\u0301", "می\u200cخواهم"]
+)
 def test_texts_pass_unharmed(labels: LabelsById, text: str) -> None:
     found = _check(labels, {"id": "1", "title": text, "text": text})
     assert (found.title, found.text) == (text, text)
@@ -92,21 +109,49 @@ def test_texts_pass_unharmed(labels: LabelsById, text: str) -> None:
         ({"id": True, "text": "t"}, "bad id: id is True, not a string or a number"),
         ({"id": [1], "text": "t"}, "bad id: id is [1], not a string or a number"),
         ({"id": "1", "title": " \n", "text": None}, "empty document: title and text of '1' are both empty"),
+        (
+            {"id": "1", "title": "\u200b\x00", "text": "\ufeff\u00ad \u2060\u200d"},
+            "empty document: title and text of '1' are both empty",
+        ),
+        ({"id": "\u200b", "text": "t"}, "empty id: id is empty or missing"),
         ({"id": "1", "text": ["t"]}, "bad text: text is ['t'], not a string"),
         ({"id": "1", "text": "a\ud800"}, "invalid Unicode: lone surrogate at character 2 of text"),
-        ({"id": "1", "text": "t", "split": "dev"}, "bad split: split is 'dev', it must be train or test"),
-        ({"id": "1", "text": "t", "split": 0}, "bad split: split is 0, it must be train or test"),
-        ({"id": "1", "text": "t", "labels": ["a", "z"]}, "unknown gold label: 'z' is not among the labels"),
-        ({"id": "1", "text": "t", "labels": [None]}, "empty id: labels is empty or missing"),
+        (
+            {"id": "1", "text": "t", "split": "fold 1"},
+            "bad split: split is 'fold 1', it must be train, test or validation",
+        ),
+        ({"id": "1", "text": "t", "split": 0}, "bad split: split is 0, it must be train, test or validation"),
+        ({"id": "1", "text": "t", "labels": ["a", "b", "a"]}, "repeated label: labels repeats 'a'"),
+        (
+            {"id": "1", "text": "t", "labels": [1, 0, 0]},
+            "repeated label: labels repeats '0': that is no list of ids but a row of a 0/1 matrix",
+        ),
+        ({"id": "1", "text": "t", "labels": ["z", "z"]}, "repeated label: labels repeats 'z'"),
         ({"id": "1", "text": "t", "labels": {"a": 1}}, "bad id: labels is {'a': 1}, not a string or a number"),
         (
             {"id": "1", "text": "t", "labels": "[a"},
-            "bad labels: labels is '[a', which begins like a JSON list and is none",
+            'bad labels: labels is \'[a\', which begins like a list and is none; write ["b", "c"] or b;c',
         ),
     ],
 )
 def test_bad_rows(labels: LabelsById, values: dict[str, Any], reason: str) -> None:
     assert _reason(labels, values) == reason
+
+
+def test_gold_labels_that_are_not_among_the_labels_are_left_out_and_counted(labels: LabelsById) -> None:
+    for value in (["a", "gone"], "a;gone", "['gone', 'a']", "a|gone|gone2"):
+        found = _check(labels, {"id": 1, "text": "t", "labels": value})
+        assert (found.gold, found.unknown_gold) == ([0], str(value).count("gone"))
+    found = _check(labels, {"id": 1, "text": "t", "labels": "nothing known"})
+    assert (found.gold, found.unknown_gold) == ([], 1)
+
+
+def test_validation_documents_are_for_training(labels: LabelsById) -> None:
+    for word in ("validation", "Valid", "dev", "val"):
+        found = _check(labels, {"id": 1, "text": "t", "split": word}, test_share=1.0)
+        assert (found.split, found.split_from) == ("train", "column, validation")
+    assert _check(labels, {"id": 1, "text": "t", "split": "testing"}).split_from == "column"
+    assert _check(labels, {"id": 1, "text": "t"}).split_from == "drawn"
 
 
 def test_draws_are_what_they_were() -> None:

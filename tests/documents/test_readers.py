@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ezxmc_ray.documents import readers, sources
+from ezxmc_ray.documents import parquet_reader, sources
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.sources import RawRow, find_sources
 from ezxmc_ray.errors import UserError
@@ -92,7 +92,8 @@ def test_csv(tmp_path: Path) -> None:
         (8, "invalid UTF-8: byte 3 of the line"),
         (9, "broken CSV: ',' expected after '\"'"),
         (10, {"id": "6", "title": "", "text": ""}),
-        (11, "broken CSV: unexpected end of data"),
+        (11, "broken CSV: unexpected end of data by line 12"),
+        (12, {"id": "8", "title": "y", "text": "z"}),
     ]
 
 
@@ -109,7 +110,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(parquet_reader, "_BATCH_ROWS", 7)
     pq.write_table(pa.table({"id": range(100), "text": ["t"] * 100}), tmp_path / "a.parquet", row_group_size=30)
     rows = _rows(tmp_path / "a.parquet")
     assert [(row.line, row.values and row.values["id"]) for row in rows] == [(i + 1, i) for i in range(100)]
@@ -136,11 +137,11 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": [1], "text": ["a"]}), tmp_path / "a.parquet")
-    _write(tmp_path / "a.csv", b"id;text\n1;a\n")
+    _write(tmp_path / "a.csv", b"key;text\n1;a\n")
     _write(tmp_path / "a.jsonl", b'{"id": 1}\n{"id": 2, "body": "b"}\n')
     for name, message in {
         "a.parquet": "has no column 'id'; its columns are key, text: set prepare.id_column.",
-        "a.csv": "has no column 'id'; its columns are id;text: set prepare.id_column.",
+        "a.csv": "has no column 'id'; its columns are key, text: set prepare.id_column.",
         "a.jsonl": "has no column 'text' or 'title'; its columns are id, body: set prepare.text_column.",
     }.items():
         with pytest.raises(UserError) as raised:

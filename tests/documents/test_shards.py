@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ezxmc_ray.config import Config, PrepareConfig
-from ezxmc_ray.documents import shards
+from ezxmc_ray.documents import parts
 from ezxmc_ray.documents.documents import draw
 from ezxmc_ray.documents.inputs import inputs_fingerprint
-from ezxmc_ray.documents.shards import Part, plan_shards
+from ezxmc_ray.documents.parts import Part
+from ezxmc_ray.documents.shards import plan_shards
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, REJECTED_SCHEMA, check, content_hash
@@ -42,7 +43,7 @@ def _rows(count: int, seed: int, ids: int) -> list[Row | bytes]:
         if kind == 1:
             row |= {"title": "", "text": " "}
         if kind > 3:
-            row["labels"] = [f"L{random_.randrange(20)}" for _ in range(random_.randrange(4))]
+            row["labels"] = [f"L{number}" for number in random_.sample(range(20), random_.randrange(4))]
         if kind > 8:
             row["split"] = random_.choice(["train", "test"])
         rows.append(row)
@@ -116,7 +117,7 @@ def test_rows_are_those_of_the_reference(
     part_rows: int,
     shard_rows: int,
 ) -> None:
-    monkeypatch.setattr(shards, "PART_ROWS", part_rows)
+    monkeypatch.setattr(parts, "PART_ROWS", part_rows)
     config.prepare.limit_documents, config.prepare.shard_rows = limit, shard_rows
     config.prepare.test_share = 0.3 if limit != 1 else 0.0
     expected, bad = _reference(files, 5, config.prepare)
@@ -154,7 +155,7 @@ def test_duplicates_name_the_first(
     sequential_prepare: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards, "PART_ROWS", 37)
+    monkeypatch.setattr(parts, "PART_ROWS", 37)
     _, storage = sequential_prepare(config)
     first: dict[str, str] = {}
     expected = []
@@ -163,7 +164,8 @@ def test_duplicates_name_the_first(
             if isinstance(row, bytes) or not (row["title"] + row["text"]).strip():
                 continue
             if row["id"] in first:
-                expected.append((path, line, f"duplicate id: {row['id']!r}, first in {first[row['id']]}"))
+                lost = "; the gold labels of this row are lost with it" if row.get("labels") else ""
+                expected.append((path, line, f"duplicate id: {row['id']!r}, first in {first[row['id']]}{lost}"))
             first.setdefault(row["id"], f"{path}:{line}")
     rejected = storage.read_table("rejected.parquet").to_pylist()
     found = [(row["source"], row["line"], row["reason"]) for row in rejected if "duplicate" in row["reason"]]
@@ -301,13 +303,13 @@ def test_plans_cover_every_row_once() -> None:
     for _ in range(200):
         sizes = random_.integers(1, 200, random_.integers(1, 8))
         dropped = [int(random_.integers(0, size + 1)) for size in sizes]
-        parts = [Part(f"p{i}", 0, "s", int(size), 0) for i, size in enumerate(sizes)]
+        files = [Part(f"p{i}", 0, "s", int(size), 0) for i, size in enumerate(sizes)]
         left = [
             (i, row) for i, (size, lost) in enumerate(zip(sizes, dropped, strict=True)) for row in range(size - lost)
         ]
         limit, shard_rows = int(random_.integers(0, 300)), int(random_.integers(1, 120))
         expected = left[:limit] if limit else left
-        plan = plan_shards(parts, dropped, shard_rows, limit)
+        plan = plan_shards(files, dropped, shard_rows, limit)
         rows = [[(piece.part, row) for piece in shard for row in range(piece.start, piece.stop)] for shard in plan]
         assert [row for shard in rows for row in shard] == expected
         size = min(shard_rows, max(64, -(-len(expected) // 8)))

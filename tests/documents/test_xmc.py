@@ -56,6 +56,7 @@ def test_json_layout(tmp_path: Path, write_jsonl: Callable[..., str], sequential
         {"uid": "t4", "title": "four", "target_ind": []},
         {"uid": "t5", "title": "five", "target_ind": [-1]},
         {"uid": "t6", "title": "six", "target_ind": "0"},
+        {"uid": "t7", "title": "seven", "target_ind": [True]},
     ]
     write_jsonl("set/trn.json.gz", train)
     write_jsonl(
@@ -67,20 +68,23 @@ def test_json_layout(tmp_path: Path, write_jsonl: Callable[..., str], sequential
     (_, _, details), storage = sequential_prepare(_config(tmp_path))
     assert _documents(storage) == [
         ("t0", "zero", "c", "train", [0, 3], []),
+        ("t1", "one", "", "train", [], []),
+        ("t2", "two", "", "train", [], []),
         ("t3", "three", "", "train", [1], [0]),
         ("t4", "four", "", "train", [], []),
+        ("t5", "five", "", "train", [], []),
         ("C", "cherries", "", "test", [2], [1]),
     ]
     assert _rejected(storage) == [
         ("lbl.json.gz", 2, "empty label: title of 'B' is empty"),
         ("lbl.json.gz", 5, "duplicate label id: 'A'"),
-        ("trn.json.gz", 2, "unknown gold label: row 1 of the label file, which was rejected"),
-        ("trn.json.gz", 3, "unknown gold label: row 6 of the label file, which has 6"),
-        ("trn.json.gz", 6, "unknown gold label: row -1 of the label file, which has 6"),
         ("trn.json.gz", 7, "bad labels: target_ind is '0', not a list"),
+        ("trn.json.gz", 8, "bad labels: target_ind holds True, not a row of the label file"),
         ("tst.json", 1, f"duplicate id: 't0', first in {tmp_path}/set/trn.json.gz:1"),
     ]
-    assert (details["filtered_pairs"], details["gold_documents"], details["sources"]) == (2, 4, 3)
+    assert (details["filtered_pairs"], details["gold_documents"], details["sources"]) == (2, 7, 3)
+    # Rows 1 (rejected), 6 and -1 (there are none); a gold label that is filtered is known.
+    assert (details["dropped_gold_labels"], details["documents_with_gold"]) == (3, 3)
 
 
 def _write_text_layout(folder: Path, train_texts: str, test_texts: str, label_texts: str) -> None:

@@ -1,0 +1,91 @@
+"""The columns that the configuration names against those that the files have.
+
+A name that the user wrote and that no file has is an error; a default one may be absent. Where a column is absent and
+another looks like it (another case, blanks, a well-known synonym), that is told, with the override to give. Comes in:
+the configuration and the names of columns. Goes out: UserErrors and sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.errors import UserError
+
+#: The keys of PrepareConfig that name columns of documents and of labels, and what those are often called.
+DOCUMENT_COLUMNS = {
+    "id_column": ("uid", "docid", "documentid", "identifier", "key"),
+    "title_column": ("name", "headline", "heading", "subject"),
+    "text_column": ("abstract", "body", "content", "description", "fulltext", "summary"),
+    "labels_column": (
+        "label",
+        "tags",
+        "tag",
+        "subjects",
+        "subjecturis",
+        "categories",
+        "category",
+        "keywords",
+        "topics",
+        "classes",
+    ),
+    "split_column": ("fold", "subset", "partition", "set"),
+}
+LABEL_COLUMNS = {
+    "label_id_column": ("uid", "labelid", "identifier", "uri", "notation", "key"),
+    "label_text_column": ("name", "label", "title", "preflabel"),
+    "label_description_column": ("definition", "scopenote", "content", "note"),
+}
+_DEFAULTS = {field.name: field.default for field in fields(PrepareConfig)}
+_SHOWN = 20
+
+
+def check_named(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str], what: str) -> None:
+    """UserError for a column that the configuration names and that is not among ``found``, all that ``what`` has."""
+    absent = []
+    for key in keys:
+        name = getattr(prepare, key)
+        if name and name != _DEFAULTS[key] and name not in found:
+            alike = _alike(name, (), found)
+            absent.append(f"{name!r} (prepare.{key}" + (f"; did you mean {alike!r}?)" if alike else ")"))
+    if absent:
+        raise UserError(
+            f"No file of {what} has a column {' or '.join(absent)}; the columns are {listed(found)}: name one of "
+            "these, or none with an empty value."
+        )
+
+
+def lookalikes(prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], found: Sequence[str]) -> list[str]:
+    """A sentence for each column that is absent where an unused one looks like it. ``columns``: one of those above."""
+    used = {getattr(prepare, key) for key in columns}
+    free = [name for name in found if name not in used]
+    told = []
+    for key, synonyms in columns.items():
+        name = getattr(prepare, key)
+        if name and name not in found and (alike := _alike(name, synonyms, free)):
+            told.append(f"no file has a column {name!r}; if {alike!r} is it, set prepare.{key}={alike}")
+    return told
+
+
+def unused(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str]) -> list[str]:
+    """The columns that are there and not read."""
+    used = {getattr(prepare, key) for key in keys}
+    roots = {name.partition(".")[0] for name in used if name not in found or "." in name}
+    return [name for name in found if name and name not in used and name not in roots]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of ``names``, for a sentence."""
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") if names else "none"
+
+
+def _alike(name: str, synonyms: Sequence[str], found: Sequence[str]) -> str | None:
+    """The column of ``found`` that is ``name`` but for case and signs, else the first that is a synonym."""
+    plain = {_plain(one): one for one in reversed(found)}
+    return next((plain[one] for one in (_plain(name), *synonyms) if one in plain), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()

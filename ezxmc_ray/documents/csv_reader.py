@@ -1,0 +1,195 @@
+"""CSV: a header, then a row a record, which may span lines; the sign between columns is told by the header.
+
+Comes in: a Source and the columns that are wanted. Goes out: RawRow after RawRow; blank lines are none. A quote that is
+not closed would swallow the rows behind it: where a record is broken, or its lines look like rows themselves, its first
+line alone is a bad row, and reading goes on with the line behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, bad_line, read_lines, snippet
+from ezxmc_ray.errors import UserError
+
+SEPARATORS = (",", ";", "\t", "|")
+_ADDRESS = re.compile(r"<([^<>\s]+)>")
+_EXCEL = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+#: A record is taken for swallowed rows only if so many lines of it look like one, each with so many columns.
+_LINES_LIKE_ROWS, _COLUMNS_LIKE_ROWS = 3, 3
+
+
+def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterator[RawRow]]:
+    """The header ([]: the file is empty) and the rows. A name is without blanks around it, "column 1" if it is empty.
+
+    Errors: UserError for a header that is broken or names a column twice.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _Lines(source)
+    separator = source.csv_separator or _separator(lines, columns)
+    if separator == "\t" and (names := _annif_names(lines, columns)):
+        return names, _annif_rows(lines, names)
+    header = _header(source, lines, separator)
+    return header, _rows(lines, header, separator) if header else iter(())
+
+
+class _Lines:
+    """Decoded lines for csv.reader; ``taken`` are those of the record that is being read."""
+
+    def __init__(self, source: Source) -> None:
+        self._lines = read_lines(source)
+        self._back: deque[tuple[int, str, RawRow | None]] = deque()
+        self.taken: list[tuple[int, str, RawRow | None]] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        one = self._back.popleft() if self._back else self._read()
+        self.taken.append(one)
+        return one[1]
+
+    def _read(self) -> tuple[int, str, RawRow | None]:
+        """Number, text, and what is wrong with the next line."""
+        number, line = next(self._lines)
+        if line is None:
+            return number, "\n", bad_line(number, None)
+        try:
+            return number, line.decode("utf-8"), None
+        except UnicodeDecodeError as error:
+            return number, line.decode("utf-8", "replace"), bad_line(number, line, error)
+
+    def put_back(self, kept: int) -> None:
+        """Read the lines of the record anew but for the first ``kept``."""
+        self._back.extendleft(reversed(self.taken[kept:]))
+
+    def fault(self) -> RawRow | None:
+        """The last line of the record that is not UTF-8 or too long."""
+        return next((fault for _, _, fault in reversed(self.taken) if fault), None)
+
+
+def _annif_names(lines: _Lines, columns: Sequence[str]) -> list[str]:
+    """The names of the columns of one of Annif's files, [] if it is none.
+
+    ``columns``: of labels id and text come first; of documents id, title, text, labels.
+    """
+    lines.taken.clear()
+    fields = next(lines, "").rstrip("\r\n").split("\t")
+    lines.put_back(0)
+    if len(fields) >= 2 and _ADDRESS.fullmatch(fields[0]):
+        return [*columns[:2], *(f"field {number}" for number in range(3, len(fields) + 1))]
+    if len(fields) == 2 and fields[1].strip() and all(map(_ADDRESS.fullmatch, fields[1].split())):
+        return [columns[2], columns[3] if len(columns) > 3 else "labels"]
+    return []
+
+
+def _annif_rows(lines: _Lines, names: list[str]) -> Iterator[RawRow]:
+    lines.taken.clear()
+    for text in lines:
+        number, _, fault = lines.taken.pop()
+        fields = text.rstrip("\r\n").split("\t")
+        if fault:
+            yield fault
+        elif not text.strip():
+            continue
+        elif len(fields) < 2:
+            yield RawRow(number, None, "ragged row: no tab in the line", snippet(text))
+        else:
+            values = dict(zip(names, fields, strict=False))
+            if address := _ADDRESS.fullmatch(fields[0]):
+                values[names[0]] = address[1]
+            yield RawRow(number, values)
+
+
+def _separator(lines: _Lines, columns: Sequence[str]) -> str:
+    """The sign by which the header has most of the wanted ``columns``, else most columns; as Excel's sep= says it."""
+    for text in lines:
+        if text.strip():
+            break
+    else:
+        return ","
+    if excel := _EXCEL.fullmatch(text):
+        lines.taken.clear()
+        return excel[1]
+    found = {one: _fields(text, one) for one in SEPARATORS}
+    lines.put_back(0)
+    return max(SEPARATORS, key=lambda one: (len(set(found[one]) & set(columns)), len(found[one])))
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:
+        return []
+
+
+def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
+    """The first row that is not blank; [] if there is none."""
+    lines.taken.clear()
+    try:
+        header = next((row for row in csv.reader(lines, delimiter=separator, strict=True) if row), [])
+    except csv.Error as error:
+        raise UserError(
+            f"The header of {source.name} is broken CSV: {error}; write the columns' names there."
+        ) from error
+    if lines.fault():
+        raise UserError(f"The header of {source.name} is not valid UTF-8; save the file as UTF-8.")
+    header = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
+    return header
+
+
+def _rows(lines: _Lines, header: list[str], separator: str) -> Iterator[RawRow]:
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        lines.taken.clear()
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield _broken(lines, str(error))
+            lines.put_back(1)
+            reader = csv.reader(lines, delimiter=separator, strict=True)
+            continue
+        if fields is None:
+            return
+        if not fields:
+            continue
+        fault = lines.fault()
+        if fault:
+            yield fault
+        elif _swallowed(lines, fields, header, separator):
+            yield _broken(lines, "a quote that is not closed")
+            lines.put_back(1)
+        elif len(fields) != len(header):
+            yield RawRow(lines.taken[0][0], None, _ragged(lines, fields, header), snippet(separator.join(fields)))
+        else:
+            yield RawRow(lines.taken[0][0], dict(zip(header, fields, strict=True)))
+
+
+def _broken(lines: _Lines, why: str) -> RawRow:
+    number, text, _ = lines.taken[0]
+    spans = f" by line {lines.taken[-1][0]}" if len(lines.taken) > 1 else ""
+    return RawRow(number, None, f"broken CSV: {why}{spans}", snippet(text))
+
+
+def _ragged(lines: _Lines, fields: list[str], header: list[str]) -> str:
+    last = len(lines.taken)
+    spans = f" (lines {lines.taken[0][0]} to {lines.taken[-1][0]}, {last} lines)" if last > 1 else ""
+    return f"ragged CSV row: {len(fields)} fields, the header has {len(header)}{spans}"
+
+
+def _swallowed(lines: _Lines, fields: list[str], header: list[str], separator: str) -> bool:
+    """Whether the lines of a record behind its first are rows themselves: most of one that is ragged, else all."""
+    if len(lines.taken) == 1:
+        return False
+    inner = [text for _, text, _ in lines.taken[1:] if text.strip()]
+    like = sum(len(_fields(text, separator)) == len(header) for text in inner)
+    if len(fields) != len(header):
+        return bool(inner) and 2 * like >= len(inner)
+    # The last line ends the field that the quote opened, whatever it was before.
+    return len(header) >= _COLUMNS_LIKE_ROWS and len(inner) > _LINES_LIKE_ROWS and like >= len(inner) - 1

@@ -1,0 +1,215 @@
+"""The gold labels of one cell: from a list, or a text that holds one, to known label numbers and unknown ids.
+
+Comes in: a cell of the labels' column, and a way to find label numbers. Goes out: :class:`Gold`, or BadRow. A text is
+an id as a whole, a JSON list, a list as Python or NumPy print it, or ids with one separator between. Which separator is
+a matter of the column: the one that makes known ids. A text that two of them make known ids of is a bad row.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ezxmc_ray.documents.rejected import BadRow, shown
+from ezxmc_ray.documents.values import as_id, is_missing
+from ezxmc_ray.errors import UserError
+
+#: What prepare.list_separator may be called; every other text stands for itself.
+SEPARATORS = {"semicolon": ";", "pipe": "|", "comma": ",", "tab": "\t", "newline": "\n", "space": " "}
+#: A list as Python prints it (commas between the items) or NumPy (none).
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[\w.]+"""
+_PRINTED = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*\s*[\])}}]", re.DOTALL)
+_PRINTED_ITEM = re.compile(rf"({_ITEM})\s*(,?)", re.DOTALL)
+_BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
+_WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The labels of a document, as numbers in the order of the cell, and the ids that are not among the labels."""
+
+    numbers: list[int]
+    unknown: list[str] = field(default_factory=list)
+
+
+def separator_of(name: str) -> str | None:
+    """The separator that prepare.list_separator names; None for auto. UserError for none."""
+    if name == "auto":
+        return None
+    if not name:
+        raise UserError(f"prepare.list_separator is empty; set it to auto, {', '.join(SEPARATORS)} or a sign.")
+    return SEPARATORS.get(name, name)
+
+
+class ListReader:
+    """Reads the cells of one column.
+
+    ``separators``: those that parted ids so far, and the line where each first did. ``whole``: how often each made
+    known ids and nothing else.
+    ``given``: the separator by the configuration. ``settled``: the one that other rows of the column have, where the
+    configuration does not say. ``find``: from an id to its label's number.
+    """
+
+    def __init__(
+        self, find: Callable[[str], int | None], column: str, given: str | None, settled: str | None = None
+    ) -> None:
+        self._find, self._column, self._given, self._settled = find, column, given, settled
+        self.separators: dict[str, int] = {}
+        self.whole: Counter[str] = Counter()
+
+    def read(self, value: Any, line: int) -> Gold | None:
+        """The gold labels in ``value``; None if it says nothing. An empty list is a document without labels."""
+        if isinstance(value, str):
+            if not (text := value.strip()):
+                return None
+            number = self._find(text)
+            if number is not None:
+                return Gold([number])
+            if text[0] in _BRACKETS and (items := _list_in(text, self._column)) is not None:
+                return self._gold(items)
+            return self._gold(self._settled_parts(text) or self._parts(text, line))
+        if is_missing(value):
+            return None
+        return self._gold(value if isinstance(value, list) else [value])
+
+    def _gold(self, items: list[Any]) -> Gold | None:
+        """Of the ids in ``items``; of nothing but empty items nothing is known."""
+        numbers, unknown = [], []
+        for one in items:
+            number = self._find(one) if isinstance(one, str) else None
+            if number is None:
+                if _is_empty(one):
+                    continue
+                label_id = as_id(one, self._column)
+                number = self._find(label_id)
+                if number is None:
+                    unknown.append(label_id)
+                    continue
+            numbers.append(number)
+        if len(set(numbers)) < len(numbers) or len(set(unknown)) < len(unknown):
+            raise self._repeated(items)
+        if items and not (numbers or unknown):
+            return None
+        return Gold(numbers, unknown)
+
+    def _repeated(self, items: list[Any]) -> BadRow:
+        ids = [as_id(one, self._column) for one in items if not _is_empty(one)]
+        places = [self._find(one) if self._find(one) is not None else one for one in ids]
+        twice = next(one for at, one in enumerate(ids) if places[at] in places[:at])
+        matrix = ": that is no list of ids but a row of a 0/1 matrix" if set(ids) <= {"0", "1"} else ""
+        return BadRow(f"repeated label: {self._column} repeats {shown(twice)}{matrix}")
+
+    def _settled_parts(self, text: str) -> list[str] | None:
+        """What most texts need: the parts by the column's separator, where no other one is in ``text``."""
+        separator = self._given or self._settled
+        if separator is None or (self._given is None and any(one in text for one in _SIGNS if one != separator)):
+            return None
+        parts = _split(text, separator)
+        if len(parts) > 1 and separator not in self.separators:
+            return None
+        return parts
+
+    def _parts(self, text: str, line: int) -> list[str]:
+        """The ids in a text that is not one of them."""
+        if self._given is not None:
+            return _split(text, self._given)
+        readings = {one: _split(text, one) for one in SEPARATORS.values() if one in text}
+        if self._settled is not None:
+            readings.setdefault(self._settled, [text])
+        known = {one: sum(self._find(part) is not None for part in parts) for one, parts in readings.items()}
+        whole = [one for one, parts in readings.items() if known[one] == len(parts) > 0]
+        self._check_one(text, readings, whole)
+        chosen: str | None
+        if whole:
+            chosen = self._settled if self._settled in whole else whole[0]
+            if self._settled is not None and chosen != self._settled and len(readings[chosen]) > 1:
+                raise BadRow(
+                    f"ambiguous labels: {self._column} is {shown(text)}, ids with {chosen!r} between, where other rows "
+                    f"have {self._settled!r}: set prepare.list_separator"
+                )
+        else:
+            chosen = self._settled or self._best(text, readings, known)
+        if chosen is None:
+            return [text]
+        if len(readings[chosen]) > 1:
+            self.separators.setdefault(chosen, line)
+            self.whole[chosen] += chosen in whole
+        return readings[chosen]
+
+    def _best(self, text: str, readings: dict[str, list[str]], known: dict[str, int]) -> str | None:
+        """The separator that makes the most known ids, where none makes nothing else; None if none makes any."""
+        most = max(known.values(), default=0)
+        if not most:
+            return None
+        best = [one for one in readings if known[one] == most]
+        fewest = min(len(readings[one]) for one in best)
+        best = [one for one in best if len(readings[one]) == fewest]
+        self._check_one(text, readings, best)
+        return best[0]
+
+    def _check_one(self, text: str, readings: dict[str, list[str]], separators: list[str]) -> None:
+        """BadRow if ``separators`` make different ids."""
+        different = {tuple(readings[one]): one for one in separators}
+        if len(different) > 1:
+            first, second = list(different.values())[:2]
+            raise BadRow(
+                f"ambiguous labels: {self._column} is {shown(text)}, ids with {first!r} and with {second!r} between: "
+                "set prepare.list_separator"
+            )
+
+
+def _is_empty(item: Any) -> bool:
+    return not item.strip() if isinstance(item, str) else is_missing(item)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts that are not empty, without blanks around them."""
+    parts = text.split() if separator == " " else text.split(separator)
+    return [part for part in map(str.strip, parts) if part]
+
+
+def _list_in(text: str, column: str) -> list[Any] | None:
+    """The items of a JSON list, or of a list, tuple or set as Python or NumPy print it; None if ``text`` is neither."""
+    if text[0] == "[":
+        try:
+            return list(json.loads(text))
+        except (ValueError, RecursionError):
+            pass
+    found = _printed(text)
+    if found is None and text[0] == "[":
+        raise BadRow(
+            f'bad labels: {column} is {shown(text)}, which begins like a list and is none; write ["b", "c"] or b;c'
+        )
+    return found
+
+
+def _printed(text: str) -> list[Any] | None:
+    """As Python prints ['b', 'c'], and NumPy ['b' 'c'] and [1 2]; None for anything else."""
+    if not _PRINTED.fullmatch(text):
+        return None
+    found = _PRINTED_ITEM.findall(text[1:-1])
+    if len({comma for _, comma in found[:-1]}) > 1:
+        return None
+    items: list[Any] = []
+    for item, _ in found:
+        if item[0] in "'\"":
+            items.append(_literal(item))
+        elif item in _WORDS:
+            items.append(_WORDS[item])
+        elif re.fullmatch(r"[+-]?\d+(\.\d*)?", item):
+            items.append(item.removesuffix(".0").removesuffix("."))
+        else:
+            return None
+    return items if text[0] == "[" or all(item[0] in "'\"" for item, _ in found) else None
+
+
+def _literal(text: str) -> str | None:
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return None

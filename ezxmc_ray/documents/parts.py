@@ -1,0 +1,193 @@
+"""Pass 1 of prepare: labels, and a source at a time its documents, checked and written to part files of the scratch.
+
+Comes in: sources. Goes out: labels.parquet, part files of good documents and tables of rejected rows below
+layout.PREPARE_PARTS, and what was found in each source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from ezxmc_ray import layout
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
+from ezxmc_ray.documents.fingerprints import table_fingerprint
+from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
+from ezxmc_ray.documents.lists import ListReader, separator_of
+from ezxmc_ray.documents.readers import read_rows
+from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
+from ezxmc_ray.documents.sources import RawRow
+from ezxmc_ray.documents.xmc import LabelsByRow
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH
+
+_LABEL_ROWS = f"{layout.PREPARE_PARTS}/label-rows.parquet"
+
+#: A part file is closed at so many rows, or at so many characters.
+PART_ROWS = 8192
+_PART_CHARACTERS = 64_000_000
+#: Unknown gold labels that a source names.
+_UNKNOWN_SHOWN = 5
+
+PART = pa.schema(
+    [
+        *DOCUMENTS_SCHEMA,
+        ("gold", pa.list_(pa.int32())),
+        ("line", pa.int64()),
+        ("id_hash", HASH),
+        ("split_from", pa.string()),
+        ("unknown_gold", pa.int32()),
+    ]
+)
+_NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint.
+
+    ``columns`` and ``synonyms``: see labels.LabelSet.
+    """
+
+    labels: int
+    duplicate_texts: int
+    rejected: str
+    fingerprint: str
+    columns: list[str] = field(default_factory=list)
+    synonyms: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part file: rows of one source, in its order. ``number`` is the source's place in the order of reading."""
+
+    path: str
+    number: int
+    source: str
+    rows: int
+    gold: int
+
+
+@dataclass(frozen=True)
+class CheckedSource:
+    """What pass 1 made of one source; ``full``: it alone gives all documents that prepare.limit_documents asks for.
+
+    ``columns``: all that it has. ``separators``: of label ids, and where each first was. ``unknown``: some of the gold
+    labels that are not among the labels, and where.
+    """
+
+    number: int
+    parts: list[Part]
+    rejected: list[str]
+    full: bool
+    columns: list[str]
+    separators: dict[str, str]
+    unknown: list[str]
+
+
+def write_labels(storage: Storage, sources: Sequence[LabelSource]) -> LabelCounts:
+    """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch."""
+    labels = read_labels(sources)
+    storage.write_table(layout.LABELS, labels.table)
+    storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
+    rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"
+    storage.write_table(rejected, labels.rejected)
+    fingerprint = table_fingerprint(labels.table, ["id", "text", "description"])
+    return LabelCounts(
+        labels.table.num_rows, labels.duplicate_texts, rejected, fingerprint, labels.columns, labels.synonyms
+    )
+
+
+def check_source(
+    storage: Storage,
+    number: int,
+    source: DocumentSource,
+    prepare: PrepareConfig,
+    seed: int,
+    separator: str | None = None,
+) -> CheckedSource:
+    """Check the rows of ``source`` and write part files of the good ones and tables of the rejected ones.
+
+    With prepare.limit_documents it stops after so many different ids, since no more can be needed from one source.
+    ``separator``: see lists.ListReader's ``settled``.
+    """
+    labels = _labels_of(storage, source, prepare, separator)
+    parts = _PartWriter(storage, number, source.source.name)
+    seen, columns = set[bytes](), dict[str, None]()
+    line, full = 0, False
+    for index, row in enumerate(read_rows(source.source, source.columns, source.required, columns)):
+        line = row.line
+        try:
+            document, unknown = check_document(row, source, labels, prepare, seed, index)
+        except BadRow as error:
+            parts.reject(row, str(error))
+            continue
+        parts.add(document, unknown)
+        if prepare.limit_documents:
+            seen.add(document.id_hash)
+            if full := len(seen) == prepare.limit_documents:
+                break
+    parts.flush()
+    if isinstance(labels, LabelsByRow) and not full:
+        labels.check_rows(line)
+    separators = labels.reader.separators if isinstance(labels, LabelsById) else {}
+    where = {one: f"{source.source.name}:{first}" for one, first in separators.items()}
+    return CheckedSource(
+        number, parts.written, parts.rejected, full, list(columns), where, list(parts.unknown.values())
+    )
+
+
+class _PartWriter:
+    """Writes the part files and the tables of rejected rows of one source, each when it is large enough."""
+
+    def __init__(self, storage: Storage, number: int, name: str) -> None:
+        self._storage, self._number, self._name = storage, number, name
+        self.written: list[Part] = []
+        self.rejected: list[str] = []
+        self.unknown: dict[str, str] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._documents: list[Document] = []
+        self._bad = RejectedRows(self._name, self._number)
+        self._characters = 0
+
+    def add(self, document: Document, unknown: Sequence[str]) -> None:
+        """Take up a good row, and its gold labels that are not among the labels."""
+        self._documents.append(document)
+        for label in unknown:
+            if len(self.unknown) < _UNKNOWN_SHOWN:
+                self.unknown.setdefault(label, f"{self._name}:{document.line}: {shown(label)}")
+        self._characters += len(document.title) + len(document.text)
+        if len(self._documents) >= PART_ROWS or self._characters >= _PART_CHARACTERS:
+            self.flush()
+
+    def reject(self, row: RawRow, reason: str) -> None:
+        """Take up a bad row."""
+        self._bad.add(row, reason)
+        if len(self._bad) >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been taken up."""
+        if self._documents:
+            path = f"{layout.PREPARE_PARTS}/part-{self._number:06d}-{len(self.written):06d}.parquet"
+            arrays = [pa.array([getattr(document, one.name) for document in self._documents], one.type) for one in PART]
+            self._storage.write_table(path, pa.table(arrays, schema=PART))
+            gold = sum(document.gold is not None for document in self._documents)
+            self.written.append(Part(path, self._number, self._name, len(self._documents), gold))
+        if len(self._bad):
+            self.rejected.append(f"{layout.PREPARE_PARTS}/rejected-{self._number:06d}-{len(self.rejected):06d}.parquet")
+            self._storage.write_table(self.rejected[-1], self._bad.table())
+        self._start()
+
+
+def _labels_of(storage: Storage, source: DocumentSource, prepare: PrepareConfig, separator: str | None) -> LabelsOf:
+    if not source.label_rows:
+        given = separator_of(prepare.list_separator)
+        return LabelsById(ListReader(LabelNumbers(storage).get, prepare.labels_column, given, separator))
+    numbers = storage.read_table(_LABEL_ROWS, _NUMBERS_SCHEMA)["number"].to_numpy()
+    return LabelsByRow(source, numbers)

@@ -1,0 +1,74 @@
+"""SKOS vocabularies in Turtle, RDF/XML or N-Triples: a row a concept, by rdflib.
+
+Comes in: a Source, whose ``language`` says which labels are taken. Goes out: RawRow after RawRow, in the order of the
+concepts' addresses: ``id`` is the address, ``text`` the prefLabel, ``description`` the definition (else the
+scopeNote), and ``alternatives`` the altLabels. Deprecated concepts are no rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ezxmc_ray.documents.sources import RawRow, Required, Source
+from ezxmc_ray.errors import UserError, one_line
+
+#: rdflib's names of the formats.
+_SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
+
+
+def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
+    """The concepts of a vocabulary. Errors: UserError where rdflib is missing, or the file is no RDF of its syntax."""
+    try:
+        import rdflib
+        from rdflib.namespace import OWL, RDF, SKOS
+    except ImportError as error:
+        raise UserError(
+            f"{source.name} is RDF, which rdflib reads, and that is not installed: pip install rdflib."
+        ) from error
+    graph = rdflib.Graph()
+    try:
+        graph.parse(data=source.read_bytes(), format=_SYNTAX[source.format])
+    except UserError:
+        raise
+    except Exception as error:  # classes of rdflib, of its parsers and of expat
+        raise UserError(f"{source.name} cannot be read as {source.format}: {one_line(error)}.") from error
+    deprecated = {one for one, value in graph.subject_objects(OWL.deprecated) if str(value).lower() in ("true", "1")}
+    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(SKOS.prefLabel, None)} - deprecated
+    concepts = {one for one in concepts if (one, RDF.type, SKOS.ConceptScheme) not in graph}
+    language = source.language or _language(graph.objects(one, SKOS.prefLabel) for one in concepts)
+    for number, concept in enumerate(sorted(concepts, key=str), 1):
+        definitions = [
+            *_texts(graph.objects(concept, SKOS.definition), language),
+            *_texts(graph.objects(concept, SKOS.scopeNote), language),
+        ]
+        names = _texts(graph.objects(concept, SKOS.prefLabel), language)
+        values: dict[str, Any] = {"id": str(concept), "text": names[0] if names else ""}
+        values["description"] = definitions[0] if definitions else ""
+        values["alternatives"] = _texts(graph.objects(concept, SKOS.altLabel), language)
+        if names:
+            yield RawRow(number, values)
+        else:
+            there = ", ".join(sorted({_tag(one) or "none" for one in graph.objects(concept, SKOS.prefLabel)}))
+            reason = f"empty label: no prefLabel in {language or 'no language'}, only in {there or 'none'}"
+            yield RawRow(number, None, reason, str(concept))
+
+
+def _tag(literal: Any) -> str:
+    return (getattr(literal, "language", None) or "").lower()
+
+
+def _texts(literals: Iterable[Any], language: str) -> list[str]:
+    """Those in ``language`` (en takes en-GB as well), else those in none; sorted, so that the first is always one."""
+    found = list(literals)
+    fits = [one for one in found if _tag(one) == language or _tag(one).startswith(f"{language}-")]
+    exact = [one for one in fits if _tag(one) == language]
+    chosen = exact or fits or [one for one in found if not _tag(one)]
+    return sorted(str(one) for one in chosen)
+
+
+def _language(labels: Iterable[Iterable[Any]]) -> str:
+    """The language that most concepts have a prefLabel in; of several English, else the first by name."""
+    counts = Counter(tag for ones in labels for tag in {_tag(one) for one in ones} if tag)
+    return min(counts, key=lambda tag: (-counts[tag], tag != "en", tag), default="")

@@ -1,0 +1,146 @@
+"""What was read, in sentences: for the terminal, the manifest and the report.
+
+Comes in: inputs, and what the two passes of prepare counted. Goes out: sentences; and a UserError where what was read
+cannot be what was meant (no text at all, two separators in one column).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, listed, lookalikes, unused
+from ezxmc_ray.documents.inputs import Inputs
+from ezxmc_ray.documents.look import Settled
+from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
+from ezxmc_ray.documents.shards import ShardCounts
+from ezxmc_ray.errors import UserError
+
+
+def check_columns_read(
+    prepare: PrepareConfig, inputs: Inputs, labels: LabelCounts, settled: Settled, checked: Sequence[CheckedSource]
+) -> None:
+    """UserError for a named column that no file has, ids in some files only, or two separators of label ids."""
+    if not inputs.has_columns:
+        return
+    columns = _columns(checked)
+    if columns:
+        check_named(prepare, DOCUMENT_COLUMNS, columns, "prepare.documents")
+    if labels.columns:
+        check_named(prepare, LABEL_COLUMNS, labels.columns, "prepare.labels")
+    if prepare.id_column in columns and any(one.row_ids for one in settled.sources):
+        raise UserError(
+            f"Some files of prepare.documents have a column {prepare.id_column!r} and others have none: give all of "
+            "them ids, or set prepare.id_column to a column that all have."
+        )
+    separators = {sign: where for one in reversed(checked) for sign, where in one.separators.items()}
+    if prepare.list_separator == "auto" and len(separators) > 1:
+        found = " and ".join(f"{sign!r} ({where})" for sign, where in separators.items())
+        raise UserError(
+            f"The column {prepare.labels_column!r} has label ids with {found} between, and a column has one separator: "
+            "mend the rows, or set prepare.list_separator."
+        )
+
+
+def check_texts(prepare: PrepareConfig, inputs: Inputs, checked: Sequence[CheckedSource], texts: int) -> None:
+    """UserError where no document has a text. (Data sets of the Repository may hold titles alone.)"""
+    if texts or not inputs.has_columns:
+        return
+    columns = _columns(checked)
+    synonyms = {"text_column": DOCUMENT_COLUMNS["text_column"]}
+    others = "; ".join(lookalikes(prepare, synonyms, [one for one in columns if one != prepare.title_column]))
+    raise UserError(
+        f"No document has a text: the column {prepare.text_column!r} is empty or absent, and the columns are "
+        f"{listed(columns)}" + (f" ({others})" if others else "") + ": set prepare.text_column, where titles are all "
+        f"there is to prepare.text_column={prepare.title_column or 'title'}."
+    )
+
+
+def check_unknown_gold(prepare: PrepareConfig, checked: Sequence[CheckedSource], shards: Sequence[ShardCounts]) -> None:
+    """UserError for gold labels that are not among the labels, with prepare.on_unknown_gold=fail."""
+    unknown = sum(one.unknown_gold for one in shards)
+    if unknown and prepare.on_unknown_gold == "fail":
+        raise UserError(
+            f"{_unknown(checked, shards)}; mend them, or leave them out of their documents with "
+            "prepare.on_unknown_gold=skip."
+        )
+
+
+def what_was_read(
+    prepare: PrepareConfig,
+    inputs: Inputs,
+    labels: LabelCounts,
+    settled: Settled,
+    checked: Sequence[CheckedSource],
+    shards: Sequence[ShardCounts],
+) -> list[str]:
+    """The sentences, warnings last."""
+    documents, gold = sum(one.rows for one in shards), sum(one.labelled for one in shards)
+    titles, texts = sum(one.titles for one in shards), sum(one.texts for one in shards)
+    pairs = sum(one.gold_labels for one in shards)
+    told = [
+        f"Read {documents:,} documents: {titles:,} with a title, {texts:,} with a text, {gold:,} with gold labels "
+        f"({pairs:,} in all); {labels.labels:,} labels",
+        _split(prepare, shards),
+    ]
+    if any(one.row_ids for one in settled.sources) and inputs.has_columns:
+        told.append(f"No file has a column {prepare.id_column!r}: the numbers of the rows, from 0, are the ids")
+    if not inputs.has_columns and not gold:
+        told.append(f"No gold labels: {prepare.xmc_directory} has none beside its texts (Y.trn.npz, trn_X_Y.txt)")
+    if labels.synonyms:
+        told.append(f"{labels.synonyms:,} other texts of labels (altLabel) are not used")
+    if sum(one.unknown_gold for one in shards):
+        told.append(f"Left out: {_unknown(checked, shards)}")
+    if inputs.has_columns:
+        told += _columns_told(prepare, labels, _columns(checked))
+    return told
+
+
+def _columns(checked: Sequence[CheckedSource]) -> list[str]:
+    return list(dict.fromkeys(name for one in checked for name in one.columns))
+
+
+def _columns_told(prepare: PrepareConfig, labels: LabelCounts, columns: list[str]) -> list[str]:
+    """Columns that are there and not read, and warnings of those that look like an absent one."""
+    told = []
+    if spare := unused(prepare, DOCUMENT_COLUMNS, columns):
+        told.append(f"Columns of the documents that are not used: {listed(spare)}")
+    if spare := unused(prepare, LABEL_COLUMNS, labels.columns):
+        told.append(f"Columns of the labels that are not used: {listed(spare)}")
+    warnings = lookalikes(prepare, DOCUMENT_COLUMNS, columns) if columns else []
+    warnings += lookalikes(prepare, LABEL_COLUMNS, labels.columns) if labels.columns else []
+    return told + [f"Warning: {one}" for one in warnings]
+
+
+def _split(prepare: PrepareConfig, shards: Sequence[ShardCounts]) -> str:
+    """Where the split came from, and its counts."""
+    counts = sum((Counter(one.split_from) for one in shards), Counter[str]())
+    by = Counter[str]()
+    for name, count in counts.items():
+        by[name.partition(",")[0]] += count
+    train, test = sum(one.train for one in shards), sum(one.test for one in shards)
+    validation = sum(count for name, count in counts.items() if name.endswith("validation"))
+    drawn = f"{100 * prepare.test_share:g} % drawn for testing"
+    words = {
+        "column": f"{by['column']:,} by the column {prepare.split_column!r}",
+        "file": f"{by['file']:,} by the names of files and folders",
+        "drawn": f"{by['drawn']:,} that nothing says it of, {drawn}",
+    }
+    how = ", ".join(words[name] for name in words if by[name])
+    if set(by) == {"drawn"}:
+        how = f"no file says train or test: {drawn}"
+    return f"Split: {train:,} train, {test:,} test ({how})" + (
+        f"; {validation:,} for validation are taken as train" if validation else ""
+    )
+
+
+def _unknown(checked: Sequence[CheckedSource], shards: Sequence[ShardCounts]) -> str:
+    unknown, documents = sum(one.unknown_gold for one in shards), sum(one.unknown_documents for one in shards)
+    known = sum(one.gold_labels for one in shards)
+    first = ", ".join([where for one in checked for where in one.unknown][:3])
+    none = "" if known else "; no gold label at all is known: is it another set of ids?"
+    return (
+        f"{unknown:,} of {unknown + known:,} gold labels, of {documents:,} documents, are not among the labels "
+        f"({first}){none}"
+    )
