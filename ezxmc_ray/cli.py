@@ -161,10 +161,12 @@ def tag(
         typer.Option(
             "--input",
             metavar="FILE",
-            help="documents: JSON lines, Parquet or CSV; several may be given; without it, one text a line",
+            help="documents: JSON, Parquet or CSV; several may be given; without it, one text a line",
         ),
     ] = None,
-    output: Annotated[str | None, typer.Option("--output", metavar="FILE", help="a Parquet file for the tags")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE", help="a file for the tags: .parquet, .jsonl or .csv")
+    ] = None,
 ) -> None:
     """Tags for files, or for lines from the terminal."""
     knobs = [word for word in overrides or [] if "=" in word]

@@ -316,15 +316,17 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
 
 
 def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:
-    """Tag the documents in ``inputs`` with a finished run; ``output`` (Parquet) is tags.parquet if it is None."""
-    from ezxmc_ray.tagger import tag_files
+    """Tag the documents in ``inputs`` with a finished run; ``output`` is tags.parquet if it is None."""
+    from ezxmc_ray.tagger import check_output, tag_files
 
-    tagger = open_tagger(run, overrides)
     target = output or "tags.parquet"
+    check_output(target)
+    tagger = open_tagger(run, overrides)
     counts = tag_files(tagger, inputs, target, open_run(run, overrides).config.prepare)
     say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {target}")
     for count, what in (
         (counts.without_labels, "documents have no label of at least predict.min_score"),
+        (counts.without_text, "documents have a title only"),
         (counts.truncated, "documents were cut at encoder.max_document_tokens"),
         (counts.rejected, f"bad rows were left out; {target}.rejected.parquet says which and why"),
     ):

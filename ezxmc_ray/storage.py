@@ -151,6 +151,12 @@ class Storage:
         ):
             yield writer
 
+    @contextmanager
+    def open_stream(self, relative: str) -> Iterator[Any]:
+        """A file to write bytes to, one piece after the other; committed when the block ends well."""
+        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
+            yield sink
+
     def read_counts(self, relative: str) -> dict[str, int]:
         """The counts that :meth:`write_table` put into a Parquet file's footer; empty if there are none."""
         schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)

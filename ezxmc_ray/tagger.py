@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +16,13 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
+from ezxmc_ray.documents.columns import check_named
+from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
+from ezxmc_ray.documents.inputs import document_sources
+from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows
-from ezxmc_ray.documents.sources import RawRow, Source, find_sources
-from ezxmc_ray.documents.values import as_id, as_text
+from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.hybrid import HybridSearcher
@@ -26,15 +33,20 @@ from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA,
 
 #: Documents that are encoded and searched at once.
 TAG_BATCH = 1024
+#: Endings of the file that tags are written to.
+OUTPUTS = (".parquet", ".jsonl", ".csv")
+#: Of a score in a text.
+SCORE_DIGITS = 6
 
 
 @dataclass
 class TagCounts:
-    """What tagging files did: documents, labels given, documents without any, documents cut, bad rows left out."""
+    """What tagging files did: documents, labels given, documents without any or without a text, cut, bad rows."""
 
     documents: int = 0
     labels: int = 0
     without_labels: int = 0
+    without_text: int = 0
     truncated: int = 0
     rejected: int = 0
 
@@ -90,37 +102,45 @@ class Tagger:
         return pa.Table.from_arrays(columns, schema=PREDICTIONS_SCHEMA), encoded.truncated
 
 
-def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareConfig) -> TagCounts:
-    """Tag the documents in ``inputs`` (paths, globs or URIs; formats as in ``prepare``), commit ``output`` (Parquet).
+def check_output(output: str) -> None:
+    """UserError unless ``output`` ends as one of the formats that tags are written in."""
+    if os.path.splitext(output)[1].lower() not in OUTPUTS:
+        raise UserError(
+            f"--output {output} must end in one of {', '.join(OUTPUTS)}, which say how the tags are written."
+        )
 
-    Documents stream through memory a batch at a time. Rows that cannot be used are left out and listed in
-    ``<output>.rejected.parquet`` (REJECTED_SCHEMA). Errors: UserError for inputs that do not exist or cannot be read.
+
+def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareConfig) -> TagCounts:
+    """Tag the documents in ``inputs`` (paths, globs or URIs; formats as in ``prepare``), commit ``output``.
+
+    Its ending says how: .parquet (PREDICTIONS_SCHEMA), .jsonl, or .csv (lists as JSON in the cells). Documents stream
+    through memory a batch at a time. Rows that cannot be used are left out and listed in
+    ``<output>.rejected.parquet`` (REJECTED_SCHEMA). Errors: UserError for inputs that do not exist or cannot be read,
+    that lack the configured columns, or of which no row can be used.
     """
-    counts = TagCounts()
-    sources = find_sources(inputs, prepare.format, "--input")
-    folder, name = os.path.split(output)
-    storage = Storage(folder or ".")
-    if not name or storage.is_folder(name):
-        raise UserError(f"--output {output} is a directory; name a file, for example {folder or '.'}/tags.parquet.")
-    if any(source.path == storage.path(name) for source in sources):
-        raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
-    check_writable(storage)
-    with storage.open_table(name, PREDICTIONS_SCHEMA) as sink:
-        rejected: list[pa.Table] = []
-        for number, source in enumerate(sources):
-            bad = RejectedRows(source.name, number)
-            for ids, titles, texts in _document_batches(source, prepare, bad):
+    check_output(output)
+    sources = document_sources(prepare, inputs, "--input")
+    storage, name = _target(output, [one.source for one in sources])
+    counts, columns = TagCounts(), dict[str, None]()
+    rejected: list[pa.Table] = []
+    with _open_output(storage, name) as write:
+        for number, source in enumerate(with_ids(sources, first_columns(sources))):
+            bad = RejectedRows(source.source.name, number)
+            for ids, titles, texts in _document_batches(source, bad, columns):
                 table, truncated = tagger.tag(ids, titles, texts)
-                sink.write_table(table)
+                write(table)
                 labels = lengths(table["label_ids"])
                 counts.documents += len(ids)
                 counts.labels += int(labels.sum())
                 counts.without_labels += int((labels == 0).sum())
+                counts.without_text += texts.count("")
                 counts.truncated += truncated
             rejected.append(bad.table().select(REJECTED_SCHEMA.names))
+        if columns:
+            check_named(prepare, ["text_column"], list(columns), "--input")
         counts.rejected = sum(map(len, rejected))
-        if not counts.documents and not counts.rejected:
-            raise UserError(f"There are no documents in {', '.join(inputs)}; give files with a row for each document.")
+        if not counts.documents:
+            raise UserError(_nothing(inputs, pa.concat_tables(rejected)))
     if counts.rejected:
         storage.write_table(f"{name}.rejected.parquet", pa.concat_tables(rejected))
     else:
@@ -128,32 +148,86 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
     return counts
 
 
+def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
+    """Where ``output`` is written; UserError for a directory, or one of ``sources``."""
+    folder, name = os.path.split(output)
+    storage = Storage(folder or ".")
+    if storage.is_folder(name):
+        raise UserError(f"--output {output} is a directory; name a file, for example {folder or '.'}/tags.parquet.")
+    if any(source.path == storage.path(name) for source in sources):
+        raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
+    check_writable(storage)
+    return storage, name
+
+
+def _nothing(inputs: Sequence[str], rejected: pa.Table) -> str:
+    if not rejected.num_rows:
+        return f"There are no documents in {', '.join(inputs)}; give files with a row for each document."
+    first = rejected.slice(0, 1).to_pylist()[0]
+    return (
+        f"There is no usable document in {', '.join(inputs)}: all {rejected.num_rows} rows are bad, the first "
+        f"({first['source']}:{first['line']}) for {first['reason']}."
+    )
+
+
+@contextmanager
+def _open_output(storage: Storage, name: str) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that writes tables of PREDICTIONS_SCHEMA as the ending of ``name`` says."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending == ".parquet":
+        with storage.open_table(name, PREDICTIONS_SCHEMA) as sink:
+            yield sink.write_table
+        return
+    as_text = _csv_text if ending == ".csv" else _json_text
+    with storage.open_stream(name) as sink:
+        if ending == ".csv":
+            sink.write((",".join(PREDICTIONS_SCHEMA.names) + "\n").encode())
+        yield lambda table: sink.write(as_text(table).encode())
+
+
+def _json_text(table: pa.Table) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _plain_rows(table))
+
+
+def _csv_text(table: pa.Table) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    for row in _plain_rows(table):
+        rows.writerow([one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row.values()])
+    return text.getvalue()
+
+
+def _plain_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in table.to_pylist():
+        yield row | {"scores": [round(score, SCORE_DIGITS) for score in row["scores"]]}
+
+
 def _document_batches(
-    source: Source, prepare: PrepareConfig, bad: RejectedRows
+    source: DocumentSource, bad: RejectedRows, columns: dict[str, None]
 ) -> Iterator[tuple[list[str], list[str], list[str]]]:
-    """(ids, titles, texts) of the usable rows of ``source``, up to TAG_BATCH at a time."""
-    names = (prepare.id_column, prepare.title_column, prepare.text_column)
-    required = [("prepare.id_column", names[:1]), ("prepare.text_column", names[1:])]
+    """(ids, titles, texts) of the usable rows of ``source``, up to TAG_BATCH at a time; ``columns`` takes up all."""
     batch: list[tuple[str, str, str]] = []
-    for row in read_rows(source, names, required):
+    seen: dict[str, None] = {}
+    names = [source.id_column, source.title_column, source.text_column]
+    for number, row in enumerate(read_rows(source.source, names, source.required, seen)):
         try:
-            batch.append(_document(row, prepare))
+            batch.append(_document(row, source, number))
         except BadRow as error:
             bad.add(row, str(error))
         if len(batch) == TAG_BATCH:
             yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]
             batch = []
+    columns |= seen
     if batch:
         yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]
 
 
-def _document(row: RawRow, prepare: PrepareConfig) -> tuple[str, str, str]:
-    """(id, title, text) of a row; BadRow if it cannot be used."""
+def _document(row: RawRow, source: DocumentSource, number: int) -> tuple[str, str, str]:
+    """(id, title, text) of a row, the file's ``number``-th from 0; BadRow if it cannot be used."""
     if row.values is None:
         raise BadRow(row.reason)
-    document_id = as_id(row.values.get(prepare.id_column), prepare.id_column)
-    title = as_text(row.values.get(prepare.title_column), prepare.title_column)
-    text = as_text(row.values.get(prepare.text_column), prepare.text_column)
+    document_id = document_name(row.values, source, number)
+    title, text = document_texts(row.values, source)
     if not title and not text:
         raise BadRow(f"empty document: title and text of {document_id!r} are both empty")
     return document_id, title, text

@@ -6,6 +6,7 @@ needed, so that ``ezxmc --help`` answers at once.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Texts that are tagged together when they come from a pipe; on a terminal each is answered at once.
 LINES_PER_BATCH = 64
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 #: Characters of a line where stdout is not a terminal.
 PLAIN_WIDTH = 200
@@ -112,12 +115,17 @@ def tag_lines(tagger: Tagger) -> None:
             if not interactive:
                 print(text)
             for label_id, label_text, score in zip(row["label_ids"], row["label_texts"], row["scores"], strict=True):
-                print(f"  {score:.3f}\t{label_text}\t({label_id})")
+                print(f"  {score:.3f}\t{_in_one_line(label_text)}\t({_in_one_line(label_id)})")
             if not row["label_ids"]:
                 print("  no label is similar enough (predict.min_score)")
             print(flush=True)
     if cut:
         print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
+
+
+def _in_one_line(text: str) -> str:
+    """``text`` with line breaks, tabs, other controls and marks of direction escaped: a terminal would obey them."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _next(texts: Iterator[str], count: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 from ezxmc_ray.tagger import tag_files
+from ezxmc_ray.terminal import tag_lines
 
 
 class FakeTagger:
@@ -57,3 +60,71 @@ def test_the_documents_are_not_replaced_by_their_tags(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"documents\.parquet is one of the files to tag, which it would replace"):
         tag(tmp_path / "documents.parquet", tmp_path / "documents.parquet")
     assert pq.read_table(tmp_path / "documents.parquet").equals(documents)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_the_ending_of_the_output_says_how_it_is_written(tmp_path: Path, ending: str) -> None:
+    texts = ['a, "b"\nc', "é\x1b", "plain"]
+    source = write(tmp_path / "in.jsonl", *({"id": text, "text": "t"} for text in texts))
+    assert tag(source, tmp_path / f"out.{ending}") == 3
+    out = tmp_path / f"out.{ending}"
+    if ending == "parquet":
+        rows = pq.read_table(out).to_pylist()
+    elif ending == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().split("\n") if line]
+    else:
+        with out.open(newline="") as file:
+            rows = [
+                {key: value if key == "id" else json.loads(value) for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    assert rows == [{"id": text, "label_ids": ["x"], "label_texts": ["X"], "scores": [0.5]} for text in texts]
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "out", "out.jsonl.gz", "folder/"])
+def test_another_ending_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"--output .* must end in one of \.parquet, \.jsonl, \.csv"):
+        tag_files(FakeTagger(), ["gone.jsonl"], f"{tmp_path}/{name}", PrepareConfig())  # type: ignore[arg-type]
+
+
+def test_a_file_with_content_is_never_tagged_as_no_documents(tmp_path: Path) -> None:
+    out = tmp_path / "tags.csv"
+    (tmp_path / "broken.jsonl").write_text('{"id": "1", "text": \n{"id": "2", "text": ""}\n')
+    with pytest.raises(UserError) as raised:
+        tag(tmp_path / "broken.jsonl", out)
+    assert str(raised.value) == (
+        f"There is no usable document in {tmp_path}/broken.jsonl: all 2 rows are bad, the first "
+        f"({tmp_path}/broken.jsonl:1) for broken JSON: Expecting value at column 21."
+    )
+    assert not out.exists()
+    documents = [{"id": str(number), "text": f"text {number}"} for number in range(2000)]
+    for indent in (None, 1):
+        (tmp_path / "array.json").write_text(json.dumps(documents, indent=indent))
+        assert tag(tmp_path / "array.json", out) == 2000
+
+
+def test_rows_without_a_column_of_ids_are_called_by_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text('text\none\n\n"two\nlines"\n')
+    assert tag(tmp_path / "texts.csv", tmp_path / "tags.parquet") == 2
+    assert pq.read_table(tmp_path / "tags.parquet")["id"].to_pylist() == ["0", "1"]
+
+
+def test_a_text_column_that_was_named_must_be_there(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", {"id": "a", "title": "t", "abstract": "long"})
+    with pytest.raises(UserError, match=r"No file of --input has a column 'Abstract' \(prepare.text_column; did"):
+        tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv", PrepareConfig(text_column="Abstract"))  # type: ignore[arg-type]
+    counts = tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv", PrepareConfig())  # type: ignore[arg-type]
+    assert (counts.documents, counts.without_text) == (1, 1)
+
+
+def test_what_a_terminal_would_obey_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Hostile(FakeTagger):
+        def tag(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
+            row = {"id": "0", "label_ids": ["i\r\u202e"], "label_texts": ["two\nlines\t\x1b]0;x\x07é\u200d"]}
+            return pa.Table.from_pylist([{**row, "scores": [0.5]}], PREDICTIONS_SCHEMA), 0
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("text\n"))
+    tag_lines(Hostile())  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "text\n  0.500\ttwo\\nlines\\t\\x1b]0;x\\x07é\u200d\t(i\\r\\u202e)\n\n"

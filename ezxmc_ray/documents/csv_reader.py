@@ -82,7 +82,7 @@ def _annif_names(lines: _Lines, columns: Sequence[str]) -> list[str]:
     if len(fields) >= 2 and _ADDRESS.fullmatch(fields[0]):
         return [*columns[:2], *(f"field {number}" for number in range(3, len(fields) + 1))]
     if len(fields) == 2 and fields[1].strip() and all(map(_ADDRESS.fullmatch, fields[1].split())):
-        return [columns[2], columns[3] if len(columns) > 3 else "labels"]
+        return [columns[2], (columns[3] if len(columns) > 3 else "") or "labels"]
     return []
 
 

@@ -113,8 +113,7 @@ def check_document(
         raise BadRow(row.reason)
     values = row.values
     title, text = document_texts(values, source)
-    id_ = str(number) if source.row_ids else as_id(values.get(source.id_column), source.id_column)
-    document_id = source.id_prefix + id_
+    document_id = document_name(values, source, number)
     if not title and not text:
         raise BadRow(f"empty document: title and text of {shown(document_id)} are both empty")
     said = as_split(values.get(source.split_column), source.split_column)
@@ -139,6 +138,12 @@ def check_document(
         unknown_gold=len(gold.unknown) if gold else 0,
     )
     return document, gold.unknown if gold else []
+
+
+def document_name(values: dict[str, Any], source: DocumentSource, number: int) -> str:
+    """The id of a row, the file's ``number``-th from 0; BadRow for a value that is none."""
+    own = str(number) if source.row_ids else as_id(values.get(source.id_column), source.id_column)
+    return source.id_prefix + own
 
 
 def document_texts(values: dict[str, Any], source: DocumentSource) -> tuple[str, str]:

@@ -44,7 +44,10 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
                 "prepare.xmc_directory stands instead of prepare.documents and prepare.labels; set one or the other."
             )
         return Inputs(*find_xmc_sources(prepare.xmc_directory), has_columns=False)
-    return Inputs(_label_sources(prepare), document_sources(prepare, prepare.documents, "prepare.documents"))
+    documents = document_sources(prepare, prepare.documents, "prepare.documents")
+    splits = splits_of_files([one.source for one in documents], prepare.split_column)
+    with_splits = [replace(one, split=split) for one, split in zip(documents, splits, strict=True)]
+    return Inputs(_label_sources(prepare), with_splits)
 
 
 def _label_sources(prepare: PrepareConfig) -> list[LabelSource]:
@@ -82,9 +85,8 @@ def document_sources(prepare: PrepareConfig, patterns: Sequence[str], key: str) 
             labels_column=prepare.labels_column,
             split_column=prepare.split_column,
             required=required,
-            split=split,
         )
-        for one, split in zip(found, splits_of_files(found, prepare.split_column), strict=True)
+        for one in found
     ]
 
 
