@@ -184,12 +184,14 @@ def _ragged(lines: _Lines, fields: list[str], header: list[str]) -> str:
 
 
 def _swallowed(lines: _Lines, fields: list[str], header: list[str], separator: str) -> bool:
-    """Whether the lines of a record behind its first are rows themselves: most of one that is ragged, else all."""
+    """Whether the lines within a record are rows themselves: most of one that is ragged, else all.
+
+    The last line does not count: it ends the field that the quote opened, whatever it was before.
+    """
     if len(lines.taken) == 1:
         return False
-    inner = [text for _, text, _ in lines.taken[1:] if text.strip()]
+    inner = [text for _, text, _ in lines.taken[1:-1] if text.strip()]
     like = sum(len(_fields(text, separator)) == len(header) for text in inner)
     if len(fields) != len(header):
         return bool(inner) and 2 * like >= len(inner)
-    # The last line ends the field that the quote opened, whatever it was before.
-    return len(header) >= _COLUMNS_LIKE_ROWS and len(inner) > _LINES_LIKE_ROWS and like >= len(inner) - 1
+    return len(header) >= _COLUMNS_LIKE_ROWS and len(inner) >= _LINES_LIKE_ROWS and like == len(inner)

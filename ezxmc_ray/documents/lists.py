@@ -138,7 +138,7 @@ class ListReader:
             return [text]
         if len(readings[chosen]) > 1:
             self.separators.setdefault(chosen, line)
-            self.whole[chosen] += chosen in whole
+            self.whole.update([chosen] if chosen in whole else [])
         return readings[chosen]
 
     def _best(self, text: str, readings: dict[str, list[str]], known: dict[str, int]) -> str | None:
@@ -147,6 +147,8 @@ class ListReader:
         if not most:
             return None
         best = [one for one in readings if known[one] == most]
+        if len(best) > 1 and " " in best:  # the blank in ", "
+            best.remove(" ")
         fewest = min(len(readings[one]) for one in best)
         best = [one for one in best if len(readings[one]) == fewest]
         self._check_one(text, readings, best)

@@ -66,6 +66,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "metrics": _metrics(details["evaluate"], chosen, stages["select"] is not None),
         **{name: details["evaluate"].get(name) for name in BESIDE_METRICS},
         "data": {name: details["prepare"].get(name) for name in FINGERPRINTS},
+        "read": details["prepare"].get("read", []),
         "cycles": {"run": last, "stopped": _stopped(storage, config)},
         "selection": details["select"] or None,
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),

@@ -104,6 +104,8 @@ def run_stages(cycles: int, chosen: int | None, readout: str) -> dict[str, Manif
         "gold_documents": 3000,
         "shards": 4,
         "filtered_pairs": 0,
+        "dropped_gold_labels": 4,
+        "read": ["Read 3,000 documents", "Warning: no file has a column 'labels'; if '<b>Labels' is it, set it"],
     }
     return {
         "documents": Manifest("prepare", "f", 3000, 2.5, details=prepare, versions=VERSIONS),

@@ -14,6 +14,7 @@ import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report import build_report, write_report
+from ezxmc_ray.report.page import render
 from ezxmc_ray.storage import Manifest, read_manifest, write_manifest
 
 
@@ -319,3 +320,14 @@ def test_writing_the_same_report_twice_gives_the_same_bytes(make_run: Any) -> No
     first = page(storage)
     write_report(storage, report)
     assert page(storage) == first
+
+
+def test_the_page_says_what_was_read(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=1, chosen=0))
+    assert report["read"][0] == "Read 3,000 documents"
+    assert report["counts"]["prepare"]["dropped_gold_labels"] == 4
+    page = render(report)
+    assert "What was read" in page
+    assert "&lt;b&gt;Labels" in page and "<b>Labels" not in page
+    assert "gold labels that are not among the labels" in page
+    assert "What was read" not in render(report | {"read": []})  # of a run that an earlier version made

@@ -1,0 +1,107 @@
+"""Lists of label ids in a cell: one separator a column, the one that makes known ids; what is doubtful is no guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.documents.lists import Gold, ListReader, separator_of
+from ezxmc_ray.documents.rejected import BadRow
+from ezxmc_ray.errors import UserError
+
+IDS = ["Toys", "Games", "Toys>Games", "Home", "Home,Garden", "Garden", "St. Paul", "Paul", "7"]
+
+
+def _reader(ids: Sequence[str] = IDS, given: str | None = None, settled: str | None = None) -> ListReader:
+    numbers = {one: number for number, one in enumerate(ids)}
+    return ListReader(numbers.get, "tags", given, settled)
+
+
+def _ids(value: Any, reader: ListReader | None = None) -> Any:
+    """Known and unknown ids; None where nothing is said."""
+    found = (reader or _reader()).read(value, 1)
+    return found and ([IDS[number] for number in found.numbers], found.unknown)
+
+
+@pytest.mark.parametrize(
+    ("cell", "known"),
+    [
+        ("Home,Garden", ["Home,Garden"]),  # an id as a whole, though Home and Garden are ids too
+        ("Home,Garden;Toys", ["Home,Garden", "Toys"]),
+        ("Toys>Games|Home", ["Toys>Games", "Home"]),
+        ("St. Paul\tToys", ["St. Paul", "Toys"]),
+        ("Toys\nSt. Paul\n", ["Toys", "St. Paul"]),
+        ("Toys Games", ["Toys", "Games"]),
+        ("; Toys ;; Games ;", ["Toys", "Games"]),
+        ('["Home,Garden", 7]', ["Home,Garden", "7"]),
+        ("['St. Paul', \"Toys\"]", ["St. Paul", "Toys"]),
+        ("['St. Paul'\n 'Toys']", ["St. Paul", "Toys"]),
+        ("('Toys',)", ["Toys"]),
+        ("[7]", ["7"]),
+    ],
+)
+def test_a_cell_is_split_by_what_makes_known_ids(cell: str, known: list[str]) -> None:
+    assert _ids(cell) == (known, [])
+
+
+@pytest.mark.parametrize("cell", ["Home,Garden;Garden,Paul", "A;B,C"])
+def test_two_readings_that_both_make_ids_are_an_error(cell: str) -> None:
+    ids = ["Home", "Home,Garden", "Garden,Paul", "Garden;Garden", "Paul", "A", "B,C", "A;B", "C"]
+    with pytest.raises(BadRow, match=r"ambiguous labels: tags is .*, ids with ';' and with ',' between: set prepare"):
+        _reader(ids).read(cell, 1)
+    assert _reader(ids, given=";").read(cell, 1) == Gold([ids.index(one) for one in cell.split(";")])
+
+
+def test_the_columns_separator_holds_for_what_is_not_known() -> None:
+    # "Paul, Minn." is one unknown id in a column of ids with ; between, though a comma would make Paul known.
+    assert _ids("Paul, Minn.", _reader(settled=";")) == ([], ["Paul, Minn."])
+    assert _ids("Paul, Minn.") == (["Paul"], ["Minn."])
+    assert _ids("Toys;gone;Paul, Minn.", _reader(settled=";")) == (["Toys"], ["gone", "Paul, Minn."])
+    with pytest.raises(BadRow, match="ids with ',' between, where other rows have ';'"):
+        _ids("Toys, Games", _reader(settled=";"))
+
+
+def test_separators_are_noted_with_their_first_line() -> None:
+    reader = _reader()
+    for line, cell in enumerate(["Toys", "Toys;Games", "Home|Toys", "Games;Home", "gone;Toys"], 1):
+        reader.read(cell, line)
+    assert reader.separators == {";": 2, "|": 3}
+    assert dict(reader.whole) == {";": 2, "|": 1}
+
+
+@pytest.mark.parametrize("cell", [None, float("nan"), "", " ", [""], [None, " "]])
+def test_what_says_nothing(cell: Any) -> None:
+    assert _ids(cell) is None
+
+
+@pytest.mark.parametrize("cell", [[], "[]", "()"])
+def test_an_empty_list_says_that_there_is_no_label(cell: Any) -> None:
+    assert _ids(cell) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("[Toys, Games]", "begins like a list and is none"),
+        ("['Toys' , 'Games' 'Home']", "begins like a list and is none"),
+        ("Toys;Games;Toys", "repeats 'Toys'"),
+        ([0, 1, 1, 0], "repeats '1': that is no list of ids but a row of a 0/1 matrix"),
+        ("[0. 1. 0.]", "repeats '0': that is no list of ids but a row of a 0/1 matrix"),
+        ([["Toys"]], "bad id: tags is ['Toys'], not a string or a number"),
+        ([True, False], "bad id: tags is True"),
+    ],
+)
+def test_what_is_no_list_of_ids(cell: Any, reason: str) -> None:
+    with pytest.raises(BadRow) as raised:
+        _reader().read(cell, 1)
+    assert reason in str(raised.value)
+
+
+def test_names_of_separators() -> None:
+    names = ["auto", "semicolon", "pipe", "comma", "tab", "newline", "space", ";", "||", ", "]
+    assert [separator_of(one) for one in names] == [None, ";", "|", ",", "\t", "\n", " ", ";", "||", ", "]
+    assert _ids("Toys||Games", _reader(given="||")) == (["Toys", "Games"], [])
+    with pytest.raises(UserError, match=r"^prepare\.list_separator is empty"):
+        separator_of("")
