@@ -47,10 +47,11 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
     documents = document_sources(prepare, prepare.documents, "prepare.documents")
     splits = splits_of_files([one.source for one in documents], prepare.split_column)
     with_splits = [replace(one, split=split) for one, split in zip(documents, splits, strict=True)]
-    return Inputs(_label_sources(prepare), with_splits)
+    return Inputs(label_sources(prepare), with_splits)
 
 
-def _label_sources(prepare: PrepareConfig) -> list[LabelSource]:
+def label_sources(prepare: PrepareConfig) -> list[LabelSource]:
+    """The files of labels, with the columns that ``prepare`` names, or those of a vocabulary's rows."""
     separator = CSV_SEPARATORS[prepare.csv_separator]
     found = find_sources(prepare.labels, prepare.format, "prepare.labels", separator, LABEL_FORMATS)
     required = (

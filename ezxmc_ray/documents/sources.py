@@ -209,8 +209,8 @@ def _glob(
         been = set() if been is None else been
         if _has_been(filesystem, folder, been):
             return
-        rest = rest or ["*"]
-        yield from _glob(filesystem, folder, rest)
+        if rest:
+            yield from _glob(filesystem, folder, rest)
     for info in _listed(filesystem, folder):
         if info.base_name.startswith(".") and not head.startswith("."):
             continue
@@ -218,6 +218,8 @@ def _glob(
         if head == "**":
             if is_folder:
                 yield from _glob(filesystem, info.path, patterns, been)
+            elif not rest:
+                yield info
         elif fnmatch.fnmatchcase(info.base_name, head):
             if not rest:
                 yield info

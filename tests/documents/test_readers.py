@@ -163,3 +163,17 @@ def test_empty_files_have_no_rows(tmp_path: Path) -> None:
 def test_snippets_of_bad_rows_are_valid_and_short() -> None:
     assert RawRow(1, {"id": "\ud800", "text": "x" * 1000}).content().startswith('{"id": "?", "text": "xxx')
     assert len(RawRow(1, {"text": "x" * 1000}).content()) == sources.SNIPPET_CHARACTERS
+
+
+def test_values_that_python_cannot_hold_are_bad_rows(tmp_path: Path) -> None:
+    far = pa.array([2**62, 0, -(2**62)], pa.int64())
+    small = pa.array([2**31 - 1, 0, -(2**31)], pa.int32())
+    kinds = [pa.timestamp("us"), pa.timestamp("us", "Europe/Paris"), pa.duration("ms")]
+    for number, values in enumerate([*map(far.cast, kinds), small.cast(pa.date32())]):
+        pq.write_table(pa.table({"id": [1, 2, 3], "text": values}), tmp_path / f"{number}.parquet")
+        reasons = [row.reason for row in _rows(tmp_path / f"{number}.parquet")]
+        assert reasons == ["bad value: column 'text' is out of range", None, reasons[0]], number
+    digits = pa.array(["9" * 70, "0.5"]).cast(pa.decimal256(76, 5))
+    pq.write_table(pa.table({"id": digits, "text": ["a", "b"]}), tmp_path / "d.parquet")
+    found = [str(row.values and row.values["id"]) for row in _rows(tmp_path / "d.parquet")]
+    assert found == ["9" * 70 + ".00000", "0.50000"]

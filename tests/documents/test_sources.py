@@ -93,3 +93,28 @@ def test_formats_and_compressions_go_by_the_name() -> None:
         classify("a.parquet.gz")
     with pytest.raises(UserError, match="does not end in one of"):
         classify("a.jsonl.bz2")
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "**/*.jsonl", "a/**"])
+def test_links_that_lead_back_have_an_end(tmp_path: Path, pattern: str) -> None:
+    _touch(tmp_path, "a/1.jsonl", "b/2.jsonl", "b/c/3.jsonl")
+    for link, target in {
+        "a/up": "..",
+        "a/self": "../a",
+        "b/a": "../a",
+        "a/b": "../b",
+        "b/c/top": "../..",
+        "x": "x",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    names = [Path(name).name for name in _names([f"{tmp_path}/{pattern}"])]
+    assert sorted(names) == ["1.jsonl", "2.jsonl", "3.jsonl"]
+
+
+def test_a_linked_file_or_folder_is_read(tmp_path: Path) -> None:
+    _touch(tmp_path, "real/1.jsonl", "data/2.jsonl", "one.jsonl")
+    (tmp_path / "data/linked").symlink_to("../real")
+    (tmp_path / "data/three.jsonl").symlink_to("../one.jsonl")
+    expected = [f"{tmp_path}/data/{name}" for name in ("2.jsonl", "linked/1.jsonl", "three.jsonl")]
+    assert _names([f"{tmp_path}/data"]) == expected
+    assert _names([f"{tmp_path}/data/**"]) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,88 @@ def test_messages(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> Non
     assert _message(tmp_path, sequential_prepare).startswith(
         "…/set holds a data set in JSON (…/set/lbl.json) and one in"
     )
+
+
+def _text_set(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "trn_X.txt").write_text("one\ntwo\nthree\n")
+    (folder / "tst_X.txt").write_text("four\nfive\n")
+    (folder / "Y.txt").write_text("apples\nbananas\ncherries\n")
+
+
+def test_gold_labels_in_the_repositorys_text_matrices(
+    tmp_path: Path, sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("ezxmc_ray.stages.prepare.say", said.append)
+    _text_set(tmp_path / "set")
+    sequential_prepare(_config(tmp_path))
+    assert said[-1].startswith("No gold labels: ")
+    (tmp_path / "set/trn_X_Y.txt").write_text("3 3\n2:1 0:1\n\n1:1.0 2:0\n")
+    (tmp_path / "set/tst_X_Y.txt.gz").write_bytes(gzip.compress(b"2 3\n0:1\n1:0.5"))
+    _, storage = sequential_prepare(_config(tmp_path))
+    gold = {document[0]: document[4] for document in _documents(storage)}
+    assert gold == {"trn-0": [0, 2], "trn-1": [], "trn-2": [1], "tst-0": [0], "tst-1": [1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("0:1\n", "does not begin with its rows and columns"),
+        ("3 2\n", "has 2 columns, but the label file has 3 rows"),
+        ("3 3\n0:1\n", "says that it has 3 rows, and has 1; is it cut off?"),
+        ("3 3\n0:1\n3:1\n\n", "trn_X_Y.txt:3 names a label row outside 0 to 2"),
+        ("3 3\n0:1\nx\n\n", "trn_X_Y.txt:3 is not label:1 label:1"),
+    ],
+)
+def test_text_matrices_that_do_not_fit(
+    tmp_path: Path, sequential_prepare: Callable[..., Any], content: str, sentence: str
+) -> None:
+    _text_set(tmp_path / "set")
+    (tmp_path / "set/trn_X_Y.txt").write_text(content)
+    assert sentence in _message(tmp_path, sequential_prepare)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+def test_matrices_in_every_form_of_scipy(tmp_path: Path, sequential_prepare: Callable[..., Any], kind: str) -> None:
+    _text_set(tmp_path / "set")
+    matrix = scipy.sparse.csr_matrix(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]])).asformat(kind)
+    scipy.sparse.save_npz(tmp_path / "set/Y.trn.npz", matrix)
+    _, storage = sequential_prepare(_config(tmp_path))
+    assert [document[4] for document in _documents(storage)][:3] == [[0, 2], [], [1]]
+
+
+CRAFTED: dict[str, dict[str, Any]] = {
+    "an index out of range": {"indices": [0, 99_999_999, 2]},
+    "a negative index": {"indices": [0, -1, 2]},
+    "csc, an index out of range": {"format": b"csc", "indices": [0, 99_999_999, 2]},
+    "indptr out of range": {"indptr": [0, 1, 2, 99_999]},
+    "a falling indptr": {"indptr": [0, 2, 1, 3]},
+    "a short indptr": {"indptr": [0, 3]},
+    "data of text": {"data": ["a", "b", "c"]},
+    "fewer values than indices": {"data": [1.0]},
+    "indices of fractions": {"indices": [0.5, 1.0, 2.0]},
+    "coo, a row out of range": {"format": b"coo", "row": [0, 1, 77], "col": [0, 1, 2]},
+    "an unknown format": {"format": b"bsr"},
+    "a negative shape": {"shape": [-3, 3]},
+    "a shape of three": {"shape": [3, 3, 3]},
+    "no shape": {"shape": None},
+    "objects": {"data": [None, {}, {}]},
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_matrix_is_one_sentence(tmp_path: Path, sequential_prepare: Callable[..., Any], name: str) -> None:
+    _text_set(tmp_path / "set")
+    arrays: dict[str, Any] = {"format": b"csr", "shape": [3, 3], "data": [1.0, 1.0, 1.0], "indices": [0, 1, 2]}
+    arrays = {key: value for key, value in (arrays | {"indptr": [0, 1, 2, 3]} | CRAFTED[name]).items() if value}
+    np.savez(tmp_path / "set/Y.trn.npz", **arrays)
+    assert "…/set/Y.trn.npz is not a matrix saved by scipy.sparse.save_npz: " in _message(tmp_path, sequential_prepare)
+
+
+def test_a_small_file_does_not_unpack_to_gigabytes(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
+    _text_set(tmp_path / "set")
+    arrays = {"format": b"csr", "shape": [3, 3], "indices": [0], "indptr": [0, 1, 1, 1]}
+    np.savez_compressed(tmp_path / "set/Y.trn.npz", data=np.zeros(20_000_000), **arrays)
+    told = _message(tmp_path, sequential_prepare)
+    assert "bytes are to be 160,00" in told and "unpacked, which no matrix of labels is" in told

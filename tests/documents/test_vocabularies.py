@@ -1,0 +1,121 @@
+"""Labels from where people keep them: SKOS, Annif's files, a list of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.config import Config, PrepareConfig
+from ezxmc_ray.documents.inputs import label_sources
+from ezxmc_ray.documents.labels import LabelSet, read_labels
+from ezxmc_ray.errors import UserError
+
+TURTLE = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
+@prefix owl: <http://www.w3.org/2002/07/owl#> .
+@prefix v: <http://v.test/> .
+v:scheme a skos:ConceptScheme ; skos:prefLabel "All of it"@en .
+v:sea a skos:Concept ; skos:prefLabel "The sea"@en, "Das Meer"@de ; skos:altLabel "Ocean"@en, "Brine"@en, "See"@de ;
+    skos:definition "Salt water."@en ; skos:scopeNote "Not lakes."@en .
+v:bee a skos:Concept ; skos:prefLabel "Bees"@en-GB, "Bienen"@de ; skos:scopeNote "Insects."@en .
+v:old a skos:Concept ; skos:prefLabel "Old"@en ; owl:deprecated true .
+v:plain a skos:Concept ; skos:prefLabel "No language" .
+v:meer a skos:Concept ; skos:prefLabel "Nur deutsch"@de .
+"""
+RDF_XML = """<?xml version="1.0"?>
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:skos="http://www.w3.org/2004/02/skos/core#">
+  <skos:Concept rdf:about="http://v.test/sea"><skos:prefLabel xml:lang="fi">Meri</skos:prefLabel></skos:Concept>
+</rdf:RDF>
+"""
+
+
+def _read(path: Path, **knobs: str) -> LabelSet:
+    return read_labels(label_sources(PrepareConfig(labels=[str(path)], **knobs)))
+
+
+def _rows(labels: LabelSet) -> list[tuple[str, str, str]]:
+    rows = labels.table.to_pylist()
+    return [(row["id"].removeprefix("http://v.test/"), row["text"], row["description"]) for row in rows]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], Path]:
+    def write(name: str, content: str) -> Path:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def test_skos_in_turtle(write: Callable[[str, str], Path]) -> None:
+    found = _read(write("v.ttl", TURTLE), label_language="en")
+    assert _rows(found) == [
+        ("bee", "Bees", "Insects."),
+        ("plain", "No language", ""),
+        ("sea", "The sea", "Salt water."),
+    ]
+    assert found.synonyms == 2
+    assert found.rejected["reason"].to_pylist() == ["empty label: no prefLabel in en, only in de"]
+    german = _read(write("v.ttl", TURTLE), label_language="DE")
+    assert [text for _, text, _ in _rows(german)] == ["Bienen", "Nur deutsch", "No language", "Das Meer"]
+    # Three concepts have a German label and two an English one.
+    assert _rows(_read(write("v.ttl", TURTLE))) == _rows(german)
+
+
+def test_skos_in_other_syntaxes(write: Callable[[str, str], Path]) -> None:
+    assert _rows(_read(write("v.rdf", RDF_XML))) == [("sea", "Meri", "")]
+    line = '<http://v.test/sea> <http://www.w3.org/2004/02/skos/core#prefLabel> "Meri"@fi .\n'
+    assert _rows(_read(write("v.nt", line))) == [("sea", "Meri", "")]
+
+
+def test_rdf_that_is_none_is_one_sentence(write: Callable[[str, str], Path]) -> None:
+    for name, content in {"v.ttl": "@prefix skos <oops", "v.rdf": "<rdf:RDF>", "v.nt": "a b c"}.items():
+        with pytest.raises(UserError, match=rf"{name} cannot be read as ") as raised:
+            _read(write(name, content))
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="There is no label in "):
+        _read(write("v.ttl", "@prefix v: <http://v.test/> . v:a v:b v:c ."))
+
+
+def test_an_entity_of_rdf_xml_reads_no_file(write: Callable[[str, str], Path], tmp_path: Path) -> None:
+    secret = write("secret", "hidden")
+    hostile = RDF_XML.replace("?>", f'?><!DOCTYPE rdf:RDF [<!ENTITY x SYSTEM "file://{secret}">]>').replace(
+        "Meri", "&x;"
+    )
+    try:
+        assert "hidden" not in str(_rows(_read(write("v.rdf", hostile))))
+    except UserError as error:
+        assert "hidden" not in str(error)
+
+
+def test_a_list_of_texts(write: Callable[[str, str], Path]) -> None:
+    found = _read(write("labels.txt", "\ufeffThe sea\r\n\n  Bees \nTaxes, tolls\n\u200b\nBees\n"))
+    assert _rows(found) == [("The sea", "The sea", ""), ("Bees", "Bees", ""), ("Taxes, tolls", "Taxes, tolls", "")]
+    assert found.rejected["reason"].to_pylist() == ["empty id: id is empty or missing", "duplicate label id: 'Bees'"]
+
+
+def test_annifs_vocabulary(write: Callable[[str, str], Path]) -> None:
+    rows = '<http://v.test/sea>\tThe "sea"\n<http://v.test/bee>\t"Bees" of all kinds\n'
+    expected = [("sea", 'The "sea"', ""), ("bee", '"Bees" of all kinds', "")]
+    assert _rows(_read(write("v.tsv", rows))) == expected
+    assert _rows(_read(write("n.tsv", rows.replace("\n", "\t12.3\n")))) == expected
+    columns = {"label_id_column": "uri", "label_text_column": "label_en"}
+    table = "uri,notation,label_en\nhttp://v.test/sea,1,Sea\n"
+    assert _rows(_read(write("v.csv", table), **columns)) == [("sea", "Sea", "")]
+
+
+def test_annifs_corpus_and_vocabulary(
+    write: Callable[[str, str], Path], sequential_prepare: Callable[..., Any]
+) -> None:
+    labels = write("v.tsv", "<http://v.test/sea>\tThe sea\n<http://v.test/bee>\tBees\n")
+    documents = write(
+        "d.tsv", 'A "quoted text\t<http://v.test/bee> <http://v.test/gone>\nOf tides\t<http://v.test/sea>\n'
+    )
+    prepare = PrepareConfig(documents=[str(documents)], labels=[str(labels)], test_share=0)
+    (_, _, details), storage = sequential_prepare(Config(prepare=prepare))
+    found = storage.read_table("documents/shard-00000.parquet").to_pylist()
+    assert [(row["id"], row["text"]) for row in found] == [("0", 'A "quoted text'), ("1", "Of tides")]
+    assert storage.read_table("gold/shard-00000.parquet")["labels"].to_pylist() == [[1], [0]]
+    assert details["dropped_gold_labels"] == 1
