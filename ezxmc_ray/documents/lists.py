@@ -70,8 +70,13 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
-            if text[0] in _BRACKETS and (items := _list_in(text, self._column)) is not None:
+            if text[0] in _BRACKETS and (items := _list_in(text)) is not None:
                 return self._gold(items)
+            if text[0] == "[" and self._given is None:
+                raise BadRow(
+                    f"bad labels: {self._column} is {shown(text)}, which begins like a list and is none; write "
+                    '["b", "c"] or b;c'
+                )
             return self._gold(self._settled_parts(text) or self._parts(text, line))
         if is_missing(value):
             return None
@@ -175,19 +180,14 @@ def _split(text: str, separator: str) -> list[str]:
     return [part for part in map(str.strip, parts) if part]
 
 
-def _list_in(text: str, column: str) -> list[Any] | None:
+def _list_in(text: str) -> list[Any] | None:
     """The items of a JSON list, or of a list, tuple or set as Python or NumPy print it; None if ``text`` is neither."""
     if text[0] == "[":
         try:
             return list(json.loads(text))
         except (ValueError, RecursionError):
             pass
-    found = _printed(text)
-    if found is None and text[0] == "[":
-        raise BadRow(
-            f'bad labels: {column} is {shown(text)}, which begins like a list and is none; write ["b", "c"] or b;c'
-        )
-    return found
+    return _printed(text)
 
 
 def _printed(text: str) -> list[Any] | None:
