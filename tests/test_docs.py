@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.inputs import document_sources, label_sources
+from ezxmc_ray.documents.lists import ListReader
+from ezxmc_ray.documents.readers import read_rows
 from tools import picture
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +41,29 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
 
 def test_the_picture_is_what_its_script_writes() -> None:
     assert picture.PICTURE.read_text(encoding="utf-8") == picture.picture(), "run python tools/picture.py"
+
+
+def test_the_forms_that_the_page_on_data_shows_are_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    blocks = {
+        heading: re.findall(r"```\w+\n(.*?)```", part, re.DOTALL)
+        for heading, part in re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    }
+    shown = {"d.jsonl": blocks["JSON lines"][0], "l.jsonl": blocks["JSON lines"][1], "d.json": blocks["JSON arrays"][0]}
+    shown |= {"d.csv": blocks["CSV"][0], "v.ttl": blocks["Vocabularies"][0], "v.tsv": blocks["Vocabularies"][1]}
+    shown |= {"v.txt": blocks["Vocabularies"][2], "lists.csv": blocks["Lists in a cell"][0]}
+    found = {}
+    for name, content in shown.items():
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+        labels = name[0] in "lv"
+        prepare = PrepareConfig(documents=[f"{tmp_path}/{name}"], labels=[f"{tmp_path}/{name}"])
+        source = (label_sources(prepare) if labels else document_sources(prepare, prepare.documents, "--input"))[0]
+        found[name] = [row.values or {"reason": row.reason} for row in read_rows(source.source, source.columns, ())]
+    texts = {name: [row["text"] for row in rows] for name, rows in found.items() if name != "lists.csv"}
+    assert texts.pop("d.csv") == ["It manages windows;\nall of them.", "It plays music."]
+    assert texts.pop("d.json") == texts.pop("d.jsonl") == ["It manages windows.", "It plays music."]
+    assert texts.pop("v.txt") == ["Astronomy", "Botany", "Chemistry"] == [*texts.pop("v.tsv"), "Chemistry"]
+    assert texts == {"l.jsonl": ["X Window System", "Sound"], "v.ttl": ["Astronomy"]}
+    ids = {"Home, garden": 0, "Toys": 1}
+    gold = [ListReader(ids.get, "labels", None).read(row["labels"], 1) for row in found["lists.csv"]]
+    assert [one and one.numbers for one in gold] == [[0], [0, 1], [0, 1]]
