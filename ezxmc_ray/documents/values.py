@@ -26,7 +26,7 @@ _SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "development"), "
 
 def as_id(value: Any, column: str) -> str:
     """An id: a string as it is, a number in its shortest form (12.0 is "12")."""
-    text = as_string(value)
+    text = value if isinstance(value, str) else as_string(value)
     if text is None:
         raise BadRow(f"bad id: {column} is {shown(value)}, not a string or a number")
     if not _VISIBLE.search(text):
@@ -37,7 +37,7 @@ def as_id(value: Any, column: str) -> str:
 
 def as_text(value: Any, column: str) -> str:
     """A text; null, and nothing but white space and invisible characters, are ""."""
-    text = as_string(value)
+    text = value if isinstance(value, str) else as_string(value)
     if text is None:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
     _check_unicode(text, column)
@@ -85,6 +85,8 @@ def composed(text: str) -> str:
 
 def _check_unicode(text: str, column: str) -> None:
     """JSON can write half a surrogate pair, which is no character and which no file can hold."""
+    if text.isascii():  # known without a look at the signs
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
