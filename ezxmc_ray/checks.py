@@ -12,6 +12,7 @@ import re
 
 from ezxmc_ray.config import ClusterConfig, Config
 from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.documents.look import check_first_columns, first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import check_model, is_hub_id
@@ -65,8 +66,12 @@ def check_inputs(config: Config) -> None:
     """Refuse inputs whose first file of labels or of documents cannot be read or lacks a column. Errors: UserError."""
     inputs = find_inputs(config.prepare)
     for labels in inputs.labels[:1]:
-        next(iter(read_rows(labels.source, [labels.id_column, labels.text_column], labels.required)), None)
-    for documents in inputs.documents[:1]:
+        if labels.has_columns:  # a vocabulary is read as a whole or not at all
+            next(iter(read_rows(labels.source, labels.columns, labels.required)), None)
+    columns = first_columns(inputs.documents)
+    if inputs.has_columns:
+        check_first_columns(inputs.documents, columns, config.prepare)
+    for documents in with_ids(inputs.documents, columns)[:1]:
         next(iter(read_rows(documents.source, documents.columns, documents.required)), None)
 
 

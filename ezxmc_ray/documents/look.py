@@ -36,11 +36,16 @@ class Settled:
 
 
 def settle(storage: Storage, sources: Sequence[DocumentSource], prepare: PrepareConfig) -> Settled:
-    """Look at ``sources``; the labels must have been written. Errors: UserError for a named column that is absent."""
+    """Look at ``sources``; the labels must have been written. Errors: as :func:`check_first_columns`."""
     columns = first_columns(sources)
-    if len(sources) <= _FILES and all(one.source.format in ("csv", "parquet") for one in sources):
-        check_named(prepare, DOCUMENT_COLUMNS, columns, "prepare.documents")  # the others say it when all is read
+    check_first_columns(sources, columns, prepare)
     return Settled(with_ids(sources, columns), _separator(sources, LabelNumbers(storage), prepare))
+
+
+def check_first_columns(sources: Sequence[DocumentSource], columns: Sequence[str], prepare: PrepareConfig) -> None:
+    """UserError for a named column that is not among ``columns``, as far as that can be known before all is read."""
+    if len(sources) <= _FILES and all(one.source.format in ("csv", "parquet") for one in sources):
+        check_named(prepare, DOCUMENT_COLUMNS, columns, "prepare.documents")
 
 
 def with_ids(sources: Sequence[DocumentSource], columns: Sequence[str]) -> list[DocumentSource]:
