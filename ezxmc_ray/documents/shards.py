@@ -22,6 +22,7 @@ from ezxmc_ray.documents.fingerprints import table_fingerprint
 from ezxmc_ray.documents.parts import PART, Part
 from ezxmc_ray.documents.rejected import REJECTED_PART, RejectedRows, RejectedSummary, merge_rejected, shown
 from ezxmc_ray.documents.sources import RawRow
+from ezxmc_ray.documents.unite import unite
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, HASH_BYTES
 
@@ -72,10 +73,12 @@ class ShardCounts:
     split_from: dict[str, int]
 
 
-def drop_duplicates(storage: Storage, parts: Sequence[Part]) -> tuple[list[int], str]:
-    """Find the ids that an earlier row has too; returns how many rows each part loses, and the table of the rejected.
+def drop_duplicates(storage: Storage, parts: Sequence[Part], limit: int) -> tuple[list[int], str, int]:
+    """Find the ids that an earlier row has too: the first stays, with the gold labels of all rows of the same text.
 
-    Memory: 16 bytes of hash, 8 of line and 8 of order a document.
+    Returns how many rows each part loses, the table of the rejected, and how many rows were united with the first. With
+    ``limit`` (prepare.limit_documents) none is, since which rows were read then depends on who was quicker. Memory: 16
+    bytes of hash, 8 of line and 8 of order a document.
     """
     tables = [storage.read_table(part.path, PART, ["id_hash", "line"]) for part in parts]
     hashes = np.concatenate([_words(table["id_hash"]) for table in tables] or [np.empty((0, 2), np.uint64)])
@@ -87,15 +90,16 @@ def drop_duplicates(storage: Storage, parts: Sequence[Part]) -> tuple[list[int],
     columns = [pa.array(part_of, pa.int32()), pa.array(rows, pa.int32())]
     storage.write_table(_DROPPED, pa.Table.from_arrays(columns, schema=_DROPPED_SCHEMA))
 
+    united = np.zeros(len(repeated), bool) if limit else unite(storage, parts, repeated, first)
     first_part = np.searchsorted(starts, first, side="right") - 1
     rejected = [REJECTED_PART.empty_table()]
-    for part in np.unique(part_of):
-        where = np.flatnonzero(part_of == part)
+    for part in np.unique(part_of[~united]):
+        where = np.flatnonzero((part_of == part) & ~united)
         places = [f"{parts[first_part[i]].source}:{lines[first[i]]}" for i in where]
         rejected.append(_rejected_duplicates(storage, parts[part], rows[where], places))
     path = f"{layout.PREPARE_PARTS}/rejected-duplicates.parquet"
     storage.write_table(path, pa.concat_tables(rejected))
-    return np.bincount(part_of, minlength=len(parts)).tolist(), path
+    return np.bincount(part_of, minlength=len(parts)).tolist(), path, int(united.sum())
 
 
 def _words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

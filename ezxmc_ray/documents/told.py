@@ -74,8 +74,9 @@ def what_was_read(
     settled: Settled,
     checked: Sequence[CheckedSource],
     shards: Sequence[ShardCounts],
+    united: int,
 ) -> list[str]:
-    """The sentences, warnings last."""
+    """The sentences, warnings last. ``united``: rows whose gold labels went to an earlier row of the same document."""
     documents, gold = sum(one.rows for one in shards), sum(one.labelled for one in shards)
     titles, texts = sum(one.titles for one in shards), sum(one.texts for one in shards)
     pairs = sum(one.gold_labels for one in shards)
@@ -88,6 +89,8 @@ def what_was_read(
         told.append(f"No file has a column {prepare.id_column!r}: the numbers of the rows, from 0, are the ids")
     if not inputs.has_columns and not gold:
         told.append(f"No gold labels: {prepare.xmc_directory} has none beside its texts (Y.trn.npz, trn_X_Y.txt)")
+    if united:
+        told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     if labels.synonyms:
         told.append(f"{labels.synonyms:,} other texts of labels (altLabel) are not used")
     if sum(one.unknown_gold for one in shards):

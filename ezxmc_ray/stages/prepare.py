@@ -54,8 +54,8 @@ def prepare(context: Context) -> StageResult:
         checked = _check_sources(config, storage, settled, len(inputs.labels))
         check_columns_read(config.prepare, inputs, labels, settled, checked)
         parts = [part for one in checked for part in one.parts]
-        dropped, duplicates = run_task(drop_duplicates, storage, parts)
         limit = config.prepare.limit_documents
+        dropped, duplicates, united = run_task(drop_duplicates, storage, parts, limit)
         plan = plan_shards(parts, dropped, config.prepare.shard_rows, limit)
         tables = [labels.rejected, *(table for one in checked for table in one.rejected), duplicates]
         rejected: RejectedSummary = run_task(write_rejected, storage, tables, parts, plan, limit)
@@ -66,7 +66,7 @@ def prepare(context: Context) -> StageResult:
             shards = _write_shards(storage, parts, plan, progress.advance)
         check_texts(config.prepare, inputs, checked, sum(one.texts for one in shards))
         check_unknown_gold(config.prepare, checked, shards)
-        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards)
+        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, united)
         details = _details(inputs, labels, rejected, shards) | {"read": told}
         _check_train(details)
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.

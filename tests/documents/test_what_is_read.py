@@ -327,3 +327,34 @@ def test_bytes_paths_and_case_in_parquet(folder: Folder) -> None:
     texts = pa.array([b"x", b"y"]).dictionary_encode()
     pq.write_table(pa.table({"id": ["1", "2"], "text": texts}), folder.path / "e.parquet")
     assert len(folder.prepare("e.parquet", test_share=0)) == 2
+
+
+@pytest.mark.parametrize("part_rows", [3, 8192])
+def test_rows_of_one_document_with_a_label_each(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, part_rows: int
+) -> None:
+    monkeypatch.setattr("ezxmc_ray.documents.parts.PART_ROWS", part_rows)
+    rows = [
+        {"id": "x", "text": "same"},
+        {"id": "x", "text": "same"},
+        {"id": "y", "text": "other"},
+        {"id": "x", "text": "same"},
+    ]
+    rows += [
+        {"id": "x", "text": "another"},
+        {"id": "x", "text": "same"},
+        {"id": "z", "text": "z"},
+        {"id": "z", "text": "z"},
+    ]
+    gold = ["sea", "bees", "tax", "gone", "tax", "bees", None, "tax"]
+    folder.write("documents.jsonl", [row | {"labels": label} for row, label in zip(rows, gold, strict=True)])
+    found = folder.prepare(on_bad_rows="skip", test_share=0)
+    assert found == [("x", "train", ["bees", "sea"]), ("y", "train", ["tax"]), ("z", "train", None)]
+    assert "2 rows repeat a document with other gold labels: they are united with its first row" in folder.said
+    assert folder.details["dropped_gold_labels"] == 1
+    # Another text, nothing new, and a first row that gives no gold labels are duplicates.
+    rejected = pq.read_table(folder.path / "run/rejected.parquet")
+    assert rejected["line"].to_pylist() == [5, 6, 8]
+    assert rejected["reason"].to_pylist()[0].endswith("jsonl:1; the gold labels of this row are lost with it")
+    limited = folder.prepare(on_bad_rows="skip", test_share=0, limit_documents=3)
+    assert limited[0] == ("x", "train", ["sea"])
