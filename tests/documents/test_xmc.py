@@ -267,6 +267,6 @@ def test_a_crafted_matrix_is_one_sentence(tmp_path: Path, sequential_prepare: Ca
 def test_a_small_file_does_not_unpack_to_gigabytes(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
     _text_set(tmp_path / "set")
     arrays = {"format": b"csr", "shape": [3, 3], "indices": [0], "indptr": [0, 1, 1, 1]}
-    np.savez_compressed(tmp_path / "set/Y.trn.npz", data=np.zeros(20_000_000), **arrays)
+    np.savez_compressed(tmp_path / "set/Y.trn.npz", data=np.zeros(9_000_000), **arrays)
     told = _message(tmp_path, sequential_prepare)
-    assert "bytes are to be 160,00" in told and "unpacked, which no matrix of labels is" in told
+    assert "bytes are to be 72,00" in told and "unpacked, which no matrix of labels is" in told
