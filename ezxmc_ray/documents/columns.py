@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.errors import UserError
 
 #: The keys of PrepareConfig that name columns of documents and of labels, and what those are often called.
@@ -39,7 +40,6 @@ LABEL_COLUMNS = {
     "label_description_column": ("definition", "scopenote", "content", "note"),
 }
 _DEFAULTS = {field.name: field.default for field in fields(PrepareConfig)}
-_SHOWN = 20
 
 
 def check_named(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str], what: str) -> None:
@@ -65,7 +65,7 @@ def lookalikes(prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], foun
     for key, synonyms in columns.items():
         name = getattr(prepare, key)
         if name and name not in found and (alike := _alike(name, synonyms, free)):
-            told.append(f"no file has a column {name!r}; if {alike!r} is it, set prepare.{key}={alike}")
+            told.append(f"no file has a column {name!r}; if {alike!r} is it, set prepare.{key}={listed([alike])}")
     return told
 
 
@@ -74,11 +74,6 @@ def unused(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str]) ->
     used = {getattr(prepare, key) for key in keys}
     roots = {name.partition(".")[0] for name in used if name not in found or "." in name}
     return [name for name in found if name and name not in used and name not in roots]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of ``names``, for a sentence."""
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") if names else "none"
 
 
 def _alike(name: str, synonyms: Sequence[str], found: Sequence[str]) -> str | None:

@@ -31,6 +31,8 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 MAX_LINE_BYTES = 64 << 20
 #: Characters of a bad row that rejected.parquet shows.
 SNIPPET_CHARACTERS = 200
+#: Columns that a sentence lists, and characters of a name.
+_SHOWN, _CHARACTERS = 20, 60
 #: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
 Required = Sequence[tuple[str, tuple[str, ...]]]
 _BLOCK_BYTES = 1 << 20
@@ -308,5 +310,10 @@ def check_columns(source: Source, found: Iterable[str], required: Required) -> N
     for key, names in required:
         if not any(name in columns for name in names):
             wanted = " or ".join(repr(name) for name in names)
-            shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
-            raise UserError(f"{source.name} has no column {wanted}; its columns are {shown}: set {key}.")
+            raise UserError(f"{source.name} has no column {wanted}; its columns are {listed(columns)}: set {key}.")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of ``names``, for a sentence; those that a terminal would obey, or too long ones, as in a program."""
+    shown = [name if name.isprintable() and len(name) <= _CHARACTERS else repr(name[:_CHARACTERS]) for name in names]
+    return ", ".join(shown[:_SHOWN]) + (", …" if len(names) > _SHOWN else "") if names else "none"

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, listed, lookalikes, unused
+from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, lookalikes, unused
 from ezxmc_ray.documents.inputs import Inputs
 from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
+from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.errors import UserError
 
 

@@ -358,3 +358,12 @@ def test_rows_of_one_document_with_a_label_each(
     assert rejected["reason"].to_pylist()[0].endswith("jsonl:1; the gold labels of this row are lost with it")
     limited = folder.prepare(on_bad_rows="skip", test_share=0, limit_documents=3)
     assert limited[0] == ("x", "train", ["sea"])
+
+
+def test_names_of_columns_do_not_steer_the_terminal(folder: Folder) -> None:
+    folder.write("documents.jsonl", [{"id": 1, "text": "t", "\x1b]0;x\x07": 1, "y" * 500: 2, "lab\nels": 3}])
+    folder.prepare(test_share=0, held_out_share=0)
+    assert folder.said[2] == f"Columns of the documents that are not used: '\\x1b]0;x\\x07', '{'y' * 60}', 'lab\\nels'"
+    assert folder.said[3].endswith("if 'lab\\nels' is it, set prepare.labels_column='lab\\nels'")
+    assert not any("\x1b" in sentence or "\n" in sentence for sentence in folder.said)
+    assert "\x1b" not in folder.refused(text_column="gone")
