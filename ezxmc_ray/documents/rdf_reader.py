@@ -7,6 +7,7 @@ scopeNote), and ``alternatives`` the altLabels. Deprecated concepts are no rows.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from ezxmc_ray.documents.sources import RawRow, Required, Source
 from ezxmc_ray.errors import UserError, one_line
 
+#: What relative addresses begin with, whatever directory the command was given in.
+_BASE = "file:///"
 #: rdflib's names of the formats.
 _SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
 
@@ -28,8 +31,9 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
             f"{source.name} is RDF, which rdflib reads, and that is not installed: pip install rdflib."
         ) from error
     graph = rdflib.Graph()
+    logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns of every address that is none, as it stands
     try:
-        graph.parse(data=source.read_bytes(), format=_SYNTAX[source.format])
+        graph.parse(data=source.read_bytes(), format=_SYNTAX[source.format], publicID=_BASE)
     except UserError:
         raise
     except Exception as error:  # classes of rdflib, of its parsers and of expat

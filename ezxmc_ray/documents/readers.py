@@ -28,6 +28,8 @@ from ezxmc_ray.documents.sources import (
     unreadable,
 )
 
+#: What reading a damaged file raises; the names of a Parquet file's columns may be no UTF-8.
+_DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
 #: Columns of a JSON file that are kept in mind.
 _MAX_COLUMNS = 1000
 _Item = TypeVar("_Item")
@@ -47,7 +49,7 @@ def read_rows(
     reader = readers.get(source.format, rdf_rows)
     try:
         yield from reader(source, columns, required, {} if seen is None else seen)
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise unreadable(source, error) from error
 
 
@@ -69,7 +71,7 @@ def sample_rows(
             return _spread(read_rows(source, columns, required), size, most)
         lines = ((number, line) for number, line in read_lines(source) if line is None or line.strip())
         count, sampled = _spread(lines, size, most)
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise unreadable(source, error) from error
     return count, [parse(number, line) for number, line in sampled]
 

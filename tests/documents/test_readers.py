@@ -177,3 +177,11 @@ def test_values_that_python_cannot_hold_are_bad_rows(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": digits, "text": ["a", "b"]}), tmp_path / "d.parquet")
     found = [str(row.values and row.values["id"]) for row in _rows(tmp_path / "d.parquet")]
     assert found == ["9" * 70 + ".00000", "0.50000"]
+
+
+def test_a_parquet_file_whose_columns_names_are_damaged(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["1"], "text": ["t"]}), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"text", b"\xf3ext"))
+    with pytest.raises(UserError, match=r"a\.parquet (cannot be read as Parquet|has no column)"):
+        _rows(tmp_path / "a.parquet")
