@@ -8,6 +8,7 @@ scopeNote), and ``alternatives`` the altLabels. Deprecated concepts are no rows.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from ezxmc_ray.errors import UserError, one_line
 
 #: What relative addresses begin with, whatever directory the command was given in.
 _BASE = "file:///"
+#: Entities such as <!ENTITY owl "http://…"> are common; what they hold is never another entity.
+_NESTED_ENTITY = re.compile(rb"<!ENTITY\s+(?:%\s*)?[^\s>]+\s+(?:SYSTEM|PUBLIC|\"[^\"]*[&%]|'[^']*[&%])")
 #: rdflib's names of the formats.
 _SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
 
@@ -31,9 +34,14 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
             f"{source.name} is RDF, which rdflib reads, and that is not installed: pip install rdflib."
         ) from error
     graph = rdflib.Graph()
+    content = source.read_bytes()
+    if source.format == "rdfxml" and _NESTED_ENTITY.search(content):
+        raise UserError(
+            f"{source.name} defines an XML entity by others or by a file, which may be without end; write it without."
+        )
     logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns of every address that is none, as it stands
     try:
-        graph.parse(data=source.read_bytes(), format=_SYNTAX[source.format], publicID=_BASE)
+        graph.parse(data=content, format=_SYNTAX[source.format], publicID=_BASE)
     except UserError:
         raise
     except Exception as error:  # classes of rdflib, of its parsers and of expat

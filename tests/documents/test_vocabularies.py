@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,16 @@ def test_rdf_that_is_none_is_one_sentence(write: Callable[[str, str], Path]) -> 
         _read(write("v.ttl", "@prefix v: <http://v.test/> . v:a v:b v:c ."))
 
 
-def test_an_entity_of_rdf_xml_reads_no_file(write: Callable[[str, str], Path], tmp_path: Path) -> None:
-    secret = write("secret", "hidden")
-    hostile = RDF_XML.replace("?>", f'?><!DOCTYPE rdf:RDF [<!ENTITY x SYSTEM "file://{secret}">]>').replace(
-        "Meri", "&x;"
-    )
-    try:
-        assert "hidden" not in str(_rows(_read(write("v.rdf", hostile))))
-    except UserError as error:
-        assert "hidden" not in str(error)
+def test_entities_of_rdf_xml(write: Callable[[str, str], Path]) -> None:
+    def with_entities(entities: str) -> Path:
+        content = RDF_XML.replace("Meri", "&x;")
+        return write("v.rdf", content.replace("?>", f"?><!DOCTYPE rdf:RDF [{entities}]>"))
+
+    assert _rows(_read(with_entities('<!ENTITY x "Meri"><!ENTITY y "z">'))) == [("sea", "Meri", "")]
+    laughs = '<!ENTITY a "lol">' + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in pairwise("abcdefghix"))
+    for hostile in (f'<!ENTITY x SYSTEM "file://{write("secret", "hidden")}">', laughs):
+        with pytest.raises(UserError, match="defines an XML entity by others or by a file"):
+            _read(with_entities(hostile))
 
 
 def test_a_list_of_texts(write: Callable[[str, str], Path]) -> None:
