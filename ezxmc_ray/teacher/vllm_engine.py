@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
@@ -33,7 +32,6 @@ from ezxmc_ray.teacher.engine import (
     build_prompts,
     dtype_here,
     head_dtype,
-    load_teacher,
     to_judged_batch,
 )
 from ezxmc_ray.teacher.engine_watch import wake_when_dead
@@ -54,8 +52,8 @@ _NUMBERS = itertools.count()
 class VllmEngine:
     """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them.
 
-    ``others``: the same model with other prompts or read-outs, whose prompts must find room as well (not classify and
-    another read-out: they run different heads). ``llm``: the vLLM of another engine, to be shared.
+    Comparing prompts: ``others``, the same model with other prompts or read-outs, whose prompts must find room as well
+    (not classify and another read-out: they run different heads); ``llm``, the vLLM of another engine, to be shared.
     """
 
     def __init__(self, teacher: TeacherSpec, others: Sequence[TeacherSpec] = (), llm: Any | None = None) -> None:
@@ -63,34 +61,41 @@ class VllmEngine:
         _set_environment(teacher)
         self._use_threads()
         self.llm = llm or _start(teacher, [teacher, *others])
-        if llm is None:
-            wake_when_dead(self.llm.llm_engine.engine_core)
         self._requests = _requests(teacher)
         if llm is None:
+            wake_when_dead(self.llm.llm_engine.engine_core)
             self.judge([_WARM_UP])
 
-    def with_prompt(self, config: TeacherConfig) -> VllmEngine:
-        """An engine of another prompt over the same vLLM; one of the ``others`` that this one was started for."""
-        return VllmEngine(load_teacher(config), llm=self.llm)
+    def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
+        """The prompts of a batch; may be called in another thread."""
+        return build_prompts(self.teacher.plan, batch)
 
     def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
         return next(self.judge_many([batch]))
 
     def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
-        """Judge batch after batch: ``batches_in_flight`` are in the engine, one more is being tokenized meanwhile.
+        """Judge batch after batch, the prompts of the next one being made in a thread meanwhile."""
+        yield from self.judge_stream(prefetch(self.prompts, batches))
+
+    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
+        """Judge what comes: up to ``batches_in_flight`` are in the engine, and what comes is asked before every step.
 
         ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
         """
         self._use_threads()
         stream = _Stream(self.llm.llm_engine, self._requests)
         try:
-            for prompts in prefetch(lambda batch: build_prompts(self.teacher.plan, batch), batches):
-                stream.add(prompts)
-                if len(stream.waiting) >= self.teacher.config.batches_in_flight:
-                    yield self._collect(stream)
+            for prompts in coming:
+                if prompts is not None:
+                    stream.add(prompts)
+                    if len(stream.waiting) < self.teacher.config.batches_in_flight:
+                        continue
+                yield from map(self._judged, stream.step())
+                while len(stream.waiting) >= self.teacher.config.batches_in_flight:
+                    yield from map(self._judged, stream.step())
             while stream.waiting:
-                yield self._collect(stream)
+                yield from map(self._judged, stream.step())
         finally:
             stream.abort()
 
@@ -99,8 +104,7 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _collect(self, stream: _Stream) -> JudgedBatch:
-        done = stream.finish_first()
+    def _judged(self, done: _OpenBatch) -> JudgedBatch:
         return to_judged_batch(done.prompts, done.raw, done.computed_tokens, done.seconds, self.teacher.config)
 
     def _use_threads(self) -> None:
@@ -209,16 +213,17 @@ class _Stream:
             self._ask(batch, row, parameters)
         self._seconds += time.perf_counter() - started
 
-    def finish_first(self) -> _OpenBatch:
-        """Let the engine work until the first waiting batch is done, and take it out."""
+    def step(self) -> list[_OpenBatch]:
+        """Let the engine work a step; take out the first batches that are done then, in their order."""
         started = time.perf_counter()
-        batch = self.waiting[0]
-        while batch.missing:
-            for output in self._engine.step():
-                self._read(output)
-        batch.seconds = self._seconds + time.perf_counter() - started
-        self._seconds = 0.0
-        return self.waiting.popleft()
+        for output in self._engine.step():
+            self._read(output)
+        self._seconds += time.perf_counter() - started
+        done = []
+        while self.waiting and not self.waiting[0].missing:
+            self.waiting[0].seconds, self._seconds = self._seconds, 0.0
+            done.append(self.waiting.popleft())
+        return done
 
     def abort(self) -> None:
         """Take back what has no answer yet, so that the engine is free for others."""
