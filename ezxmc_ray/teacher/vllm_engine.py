@@ -43,8 +43,9 @@ _CPU_BLOCK_TOKENS = 32
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 2048, 16384
 #: vLLM replaces torch.set_num_threads once it runs; its own CPU threads are these.
 _set_threads = torch.set_num_threads
-#: The first steps of an engine compile and allocate: they belong to its start.
-_WARM_UP = DocumentPairs(NO_DOCUMENT, "", "", (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
+#: The first steps of an engine compile and allocate: they belong to its start. Longer than a block of the cache.
+_WARM_UP = DocumentPairs(b"warm-up", "", "word " * 300, (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
+_BLOCK_TOKENS_AT_MOST = 128
 #: Names of requests, never the same twice in an engine.
 _NUMBERS = itertools.count()
 
@@ -64,7 +65,14 @@ class VllmEngine:
         self._requests = _requests(teacher)
         if llm is None:
             wake_when_dead(self.llm.llm_engine.engine_core)
-            self.judge([_WARM_UP])
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """The first steps; RuntimeError for a vLLM that does not say what its cache had: scores could not be read."""
+        self.judge([_WARM_UP])
+        again = self.judge([_WARM_UP])
+        if again.computed_tokens == again.prompt_tokens > len(again.raw) * _BLOCK_TOKENS_AT_MOST:
+            raise RuntimeError("this version of vLLM does not count the cached tokens of a prompt")
 
     def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
         """The prompts of a batch; may be called in another thread."""
@@ -134,11 +142,12 @@ class _YesNo:
 
         return SamplingParams(
             max_tokens=1,
-            temperature=1.0,
+            temperature=0.0,  # which answer would be drawn does not matter, and drawing costs as much as a softmax
             logprobs=len(self._answers.all),
             allowed_token_ids=self._answers.all,
             flat_logprobs=True,
             detokenize=False,
+            skip_clone=True,
         )
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
@@ -162,10 +171,12 @@ class _Likelihood:
 
         return SamplingParams(
             max_tokens=1,
+            temperature=0.0,
             prompt_logprobs=0,
             flat_logprobs=True,
             detokenize=False,
             skip_reading_prefix_cache=again,
+            skip_clone=True,
         )
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
@@ -198,6 +209,9 @@ class _Stream:
     """Batches that go through vLLM's engine one after the other, with no pause between them."""
 
     def __init__(self, engine: Any, requests: _Requests) -> None:
+        from vllm.inputs import tokens_input
+
+        self._to_input = tokens_input
         self.waiting: deque[_OpenBatch] = deque()
         self._engine, self._requests = engine, requests
         self._places: dict[str, tuple[_OpenBatch, int]] = {}
@@ -232,11 +246,8 @@ class _Stream:
             self._places.clear()
 
     def _ask(self, batch: _OpenBatch, row: int, parameters: Any) -> None:
-        from vllm.inputs import tokens_input
-
-        prompt = tokens_input(batch.prompts.pairs[row].tokens)
         name = str(next(_NUMBERS))
-        self._engine.add_request(name, prompt, parameters)
+        self._engine.add_request(name, self._to_input(batch.prompts.pairs[row].tokens), parameters)
         self._places[name] = batch, row
 
     def _read(self, output: Any) -> None:
@@ -271,7 +282,7 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         "enforce_eager": config.enforce_eager,
         "enable_prefix_caching": True,
         "tensor_parallel_size": config.tensor_parallel,
-        "disable_log_stats": False,  # the count of cached tokens comes with the statistics
+        "disable_log_stats": True,  # nobody reads them; the count of cached tokens comes without
         "seed": 0,
         "hf_overrides": {"head_dtype": head_dtype(config)},
     }
@@ -326,6 +337,8 @@ def _set_environment(teacher: TeacherSpec) -> None:
     values = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
+        # Eight random characters for each request's name, which are never the same twice here anyway.
+        "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1",
         # In this process, so that no process is left behind (which of the two is faster was not measured).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel == 1 else "1",
     }
