@@ -40,6 +40,17 @@ def test_a_storage_can_be_sent_to_another_process(storage: Storage) -> None:
     assert pickle.loads(pickle.dumps(storage)).read_json("x.json") == 1
 
 
+def test_a_small_file_is_one_request_on_s3_unless_the_address_says_otherwise() -> None:
+    for address, one_put in (
+        ("s3://bucket/run?region=us-east-1", True),
+        ("s3://bucket/run?region=us-east-1&allow_delayed_open=false", False),
+    ):
+        storage = Storage(address)
+        assert storage.path("a") == "bucket/run/a"
+        assert storage.filesystem.__reduce__()[1][0]["allow_delayed_open"] is one_put
+        assert pickle.loads(pickle.dumps(storage)).root == address
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes("file", b"old")

@@ -53,8 +53,9 @@ USER_ERROR = "user_error"
 HELD = "held"
 #: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
 ENCODER_CPUS = 4
-#: Items that an actor has at hand, so that it does not wait for the next one.
-IN_FLIGHT = 2
+#: Items that an actor has at hand, so that it does not wait for the next one; an engine works on them all at once: it
+#: writes one, judges one and reads the next.
+IN_FLIGHT, ENGINE_IN_FLIGHT = 2, 3
 #: Actors that may die one after the other in one place without one item done in between.
 MAX_DEATHS = 5
 
@@ -120,8 +121,9 @@ class UserErrorBoundary:
 def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Done]:
     """Give every item to one of ``pool``'s Ray Data actors, ``worker(*arguments)(item)``; yield what each returns.
 
-    One item a block, so that an item is the unit of scheduling and of retry. An actor that dies is replaced and its
-    items are given out again. A UserError raised in an actor is raised here as such.
+    One item a block, so that an item is the unit of scheduling and of retry. A worker is called in ENGINE_IN_FLIGHT
+    threads at once. An actor that dies is replaced and its items are given out again. A UserError raised in an actor is
+    raised here as such.
     """
     if not items:
         return
@@ -129,7 +131,12 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         UserErrorBoundary,
         fn_constructor_args=(worker, arguments),
-        compute=ray.data.ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=IN_FLIGHT),
+        compute=ray.data.ActorPoolStrategy(
+            size=pool.size,
+            max_tasks_in_flight_per_actor=ENGINE_IN_FLIGHT,
+            max_concurrent_calls_per_actor=ENGINE_IN_FLIGHT,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )

@@ -4,21 +4,17 @@
 
 In: cycle-c/shortlist/, documents/, labels.parquet, the teacher's model. Out: verdicts/<teacher key>/… (shared by all
 cycles) and cycle-c/examples/, the shortlist joined with its verdicts. Items: ranges of shortlist rows; actors:
-engines. A batch's verdicts are committed as soon as it is judged, so whatever dies, no committed pair is judged again.
+engines (judge_worker.py), with several items at hand each. Whatever dies, no committed pair is judged again.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import Pool, WorkItem, free_gpus, map_over_engines
 from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
@@ -26,46 +22,20 @@ from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.first_pairs import FirstPairs, lacking_shards
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS, Counts, JudgeWorker
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.teacher.engine import DocumentPairs, JudgedBatch, describe, teacher_key
-from ezxmc_ray.teacher.start import start_engine
+from ezxmc_ray.teacher.engine import describe, teacher_key
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 from ezxmc_ray.verdicts.examples import make_examples
 from ezxmc_ray.verdicts.relocate import relocate
-from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending, plan_priors
+from ezxmc_ray.verdicts.shortlist_pairs import count_pending, plan_priors
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
-from ezxmc_ray.watchdog import start_watchdog
 
-#: Documents a work item at most, and items an engine is to have at least: an engine runs dry between two items, and the
-#: more there are the better they share out.
-ITEM_DOCUMENTS, ITEMS_PER_ENGINE = 1024, 8
-PRIOR_ITEM_LABELS = 8192
-#: What an item asks for.
-PAIRS, LABEL_PRIORS = "pairs", "priors"
-
-
-@dataclass
-class Counts:
-    """What engines did.
-
-    Pairs judged, prompt tokens, of them computed (the rest came from the cache), cuts; ``seconds`` that the engines
-    worked, ``worker_seconds`` that their actors were at it (from the engine's start, or the end of the item before),
-    ``start_seconds`` that engines took to start.
-    """
-
-    pairs: int = 0
-    prompt_tokens: int = 0
-    computed_tokens: int = 0
-    truncated_documents: int = 0
-    truncated_labels: int = 0
-    seconds: float = 0.0
-    worker_seconds: float = 0.0
-    start_seconds: float = 0.0
-
-    def add(self, other: dict[str, Any]) -> None:
-        """Add another engine's counts, as its actor returns them."""
-        for name, value in other.items():
-            setattr(self, name, getattr(self, name) + value)
+#: Documents a work item at most, and items an engine is to have at least, so that engines end together. An item reads
+#: its shard's files once and commits a file, so that few large ones are better where there is enough to share out.
+ITEM_DOCUMENTS, ITEMS_PER_ENGINE = 4096, 16
+#: The same of the labels whose priors are asked for; each item reads all the files that others have written.
+MIN_PRIOR_LABELS, MAX_PRIOR_LABELS = 8192, 65536
 
 
 def judge(context: Context, cycle: int) -> StageResult:
@@ -98,10 +68,11 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     first_items, items = _items(context, cycle, pool.size, dict(first.rows)) if pending else ([], [])
     if calibration == "label_prior":
         priors, ahead = run_task(plan_priors, storage, key, cycle, context.shards, first.rows)
-        first_items = _ranges(LABEL_PRIORS, 0, ahead, PRIOR_ITEM_LABELS, 0) + first_items
-        items = _ranges(LABEL_PRIORS, ahead, priors, PRIOR_ITEM_LABELS, 0) + items
+        size = max(MIN_PRIOR_LABELS, min(MAX_PRIOR_LABELS, priors // (ITEMS_PER_ENGINE * pool.size)))
+        first_items = _ranges(LABEL_PRIORS, 0, ahead, size, 0) + first_items
+        items = _ranges(LABEL_PRIORS, ahead, priors, size, 0) + items
         pending += priors
-    lacking = run_task(lacking_shards, storage, key, first.rows)
+    lacking = run_task(lacking_shards, storage, key, first.rows) if first.rows else set()
     first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
     items = first_items + items
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
@@ -181,71 +152,3 @@ def _items(
 def _ranges(kind: str, start: int, stop: int, size: int, shard: int) -> list[WorkItem]:
     starts = range(start, stop, size)
     return [{"kind": kind, "shard": shard, "start": one, "stop": min(stop, one + size)} for one in starts]
-
-
-class JudgeWorker:
-    """Actor: one engine, and the verdict store that it appends to."""
-
-    def __init__(self, storage: Storage, config: TeacherConfig, key: str, cycle: int) -> None:
-        started = time.monotonic()
-        self.config = config
-        # An engine may start worker processes of its own; they end with this actor, whatever ends it.
-        self.watchdog = start_watchdog()
-        self.shortlist_pairs = ShortlistPairs(storage, key, cycle)
-        report_phase("loading the teacher" if config.enforce_eager else "loading and compiling the teacher")
-        self.engine = start_engine(config)
-        report_phase("first batch")
-        self.mark = time.monotonic()
-        self.start_seconds = self.mark - started
-
-    def __call__(self, item: WorkItem) -> dict[str, Any]:
-        """Do one item; returns it with its counts."""
-        kind, shard, start, stop = item["kind"], int(item["shard"]), int(item["start"]), int(item["stop"])
-        counts = Counts(start_seconds=self.start_seconds)
-        self.start_seconds = 0.0
-        self.told = f"{kind} {shard} {start}"
-        if kind == LABEL_PRIORS:
-            self._judge(PRIORS, self.shortlist_pairs.planned_priors(start, stop), counts)
-        else:
-            self._judge(layout.shard_name(shard), self.shortlist_pairs.documents(shard, start, stop), counts)
-        mark, self.mark = self.mark, time.monotonic()
-        counts.worker_seconds = self.mark - mark
-        return {**vars(counts), **item}
-
-    def _judge(self, folder: str, documents: list[DocumentPairs], counts: Counts) -> None:
-        """Judge ``documents`` batch by batch, commit each batch as soon as it is judged, and add to ``counts``."""
-        batches = _batches(documents, self.config.batch_documents)
-        for judged in _ending_with_the_engine(self.engine.judge_many(batches)):
-            cost = {"computed_tokens": judged.computed_tokens, "engine_ms": round(1000 * judged.seconds)}
-            self.shortlist_pairs.store.append(folder, judged.table, cost)
-            counts.add(
-                {
-                    "pairs": len(judged.table),
-                    "prompt_tokens": judged.prompt_tokens,
-                    "computed_tokens": judged.computed_tokens,
-                    "truncated_documents": judged.truncated_documents,
-                    "truncated_labels": judged.truncated_labels,
-                    "seconds": judged.seconds,
-                }
-            )
-            report_done(self.told, counts.pairs)
-
-
-def _ending_with_the_engine(results: Iterable[JudgedBatch]) -> Iterator[JudgedBatch]:
-    """``results`` of an engine; this process ends if the engine dies.
-
-    A dead engine does not come back in its process. Ray replaces an actor that ends, and gives its items out again;
-    raising would hand the next item to the same dead engine.
-    """
-    try:
-        yield from results
-    except Exception as error:
-        if type(error).__name__ != "EngineDeadError":
-            raise
-        print(f"the engine died: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-
-
-def _batches(documents: list[DocumentPairs], size: int) -> Iterator[list[DocumentPairs]]:
-    for start in range(0, len(documents), size):
-        yield documents[start : start + size]

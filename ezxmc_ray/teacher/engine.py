@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -41,46 +41,7 @@ class DocumentPairs:
     descriptions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class JudgedBatch:
-    """What judging a batch gave.
-
-    ``table``: VERDICTS_SCHEMA, a row a pair in the batch's order. ``computed_tokens``: prompt tokens that went through
-    the model, by the engine's own count (the rest came from its prefix cache; a pair asked twice counts twice).
-    ``truncated_documents``: documents of the batch that were cut. ``truncated_labels``: pairs whose label was cut.
-    ``seconds``: wall time in the engine.
-    """
-
-    table: pa.Table
-    prompt_tokens: int
-    computed_tokens: int
-    truncated_documents: int
-    truncated_labels: int
-    seconds: float
-
-
-class Engine(Protocol):
-    """A teacher that is loaded and ready."""
-
-    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
-        """Judge every pair of ``batch``; documents stay together, so that a document's prefix is computed once."""
-        ...
-
-    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
-        """Judge batch after batch, in their order; the engine has the next ones at hand while one is finished."""
-        ...
-
-    def with_prompt(self, config: TeacherConfig) -> Engine:
-        """An engine of another prompt over the same loaded model; one that was given to start.start_engine."""
-        ...
-
-    def close(self) -> None:
-        """Free what the engine holds; it judges no more."""
-        ...
-
-
-@dataclass(frozen=True)
-class PairPrompt:
+class PairPrompt(NamedTuple):
     """One pair's prompt: ``tokens``, of which [label_start, label_stop) are the label."""
 
     document_hash: bytes
@@ -98,6 +59,73 @@ class BatchPrompts:
     pairs: list[PairPrompt]
     truncated_documents: int
     truncated_labels: int
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """What judging a batch gave.
+
+    ``raw``: float32 [pairs], in the order of ``prompts``. ``computed_tokens``: prompt tokens that went through the
+    model, by the engine's own count (the rest came from its prefix cache; a pair asked twice counts twice).
+    ``seconds``: wall time in the engine.
+    """
+
+    prompts: BatchPrompts
+    raw: np.ndarray
+    computed_tokens: int
+    seconds: float
+
+    @property
+    def truncated_documents(self) -> int:
+        """Documents of the batch that were cut."""
+        return self.prompts.truncated_documents
+
+    @property
+    def truncated_labels(self) -> int:
+        """Pairs whose label was cut."""
+        return self.prompts.truncated_labels
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(pair.tokens) for pair in self.prompts.pairs)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """VERDICTS_SCHEMA, a row a pair; made when it is first asked for, by whoever writes it."""
+        pairs = self.prompts.pairs
+        columns = [
+            pa.array([pair.document_hash for pair in pairs], HASH),
+            pa.array([pair.label_hash for pair in pairs], HASH),
+            pa.array(self.raw),
+            pa.array([len(pair.tokens) for pair in pairs], pa.int32()),
+            pa.array([pair.truncated for pair in pairs], pa.bool_()),
+        ]
+        return pa.Table.from_arrays(columns, schema=VERDICTS_SCHEMA)
+
+
+class Engine(Protocol):
+    """A teacher that is loaded and ready."""
+
+    def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
+        """The prompts of ``batch``; may be called in another thread while the engine judges."""
+        ...
+
+    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
+        """Judge every pair of ``batch``; documents stay together, so that a document's prefix is computed once."""
+        ...
+
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
+        """Judge batch after batch, in their order; the next one's prompts are made while one is judged."""
+        ...
+
+    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
+        """Judge what comes, in its order. None: nothing has come yet, and the engine goes on with what it holds."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it judges no more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -257,25 +285,31 @@ def describe(config: TeacherConfig) -> dict[str, Any]:
 
 
 def build_prompts(plan: PromptPlan, batch: Sequence[DocumentPairs]) -> BatchPrompts:
-    """Every pair's prompt, in the order of ``batch``; documents and labels are tokenized once each."""
-    suffix = cache(plan.suffix)
+    """Every pair's prompt, in the order of ``batch``; all documents are tokenized in one go, and all labels."""
+    texts = [(one.title, one.text) for one in batch if one.document_hash != NO_DOCUMENT]
+    prefixes = iter(plan.prefixes(texts))
+    prior_prefix = plan.prior_prefix(), False
+    suffixes = iter(plan.suffixes([label for document in batch for label in _described_labels(document)]))
     pairs: list[PairPrompt] = []
     truncated_documents = truncated_labels = 0
     for document in batch:
-        if document.document_hash == NO_DOCUMENT:
-            prefix, cut = plan.prior_prefix(), False
-        else:
-            prefix, cut = plan.prefix(document.title, document.text)
+        prefix, cut = prior_prefix if document.document_hash == NO_DOCUMENT else next(prefixes)
         truncated_documents += cut
-        descriptions = document.descriptions or ("",) * len(document.labels)
-        for label_hash, *label in zip(document.label_hashes, document.labels, descriptions, strict=True):
-            end = suffix(*label)
+        start = len(prefix)
+        # The labels come first: zip looks at them before it would take a suffix of the next document.
+        for label_hash, end in zip(document.label_hashes, suffixes, strict=False):
             truncated_labels += end.truncated
-            start = len(prefix)
-            tokens = prefix + list(end.tokens)
             stop = start + end.label_tokens
-            pairs.append(PairPrompt(document.document_hash, label_hash, tokens, start, stop, cut or end.truncated))
+            is_cut = cut or end.truncated
+            pairs.append(PairPrompt(document.document_hash, label_hash, prefix + end.tokens, start, stop, is_cut))
     return BatchPrompts(pairs, truncated_documents, truncated_labels)
+
+
+def _described_labels(document: DocumentPairs) -> Iterable[tuple[str, str]]:
+    """Text and description of each label. Errors: ValueError where the document's lists are of unequal lengths."""
+    if len(document.labels) != len(document.label_hashes):
+        raise ValueError("labels and label_hashes are not aligned")
+    return zip(document.labels, document.descriptions or ("",) * len(document.labels), strict=True)
 
 
 def to_judged_batch(
@@ -285,24 +319,14 @@ def to_judged_batch(
     seconds: float,
     config: TeacherConfig,
 ) -> JudgedBatch:
-    """Put an engine's scores (aligned with ``prompts.pairs``) into a table. Errors: UserError for NaN scores."""
+    """An engine's scores, aligned with ``prompts.pairs``. Errors: UserError for NaN scores."""
     scores = np.asarray(raw, dtype=np.float32)
     if broken := int((~np.isfinite(scores)).sum()):
         raise UserError(
             f"The teacher {config.model} gave {broken} of {len(scores)} pairs no finite score in {dtype_here(config)}: "
             "set teacher.dtype=float32, or take another teacher."
         )
-    lengths = np.array([len(pair.tokens) for pair in prompts.pairs], dtype=np.int32)
-    columns = [
-        pa.array([pair.document_hash for pair in prompts.pairs], HASH),
-        pa.array([pair.label_hash for pair in prompts.pairs], HASH),
-        pa.array(scores),
-        pa.array(lengths),
-        pa.array([pair.truncated for pair in prompts.pairs], pa.bool_()),
-    ]
-    table = pa.Table.from_arrays(columns, schema=VERDICTS_SCHEMA)
-    total = int(lengths.sum())
-    return JudgedBatch(table, total, computed_tokens, prompts.truncated_documents, prompts.truncated_labels, seconds)
+    return JudgedBatch(prompts, scores, computed_tokens, seconds)
 
 
 def _context_tokens(model_config: Any) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ PLAN_VERSION = 4
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
 #: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenized.
 _CHARACTERS_PER_TOKEN = 100
+#: Labels whose tokens are kept, since common ones are in many shortlists.
+_KEPT_SUFFIXES = 100_000
 #: Between a likelihood prompt's worked examples and its document.
 _EXAMPLE_GAP = "\n\n"
 
@@ -33,7 +36,7 @@ _EXAMPLE_GAP = "\n\n"
 class Suffix:
     """A label's end of the prompt: ``tokens``, of which ``label_tokens`` first ones are the label; cut or not."""
 
-    tokens: tuple[int, ...]
+    tokens: list[int]
     label_tokens: int
     truncated: bool
 
@@ -77,6 +80,7 @@ class PromptPlan:
         self._middle = self._trusted(middle)
         self._tail = self._trusted(tail)
         self._described_label = template.described_label
+        self._suffixes: dict[tuple[str, str], Suffix] = {}
         self.max_label_tokens = max_label_tokens
         self._shared_end = 1 if readout == "likelihood" else 0
         room = context_tokens - 1 - self._fixed_tokens - max_label_tokens
@@ -102,13 +106,16 @@ class PromptPlan:
 
     def prefix(self, title: str, text: str) -> tuple[list[int], bool]:
         """Tokens up to the label for a document, and whether the document was cut."""
-        document = "\n".join(part for part in (title, text) if part)
-        tokens, truncated = self._cut(self._document_lead + document, self.max_document_tokens)
-        return self._joined(tokens), truncated
+        return self.prefixes([(title, text)])[0]
+
+    def prefixes(self, documents: Sequence[tuple[str, str]]) -> list[tuple[list[int], bool]]:
+        """:meth:`prefix` of each (title, text)."""
+        texts = [self._document_lead + "\n".join(part for part in document if part) for document in documents]
+        return [(self._joined(tokens), cut) for tokens, cut in self._cut(texts, self.max_document_tokens)]
 
     def prior_prefix(self) -> list[int]:
         """Tokens up to the label where there is no document."""
-        tokens, _ = self._cut(self._document_lead + NO_DOCUMENT_TEXT, self.max_document_tokens)
+        [(tokens, _)] = self._cut([self._document_lead + NO_DOCUMENT_TEXT], self.max_document_tokens)
         return self._joined(tokens)
 
     def _joined(self, document: list[int]) -> list[int]:
@@ -124,28 +131,52 @@ class PromptPlan:
 
         An empty label is one space, so that there is something to judge.
         """
-        if description:
-            label = fill(self._described_label, {LABEL: label, DESCRIPTION: description})
-        tokens, truncated = self._cut((self._label_lead + label) or " ", self.max_label_tokens)
-        return Suffix((*tokens, *self._tail), len(tokens), truncated)
+        return self.suffixes([(label, description)])[0]
 
-    def _cut(self, text: str, limit: int) -> tuple[list[int], bool]:
-        short = text[: limit * _CHARACTERS_PER_TOKEN]
-        tokens = self._untrusted(short)
-        return tokens[:limit], len(tokens) > limit or len(short) < len(text)
+    def suffixes(self, labels: Sequence[tuple[str, str]]) -> list[Suffix]:
+        """:meth:`suffix` of each (label, description); those of the latest labels are at hand."""
+        found = {label: self._suffixes[label] for label in dict.fromkeys(labels) if label in self._suffixes}
+        fresh = [label for label in dict.fromkeys(labels) if label not in found]
+        texts = [(self._label_lead + self._shown(*label)) or " " for label in fresh]
+        for label, (tokens, cut) in zip(fresh, self._cut(texts, self.max_label_tokens), strict=True):
+            found[label] = Suffix(tokens + self._tail, len(tokens), cut)
+        if len(self._suffixes) + len(fresh) > _KEPT_SUFFIXES:
+            self._suffixes.clear()
+        self._suffixes |= {label: found[label] for label in fresh}
+        return [found[label] for label in labels]
+
+    def _shown(self, label: str, description: str) -> str:
+        return fill(self._described_label, {LABEL: label, DESCRIPTION: description}) if description else label
+
+    def _cut(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
+        """The first ``limit`` tokens of each text, and whether it has more."""
+        short = [text[: limit * _CHARACTERS_PER_TOKEN] for text in texts]
+        found = zip(texts, short, self._untrusted(short), strict=True)
+        return [(tokens[:limit], len(tokens) > limit or len(part) < len(text)) for text, part, tokens in found]
 
     def _trusted(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    def _untrusted(self, text: str) -> list[int]:
-        """Tokens of a user's text, in which the name of a control token is letters like any others."""
-        if not text:
-            return []
-        # split_special_tokens covers the tokens marked special. Others that are found by name (Qwen's <think>) are not:
-        # cut after its first letter, such a name is not found either.
-        tokens = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    def _untrusted(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of users' texts, in which the name of a control token is letters like any others."""
+        filled = [text for text in texts if text]
+        if not filled:
+            return [[] for _ in texts]
+        # split_special_tokens covers the tokens marked special. Others that are found by name (Qwen's <think>) are not.
+        plain = self._tokenizer(
+            filled,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        found = iter(map(self._without_names, filled, plain))
+        return [next(found) if text else [] for text in texts]
+
+    def _without_names(self, text: str, tokens: list[int]) -> list[int]:
+        """``tokens`` of ``text``; where one was found by name, those of the text cut after each name's first letter."""
         if self._added is None or self._added.ids.isdisjoint(tokens):
-            return tokens
+            return list(tokens)
         cuts = [0, *(match.start() + 1 for match in self._added.names.finditer(text)), len(text)]
         return [token for start, end in itertools.pairwise(cuts) for token in self._trusted(text[start:end])]
 

@@ -6,22 +6,17 @@ nowhere else, since each takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import Engine, load_teacher
 
 
-def start_engine(config: TeacherConfig, others: Sequence[TeacherConfig] = ()) -> Engine:
-    """Load the teacher; takes seconds to minutes. Errors: UserError for a model or prompt that cannot be used.
-
-    ``others``: the same teacher with other prompts, for which :meth:`Engine.with_prompt` will be called.
-    """
+def start_engine(config: TeacherConfig) -> Engine:
+    """Load the teacher; takes seconds to minutes. Errors: UserError for a model or prompt that cannot be used."""
     teacher = load_teacher(config)
     if config.engine == "vllm":
         from ezxmc_ray.teacher.vllm_engine import VllmEngine  # it imports vLLM
 
-        return VllmEngine(teacher, [load_teacher(other) for other in others])
+        return VllmEngine(teacher)
     from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 
     return TransformersEngine(teacher)

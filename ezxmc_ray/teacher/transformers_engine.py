@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.teacher.engine import (
+    BatchPrompts,
     DocumentPairs,
     JudgedBatch,
     PairPrompt,
@@ -23,7 +23,6 @@ from ezxmc_ray.teacher.engine import (
     build_prompts,
     dtype_here,
     head_dtype,
-    load_teacher,
     to_judged_batch,
 )
 from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
@@ -35,16 +34,13 @@ _PROMPTS_A_FORWARD = 8
 class TransformersEngine:
     """See the module's text; errors at the start are UserErrors where the model or memory cause them."""
 
-    def __init__(self, teacher: TeacherSpec, model: Any | None = None) -> None:
+    def __init__(self, teacher: TeacherSpec) -> None:
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
         self._teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, dtype_here(teacher.config))
-        if model is not None:
-            self._model = model
-            return
         try:
             self._model = loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
         except (*LOAD_ERRORS, MemoryError) as error:
@@ -52,23 +48,29 @@ class TransformersEngine:
         if not teacher.classifier and head_dtype(teacher.config) == "float32":
             self._widen_head()
 
+    def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
+        """The prompts of a batch."""
+        return build_prompts(self._teacher.plan, batch)
+
     def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch."""
+        return next(self.judge_many([batch]))
+
+    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
+        """Judge batch after batch."""
+        return self.judge_stream(map(self.prompts, batches))
+
+    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
+        """Judge what comes, one batch after the other."""
+        return (self._judged(prompts) for prompts in coming if prompts is not None)
+
+    def _judged(self, prompts: BatchPrompts) -> JudgedBatch:
         started = time.perf_counter()
-        prompts = build_prompts(self._teacher.plan, batch)
         raw: list[float] = []
         for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
             raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
         computed = sum(len(pair.tokens) for pair in prompts.pairs)
         return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
-
-    def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
-        """Judge batch after batch."""
-        return map(self.judge, batches)
-
-    def with_prompt(self, config: TeacherConfig) -> TransformersEngine:
-        """An engine of another prompt over the same model."""
-        return TransformersEngine(load_teacher(config), self._model)
 
     def close(self) -> None:
         """Free the model."""

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
@@ -33,7 +32,6 @@ from ezxmc_ray.teacher.engine import (
     build_prompts,
     dtype_here,
     head_dtype,
-    load_teacher,
     to_judged_batch,
 )
 from ezxmc_ray.teacher.engine_watch import wake_when_dead
@@ -45,8 +43,9 @@ _CPU_BLOCK_TOKENS = 32
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 2048, 16384
 #: vLLM replaces torch.set_num_threads once it runs; its own CPU threads are these.
 _set_threads = torch.set_num_threads
-#: The first steps of an engine compile and allocate: they belong to its start.
-_WARM_UP = DocumentPairs(NO_DOCUMENT, "", "", (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
+#: The first steps of an engine compile and allocate: they belong to its start. Longer than a block of the cache.
+_WARM_UP = DocumentPairs(b"warm-up", "", "word " * 300, (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
+_BLOCK_TOKENS_AT_MOST = 128
 #: Names of requests, never the same twice in an engine.
 _NUMBERS = itertools.count()
 
@@ -54,8 +53,8 @@ _NUMBERS = itertools.count()
 class VllmEngine:
     """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them.
 
-    ``others``: the same model with other prompts or read-outs, whose prompts must find room as well (not classify and
-    another read-out: they run different heads). ``llm``: the vLLM of another engine, to be shared.
+    Comparing prompts: ``others``, the same model with other prompts or read-outs, whose prompts must find room as well
+    (not classify and another read-out: they run different heads); ``llm``, the vLLM of another engine, to be shared.
     """
 
     def __init__(self, teacher: TeacherSpec, others: Sequence[TeacherSpec] = (), llm: Any | None = None) -> None:
@@ -63,34 +62,48 @@ class VllmEngine:
         _set_environment(teacher)
         self._use_threads()
         self.llm = llm or _start(teacher, [teacher, *others])
-        if llm is None:
-            wake_when_dead(self.llm.llm_engine.engine_core)
         self._requests = _requests(teacher)
         if llm is None:
-            self.judge([_WARM_UP])
+            wake_when_dead(self.llm.llm_engine.engine_core)
+            self._warm_up()
 
-    def with_prompt(self, config: TeacherConfig) -> VllmEngine:
-        """An engine of another prompt over the same vLLM; one of the ``others`` that this one was started for."""
-        return VllmEngine(load_teacher(config), llm=self.llm)
+    def _warm_up(self) -> None:
+        """The first steps; RuntimeError for a vLLM that does not say what its cache had: scores could not be read."""
+        self.judge([_WARM_UP])
+        again = self.judge([_WARM_UP])
+        if again.computed_tokens == again.prompt_tokens > len(again.raw) * _BLOCK_TOKENS_AT_MOST:
+            raise RuntimeError("this version of vLLM does not count the cached tokens of a prompt")
+
+    def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
+        """The prompts of a batch; may be called in another thread."""
+        return build_prompts(self.teacher.plan, batch)
 
     def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch; errors of a dead engine (vllm's EngineDeadError) pass through."""
         return next(self.judge_many([batch]))
 
     def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
-        """Judge batch after batch: ``batches_in_flight`` are in the engine, one more is being tokenized meanwhile.
+        """Judge batch after batch, the prompts of the next one being made in a thread meanwhile."""
+        yield from self.judge_stream(prefetch(self.prompts, batches))
+
+    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
+        """Judge what comes: up to ``batches_in_flight`` are in the engine, and what comes is asked before every step.
 
         ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
         """
         self._use_threads()
         stream = _Stream(self.llm.llm_engine, self._requests)
         try:
-            for prompts in prefetch(lambda batch: build_prompts(self.teacher.plan, batch), batches):
-                stream.add(prompts)
-                if len(stream.waiting) >= self.teacher.config.batches_in_flight:
-                    yield self._collect(stream)
+            for prompts in coming:
+                if prompts is not None:
+                    stream.add(prompts)
+                    if len(stream.waiting) < self.teacher.config.batches_in_flight:
+                        continue
+                yield from map(self._judged, stream.step())
+                while len(stream.waiting) >= self.teacher.config.batches_in_flight:
+                    yield from map(self._judged, stream.step())
             while stream.waiting:
-                yield self._collect(stream)
+                yield from map(self._judged, stream.step())
         finally:
             stream.abort()
 
@@ -99,8 +112,7 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
 
-    def _collect(self, stream: _Stream) -> JudgedBatch:
-        done = stream.finish_first()
+    def _judged(self, done: _OpenBatch) -> JudgedBatch:
         return to_judged_batch(done.prompts, done.raw, done.computed_tokens, done.seconds, self.teacher.config)
 
     def _use_threads(self) -> None:
@@ -130,11 +142,12 @@ class _YesNo:
 
         return SamplingParams(
             max_tokens=1,
-            temperature=1.0,
+            temperature=0.0,  # which answer would be drawn does not matter, and drawing costs as much as a softmax
             logprobs=len(self._answers.all),
             allowed_token_ids=self._answers.all,
             flat_logprobs=True,
             detokenize=False,
+            skip_clone=True,
         )
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
@@ -158,10 +171,12 @@ class _Likelihood:
 
         return SamplingParams(
             max_tokens=1,
+            temperature=0.0,
             prompt_logprobs=0,
             flat_logprobs=True,
             detokenize=False,
             skip_reading_prefix_cache=again,
+            skip_clone=True,
         )
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
@@ -194,6 +209,9 @@ class _Stream:
     """Batches that go through vLLM's engine one after the other, with no pause between them."""
 
     def __init__(self, engine: Any, requests: _Requests) -> None:
+        from vllm.inputs import tokens_input
+
+        self._to_input = tokens_input
         self.waiting: deque[_OpenBatch] = deque()
         self._engine, self._requests = engine, requests
         self._places: dict[str, tuple[_OpenBatch, int]] = {}
@@ -209,16 +227,17 @@ class _Stream:
             self._ask(batch, row, parameters)
         self._seconds += time.perf_counter() - started
 
-    def finish_first(self) -> _OpenBatch:
-        """Let the engine work until the first waiting batch is done, and take it out."""
+    def step(self) -> list[_OpenBatch]:
+        """Let the engine work a step; take out the first batches that are done then, in their order."""
         started = time.perf_counter()
-        batch = self.waiting[0]
-        while batch.missing:
-            for output in self._engine.step():
-                self._read(output)
-        batch.seconds = self._seconds + time.perf_counter() - started
-        self._seconds = 0.0
-        return self.waiting.popleft()
+        for output in self._engine.step():
+            self._read(output)
+        self._seconds += time.perf_counter() - started
+        done = []
+        while self.waiting and not self.waiting[0].missing:
+            self.waiting[0].seconds, self._seconds = self._seconds, 0.0
+            done.append(self.waiting.popleft())
+        return done
 
     def abort(self) -> None:
         """Take back what has no answer yet, so that the engine is free for others."""
@@ -227,11 +246,8 @@ class _Stream:
             self._places.clear()
 
     def _ask(self, batch: _OpenBatch, row: int, parameters: Any) -> None:
-        from vllm.inputs import tokens_input
-
-        prompt = tokens_input(batch.prompts.pairs[row].tokens)
         name = str(next(_NUMBERS))
-        self._engine.add_request(name, prompt, parameters)
+        self._engine.add_request(name, self._to_input(batch.prompts.pairs[row].tokens), parameters)
         self._places[name] = batch, row
 
     def _read(self, output: Any) -> None:
@@ -266,7 +282,7 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         "enforce_eager": config.enforce_eager,
         "enable_prefix_caching": True,
         "tensor_parallel_size": config.tensor_parallel,
-        "disable_log_stats": False,  # the count of cached tokens comes with the statistics
+        "disable_log_stats": True,  # nobody reads them; the count of cached tokens comes without
         "seed": 0,
         "hf_overrides": {"head_dtype": head_dtype(config)},
     }
@@ -321,6 +337,8 @@ def _set_environment(teacher: TeacherSpec) -> None:
     values = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
+        # Eight random characters for each request's name, which are never the same twice here anyway.
+        "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1",
         # In this process, so that no process is left behind (which of the two is faster was not measured).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel == 1 else "1",
     }

@@ -47,9 +47,12 @@ class ShardLookup:
 
     @classmethod
     def load(cls, storage: Storage, name: str) -> ShardLookup:
-        """What :meth:`save` wrote."""
+        """What :meth:`save` wrote, in order as it is."""
         table = storage.read_table(name, _SCHEMA)
-        return cls(hash_bytes(table["content_hash"]), table["shard"].to_numpy())
+        lookup = cls.__new__(cls)
+        lookup._keys = np.ascontiguousarray(hash_bytes(table["content_hash"])).view(_KEY).reshape(-1)
+        lookup._shards = table["shard"].to_numpy()
+        return lookup
 
     def save(self, storage: Storage, name: str) -> None:
         """Write a Parquet file."""

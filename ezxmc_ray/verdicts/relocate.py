@@ -1,7 +1,7 @@
 """Before stage ``judge`` asks the verdict store, verdicts go to the shards that hold their documents now.
 
 In: documents/ and verdicts/<teacher key>/. Out: more files in verdicts/<teacher key>/shard-NNNNN/, and placement.json,
-which says for which shards of documents this was done. Items: the folders of the store. Documents that are added move
+which says for which shards of documents this was done. Items: some folders of the store. Documents that are added move
 others to other shards; without this, judging would look for their verdicts in the wrong folder and ask again.
 """
 
@@ -15,6 +15,8 @@ from ezxmc_ray.verdicts.store import VerdictStore
 
 #: Which shard holds which document, for all tasks to read.
 LOOKUP = ".shard_lookup.parquet"
+#: Folders a task: each task reads the whole lookup first.
+FOLDERS_PER_TASK = 64
 
 
 def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
@@ -31,7 +33,8 @@ def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
     added = 0
     if folders := store.folders():
         list(run_tasks(write_lookup, [(storage, context.shards)]))
-        added = sum(run_tasks(relocate_folder, [(storage, key, folder) for folder in folders]))
+        parts = [folders[start : start + FOLDERS_PER_TASK] for start in range(0, len(folders), FOLDERS_PER_TASK)]
+        added = sum(run_tasks(relocate_folders, [(storage, key, part) for part in parts]))
         storage.remove(LOOKUP)
     store.write_placement(placement)
     if added:
@@ -44,6 +47,7 @@ def write_lookup(storage: Storage, shards: int) -> None:
     ShardLookup.of_shards(storage, shards).save(storage, LOOKUP)
 
 
-def relocate_folder(storage: Storage, key: str, folder: str) -> int:
-    """Task: append the verdicts of one folder to the folders where their documents are; returns rows appended."""
-    return relocate_verdicts(VerdictStore(storage, key), ShardLookup.load(storage, LOOKUP), folder)
+def relocate_folders(storage: Storage, key: str, folders: list[str]) -> int:
+    """Task: append the verdicts of ``folders`` to the folders where their documents are; returns rows appended."""
+    store, lookup = VerdictStore(storage, key), ShardLookup.load(storage, LOOKUP)
+    return sum(relocate_verdicts(store, lookup, folder) for folder in folders)

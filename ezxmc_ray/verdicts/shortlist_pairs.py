@@ -6,6 +6,9 @@ their pending pairs for the engines' actors; cycle-c/pending_priors.parquet, the
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +19,30 @@ from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths
 from ezxmc_ray.teacher.engine import DocumentPairs
-from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
+from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes, pair_keys
 
 #: Labels that are asked for as one document when priors are: about as many as a shortlist has.
 PRIORS_PER_DOCUMENT = 16
+#: Files that a task reads at once where it reads them all.
+READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Flattened pairs of shortlist rows: ``offsets`` int64 [rows + 1]; the others a value a pair.
+
+    ``row``: int32, of the document in its shard; ``label``: int32, its number; both content hashes.
+    """
+
+    offsets: np.ndarray
+    row: np.ndarray
+    label: np.ndarray
+    document_hash: pa.ChunkedArray
+    label_hash: pa.ChunkedArray
+
+    def before(self, row: int) -> int:
+        """How many pairs the shortlist rows before the number ``row`` have."""
+        return int(self.offsets[min(row, len(self.offsets) - 1)])
 
 
 def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
@@ -30,32 +53,41 @@ def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
 def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list[tuple[int, int]]) -> tuple[int, int]:
     """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet.
 
-    ``first``: (shard, rows from its first on), whose labels stand at the top of the plan. Returns how many labels
-    there are, and how many of them are those.
+    ``first``: (shard, rows from its first on), whose labels stand at the top of the plan. Of labels with the same text
+    one is noted. Returns how many there are, and how many of them are on top.
     """
-    numbers = [
-        flat(storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)["labels"]) for shard in range(shards)
-    ]
-    wanted = np.unique(np.concatenate(numbers)) if numbers else np.zeros(0, np.int32)
-    hashes = (
-        storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
-        .take(pa.array(wanted))
-        .to_pylist()
-    )
-    raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(hashes), hashes)
-    missing = wanted[np.isnan(raw)]
-    ahead = [
-        flat(storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA).slice(0, rows)["labels"])
-        for shard, rows in first
-    ]
-    is_ahead = np.isin(missing, np.concatenate(ahead)) if ahead else np.zeros(len(missing), bool)
-    planned = np.concatenate([missing[is_ahead], missing[~is_ahead]])
-    storage.write_table(layout.pending_priors(cycle), pa.table({"label": pa.array(planned, pa.int32())}))
-    return len(planned), int(is_ahead.sum())
+    label_hashes = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
+
+    def marked(rows: list[tuple[int, int | None]]) -> np.ndarray:
+        """Whether a label is in (shard, rows from its first on), bool [labels]."""
+        is_in = np.zeros(len(label_hashes), bool)
+
+        def mark(shard: int, count: int | None) -> None:
+            table = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA, ["labels"])
+            is_in[flat(table.slice(0, count)["labels"])] = True
+
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            list(pool.map(mark, *zip(*rows, strict=True))) if rows else []
+        return is_in
+
+    wanted = np.flatnonzero(marked([(shard, None) for shard in range(shards)])).astype(np.int32)
+    hashes = label_hashes.take(pa.array(wanted))
+    raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(wanted), hashes)
+    is_first = marked(list(first))[wanted]
+    order = np.concatenate([np.flatnonzero(is_first), np.flatnonzero(~is_first)])
+    order = order[np.isnan(raw[order])]
+    _, once = np.unique(hash_bytes(hashes)[order], axis=0, return_index=True)
+    order = order[np.sort(once)]
+    storage.write_table(layout.pending_priors(cycle), pa.table({"label": pa.array(wanted[order], pa.int32())}))
+    return len(order), int(is_first[order].sum())
 
 
 class ShortlistPairs:
-    """The pairs of a cycle's shortlists, and those of them that the store of the teacher ``key`` lacks."""
+    """The pairs of a cycle's shortlists, and those of them that the store of the teacher ``key`` lacks.
+
+    A pair of texts that is in several rows of a shard belongs to the first of them, so that it is asked once, whoever
+    judges the others.
+    """
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         self.storage, self.cycle = storage, cycle
@@ -65,64 +97,64 @@ class ShortlistPairs:
     @cached_property
     def label_texts(self) -> pa.Table:
         """``text`` and ``description`` of all labels: for engines only, other tasks need no more than the hashes."""
-        return self.storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text", "description"])
+        return self.storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text", "description"]).combine_chunks()
 
     def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``."""
-        return self._missing(shard, self.pairs(shard, start, stop))
+        """Positions of the pending pairs among the flattened pairs of shortlist rows ``start`` to ``stop``, int64."""
+        documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])
+        pairs = self._pairs(shard, documents, 0, stop)
+        return self._missing(shard, pairs, start) - pairs.before(start)
 
     def raw(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
         """Raw scores of a shard's ``pairs``, float32; NaN where the store holds none."""
         return self.store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
 
-    def _missing(self, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
-        """Positions, int64, of those of ``pairs`` that the store lacks."""
-        raw = self.raw(shard, pairs)
-        # The same text twice in a range (two documents alike) is asked once.
-        seen: set[tuple[bytes, bytes]] = set()
-        pending = []
-        for position in np.flatnonzero(np.isnan(raw)):
-            pair = (pairs["document_hash"][position], pairs["label_hash"][position])
-            if pair not in seen:
-                seen.add(pair)
-                pending.append(position)
-        return np.array(pending, dtype=np.int64)
+    def _missing(self, shard: int, pairs: _Pairs, start: int) -> np.ndarray:
+        """Positions, int64, of those of ``pairs`` that the store lacks and no earlier one equals, in rows from
+        ``start`` on; ``pairs`` begin with the shard's first row."""
+        keys = pair_keys(pairs.document_hash, pairs.label_hash)
+        _, first = np.unique(keys, return_index=True)
+        first = np.sort(first[first >= pairs.before(start)])
+        return first[np.isnan(self.store.lookup_keys(layout.shard_name(shard), keys[first]))]
 
     def pairs(self, shard: int, start: int = 0, stop: int | None = None) -> dict[str, list[Any]]:
         """The flattened pairs of shortlist rows ``start`` to ``stop``: row in the shard, label number, both hashes."""
-        rows = self.storage.read_shard(layout.shortlist(self.cycle), shard, SHORTLIST_SCHEMA).slice(
+        documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])
+        pairs = self._pairs(shard, documents, start, stop)
+        return {
+            "row": pairs.row.tolist(),
+            "label": pairs.label.tolist(),
+            "document_hash": pairs.document_hash.to_pylist(),
+            "label_hash": pairs.label_hash.to_pylist(),
+        }
+
+    def _pairs(self, shard: int, documents: pa.Table, start: int, stop: int | None) -> _Pairs:
+        """The flattened pairs of shortlist rows ``start`` to ``stop``; ``documents``: content_hash of the shard's."""
+        rows = self.storage.read_shard(layout.shortlist(self.cycle), shard, SHORTLIST_SCHEMA, ["row", "labels"]).slice(
             start, None if stop is None else stop - start
         )
-        row = np.repeat(rows["row"].to_numpy(), lengths(rows["labels"]))
-        labels = flat(rows["labels"])
-        hashes = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"]
-        return {
-            "row": row.tolist(),
-            "label": labels.tolist(),
-            "document_hash": hashes.take(pa.array(row)).to_pylist(),
-            "label_hash": self.label_hashes.take(pa.array(labels)).to_pylist(),
-        }
+        counts = lengths(rows["labels"])
+        row, label = np.repeat(rows["row"].to_numpy(), counts), flat(rows["labels"])
+        hashes = documents["content_hash"].take(pa.array(row)), self.label_hashes.take(pa.array(label))
+        return _Pairs(np.concatenate([[0], np.cumsum(counts)]), row, label, *hashes)
 
     def documents(self, shard: int, start: int, stop: int) -> list[DocumentPairs]:
         """The pending pairs of a range of shortlist rows, grouped by document."""
-        pairs = self.pairs(shard, start, stop)
-        pending = self._missing(shard, pairs)
-        if not len(pending):
-            return []
-        texts = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["title", "text"])
-        grouped: dict[int, list[int]] = {}
-        for position in pending:
-            grouped.setdefault(pairs["row"][position], []).append(int(position))
+        texts = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash", "title", "text"])
+        pairs = self._pairs(shard, texts, 0, stop)
+        pending = self._missing(shard, pairs, start)
+        row, begins = np.unique(pairs.row[pending], return_index=True)
+        document = texts.take(pa.array(row)).to_pydict()
+        numbers = pa.array(pairs.label[pending])
+        of_labels = [
+            pairs.label_hash.take(pa.array(pending)).to_pylist(),
+            *(self.label_texts[name].take(numbers).to_pylist() for name in ("text", "description")),
+        ]
+        bounds = [*begins.tolist(), len(pending)]
+        of_documents = zip(document["content_hash"], document["title"], document["text"], strict=True)
         return [
-            DocumentPairs(
-                document_hash=pairs["document_hash"][positions[0]],
-                title=texts["title"][row].as_py(),
-                text=texts["text"][row].as_py(),
-                label_hashes=tuple(pairs["label_hash"][p] for p in positions),
-                labels=tuple(self.label_texts["text"][pairs["label"][p]].as_py() for p in positions),
-                descriptions=tuple(self.label_texts["description"][pairs["label"][p]].as_py() for p in positions),
-            )
-            for row, positions in grouped.items()
+            DocumentPairs(*of_document, *(tuple(column[begin:end]) for column in of_labels))
+            for of_document, (begin, end) in zip(of_documents, itertools.pairwise(bounds), strict=True)
         ]
 
     def planned_priors(self, start: int, stop: int) -> list[DocumentPairs]:

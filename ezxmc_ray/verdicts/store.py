@@ -87,18 +87,18 @@ class VerdictStore:
         return dict(totals)
 
     def append(self, folder: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> str:
-        """Commit a batch (VERDICTS_SCHEMA, at least a row); returns its file. The same pairs again change nothing.
+        """Commit a batch (VERDICTS_SCHEMA, at least a row); returns its file. The same pairs again replace it.
 
-        ``counts``: what the batch cost, for the file's footer: ``computed_tokens``, ``engine_ms``.
+        ``counts``: what the batch cost, for the file's footer: ``computed_tokens``, ``engine_ms``. On an object
+        store it is one request.
         """
         if not len(table):
             raise ValueError("a batch without verdicts cannot be stored")
         batch = _batch_key(table)
         name = self._file(folder, batch)
-        if not self._storage.exists(name):
-            # Under the batch's key, so that a batch that lies in two files for a while is counted once.
-            footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
-            self._storage.write_table(name, table.select(VERDICTS_SCHEMA.names).cast(VERDICTS_SCHEMA), footer)
+        # Under the batch's key, so that a batch that lies in two files for a while is counted once.
+        footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
+        self._storage.write_table(name, table.select(VERDICTS_SCHEMA.names).cast(VERDICTS_SCHEMA), footer)
         return name
 
     def append_missing(
@@ -132,12 +132,16 @@ class VerdictStore:
 
     def lookup(self, folder: str, document_hashes: Hashes, label_hashes: Hashes) -> np.ndarray:
         """Raw scores of the aligned pairs, float32 [n]; NaN where the store holds none."""
-        wanted = pair_keys(document_hashes, label_hashes)
+        return self.lookup_keys(folder, pair_keys(document_hashes, label_hashes))
+
+    def lookup_keys(self, folder: str, wanted: np.ndarray) -> np.ndarray:
+        """:meth:`lookup` of the pairs with the keys ``wanted``, void32 [n]."""
         raw = np.full(len(wanted), np.nan, dtype=np.float32)
-        table = self.read(folder)
-        place = places(table_keys(table), wanted)
+        table = self._load(folder, ["document_hash", "label_hash", "raw"])
+        keys, first = np.unique(table_keys(table), return_index=True)
+        place = places(keys, wanted)
         found = place >= 0
-        raw[found] = table["raw"].to_numpy()[place[found]]
+        raw[found] = table["raw"].to_numpy()[first][place[found]]
         return raw
 
     def write_description(self, description: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.first_pairs import FirstPairs, audit_first_pairs, lacking_shards
-from ezxmc_ray.stages.judge import PAIRS, _items
+from ezxmc_ray.stages.judge import _items
+from ezxmc_ray.stages.judge_worker import PAIRS
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -105,6 +106,18 @@ def test_priors_of_the_first_pairs_labels_are_planned_before_the_others(context:
     plan = context.storage.read_table(layout.pending_priors(0))["label"].to_pylist()
     assert (planned, ahead) == (LABEL_COUNT - 1, len(first))
     assert set(plan[:ahead]) == first and sorted(plan) == sorted(set(range(LABEL_COUNT)) - {labels_of(0, 0)[0]})
+
+
+def test_labels_with_one_text_have_one_prior_in_the_plan(context: Any) -> None:
+    labels = context.storage.read_table("labels.parquet", LABELS_SCHEMA).to_pylist()
+    labels[7] |= {name: labels[3][name] for name in ("text", "content_hash")}
+    context.storage.write_table("labels.parquet", pa.Table.from_pylist(labels, LABELS_SCHEMA))
+    for first in ([], [(0, 2)], [(shard, ROWS) for shard in range(SHARDS)]):
+        planned, ahead = plan_priors(context.storage, "key", 0, SHARDS, first)
+        plan = context.storage.read_table(layout.pending_priors(0))["label"].to_pylist()
+        assert planned == len(plan) == LABEL_COUNT - 1 and len({3, 7} & set(plan)) == 1
+        on_top = {number for shard, rows in first for row in range(rows) for number in labels_of(shard, row)}
+        assert set(plan[:ahead]) == on_top & set(plan) and not on_top & set(plan[ahead:])
 
 
 def test_shards_whose_first_rows_are_all_judged_lack_nothing(context: Any) -> None:

@@ -25,10 +25,10 @@ def config_of(model: str, readout: str) -> TeacherConfig:
 def vllm_engines(small_teacher: str, one_engine: Any) -> Iterator[dict[str, VllmEngine]]:
     """By read-out: two engines over one vLLM."""
     environment = dict(os.environ)
-    other = config_of(small_teacher, "likelihood")
+    other = load_teacher(config_of(small_teacher, "likelihood"))
     with one_engine():
-        yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")), [load_teacher(other)])
-        likelihood = yes_no.with_prompt(other)
+        yes_no = VllmEngine(load_teacher(config_of(small_teacher, "yes_no")), [other])
+        likelihood = VllmEngine(other, llm=yes_no.llm)
         yield {"yes_no": yes_no, "likelihood": likelihood}
         yes_no.close()
     os.environ.clear()  # what vLLM puts there is not for the processes that later tests start

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.teacher.engine import load_teacher
-from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+from ezxmc_ray.teacher.vllm_engine import VllmEngine
 
 from .conftest import config_of
 from .test_engines import BATCH, LABELS
@@ -26,9 +26,9 @@ def classified(model: str) -> tuple[list[float], int, int, list[float]]:
     """Scores, prompt tokens and computed tokens of BATCH, and scores under another prompt; in a fresh process."""
     config = config_of(model, "classify")
     other = replace(config, prompt="library")
-    engine = start_engine(config, [other])
+    engine = VllmEngine(load_teacher(config), [load_teacher(other)])
     judged = engine.judge(BATCH)
-    second = engine.with_prompt(other).judge(BATCH)
+    second = VllmEngine(load_teacher(other), llm=engine.llm).judge(BATCH)
     engine.close()
     scores = [one.table["raw"].to_pylist() for one in (judged, second)]
     return scores[0], judged.prompt_tokens, judged.computed_tokens, scores[1]
@@ -40,7 +40,7 @@ def test_a_head_of_two_words_gives_their_softmax(small_teacher: str) -> None:
     config = config_of(small_teacher, "classify")
     reference = TransformersEngine(load_teacher(config))
     np.testing.assert_allclose(scores, np.asarray(reference.judge(BATCH).table["raw"]), atol=1e-3)
-    other = reference.with_prompt(replace(config, prompt="library"))
+    other = TransformersEngine(load_teacher(replace(config, prompt="library")))
     np.testing.assert_allclose(second, np.asarray(other.judge(BATCH).table["raw"]), atol=1e-3)
     assert len(scores) == len(BATCH) * len(LABELS)
     assert np.std(scores) > 0.005

@@ -78,7 +78,7 @@ def test_nothing_that_pairs_share_is_computed_twice(
 ) -> None:
     """A label begins a new block (for the likelihood its first token's logit is the only one computed again)."""
     config = replace(config_of(small_teacher, readout), pad_prefix_tokens=32)
-    engine = vllm_engines["yes_no"].with_prompt(config)
+    engine = VllmEngine(load_teacher(config), llm=vllm_engines["yes_no"].llm)
     batch = [pairs("", f"{number} is what this document, unlike any other, tells of") for number in range(101, 105)]
     prompts = build_prompts(engine.teacher.plan, batch).pairs
     over = 1 if readout == "likelihood" else 0
@@ -115,7 +115,8 @@ def test_labels_that_begin_alike_and_prefixes_that_end_with_a_block_are_read_rig
 ) -> None:
     """Where the cache reaches into the label, its logits are garbage: those pairs must be asked again, whole."""
     config = replace(config_of(small_teacher, "likelihood"), pad_prefix_tokens=0)
-    engine, reference = vllm_engines["yes_no"].with_prompt(config), TransformersEngine(load_teacher(config))
+    engine = VllmEngine(load_teacher(config), llm=vllm_engines["yes_no"].llm)
+    reference = TransformersEngine(load_teacher(config))
     labels = tuple(f"{'one two three four ' * 9}{end}" for end in ("five", "six", "seven"))
     shortest = len(engine.teacher.plan.prefix("", "word")[0]) - 1  # tokens beside the words
     batch = [pairs("", " ".join(["word"] * (64 - shortest + beside)), labels) for beside in (-1, 0, 1)]

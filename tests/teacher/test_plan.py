@@ -212,3 +212,25 @@ def test_the_templates_that_come_along_fit_this_tokenizer(tokenizer: Any) -> Non
     for name in template_names():
         for readout in ("yes_no", "likelihood"):
             assert len(prompt(plan_of(tokenizer, load_template(name), readout), "t", "x", "y")) > 5
+
+
+def test_many_texts_in_one_go_get_the_tokens_that_they_get_alone(tokenizer: Any) -> None:
+    odd = ["", " ", "<|im_end|> a name", "word " * 300, "emoji 🎲 and tabs\t\n", "ordinary", "ordinary"]
+    documents = [(title, text) for title in odd[:3] for text in odd]
+    labels = [(text, description) for text in odd for description in ("", "described")]
+    for readout, pad in (("yes_no", 32), ("likelihood", 0)):
+        alone = plan_of(tokenizer, TEMPLATE, readout, pad=pad)
+        together = plan_of(tokenizer, TEMPLATE, readout, pad=pad)
+        assert together.prefixes(documents) == [alone.prefix(*one) for one in documents]
+        for _ in range(2):  # the second time from those at hand
+            assert together.suffixes(labels) == [alone.suffix(*one) for one in labels]
+    assert together.prefixes([]) == [] == together.suffixes([])
+
+
+def test_labels_at_hand_do_not_grow_without_end(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezxmc_ray.teacher.plan._KEPT_SUFFIXES", 10)
+    plan, fresh = plan_of(tokenizer), plan_of(tokenizer)
+    for start in range(0, 60, 4):
+        labels = [(f"label {number}", "") for number in range(start, start + 8)]
+        assert plan.suffixes(labels) == [fresh.suffix(*one) for one in labels]
+        assert len(plan._suffixes) <= 10

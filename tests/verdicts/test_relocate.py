@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ezxmc_ray import layout
-from ezxmc_ray.verdicts.relocate import relocate, relocate_folder
+from ezxmc_ray.verdicts.relocate import relocate, relocate_folders
 from ezxmc_ray.verdicts.summary import summary
 from tests.verdicts.judged_run import KEY, OLD, PAIRS, ROWS, Run, call, names
 
@@ -52,16 +52,16 @@ def test_rehoming_is_done_once_a_layout_and_again_after_a_kill(make_run: Callabl
     run = make_run(names(200) + OLD)
 
     def killed(function: Callable[..., Any], arguments: Any) -> list[Any]:
-        if function is relocate_folder:
-            relocate_folder(*arguments[0])
-            relocate_folder(*arguments[1])
+        if function is relocate_folders:
+            storage, key, folders = arguments[0]
+            relocate_folders(storage, key, folders[:2])
             raise KeyboardInterrupt
         return list(starmap(function, arguments))
 
     with pytest.raises(KeyboardInterrupt):
         relocate(run.context, KEY, killed)
     assert relocate(run.context, KEY, counted) == 2 * PAIRS  # four documents move, two have moved
-    assert calls == ["write_lookup", "relocate_folder"]
+    assert calls == ["write_lookup", "relocate_folders"]
     assert run.pending() == PAIRS
     assert relocate(run.context, KEY, counted) == 0
     assert len(calls) == 2
