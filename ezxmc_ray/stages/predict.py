@@ -14,7 +14,9 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages.shortlist import make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, lengths
 from ezxmc_ray.tagger import Tagger, TagSettings
@@ -25,7 +27,16 @@ def predict(context: Context) -> StageResult:
     config = context.config
     threshold = context.min_score
     shards = context.manifest(layout.INDEX).details["shards"]
-    settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, threshold)
+    make_search_files(context, [])
+    settings = TagSettings(
+        config.encoder,
+        config.lexical,
+        shards,
+        config.predict.top_k,
+        threshold,
+        context.prepared.label_fingerprint,
+        gpu_dtype(config.encoder, config.index),
+    )
     items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]
