@@ -157,7 +157,7 @@ def nearest_to_documents(context: Context, folder: str, slices: Sequence[Slice])
     """The labels exactly nearest to some documents, by the vectors in ``folder``."""
     config, storage = context.config, context.storage
     queries = run_with_encoder(embed_queries, storage, config.encoder, context.shards)
-    k = min(max(config.lexical.candidates, *RECALL_AT), context.prepared.labels)
+    k = min(max(1, config.lexical.candidates), context.prepared.labels)
     arguments = [(storage, folder, one, queries, k) for one in slices]
     return Nearest(queries, merge_nearest(list(run_tasks(nearest_in, arguments, _cpus(len(slices)))), k))
 
