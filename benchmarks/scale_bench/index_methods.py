@@ -34,7 +34,7 @@ class Peak:
     """The most memory of its own (not of mapped files) that this process has, looked at 50 times a second."""
 
     def __init__(self) -> None:
-        self.gib, self._ended = 0.0, threading.Event()
+        self.gib, self._ended = memory("RssAnon"), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -46,7 +46,7 @@ class Peak:
         """Stop looking; GiB."""
         self._ended.set()
         self._thread.join()
-        return self.gib
+        return max(self.gib, memory("RssAnon"))
 
 
 def memory(kind: str) -> float:

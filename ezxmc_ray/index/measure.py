@@ -85,9 +85,9 @@ def choose_cells(
     """
     wanted = np.unique(nearest.labels[nearest.within(first, first + labels)]) - first
     rows = _rows(blocks(), wanted)
-    tried = []
-    for cells in cells_to_compare(labels):
-        sample = sample_of(blocks(), labels, max(SAMPLE_LABELS, TRAINING_LABELS * cells))
+    compared, tried = cells_to_compare(labels), []
+    sample = sample_of(blocks(), labels, max(SAMPLE_LABELS, TRAINING_LABELS * max(compared)))
+    for cells in compared:
         quantizer = faiss.IndexFlatIP(sample.shape[1])
         clustering = faiss.Clustering(sample.shape[1], cells)
         clustering.niter, clustering.spherical, clustering.max_points_per_centroid = 10, True, TRAINING_LABELS
