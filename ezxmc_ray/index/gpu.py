@@ -18,7 +18,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard
 
 #: FAISS returns at most so many neighbors from a GPU.
-MOST_NEIGHBOURS = 2048
+_MOST_NEIGHBOURS = 2048
 #: FAISS's words for an index that has no form for GPUs, and what it and PyTorch say where memory ends.
 _NO_FORM = ("not implemented on GPU", "not supported on GPU")
 _NO_ROOM = ("out of memory", "cudaMalloc", "alloc fail")
@@ -86,6 +86,11 @@ def on_gpus(shards: Sequence[Any], dtype: Any = np.float32) -> list[Any]:
         if any(words in str(error) for words in _NO_FORM):
             return []
         raise gpu_error(error, sum(shard.ntotal for shard in shards), all(exact), dtype) from error
+
+
+def most_neighbours(shard: Any) -> int:
+    """How many labels a copy of :func:`on_gpus` returns at most."""
+    return int(shard.ntotal) if isinstance(shard, TorchShard) else _MOST_NEIGHBOURS
 
 
 def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> UserError:

@@ -23,7 +23,7 @@ from ezxmc_ray.index.build import (
 )
 from ezxmc_ray.index.exact import ExactShard
 
-#: Labels that stand for a shard when its cells' sizes are estimated.
+#: Labels that stand for a shard when its cells' sizes are estimated, or more where the cells are trained on more.
 SAMPLE_LABELS = 65_536
 #: For each label that the index may return, so many are ordered by 8 bits a component: one of these.
 REFINED = (2.0, 4.0, 8.0, 16.0)
@@ -84,8 +84,10 @@ def choose_cells(
     centroids, until it has met ``recall`` of the nearest labels, and how many labels lie in these.
     """
     wanted = np.unique(nearest.labels[nearest.within(first, first + labels)]) - first
-    rows = _rows(blocks(), wanted)
     compared, tried = cells_to_compare(labels), []
+    if not len(wanted):  # nothing to compare by
+        return compared[-1], []
+    rows = _rows(blocks(), wanted)
     sample = sample_of(blocks(), labels, max(SAMPLE_LABELS, TRAINING_LABELS * max(compared)))
     for cells in compared:
         quantizer = faiss.IndexFlatIP(sample.shape[1])
@@ -94,7 +96,7 @@ def choose_cells(
         clustering.train(sample, quantizer)
         cell_of = np.zeros(labels, np.int64)
         cell_of[wanted] = quantizer.search(rows, 1)[1][:, 0]
-        sizes = np.bincount(quantizer.search(sample[:SAMPLE_LABELS], 1)[1][:, 0], minlength=cells)
+        sizes = np.bincount(quantizer.search(sample, 1)[1][:, 0], minlength=cells)
         reach = reach_of(quantizer.search(nearest.queries, cells)[1], cell_of, sizes, first, nearest)
         probes = reach.probes_for(recall)
         visited = float(reach.visited[probes - 1] / sizes.sum() * labels)

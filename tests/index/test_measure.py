@@ -102,5 +102,6 @@ def test_more_than_can_be_found_ends_with_all_cells() -> None:
 def test_a_shard_without_any_of_the_nearest_labels_is_left_as_it_is() -> None:
     labels = grouped(500, 8, 0.5, 0)
     elsewhere = Nearest(labels[:3], np.full((3, K), 7_000))
+    assert choose_cells(lambda: [labels], 0, 500, elsewhere, 0.98) == (22, [])
     index = build_auto(lambda: [labels], 500, 0, 4, elsewhere, 0.98)[0]
     assert tune(index, 0, elsewhere, 0.98)[2] == 1.0
