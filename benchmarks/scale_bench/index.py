@@ -25,7 +25,7 @@ from typing import Any
 from common.arguments import choice
 from common.publish import ROOT, publish, run_module
 from ezxmc_ray.errors import UserError
-from scale_bench.index_inputs import make_inputs
+from scale_bench.index_inputs import Inputs, make_inputs
 from scale_bench.index_methods import METHODS, OTHERS
 
 
@@ -54,14 +54,19 @@ def main() -> int:
         words = [str(given.data.absolute()), str(folder), str(labels)]
         actor[str(labels)] = run_module("scale_bench.index_actor", words, folder / "actor.json", folder / "actor.log")
         print({"labels": labels, **actor[str(labels)]}, flush=True)
+        publish_so_far(given, rows, {"index": index, "actor": actor}, inputs)
+    return 0
+
+
+def publish_so_far(given: argparse.Namespace, rows: list[dict[str, Any]], done: dict[str, Any], inputs: Inputs) -> None:
+    """Write the result of the sizes that are done."""
     notes = [
         "One run of each kind; other work was on the machine, so that seconds are at most as good as the figures by "
         "seconds of CPU suggest.",
         inputs.note,
     ]
-    result = {"rows": rows, "index": index, "actor": actor, "geometry": inputs.geometry, "notes": notes}
+    result = {"rows": rows, **done, "geometry": inputs.geometry, "notes": notes}
     publish(given.name, "Index: label sets of a size that exact search on a CPU is slow for", result)
-    return 0
 
 
 def parse() -> argparse.Namespace:

@@ -33,7 +33,7 @@ from ezxmc_ray.storage import Storage
 
 QUERIES, K = 500, 400
 #: Mixtures: those near a real label are of it and some of its nearest; whose nearest are looked for.
-NEAR, PARTS, ANCHORS = 200, 3, 20_000
+NEAR, PARTS, ANCHORS = 200, 3, 5_000
 BLOCK = 65_536
 
 

@@ -93,10 +93,12 @@ def by_factory(factory: str, depths: Sequence[Depth] = ({},)) -> Callable[..., t
 
     def build(vectors: np.ndarray, tuning: np.ndarray, folder: Path) -> tuple[Search, dict[str, Any]]:
         count, dimension = vectors.shape
-        cells = round(4 * count**0.5)
-        name = factory.format(cells=cells, half=dimension // 2, quarter=dimension // 4)
+        root = count**0.5
+        name = factory.format(cells_4=round(4 * root), cells_2=round(2 * root), quarter=dimension // 4)
         index: Any = faiss.index_factory(dimension, name, faiss.METRIC_INNER_PRODUCT)
-        sample = np.random.default_rng(0).permutation(count)[: max(65_536, 64 * cells)]
+        cells: Any = faiss.try_extract_index_ivf(index)
+        wanted = 65_536 if cells is None else max(65_536, 64 * cells.nlist)
+        sample = np.random.default_rng(0).permutation(count)[:wanted]
         if not index.is_trained:
             index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
         for start in range(0, count, 65_536):
@@ -161,10 +163,10 @@ _PROBES = [{"nprobe": probes} for probes in (64, 128, 256, 512, 1024)]
 METHODS: dict[str, Callable[..., tuple[Search, dict[str, Any]]]] = {
     "auto": auto,
     "flat": by_factory("Flat"),
-    "before": by_factory("IVF{cells},SQ8", [{"nprobe": 32}]),
+    "before": by_factory("IVF{cells_4},SQ8", [{"nprobe": 32}]),
     "sq8_flat": by_factory("SQ8"),
     "ivf_pq_fastscan_refine": by_factory(
-        "IVF{cells},PQ{quarter}x4fs,Refine(SQ8)", [p | {"k_factor_rf": 4} for p in _PROBES]
+        "IVF{cells_2},PQ{quarter}x4fs,Refine(SQ8)", [p | {"k_factor_rf": 4} for p in _PROBES]
     ),
     "hnsw32": by_factory("HNSW32", [{"efSearch": ef} for ef in (400, 800, 1600)]),
     "hnswlib": hnswlib,
