@@ -12,12 +12,14 @@ query after the other; ``queries_per_cpu_s_batch_1``: by seconds of CPU, which o
 
 ``actor``: what an actor of the stage ``shortlist`` holds at so many labels (index_actor.py).
 
-hnswlib and autofaiss run by --others, the Python of an environment that has them and faiss-cpu.
+What a call has measured before (in --runs) another one with the same name takes over, so that one may go on where
+another was stopped. hnswlib and autofaiss run by --others, the Python of an environment that has them and faiss-cpu.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,10 @@ def main() -> int:
         for method in given.methods:
             python = given.others if method in OTHERS else None
             output, log = (folder / f"{method}-{labels}.{end}" for end in ("json", "log"))
-            words = [method, str(folder), str(labels), str(given.limit_s)]
-            done = run_module("scale_bench.index_methods", words, output, log, python)
+            done = json.loads(output.read_text()) if output.exists() else {"error": "not measured yet"}
+            if "error" in done:
+                words = [method, str(folder), str(labels), str(given.limit_s)]
+                done = run_module("scale_bench.index_methods", words, output, log, python)
             index[method][str(labels)] = done
             rows.append(
                 {"labels": labels, "kind": method, **{k: rounded(v) for k, v in done.items() if k != "compared"}}

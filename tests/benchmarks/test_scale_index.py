@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.headlines import headline
 from ezxmc_ray.storage import Storage
 from scale_bench import index_methods
 from scale_bench.index_inputs import blocks_of, write_labels
@@ -53,3 +54,17 @@ def test_the_depth_is_the_least_that_reaches_what_is_wanted(monkeypatch: pytest.
     assert build(labels, tuning, Path())[1] == {"factory": "IVF20,Flat", "depth": {"nprobe": 15}}
     monkeypatch.setattr(index_methods, "WANTED", 1.1)
     assert build(labels, tuning, Path())[1]["depth"] == {"nprobe": 20}
+
+
+def test_the_headline_sets_auto_beside_the_fastest_that_finds_as_much() -> None:
+    def row(kind: str, found: float, speed: float, labels: int = 9000) -> dict[str, object]:
+        return {"labels": labels, "kind": kind, "recall@400": found, "queries_per_cpu_s_batch_1": speed} | {
+            "build_cpu_s": 60.0
+        }
+
+    rows = [row("auto", 0.98, 200.0), row("flat", 1.0, 7.0), row("sq8", 0.99, 9.0), row("hnsw", 0.9, 900.0)]
+    rows += [row("auto", 1.0, 1.0, labels=100), {"labels": 9000, "kind": "slow", "error": "more than 9 s"}]
+    assert headline({"command": "python benchmarks/scale_bench/index.py --name n", "rows": rows}) == (
+        "9,000 labels: auto finds 0.980 of the 400 nearest, 200 queries a second of CPU, built in 60 of them; "
+        "sq8 9 queries"
+    )
