@@ -124,7 +124,9 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
         )
         for d, row in zip(documents, found, strict=True)
     ]
-    shares = LexicalTable(texts).shares([d["title"] for d in documents], [d["text"] for d in documents], found)
+    shares = LexicalTable.from_texts(texts).shares(
+        [d["title"] for d in documents], [d["text"] for d in documents], found
+    )
     return Pairs(batches, similarity, similarity + LexicalConfig().weight * shares, gold, found)
 
 

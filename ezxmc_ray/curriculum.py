@@ -309,9 +309,18 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
         )
     config = context.config
     shards = built["shards"]
+    from ezxmc_ray.index.gpu import gpu_dtype
     from ezxmc_ray.tagger import Tagger, TagSettings
 
-    settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, context.min_score)
+    settings = TagSettings(
+        config.encoder,
+        config.lexical,
+        shards,
+        config.predict.top_k,
+        context.min_score,
+        context.prepared.label_fingerprint,
+        gpu_dtype(config.encoder, config.index),
+    )
     return Tagger(context.storage, settings)
 
 

@@ -11,6 +11,8 @@ CONFIG = "config.yaml"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
 #: What ``prepare`` holds of its sources until it is done.
 PREPARE_PARTS = "documents/.parts"
+#: The words of the labels, for who searches.
+LEXICAL = "lexical"
 VERDICTS = "verdicts"
 #: Beside a teacher's verdicts: which teacher it is, and the placement of documents that their folders fit.
 TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"

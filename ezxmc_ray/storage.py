@@ -119,8 +119,14 @@ class Storage:
 
     def write_bytes(self, relative: str, content: bytes) -> None:
         """Commit a file: afterwards it is there whole, or (on an error) as it was before."""
-        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
+        with self.open_file(relative) as sink:
             sink.write(content)
+
+    @contextmanager
+    def open_file(self, relative: str) -> Iterator[pa.NativeFile]:
+        """A file to write bytes to, one after the other; committed when the block ends well."""
+        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
+            yield sink
 
     def read_json(self, relative: str) -> Any:
         """The JSON value in a file."""

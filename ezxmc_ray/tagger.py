@@ -26,7 +26,7 @@ from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.hybrid import HybridSearcher
-from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.index.lexical_files import open_lexical_table
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
@@ -53,13 +53,18 @@ class TagCounts:
 
 @dataclass(frozen=True)
 class TagSettings:
-    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/hybrid.py)."""
+    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/hybrid.py).
+
+    ``gpu_dtype``: see :class:`ShardedIndex`.
+    """
 
     encoder: EncoderConfig
     lexical: LexicalConfig
     shards: list[dict[str, Any]]
     top_k: int
     min_score: float
+    label_fingerprint: str
+    gpu_dtype: str | None
 
 
 class Tagger:
@@ -70,10 +75,10 @@ class Tagger:
 
         with storage.local(layout.STUDENT) as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
-        with storage.local(layout.INDEX) as folder:
-            index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])
-        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA)
-        table = LexicalTable(labels["text"].to_pylist()) if settings.lexical.weight else None
+        shards = [ShardInfo(**shard) for shard in settings.shards]
+        index = ShardedIndex.load(storage, layout.INDEX, shards, settings.gpu_dtype)
+        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
+        table = open_lexical_table(storage, settings.label_fingerprint) if settings.lexical.weight else None
         self.searcher = HybridSearcher(index, table, settings.lexical)
         self.label_ids, self.label_texts = labels["id"], labels["text"]
         self.top_k, self.min_score = settings.top_k, settings.min_score

@@ -125,9 +125,24 @@ def _teacher_quality(result: Result) -> str:
     return f"AUC within a document: similarity {alone['AUC_alone']:.2f}, teacher {low:.2f} to {high:.2f} by calibration"
 
 
+def _index(result: Result) -> str:
+    """What auto does with the most labels, and the fastest other kind that finds as many."""
+    labels = max(row["labels"] for row in result["rows"])
+    rows = [row for row in result["rows"] if row["labels"] == labels and "error" not in row]
+    auto = next(row for row in rows if row["kind"] == "auto")
+    others = [row for row in rows if row is not auto and row["recall@400"] >= auto["recall@400"]]
+    best = max(others, key=lambda row: row["queries_per_cpu_s_batch_1"], default=None)
+    found = (
+        f"{labels:,} labels: auto finds {auto['recall@400']:.3f} of the 400 nearest, "
+        f"{auto['queries_per_cpu_s_batch_1']:.0f} queries a second of CPU, built in {auto['build_cpu_s']:.0f} of them"
+    )
+    return found + (f"; {best['kind']} {best['queries_per_cpu_s_batch_1']:.0f} queries" if best else "")
+
+
 RULES: dict[str, Callable[[Result], str]] = {
     "demo": _demo,
     "encode": _encode,
+    "index": _index,
     "kills": _kills,
     "quality": _quality,
     "student": _student,

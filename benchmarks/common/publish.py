@@ -61,13 +61,21 @@ def _named(word: str) -> str:
     return f"{key}={_named(value)}" if equals else word
 
 
-def run_module(module: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
+def run_module(module: str, words: list[str], output: Path, log: Path, python: str | None = None) -> dict[str, Any]:
     """Run a module below benchmarks/ with ``words`` and ``output`` in a process of its own, which speaks to ``log``.
 
-    Returns the JSON object that it wrote to ``output``; of a process that wrote none, ``error``.
+    ``python``: another environment's. Returns the JSON object that it wrote to ``output``; of a process that wrote
+    none, ``error``.
     """
     output.unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", module, *words, str(output)]  # -P: nothing of the working directory's
+    command = [
+        python or sys.executable,
+        "-P",
+        "-m",
+        module,
+        *words,
+        str(output),
+    ]  # -P: nothing of the working directory's
     paths = filter(None, (str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w") as sink:

@@ -76,9 +76,18 @@ class Pool:
 def encoder_pool() -> Pool:
     """One encoder a GPU; on a CPU cluster, one for every four CPUs."""
     if gpus := cluster_gpus():
-        return Pool(gpus, 1, 1)
+        return Pool(gpus, gpu_cpus(), 1)
     cpus = min(ENCODER_CPUS, node_cpus())
     return Pool(max(1, cluster_cpus() // cpus), cpus)
+
+
+def gpu_cpus() -> int:
+    """CPUs for an encoder with a GPU: its share of its node's, by GPUs, where that is least; one at least.
+
+    With one CPU, reading texts and words would keep the GPU waiting.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, min((int(has.get("CPU", 0) // has["GPU"]) for has in nodes if has.get("GPU", 0) >= 1), default=1))
 
 
 @dataclass
@@ -212,9 +221,11 @@ class _Call:
 class _Process:
     """Actor: a process that is kept from stage to stage and holds the worker of one mapping at a time."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, on_gpu: bool) -> None:
         # Ray sets it to 1 for an actor that holds no CPU; libraries read it when they are imported.
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        if on_gpu:  # where a GPU computes, its CPUs are free to tokenize
+            os.environ.update(RAYON_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM=str(threads > 1).lower())
         self.mapping = -1
         self.worker: UserErrorBoundary | None = None
 
@@ -285,8 +296,9 @@ def _places(pool: Pool) -> list[dict[str, Any]]:
 
 
 def _start(place: dict[str, Any]) -> _Actor:
-    threads = 1 if place.get("num_gpus") else min(ENCODER_CPUS, node_cpus())
-    return _Actor(ray.remote(_Process).options(**place).remote(threads), place)
+    on_gpu = bool(place.get("num_gpus"))
+    threads = gpu_cpus() if on_gpu else min(ENCODER_CPUS, node_cpus())
+    return _Actor(ray.remote(_Process).options(**place).remote(threads, on_gpu), place)
 
 
 def _end_actors() -> None:

@@ -332,11 +332,22 @@ class IndexConfig:
     """The sharded FAISS index over the labels."""
 
     factory: str = knob(
-        "auto", "FAISS factory string; auto: exact (Flat) up to exact_below labels, else IVF with 8-bit scalars"
+        "auto",
+        "FAISS factory string; auto: exact (Flat) up to exact_below labels and on GPUs, else cells with 4-bit codes, as many and so many of them visited as index.recall needs",
     )
-    exact_below: int = knob(1_000_000, "labels up to which auto is exact", above=0)
-    shard_labels: int = knob(1_000_000, "labels a shard of the index (and a slice of the label vectors)", above=0)
-    probes: int = knob(32, "cells visited a query, for an IVF index", above=0)
+    exact_below: int = knob(100_000, "labels up to which auto is exact without GPUs", above=0)
+    recall: float = knob(
+        0.98,
+        "auto: share of the lexical.candidates labels nearest to a document that the index finds, measured with documents of the run, 0 to 1",
+        most=1,
+    )
+    shard_labels: int = knob(1_000_000, "labels a shard of the index", above=0)
+    probes: int = knob(32, "cells visited a query, for an IVF factory that is given", above=0)
+    gpu: bool = knob(
+        True,
+        "search labels on GPUs where there are some (in encoder.vector_dtype); false: on CPUs",
+        performance=True,
+    )
 
 
 @dataclass

@@ -1,15 +1,15 @@
 """Building one shard of the label index: the vectors of consecutive labels in a FAISS index with explicit ids.
 
-Comes in: unit vectors of the labels ``first_label`` and following, and a FAISS factory string. Goes out: an index
-whose ids are label numbers and whose metric is the inner product (cosine, for unit vectors), as a file that plain
-``faiss.read_index`` loads, and the :class:`ShardInfo` that the index's manifest lists.
+Comes in: unit vectors of the labels ``first_label`` and following, block by block, and a FAISS factory string. Goes
+out: an index whose ids are label numbers and whose metric is the inner product (cosine, for unit vectors), as a file
+that plain ``faiss.read_index`` loads, and the :class:`ShardInfo` that the index's manifest lists.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,17 @@ import numpy as np
 
 from ezxmc_ray.config import IndexConfig
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.index.node_files import checksum
 
+AUTO = "auto"
 EXACT_FACTORY = "IDMap2,Flat"
+#: Labels that a cell's centroid is trained on: FAISS takes 256, which takes four times as long and finds no more.
+TRAINING_LABELS = 64
+#: Labels that other kinds of index are trained on.
+OTHER_TRAINING_LABELS = 65_536
+
+#: Gives the vectors of a shard's labels anew, block by block: floats [m, d], unit rows.
+Blocks = Callable[[], Iterable[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -33,37 +42,73 @@ class ShardInfo:
     bytes: int
 
 
-def choose_factory(config: IndexConfig, labels: int, dimension: int) -> str:
-    """The FAISS factory string for a label set of ``labels`` vectors of length ``dimension``.
+def is_exact(config: IndexConfig, labels: int, gpus: int) -> bool:
+    """Whether auto searches so many labels exactly: few enough for a CPU, or on GPUs, which are fast at it."""
+    return labels <= config.exact_below or (config.gpu and gpus > 0)
 
-    auto: exact up to ``exact_below`` labels, else cells (about 4 * sqrt(n) of a shard's n labels, FAISS's guideline)
-    with 8 bits a component. Errors: UserError for a string that FAISS does not know or that does not fit the length.
+
+def auto_factory(cells: int, dimension: int) -> str:
+    """The factory string of auto: cells, in them 4 bits for two components, and 8 bits a component to choose by.
+
+    FAISS's fast scan compares 32 labels at once. What it lets through is ordered by the 8 bits.
     """
-    if config.factory != "auto":
-        _new_index(dimension, config.factory)
-        return config.factory
-    if labels <= config.exact_below:
-        return EXACT_FACTORY
-    return f"IVF{round(4 * math.sqrt(min(labels, config.shard_labels)))},SQ8"
+    return f"IVF{cells},PQ{dimension // 2 if dimension % 2 == 0 else dimension}x4fs,Refine(SQ8)"
+
+
+def cells_to_compare(labels: int) -> list[int]:
+    """Numbers of cells that auto chooses among, for a shard of so many labels; one cell: every label is compared."""
+    root = math.sqrt(labels)
+    return sorted({1, *(max(1, round(root * share)) for share in (0.5, 1))})
+
+
+def check_factory(factory: str, dimension: int) -> None:
+    """UserError for a factory string that FAISS does not know or that does not fit vectors of length ``dimension``."""
+    new_index(factory, dimension)
 
 
 def build_shard(vectors: np.ndarray, first_label: int, factory: str, probes: int = 32) -> faiss.Index:
-    """An index of ``vectors`` (floats [n, d], unit rows), which belong to the labels from ``first_label`` on.
+    """As :func:`build_from_blocks`, of ``vectors`` (floats [n, d], unit rows) that are in memory."""
+    return build_from_blocks(lambda: [vectors], len(vectors), first_label, factory, probes)
 
-    ``probes``: cells visited a query, where the index has cells. Errors: UserError for an unknown factory string, and
-    where there are too few labels to train such an index.
+
+def build_from_blocks(blocks: Blocks, labels: int, first_label: int, factory: str, probes: int = 32) -> faiss.Index:
+    """An index of the vectors in ``blocks``, ``labels`` in all, which belong to the labels from ``first_label`` on.
+
+    In memory are the index, a block, and the labels that it is trained on. ``probes``: cells visited a query, where the
+    index has cells. Errors: UserError for an unknown factory string, and where there are too few labels to train such
+    an index.
     """
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    index = _new_index(vectors.shape[1], factory)
+    dimension = next(iter(blocks())).shape[1]
+    index = new_index(factory, dimension)
     cells = faiss.try_extract_index_ivf(index)
     if cells is not None:
         cells.nprobe = min(probes, cells.nlist)
-    elif not isinstance(index, faiss.IndexIDMap):  # of which IndexIDMap2 is one
-        index = faiss.IndexIDMap2(index)
+        cells.cp.max_points_per_centroid = TRAINING_LABELS
     if not index.is_trained:
-        _train(index, vectors, factory)
-    index.add_with_ids(vectors, np.arange(first_label, first_label + len(vectors), dtype=np.int64))
+        wanted = OTHER_TRAINING_LABELS if cells is None else max(OTHER_TRAINING_LABELS, TRAINING_LABELS * cells.nlist)
+        train(index, sample_of(blocks(), labels, wanted), factory)
+    takes_ids = cells is not None and not isinstance(index, faiss.IndexRefine)
+    if not takes_ids and not isinstance(index, faiss.IndexIDMap):  # of which IndexIDMap2 is one
+        index = faiss.IndexIDMap2(index)
+    done = first_label
+    for block in blocks():
+        block = np.ascontiguousarray(block, dtype=np.float32)
+        index.add_with_ids(block, np.arange(done, done + len(block), dtype=np.int64))
+        done += len(block)
     return index
+
+
+def sample_of(blocks: Iterable[np.ndarray], labels: int, wanted: int) -> np.ndarray:
+    """``wanted`` of the ``labels`` vectors in ``blocks``, or all, always the same: float32 [m, d]."""
+    if wanted >= labels:
+        return np.concatenate([np.asarray(block, np.float32) for block in blocks])
+    taken = np.zeros(labels, bool)
+    taken[np.random.default_rng(0).choice(labels, wanted, replace=False)] = True
+    parts, done = [], 0
+    for block in blocks:
+        parts.append(block[taken[done : done + len(block)]].astype(np.float32))
+        done += len(block)
+    return np.concatenate(parts)
 
 
 def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
@@ -83,13 +128,8 @@ def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
     return info
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _new_index(dimension: int, factory: str) -> faiss.Index:
+def new_index(factory: str, dimension: int) -> faiss.Index:
+    """An empty index. Errors: UserError as :func:`check_factory`."""
     try:
         return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -99,7 +139,8 @@ def _new_index(dimension: int, factory: str) -> faiss.Index:
         ) from error
 
 
-def _train(index: faiss.Index, vectors: np.ndarray, factory: str) -> None:
+def train(index: faiss.Index, vectors: np.ndarray, factory: str) -> None:
+    """Train ``index`` on ``vectors``, float32 [n, d]. Errors: UserError where they are too few."""
     try:
         index.train(vectors)
     except RuntimeError as error:

@@ -2,32 +2,52 @@
 
 Comes in: query vectors, k, and for each query the labels that it must not get. Goes out: scores and label numbers in
 falling score, ties by label number. The same code serves the shortlists of every cycle and the final predictions.
+What is on a disk is mapped, so that the processes of a machine share it; on GPUs (gpu.py) it is held once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, checksum
+from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
+from ezxmc_ray.index.exact import ExactShard
+from ezxmc_ray.index.gpu import most_neighbours, on_gpus
+from ezxmc_ray.index.node_files import FileNote, checksum, node_file
+from ezxmc_ray.storage import Storage
 
 NO_LABEL = -1
 
-#: FAISS returns at most so many neighbors from a GPU.
-GPU_MOST_NEIGHBOURS = 2048
+
+class Shard(Protocol):
+    """What finds labels among some: a FAISS index with label numbers as ids, or :class:`ExactShard`."""
+
+    ntotal: int
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 and label numbers int64, [q, k], in falling score; -1 where there are fewer."""
 
 
 class ShardedIndex:
-    """FAISS indexes over disjoint labels, searched as one."""
+    """Indexes over disjoint labels, searched as one."""
 
-    def __init__(self, shards: Sequence[faiss.Index]) -> None:
+    def __init__(self, shards: Sequence[Shard], gpu_dtype: Any = None) -> None:
+        """``gpu_dtype``: hold copies on this process's GPUs, if it has any, exact ones in this dtype; None: do not.
+
+        Errors: UserError where the GPUs have no room.
+        """
         self.shards = list(shards)
-        self._gpu_shards = _on_gpus(self.shards)
+        self._gpu_shards = on_gpus(self.shards, gpu_dtype) if gpu_dtype is not None else []
         self.labels = sum(int(shard.ntotal) for shard in self.shards)
+
+    @property
+    def is_on_gpus(self) -> bool:
+        """Whether GPUs search it."""
+        return bool(self._gpu_shards)
 
     @classmethod
     def from_vectors(
@@ -36,15 +56,23 @@ class ShardedIndex:
         factory: str = EXACT_FACTORY,
         probes: int = 32,
         shard_labels: int = 1_000_000,
+        gpu_dtype: Any = None,
     ) -> ShardedIndex:
-        """Index ``vectors`` (floats [n, d], unit rows; the row is the label number) in memory; exact by default."""
-        starts = range(0, len(vectors), shard_labels)
-        return cls([build_shard(vectors[start : start + shard_labels], start, factory, probes) for start in starts])
+        """Search ``vectors`` (floats [n, d], unit rows; the row is the label number), exactly by default.
+
+        Exact search leaves them where they are; other kinds hold what they need of them in memory.
+        """
+        shards: list[Shard] = []
+        for start in range(0, len(vectors), shard_labels):
+            part = vectors[start : start + shard_labels]
+            exact = factory == EXACT_FACTORY
+            shards.append(ExactShard(part, start) if exact else build_shard(part, start, factory, probes))
+        return cls(shards, gpu_dtype)
 
     @classmethod
-    def load(cls, directory: Path, shards: Sequence[ShardInfo]) -> ShardedIndex:
-        """Load the files that the manifest lists. UserError for a file that is not there or not what was written."""
-        return cls([_load_shard(directory / info.file, info) for info in shards])
+    def load(cls, storage: Storage, folder: str, shards: Sequence[ShardInfo], gpu_dtype: Any = None) -> ShardedIndex:
+        """Map the files that the manifest lists. UserError for a file that is not there or not what was written."""
+        return cls([load_shard(storage, folder, info) for info in shards], gpu_dtype)
 
     def search(
         self, queries: np.ndarray, k: int, excluded: Sequence[Sequence[int]] | None = None
@@ -97,44 +125,21 @@ class ShardedIndex:
 
     def _ask(self, shard: int, queries: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         fetch = min(fetch, self.shards[shard].ntotal)
-        on_gpu = bool(self._gpu_shards) and fetch <= GPU_MOST_NEIGHBOURS
-        index = self._gpu_shards[shard] if on_gpu else self.shards[shard]
+        index = self.shards[shard]
+        if self.is_on_gpus and fetch <= most_neighbours(self._gpu_shards[shard]):  # else the copy on the disk answers
+            index = self._gpu_shards[shard]
         if not len(queries) or not fetch:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, labels = index.search(queries, fetch)
         return scores, labels
 
 
-def measured_recall(index: ShardedIndex, queries: np.ndarray, vectors: np.ndarray, k: int) -> float:
-    """Share of the exact ``k`` nearest labels that ``index`` finds, mean over ``queries`` ([q, d]), 0 to 1.
-
-    ``vectors``: [n, d], all label vectors in order.
-    """
-    _, found = index.search(queries, k)
-    _, exact = ShardedIndex.from_vectors(vectors).search(queries, k)
-    wanted = exact != NO_LABEL
-    hits = np.array([np.isin(row, other) for row, other in zip(exact, found, strict=True)])
-    return float((hits & wanted).sum() / wanted.sum()) if wanted.any() else 1.0
-
-
-def _load_shard(path: Path, info: ShardInfo) -> faiss.Index:
-    if not path.is_file():
-        raise UserError(f"The index file {path} is not there: remove {path.parent} and run again.")
-    if checksum(path) != info.sha256:
+def load_shard(storage: Storage, folder: str, info: ShardInfo) -> faiss.Index:
+    """The index in a file, mapped. UserError for a file that is not there or not what was written."""
+    path = node_file(storage, FileNote(f"{folder}/{info.file}", info.bytes, info.sha256))
+    if storage.is_local and checksum(path) != info.sha256:
         raise UserError(f"The index file {path} is not what was written (its checksum differs): remove it, run again.")
     try:
-        return faiss.read_index(str(path))
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise UserError(f"FAISS cannot read {path} ({one_line(error)}): remove it and run again.") from error
-
-
-def _on_gpus(shards: list[faiss.Index]) -> list[faiss.Index]:
-    """Copies of the shards on the GPUs that faiss sees, in turn; none where it sees none, or for types without one."""
-    gpus = faiss.get_num_gpus()
-    if not gpus:
-        return []
-    resources = [faiss.StandardGpuResources() for _ in range(gpus)]
-    try:
-        return [faiss.index_cpu_to_gpu(resources[i % gpus], i % gpus, shard) for i, shard in enumerate(shards)]
-    except RuntimeError:  # HNSW and others live on the CPU only
-        return []

@@ -19,7 +19,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task
-from ezxmc_ray.config import EncoderConfig, LexicalConfig
+from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, JudgedCycle, StageResult, encoder_name
 from ezxmc_ray.evaluation.audit import (
     AuditPairs,
@@ -29,9 +29,10 @@ from ezxmc_ray.evaluation.audit import (
     share_yes_by_rank,
 )
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
+from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder
+from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
@@ -72,7 +73,8 @@ def evaluate(context: Context) -> StageResult:
             folder = layout.ranking(encoder)
             items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
-        arguments = (storage, config.encoder, config.lexical, folders, config.evaluate.depth)
+        make_search_files(context, range(encoders if has_gold else 0))
+        arguments = (storage, config, folders)
         for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
             ranked += done["documents"]
             progress.advance(done["documents"], HELD in done)
@@ -99,19 +101,18 @@ def evaluate(context: Context) -> StageResult:
 class RankWorker:
     """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
 
-    def __init__(
-        self, storage: Storage, config: EncoderConfig, lexical: LexicalConfig, folders: list[str | None], depth: int
-    ) -> None:
-        self.storage, self.config, self.lexical = storage, config, lexical
-        self.folders, self.depth = folders, depth
-        self.lexical_table = lexical_table(storage, lexical)
+    def __init__(self, storage: Storage, config: Config, folders: list[str | None]) -> None:
+        self.storage, self.config, self.folders = storage, config, folders
+        self.lexical_table = lexical_table(storage, config.lexical)
         self.number = -1
 
     def _use(self, number: int) -> None:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
-            self.encoder = load_encoder(self.storage, self.config, self.folders[number])
-            self.searcher = HybridSearcher(exact_index(self.storage, number), self.lexical_table, self.lexical)
+            config = self.config
+            self.encoder = load_encoder(self.storage, config.encoder, self.folders[number])
+            index = exact_index(self.storage, number, gpu_dtype(config.encoder, config.index))
+            self.searcher = HybridSearcher(index, self.lexical_table, config.lexical)
             self.number = number
 
     def __call__(self, item: WorkItem) -> Done:
@@ -127,7 +128,7 @@ class RankWorker:
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
-        _, labels = self.searcher.search(encoded.vectors, titles, texts, self.depth, excluded)
+        _, labels = self.searcher.search(encoded.vectors, titles, texts, self.config.evaluate.depth, excluded)
         table = pa.table(
             [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS_SCHEMA.field(1).type)],
             schema=RANKINGS_SCHEMA,

@@ -2,86 +2,225 @@
 
     ezxmc index conf.yaml
 
-In: cycle-c/label_vectors/ of the chosen encoder c. Out: index/shard-NNN.faiss, one a slice of labels, and a manifest
-with label ranges, metric, parameters, checksums and the recall against exact search. Items: slices of labels.
+In: cycle-c/label_vectors/ of the chosen encoder c; of documents, for measuring, some texts. Out: index/shard-NNN.faiss,
+one a slice of labels, and a manifest with label ranges, metric, parameters, checksums, and how many of the labels
+nearest to documents the index finds. Items: slices of labels.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import resource
 import shutil
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ezxmc_ray import layout
-from ezxmc_ray.cluster.session import cluster_gpus, run_task, run_tasks
-from ezxmc_ray.config import IndexConfig
-from ezxmc_ray.context import Context, StageResult
-from ezxmc_ray.index.build import ShardInfo, build_shard, choose_factory, save_shard
-from ezxmc_ray.index.search import ShardedIndex, measured_recall
-from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.shortlist import read_label_vectors
-from ezxmc_ray.storage import Storage
+import numpy as np
 
-#: Label vectors that stand in for queries when the recall of an approximate index is measured.
-RECALL_QUERIES = 1000
-RECALL_AT = 10
+from ezxmc_ray import layout
+from ezxmc_ray.cluster.pools import run_with_encoder
+from ezxmc_ray.cluster.session import cluster_cpus, cluster_gpus, node_cpus, run_task, run_tasks
+from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.index.build import (
+    AUTO,
+    EXACT_FACTORY,
+    ShardInfo,
+    auto_factory,
+    build_from_blocks,
+    check_factory,
+    is_exact,
+    save_shard,
+)
+from ezxmc_ray.index.label_vectors import find_label_vectors, label_vector_blocks
+from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, merge_nearest, nearest_labels, recall_at
+from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.shortlist import load_encoder, make_search_files
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA
+
+#: Documents by which an approximate index is measured, and the most shards that they are taken from.
+QUERIES, QUERY_SHARDS = 500, 16
+#: The recall is told at these depths, and at lexical.candidates.
+RECALL_AT = (10, 100)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Labels ``first`` to ``stop``, which become shard number ``number``."""
+
+    number: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """A shard, and how it was made. ``measured``: probes, refined labels and recall of auto's; else empty.
+
+    ``peak_gib``: the most memory that the task's process has had.
+    """
+
+    info: ShardInfo
+    seconds: float
+    peak_gib: float
+    measured: dict[str, float]
 
 
 def index(context: Context) -> StageResult:
     """Build the index of the chosen encoder; returns rows (labels), files and details of the manifest."""
-    config, storage = context.config.index, context.storage
-    labels = context.prepared.labels
-    vectors = layout.label_vectors(context.manifest(layout.STUDENT).details["encoder"])
-    # Slices of equal size, so that none is too small to train the index that all the others have.
-    size = math.ceil(labels / math.ceil(labels / config.shard_labels))
-    slices = [(first, min(labels, first + size)) for first in range(0, labels, size)]
-    arguments = [(storage, config, vectors, labels, number, first, stop) for number, (first, stop) in enumerate(slices)]
-    shards: list[ShardInfo] = []
+    config, storage, labels = context.config.index, context.storage, context.prepared.labels
+    encoder = context.manifest(layout.STUDENT).details["encoder"]
+    make_search_files(context, [encoder])
+    folder, slices = layout.label_vectors(encoder), slices_of(labels, config.shard_labels)
+    vectors = find_label_vectors(storage, folder)
+    assert vectors is not None
     with StageProgress("index", "labels", labels) as progress:
-        for info in run_tasks(build_one, arguments):
-            shards.append(info)
-            progress.advance(info.labels)
-    shards.sort(key=lambda shard: shard.first_label)
-    dimension = storage.read_table(storage.list(vectors, ".parquet")[0]).schema.field("vector").type.list_size
+        plan, nearest = make_plan(context, folder, slices, vectors.dimension)
+        shards: list[Built] = []
+        for built in run_tasks(build_one, [(storage, folder, one, plan) for one in slices], _cpus(len(slices))):
+            shards.append(built)
+            progress.advance(built.info.labels)
+    shards.sort(key=lambda shard: shard.info.first_label)
+    infos = [shard.info for shard in shards]
     details = {
-        "factory": choose_factory(config, labels, dimension),
+        "factory": plan.factory,
         "metric": "inner product of unit vectors (cosine)",
-        "probes": config.probes,
-        "shards": [dataclasses.asdict(shard) for shard in shards],
-        "recall": run_task(recall_of, storage, vectors, shards),
+        "probes": [shard.measured.get("probes", config.probes) for shard in shards],
+        "refined": [shard.measured.get("refined") for shard in shards],
+        "compared": list(plan.tried),
+        "recall": run_task(recall_of, storage, infos, nearest) if nearest else "exact",
+        "shards": [dataclasses.asdict(info) for info in infos],
+        "build_seconds": max(shard.seconds for shard in shards),
+        "peak_gib": max(shard.peak_gib for shard in shards),
         "gpus": cluster_gpus(),
         # What belongs together: `ezxmc tag` refuses a run in which one of them is newer than this index.
         "student": context.manifest(layout.STUDENT).commit,
         "match_settings": context.match_settings,
         "label_fingerprint": context.prepared.label_fingerprint,
     }
-    return StageResult(labels, [f"{layout.INDEX}/{shard.file}" for shard in shards], details)
+    _tell_low_recall(details, config.recall if plan.cells else 0.0, f"at_{nearest.labels.shape[1]}" if nearest else "")
+    return StageResult(labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
 
 
-def build_one(
-    storage: Storage, config: IndexConfig, folder: str, labels: int, number: int, first: int, stop: int
-) -> ShardInfo:
-    """Task: build and commit shard ``number``, of the labels ``first`` to ``stop``."""
-    vectors = read_label_vectors(storage, folder, first, stop)
-    built = build_shard(vectors, first, choose_factory(config, labels, vectors.shape[1]), config.probes)
-    name = f"shard-{number:03d}.faiss"
+@dataclass(frozen=True)
+class Plan:
+    """How every shard is built: by ``factory``, or with ``cells`` as auto does, measured by ``nearest``.
+
+    ``tried``: of each number of cells that auto compared, what it would cost.
+    """
+
+    factory: str
+    probes: int
+    recall: float
+    cells: int | None = None
+    nearest: Nearest | None = None
+    tried: tuple[dict[str, float], ...] = ()
+
+
+def slices_of(labels: int, shard_labels: int) -> list[Slice]:
+    """Slices of equal size, ``shard_labels`` at most: none is too small to train the index that the others have."""
+    size = math.ceil(labels / math.ceil(labels / shard_labels))
+    return [Slice(number, first, min(labels, first + size)) for number, first in enumerate(range(0, labels, size))]
+
+
+def make_plan(context: Context, folder: str, slices: Sequence[Slice], dimension: int) -> tuple[Plan, Nearest | None]:
+    """How the shards are built, and what an index that is not exact is measured by."""
+    config, storage = context.config.index, context.storage
+    if config.factory == AUTO and is_exact(config, context.prepared.labels, cluster_gpus()):
+        return Plan(EXACT_FACTORY, config.probes, config.recall), None
+    if config.factory != AUTO:
+        check_factory(config.factory, dimension)
+        return Plan(config.factory, config.probes, config.recall), nearest_to_documents(context, folder, slices)
+    nearest = nearest_to_documents(context, folder, slices)
+    chosen = run_task(choose_cells_in, storage, folder, slices[0], nearest, config.recall, cpus=_cpus(1))
+    cells, tried = chosen
+    return Plan(auto_factory(cells, dimension), 0, config.recall, cells, nearest, tuple(tried)), nearest
+
+
+def choose_cells_in(
+    storage: Storage, folder: str, labels: Slice, nearest: Nearest, recall: float
+) -> tuple[int, list[dict[str, float]]]:
+    """Task: as :func:`choose_cells`, of one slice, which stands for all."""
+    blocks = partial(label_vector_blocks, storage, folder, labels.first, labels.stop)
+    return choose_cells(blocks, labels.first, labels.stop - labels.first, nearest, recall)
+
+
+def nearest_to_documents(context: Context, folder: str, slices: Sequence[Slice]) -> Nearest:
+    """The labels exactly nearest to some documents, by the vectors in ``folder``."""
+    config, storage = context.config, context.storage
+    queries = run_with_encoder(embed_queries, storage, config.encoder, context.shards)
+    k = min(max(1, config.lexical.candidates), context.prepared.labels)
+    arguments = [(storage, folder, one, queries, k) for one in slices]
+    return Nearest(queries, merge_nearest(list(run_tasks(nearest_in, arguments, _cpus(len(slices)))), k))
+
+
+def embed_queries(storage: Storage, config: EncoderConfig, shards: int) -> np.ndarray:
+    """Vectors of up to QUERIES documents by the chosen encoder: float32 [q, d]. In an actor with the libraries."""
+    taken = np.unique(np.linspace(0, shards - 1, QUERY_SHARDS).round().astype(int))
+    titles: list[str] = []
+    texts: list[str] = []
+    for place, shard in enumerate(taken):
+        documents = storage.read_shard(layout.DOCUMENTS, int(shard), DOCUMENTS_SCHEMA, ["title", "text"])
+        wanted = (QUERIES - len(texts)) // (len(taken) - place)
+        rows = np.random.default_rng(int(shard)).permutation(len(documents))[:wanted]
+        titles += documents["title"].take(rows).to_pylist()
+        texts += documents["text"].take(rows).to_pylist()
+    return load_encoder(storage, config, layout.STUDENT).encode_documents(titles, texts).vectors.astype(np.float32)
+
+
+def nearest_in(storage: Storage, folder: str, labels: Slice, queries: np.ndarray, k: int) -> Any:
+    """Task: the labels of one slice that are exactly nearest to ``queries``."""
+    blocks = label_vector_blocks(storage, folder, labels.first, labels.stop)
+    return nearest_labels(blocks, labels.first, queries, min(k, labels.stop - labels.first))
+
+
+def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built:
+    """Task: build and commit one shard. Of the label vectors only its own are read, a block at a time."""
+    began = time.monotonic()
+    blocks = partial(label_vector_blocks, storage, folder, labels.first, labels.stop)
+    count, measured = labels.stop - labels.first, {}
+    if plan.cells is not None:
+        assert plan.nearest is not None
+        built, probes, refined, found = build_auto(blocks, count, labels.first, plan.cells, plan.nearest, plan.recall)
+        measured = {"probes": probes, "refined": refined, "recall": found}
+    else:
+        built = build_from_blocks(blocks, count, labels.first, plan.factory, plan.probes)
+    name = f"shard-{labels.number:03d}.faiss"
     scratch = Path(tempfile.mkdtemp(prefix="ezxmc-"))
     try:
-        info = save_shard(built, scratch / name, first)
+        info = save_shard(built, scratch / name, labels.first)
         storage.upload(scratch / name, f"{layout.INDEX}/{name}")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return info
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return Built(info, time.monotonic() - began, peak, measured)
 
 
-def recall_of(storage: Storage, folder: str, shards: list[ShardInfo]) -> dict[str, Any]:
-    """Task: share of the exact ten nearest that the index finds, for up to a thousand labels spread over all."""
-    vectors = read_label_vectors(storage, folder)
-    step = max(1, len(vectors) // RECALL_QUERIES)
-    queries = vectors[::step][:RECALL_QUERIES]
-    with storage.local(layout.INDEX) as path:
-        recall = measured_recall(ShardedIndex.load(path, shards), queries, vectors, min(RECALL_AT, len(vectors)))
-    return {"value": recall, "at": RECALL_AT, "queries": len(queries)}
+def recall_of(storage: Storage, shards: list[ShardInfo], nearest: Nearest) -> dict[str, Any]:
+    """Task: the share of the labels exactly nearest to documents that the whole index finds, at several depths."""
+    k = nearest.labels.shape[1]
+    found = ShardedIndex.load(storage, layout.INDEX, shards).search(nearest.queries, k)[1]
+    depths = sorted({depth for depth in (*RECALL_AT, k) if depth <= k})
+    return {f"at_{d}": recall_at(found, nearest.labels, d) for d in depths} | {"queries": len(nearest.queries)}
+
+
+def _cpus(tasks: int) -> float:
+    """CPUs of each of so many tasks, so that they have all there are; none has more than a node."""
+    return max(1, min(node_cpus(), cluster_cpus() // tasks))
+
+
+def _tell_low_recall(details: dict[str, Any], wanted: float, depth: str) -> None:
+    """Say so if the index finds less than auto was to reach."""
+    if wanted and (found := details["recall"][depth]) < wanted:
+        say(
+            f"The index finds {found:.3f} of the labels nearest to documents, less than index.recall={wanted}: these "
+            "labels do not group well; set index.factory=IDMap2,Flat for exact search, or another factory."
+        )

@@ -13,8 +13,11 @@ from functools import partial
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
+from ezxmc_ray.cluster.session import cluster_gpus
 from ezxmc_ray.context import Context, StageResult
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.index.gpu import gpu_dtype
+from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.shortlist import make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, lengths
 from ezxmc_ray.tagger import Tagger, TagSettings
@@ -25,17 +28,31 @@ def predict(context: Context) -> StageResult:
     config = context.config
     threshold = context.min_score
     shards = context.manifest(layout.INDEX).details["shards"]
-    settings = TagSettings(config.encoder, config.lexical, shards, config.predict.top_k, threshold)
+    make_search_files(context, [])
+    settings = TagSettings(
+        config.encoder,
+        config.lexical,
+        shards,
+        config.predict.top_k,
+        threshold,
+        context.prepared.label_fingerprint,
+        gpu_dtype(config.encoder, config.index),
+    )
     items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]
-    total = dict.fromkeys(("documents", "labels", "empty", "truncated"), 0)
+    total = dict.fromkeys(("documents", "labels", "empty", "truncated", "searched_by_gpu"), 0)
     times = Times()
     with watched(StageProgress("predict", "documents", context.prepared.documents)) as progress:
         arguments = (context.storage, settings)
         for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool(), times):
-            total = {key: value + done[key] for key, value in total.items()}
+            total = {key: value + done.get(key, 0) for key, value in total.items()}
             progress.advance(done["documents"], HELD in done)
+    if cluster_gpus() and config.index.gpu and total["searched_by_gpu"] < total["documents"]:
+        say(
+            f"The index ({context.manifest(layout.INDEX).details['factory']}) has no form for GPUs, or FAISS is not "
+            "built for them: CPUs search it. index.factory=auto makes one that GPUs search."
+        )
     details = {
         "top_k": config.predict.top_k,
         "min_score": threshold,
@@ -43,6 +60,7 @@ def predict(context: Context) -> StageResult:
         "labels_per_document": total["labels"] / max(1, total["documents"]),
         "documents_without_labels": total["empty"],
         "truncated_documents": total["truncated"],
+        "searched_by_gpu": total["searched_by_gpu"],
         **vars(times),
     }
     return StageResult(total["documents"], [item["file"] for item in items], details)
@@ -69,6 +87,7 @@ class PredictWorker:
             "labels": int(labels.sum()),
             "empty": int((labels == 0).sum()),
             "truncated": truncated,
+            "searched_by_gpu": len(table) * self.tagger.searcher.index.is_on_gpus,
         }
         self.storage.write_table(item["file"], table, counts)
         return counts

@@ -3,14 +3,14 @@
     ezxmc shortlist conf.yaml
 
 In: documents/, labels.parquet and an encoder (later cycles: the base encoder too, and its label vectors). Out:
-cycle-c/label_vectors/ (one Parquet file a slice of the labels) and cycle-c/shortlist/ (one file a document shard).
-Items: slices of labels, then document shards; actors: encoders.
+cycle-c/label_vectors/ (one file, joined from a Parquet file a slice of the labels), lexical/ (the labels' words) and
+cycle-c/shortlist/ (one file a document shard). Items: slices of labels, then document shards; actors: encoders.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,13 +22,16 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
-from ezxmc_ray.cluster.session import run_tasks
+from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.cycles import documents_per_cycle, held_out_judged
 from ezxmc_ray.estimate import encodings
+from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
+from ezxmc_ray.index.label_vectors import find_label_vectors, join_label_vectors, map_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
@@ -54,6 +57,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     folder = layout.shortlist(cycle)
     times = Times()
     vector_files, truncated_labels = embed_labels(context, cycle, times)
+    make_search_files(context, range(cycle + 1))
     share = 0.0 if held_out_only else train_share(context, cycle)
     items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)
@@ -81,26 +85,49 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
 
 def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str], int]:
     """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
-    labels = context.prepared.labels
+    storage, labels = context.storage, context.prepared.labels
     folder = layout.label_vectors(encoder)
+    with watched(StageProgress(f"cycle {encoder} label vectors", "labels", labels)) as progress:
+        vectors = find_label_vectors(storage, folder)
+        if vectors is None:
+            _embed_slices(context, encoder, times, progress)
+            vectors = run_task(join_label_vectors, storage, folder)
+        else:
+            progress.advance(labels, held=True)
+    for slice_file in storage.list(folder, ".parquet"):
+        storage.remove(slice_file)
+    config = context.config.encoder
+    if encoder == 0 and vectors.counts["unused_prompts"] and not (config.document_prompt or config.label_prompt):
+        say(
+            f"{config.model} comes with prompts of its own (in its config_sentence_transformers.json), which are put "
+            "before no text: if it was trained with them, set encoder.document_prompt and encoder.label_prompt."
+        )
+    return vectors.files, vectors.counts["truncated"]
+
+
+def _embed_slices(context: Context, encoder: int, times: Times, progress: StageProgress) -> None:
+    """Write the slices of cycle-<encoder>/label_vectors/ that are not there yet."""
+    labels, folder = context.prepared.labels, layout.label_vectors(encoder)
     items: list[WorkItem] = [
         {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
         for number, first in enumerate(range(0, labels, LABEL_SLICE))
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
-    truncated = unused_prompts = 0
-    with watched(StageProgress(f"cycle {encoder} label vectors", "labels", labels)) as progress:
-        for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool(), times):
-            truncated += done["truncated"]
-            unused_prompts = max(unused_prompts, done.get("unused_prompts", 0))  # older runs have none
-            progress.advance(done["labels"], HELD in done)
-    config = context.config.encoder
-    if encoder == 0 and unused_prompts and not (config.document_prompt or config.label_prompt):
-        say(
-            f"{config.model} comes with prompts of its own (in its config_sentence_transformers.json), which are put "
-            "before no text: if it was trained with them, set encoder.document_prompt and encoder.label_prompt."
-        )
-    return [item["file"] for item in items], truncated
+    for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool(), times):
+        progress.advance(done["labels"], HELD in done)
+
+
+def make_search_files(context: Context, encoders: Iterable[int]) -> None:
+    """Make what searching by ``encoders`` maps, where it is not there: the labels' words, and joined label vectors.
+
+    The latter is the case in a run of an older version, whose label vectors lie in slices.
+    """
+    storage, fingerprint = context.storage, context.prepared.label_fingerprint
+    if context.config.lexical.weight and not has_lexical_files(storage, fingerprint):
+        run_task(write_lexical_files, storage, fingerprint)
+    for encoder in encoders:
+        if find_label_vectors(storage, layout.label_vectors(encoder)) is None:
+            run_task(join_label_vectors, storage, layout.label_vectors(encoder))
 
 
 def train_share(context: Context, cycle: int) -> float:
@@ -164,29 +191,15 @@ def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) ->
         return Encoder.load(str(path), config)
 
 
-def read_label_vectors(storage: Storage, folder: str, first: int = 0, stop: int | None = None) -> np.ndarray:
-    """Label vectors of label numbers ``first`` to ``stop`` (None: the last): [n, d] as stored, rows of unit length."""
-    parts: list[np.ndarray] = []
-    for name in storage.list(folder, ".parquet"):
-        table = storage.read_table(name)
-        numbers = table["label"].to_numpy()
-        keep = (numbers >= first) & (numbers < (stop if stop is not None else np.iinfo(np.int32).max))
-        if not keep.any():
-            continue
-        vectors = table["vector"].combine_chunks()
-        flat = vectors.flatten().to_numpy().reshape(len(table), -1)
-        parts.append(flat[keep])
-    return np.concatenate(parts)
-
-
-def exact_index(storage: Storage, encoder: int) -> ShardedIndex:
-    """Exact search over the label vectors of ``encoder``."""
-    return ShardedIndex.from_vectors(read_label_vectors(storage, layout.label_vectors(encoder)))
+def exact_index(storage: Storage, encoder: int, gpu_dtype: str | None) -> ShardedIndex:
+    """Exact search over the label vectors of ``encoder``; ``gpu_dtype``: see :class:`ShardedIndex`."""
+    vectors = map_label_vectors(storage, layout.label_vectors(encoder))
+    return ShardedIndex.from_vectors(vectors, gpu_dtype=gpu_dtype)
 
 
 def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | None:
     """The words of all labels; None where they do not count."""
-    return LexicalTable(label_texts(storage)) if config.weight else None
+    return open_lexical_table(storage) if config.weight else None
 
 
 def label_texts(storage: Storage) -> list[str]:
@@ -244,10 +257,11 @@ class ShortlistWorker:
         config, lexical = settings.config.encoder, settings.config.lexical
         self.encoder = load_encoder(storage, config, settings.encoder_folder)
         table = lexical_table(storage, lexical)
-        self.searcher = HybridSearcher(exact_index(storage, self.cycle), table, lexical)
+        on_gpu = gpu_dtype(config, settings.config.index)
+        self.searcher = HybridSearcher(exact_index(storage, self.cycle, on_gpu), table, lexical)
         self.base: tuple[Encoder, PairScorer] | None = None
         if self.cycle:
-            similarity = PairScorer(read_label_vectors(storage, layout.label_vectors(0)), table, lexical)
+            similarity = PairScorer(map_label_vectors(storage, layout.label_vectors(0)), table, lexical)
             self.base = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: WorkItem) -> Done:

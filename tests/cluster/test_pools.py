@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ezxmc_ray.cluster.pools import MAX_DEATHS, Pool, map_items, run_with_encoder
+from ezxmc_ray.cluster.pools import MAX_DEATHS, Pool, gpu_cpus, map_items, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
@@ -138,3 +138,16 @@ def test_a_mapping_that_is_left_leaves_no_actor_at_work(cluster: None, tmp_path:
     begun = len(list(tmp_path.iterdir()))
     assert begun < 10
     assert len(list(map_items(items(3), Echo, (), POOL))) == 3
+
+
+def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": resources}
+
+    for nodes, expected in (
+        ([node(CPU=64.0), node(CPU=96.0, GPU=8.0), node(CPU=32.0, GPU=4.0), node(False, CPU=2.0, GPU=2.0)], 8),
+        ([node(CPU=4.0, GPU=8.0)], 1),
+        ([node(CPU=4.0)], 1),
+    ):
+        monkeypatch.setattr("ray.nodes", lambda nodes=nodes: nodes)
+        assert gpu_cpus() == expected

@@ -10,7 +10,16 @@ import pytest
 
 from ezxmc_ray.config import IndexConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.build import build_shard, choose_factory, save_shard
+from ezxmc_ray.index.build import (
+    auto_factory,
+    build_from_blocks,
+    build_shard,
+    cells_to_compare,
+    check_factory,
+    is_exact,
+    sample_of,
+    save_shard,
+)
 
 
 def unit_rows(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -18,18 +27,42 @@ def unit_rows(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_small_label_sets_are_searched_exactly_and_large_ones_in_cells() -> None:
-    config = IndexConfig(exact_below=10_000, shard_labels=40_000)
-    assert choose_factory(config, 10_000, 384) == "IDMap2,Flat"
-    assert choose_factory(config, 10_001, 384) == "IVF400,SQ8"
-    assert choose_factory(config, 1_000_000, 384) == "IVF800,SQ8"  # by what a shard holds: 4 * sqrt(40,000)
-    assert choose_factory(IndexConfig(factory="HNSW16"), 5, 384) == "HNSW16"
+def test_few_labels_are_searched_exactly_and_so_are_all_on_gpus() -> None:
+    config = IndexConfig(exact_below=10_000)
+    assert is_exact(config, 10_000, gpus=0) and not is_exact(config, 10_001, gpus=0)
+    assert is_exact(config, 10_001, gpus=2)
+    assert not is_exact(IndexConfig(exact_below=10_000, gpu=False), 10_001, gpus=2)
+
+
+@pytest.mark.parametrize(("dimension", "codes"), [(384, "PQ192x4fs"), (33, "PQ33x4fs")])
+def test_auto_compares_codes_in_one_cell_or_some(dimension: int, codes: str) -> None:
+    assert cells_to_compare(10_000) == [1, 50, 100]
+    assert auto_factory(50, dimension) == f"IVF50,{codes},Refine(SQ8)"
+    check_factory(auto_factory(50, dimension), dimension)
 
 
 @pytest.mark.parametrize("factory", ["Flaat", "IVF10,PQ7"])  # 384 components are no multiple of 7
 def test_a_factory_string_that_does_not_fit_is_one_sentence(factory: str) -> None:
     with pytest.raises(UserError, match=rf"^index\.factory={factory} is not a FAISS factory string .* length 384: "):
-        choose_factory(IndexConfig(factory=factory), 1000, 384)
+        check_factory(factory, 384)
+
+
+def test_a_sample_is_rows_of_the_blocks_and_always_the_same() -> None:
+    vectors = unit_rows(1000, 4)
+    blocks = [vectors[:300], vectors[300:301], vectors[301:]]
+    taken = sample_of(blocks, 1000, 100)
+    assert len(np.unique(taken, axis=0)) == 100 and taken.dtype == np.float32
+    assert {row.tobytes() for row in taken} <= {row.tobytes() for row in vectors}
+    np.testing.assert_array_equal(taken, sample_of([vectors.astype(np.float32)], 1000, 100))
+    np.testing.assert_array_equal(sample_of(blocks, 1000, 1000), vectors)
+
+
+@pytest.mark.parametrize("factory", ["IDMap2,Flat", "IVF4,SQ8", "IVF4,PQ8x4fs,Refine(SQ8)"])
+def test_blocks_make_the_index_that_the_whole_makes(factory: str) -> None:
+    vectors = unit_rows(300, 16)
+    parts = build_from_blocks(lambda: [vectors[:7], vectors[7:260], vectors[260:]], 300, 40, factory)
+    for one, other in zip(parts.search(vectors, 9), build_shard(vectors, 40, factory).search(vectors, 9), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("factory", ["IDMap2,Flat", "Flat", "HNSW16", "IVF4,Flat", "IVF4,SQ8"])

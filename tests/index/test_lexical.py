@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import CountVectorizer
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
-from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LexicalTable, word_stems
+from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LexicalTable, lexical_arrays, word_stems
+from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import LABELS_SCHEMA
 
 LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
 
@@ -31,13 +40,71 @@ def test_shares_are_those_of_the_definition() -> None:
     titles = ["Learning machines", "", None]
     texts = ["A history of tools.", "STRASSENBAU und machine", "learn tools"]
     labels = np.tile(np.arange(len(LABELS), dtype=np.int32), (3, 1))
-    found = LexicalTable(LABELS).shares(titles, texts, labels)
+    found = LexicalTable.from_texts(LABELS).shares(titles, texts, labels)
     for row, (title, text) in enumerate(zip(titles, texts, strict=True)):
         whole = f"{title or ''} {text}"
         expected = [(share(name, title or text, LABELS) + share(name, whole, LABELS)) / 2 for name in LABELS]
         np.testing.assert_allclose(found[row], expected, rtol=1e-6)
     assert found[0, 0] == pytest.approx(1.0)  # "Machine learning" stands in the title, inflected
     assert found[1, 3] == pytest.approx(1.0)  # ß and SS are the same letters
+
+
+def by_scikit_learn(labels: list[str], titles: list[str], texts: list[str]) -> np.ndarray:
+    """The shares of all labels as they were once computed, by CountVectorizer: float32 [documents, labels]."""
+    counter = CountVectorizer(binary=True, analyzer=list, dtype=np.float32)
+    found = csr_matrix(counter.fit_transform(list(map(word_stems, labels))))
+    frequency = np.bincount(found.indices, minlength=found.shape[1])
+    rarity = np.log1p((len(labels) - frequency + 0.5) / (frequency + 0.5))
+    weights = csr_matrix((rarity[found.indices], found.indices, found.indptr), found.shape)
+    totals = np.maximum(weights.sum(axis=1).A1, np.finfo(np.float64).tiny)
+    weights.data /= np.repeat(totals, np.diff(weights.indptr))
+    shares = np.zeros((len(texts), len(labels)), np.float32)
+    for document, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        head = word_stems(title, DOCUMENT_WORDS)
+        whole = [*head, *word_stems(text, DOCUMENT_WORDS - len(head))]
+        named = np.zeros((2, len(labels)))
+        for row, words in enumerate((head or whole, whole)):
+            known = {counter.vocabulary_[word] for word in words if word in counter.vocabulary_}
+            for label in range(len(labels)):
+                for place in range(weights.indptr[label], weights.indptr[label + 1]):
+                    named[row, label] += weights.data[place] * (weights.indices[place] in known)
+        shares[document] = named.sum(axis=0) / 2
+    return shares
+
+
+def test_shares_are_bit_by_bit_those_of_scikit_learns_table(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    words = ["naïve", "Bayes", "ﬁnance", "Straße", "हिन्दी", "機械学習", "tool", "tools", "a", "X-ray", "learning", "of"]
+    texts = [" ".join(draw.choices(words, k=draw.randrange(7))) for _ in range(400)]
+    labels, titles, bodies = texts[:300], texts[300:350], texts[350:]
+    expected = by_scikit_learn(labels, titles, bodies)
+    everything = np.tile(np.arange(300, dtype=np.int32), (50, 1))
+    assert 0.1 < (expected > 0).mean() < 0.9
+    whole = LexicalTable.from_texts(labels)
+    parts = LexicalTable(lexical_arrays([labels[:1], [], labels[1:170], labels[170:]]))
+    rows = [{"id": str(n), "text": text, "description": "", "content_hash": bytes(16)} for n, text in enumerate(labels)]
+    storage = Storage(str(tmp_path))
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    in_memory = open_lexical_table(storage, "labels")
+    write_lexical_files(storage, "labels")
+    mapped = open_lexical_table(storage, "labels")
+    for table in (whole, parts, in_memory, mapped):
+        np.testing.assert_array_equal(table.shares(titles, bodies, everything), expected)
+    assert isinstance(mapped.arrays.weights, np.memmap) and not isinstance(in_memory.arrays.weights, np.memmap)
+
+
+def test_the_files_of_other_labels_are_not_used(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for labels in (["old words"], ["new words", "more"]):
+        rows = [{"id": text, "text": text, "description": "", "content_hash": bytes(16)} for text in labels]
+        storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+        assert not has_lexical_files(storage, labels[0])
+        assert len(open_lexical_table(storage, labels[0]).arrays.starts) == len(labels) + 1
+        write_lexical_files(storage, labels[0])
+        assert has_lexical_files(storage, labels[0])
+    assert sorted(path.name for path in (tmp_path / "lexical").iterdir()) == [
+        "ends.npy", "letters.npy", "lexical.json", "starts.npy", "weights.npy", "words.npy"
+    ]  # fmt: skip
 
 
 def test_words_are_the_same_however_their_letters_are_encoded_and_keep_their_marks() -> None:
@@ -50,22 +117,22 @@ def test_only_the_beginning_of_a_long_document_counts() -> None:
     far = "x1 " * DOCUMENT_WORDS + "machine learning"
     near = "x1 " * (DOCUMENT_WORDS - 2) + "machine learning"
     titled = "x1 " * (DOCUMENT_WORDS - 1) + "machine learning"
-    found = LexicalTable(LABELS).shares(["", "", "theory"], [far, near, titled], np.zeros((3, 1), np.int32))
+    found = LexicalTable.from_texts(LABELS).shares(["", "", "theory"], [far, near, titled], np.zeros((3, 1), np.int32))
     np.testing.assert_allclose(found, [[0], [1], [0]], rtol=1e-6)
 
 
 def test_no_label_and_labels_without_words_have_no_share() -> None:
-    words = LexicalTable(LABELS)
+    words = LexicalTable.from_texts(LABELS)
     found = words.shares([""], ["C machine learning"], np.array([[2, -1, 0, -1]], np.int32))
     np.testing.assert_allclose(found, [[0, 0, 1, 0]], rtol=1e-6)
-    assert not LexicalTable(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
+    assert not LexicalTable.from_texts(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
 
 
 def test_more_documents_than_a_batch() -> None:
     count = BATCH_DOCUMENTS + 3
     texts = ["tools" if number % 2 else "learning" for number in range(count)]
     labels = np.tile(np.array([4, 0], np.int32), (count, 1))
-    found = LexicalTable(LABELS).shares([""] * count, texts, labels)
+    found = LexicalTable.from_texts(LABELS).shares([""] * count, texts, labels)
     np.testing.assert_array_equal(found, found[np.arange(count) % 2])
     assert found[0, 0] == 0 < found[0, 1]
     assert found[1, 1] == 0 < found[1, 0]
@@ -80,10 +147,10 @@ def index() -> ShardedIndex:
 def test_the_searcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
     cosine, nearest = index.search(query, len(LABELS))
-    found, labels = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=1.0)).search(
+    found, labels = HybridSearcher(index, LexicalTable.from_texts(LABELS), LexicalConfig(weight=1.0)).search(
         query, [""], ["history of tools"], 6
     )
-    shares = LexicalTable(LABELS).shares([""], ["history of tools"], labels)
+    shares = LexicalTable.from_texts(LABELS).shares([""], ["history of tools"], labels)
     by_label = dict(zip(nearest[0].tolist(), cosine[0], strict=True))
     np.testing.assert_allclose(found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)])
     assert (np.diff(found[0]) <= 0).all()
@@ -93,7 +160,7 @@ def test_the_searcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
 
 def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
-    searcher = HybridSearcher(index, LexicalTable(LABELS), LexicalConfig(weight=9.0, candidates=3))
+    searcher = HybridSearcher(index, LexicalTable.from_texts(LABELS), LexicalConfig(weight=9.0, candidates=3))
     assert searcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
     _, labels = searcher.search(query, [""], ["learning theory"], 6, [[1]])
     assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
@@ -114,7 +181,7 @@ def test_given_labels_are_as_similar_as_if_they_had_been_found(weight: float, dt
     vectors = [draw.normal(size=(rows, 8)).astype(np.float32) for rows in (len(LABELS), 3)]
     labels, documents = ((one / np.linalg.norm(one, axis=1, keepdims=True)).astype(dtype) for one in vectors)
     titles, texts = ["Tools", "", None], ["a history of machines", "learning theory", "none of these"]
-    words, config = LexicalTable(LABELS) if weight else None, LexicalConfig(weight=weight)
+    words, config = LexicalTable.from_texts(LABELS) if weight else None, LexicalConfig(weight=weight)
     excluded = [[1], list(range(1, len(LABELS))), []]
     found, numbers = HybridSearcher(ShardedIndex.from_vectors(labels), words, config).search(
         documents, titles, texts, len(LABELS), excluded

@@ -11,8 +11,9 @@ import pytest
 from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.label_vectors import join_label_vectors, map_label_vectors, read_label_vectors
 from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.stages.shortlist import LabelWorker, read_label_vectors
+from ezxmc_ray.stages.shortlist import LabelWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
 
@@ -35,7 +36,10 @@ def test_label_vectors_have_the_configured_format_and_are_found_again(
     column = storage.read_table("cycle-0/label_vectors/shard-00000.parquet")["vector"]
     assert column.type == pa.list_({"float32": pa.float32(), "float16": pa.float16()}[dtype], dimensions or 384)
 
-    vectors = read_label_vectors(storage, "cycle-0/label_vectors")
+    joined = join_label_vectors(storage, "cycle-0/label_vectors")
+    assert (joined.labels, joined.dimension, joined.dtype) == (9, dimensions or 384, dtype)
+    assert joined.counts == {"truncated": 0, "unused_prompts": 0}
+    vectors = map_label_vectors(storage, "cycle-0/label_vectors")
     expected = Encoder.load(config.model, config).encode_labels(TEXTS).vectors
     assert vectors.dtype == dtype and vectors.shape == (9, dimensions or 384)
     np.testing.assert_allclose(vectors, expected, atol=1e-3 if dtype == "float16" else 1e-6)

@@ -14,6 +14,7 @@ from transformers import BertModel
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker
 from ezxmc_ray.storage import Storage
@@ -66,6 +67,7 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
     for cycle, folder in enumerate(folders):
         vectors = f"cycle-{cycle}/label_vectors/shard-00000.parquet"
         LabelWorker(storage, config, folder)({"first": 0, "stop": len(LABEL_TEXTS), "file": vectors})
+        join_label_vectors(storage, f"cycle-{cycle}/label_vectors")
     found = []
     for cycle, folder in enumerate(folders):
         worker = ShortlistWorker(storage, ShortlistSettings(settings, folder, cycle, 1.0, 1.0))
@@ -74,7 +76,7 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
 
     texts = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
     everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))
-    named = WEIGHT * LexicalTable(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
+    named = WEIGHT * LexicalTable.from_texts(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
     similarity = []
     for model in (config.model, storage.path(STUDENT)):
         encoder = Encoder.load(model, config)

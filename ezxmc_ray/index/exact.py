@@ -1,0 +1,35 @@
+"""Exact search over label vectors where they lie, mapped from a file or in memory: nothing is copied.
+
+Comes in: the vectors of consecutive labels. Goes out: what an exact FAISS index over them would answer, by the same
+code. Vectors in float16 become float32 a block at a time.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+#: Vectors in float16 that are float32 at once.
+BLOCK_LABELS = 65_536
+
+
+class ExactShard:
+    """The labels ``first_label`` and following, whose vectors are ``vectors``: float32 or float16 [n, d], unit rows."""
+
+    def __init__(self, vectors: np.ndarray, first_label: int = 0, owner: object = None) -> None:
+        """``owner``: of the memory that ``vectors`` are in, where numpy does not know it."""
+        self.vectors, self.first_label, self.owner = vectors, first_label, owner
+        self.ntotal = len(vectors)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 and label numbers int64, [q, k], in falling score. ``queries``: float32 [q, d]; k <= n."""
+        if self.vectors.dtype == np.float32:
+            scores, labels = faiss.knn(queries, self.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+            return scores, labels + self.first_label
+        best = faiss.ResultHeap(len(queries), k, keep_max=True)
+        for start in range(0, self.ntotal, BLOCK_LABELS):
+            block = self.vectors[start : start + BLOCK_LABELS].astype(np.float32)
+            scores, labels = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+            best.add_result(scores, labels + start)
+        best.finalize()
+        return best.D, best.I + self.first_label

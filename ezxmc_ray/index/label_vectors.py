@@ -1,0 +1,117 @@
+"""The vectors of all labels by one encoder: one file, which every process of a machine maps.
+
+Comes in: slices that actors have embedded, a Parquet file each (label_vectors_schema). Goes out: ``vectors.npy``, all
+of them in the order of the label numbers, with a note of what it is (``vectors.json``); an array on the file, or the
+vectors of some labels block by block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.node_files import FileNote, array_file, map_array
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import flat
+
+#: Labels whose vectors are read at once.
+BLOCK_LABELS = 16_384
+
+
+@dataclass(frozen=True)
+class LabelVectors:
+    """What ``vectors.npy`` is: [labels, dimension] of ``dtype``, rows of unit length, by label number.
+
+    ``counts``: those of the slices, added up, and what was counted of all alike (the largest).
+    """
+
+    note: FileNote
+    labels: int
+    dimension: int
+    dtype: str
+    counts: dict[str, int]
+
+    @property
+    def files(self) -> list[str]:
+        """In the run."""
+        return [self.note.file, self.note.file.replace("vectors.npy", "vectors.json")]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector."""
+        return self.dimension * np.dtype(self.dtype).itemsize
+
+
+def find_label_vectors(storage: Storage, folder: str) -> LabelVectors | None:
+    """What the vectors in ``folder`` are; None: they have not been joined."""
+    if not storage.exists(f"{folder}/vectors.json"):
+        return None
+    found = storage.read_json(f"{folder}/vectors.json")
+    return LabelVectors(**found | {"note": FileNote(**found["note"])})
+
+
+def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
+    """Task: write ``vectors.npy`` from the slices in ``folder``, unless that is done; the slices stay.
+
+    One slice is in memory at a time. Errors: UserError where a slice is missing.
+    """
+    if (there := find_label_vectors(storage, folder)) is not None:
+        return there
+    names = storage.list(folder, ".parquet")
+    counts = [storage.read_counts(name) for name in names]
+    labels = sum(storage.rows(name) for name in names)
+    if not names:
+        raise UserError(f"{folder} of the run {storage.root} holds no label vectors: remove it there and run again.")
+    first = storage.read_table(names[0])["vector"].type
+    dtype, dimension = first.value_type.to_pandas_dtype(), first.list_size
+    done = 0
+    with array_file(storage, f"{folder}/vectors.npy", (labels, dimension), dtype) as sink:
+        for name in names:
+            table = storage.read_table(name)
+            if len(table) and table["label"][0].as_py() != done:
+                raise UserError(f"{folder} of the run {storage.root} lacks a slice before {name}: remove the folder.")
+            sink.write(np.ascontiguousarray(flat(table["vector"])))
+            done += len(table)
+    joined = {
+        "truncated": sum(one.get("truncated", 0) for one in counts),
+        "unused_prompts": max(one.get("unused_prompts", 0) for one in counts),  # older runs have none
+    }
+    note = sink.note(f"{folder}/vectors.npy")
+    vectors = LabelVectors(note, labels, dimension, np.dtype(dtype).name, joined)
+    storage.write_json(f"{folder}/vectors.json", dataclasses.asdict(vectors))
+    return vectors
+
+
+def map_label_vectors(storage: Storage, folder: str) -> np.ndarray:
+    """All label vectors in ``folder``: [n, d] as stored, mapped and read-only, rows of unit length."""
+    return map_array(storage, _known(storage, folder).note)
+
+
+def label_vector_blocks(storage: Storage, folder: str, first: int, stop: int) -> Iterator[np.ndarray]:
+    """The vectors of the labels ``first`` to ``stop``, in blocks of BLOCK_LABELS: [m, d] as stored.
+
+    Only these labels' bytes are read, of an object store too.
+    """
+    vectors = _known(storage, folder)
+    with storage.filesystem.open_input_file(storage.path(vectors.note.file)) as file:
+        header = vectors.note.bytes - vectors.labels * vectors.row_bytes
+        for start in range(first, stop, BLOCK_LABELS):
+            rows = min(BLOCK_LABELS, stop - start)
+            content = file.read_at(rows * vectors.row_bytes, header + start * vectors.row_bytes)
+            yield np.frombuffer(content, vectors.dtype).reshape(rows, vectors.dimension)
+
+
+def read_label_vectors(storage: Storage, folder: str, first: int, stop: int) -> np.ndarray:
+    """The vectors of the labels ``first`` to ``stop``: [n, d] as stored."""
+    return np.concatenate(list(label_vector_blocks(storage, folder, first, stop)))
+
+
+def _known(storage: Storage, folder: str) -> LabelVectors:
+    found = find_label_vectors(storage, folder)
+    if found is None:
+        raise RuntimeError(f"{folder} has no vectors.json: its slices were not joined before")
+    return found

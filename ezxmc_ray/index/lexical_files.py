@@ -1,0 +1,59 @@
+"""The words of a run's labels as files that all processes of a machine map, made once a run.
+
+Comes in: labels.parquet. Goes out: lexical/, a .npy file for each of LexicalArrays and a note of what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from ezxmc_ray import layout
+from ezxmc_ray.index.lexical import BATCH_LABELS, LexicalArrays, LexicalTable, lexical_arrays
+from ezxmc_ray.index.node_files import FileNote, map_array, write_array
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import LABELS_SCHEMA
+
+#: Raise when index/lexical.py changes what words are, or how they weigh.
+VERSION = 1
+_NOTE = f"{layout.LEXICAL}/lexical.json"
+
+
+def has_lexical_files(storage: Storage, label_fingerprint: str) -> bool:
+    """Whether the words of the labels with this fingerprint are there."""
+    return storage.exists(_NOTE) and _made_of(storage.read_json(_NOTE), label_fingerprint)
+
+
+def write_lexical_files(storage: Storage, label_fingerprint: str) -> None:
+    """Task: write the words of all labels, and the note last of all."""
+    storage.remove(layout.LEXICAL)
+    arrays = lexical_arrays(_label_texts(storage))
+    files = {}
+    for field in dataclasses.fields(arrays):
+        note = write_array(storage, f"{layout.LEXICAL}/{field.name}.npy", getattr(arrays, field.name))
+        files[field.name] = dataclasses.asdict(note)
+    storage.write_json(_NOTE, {"version": VERSION, "label_fingerprint": label_fingerprint, "files": files})
+
+
+def open_lexical_table(storage: Storage, label_fingerprint: str | None = None) -> LexicalTable:
+    """The words of all labels: mapped; of a run that has no such files (an older one's) made anew in memory.
+
+    ``label_fingerprint``: of the labels; None: the files are known to be theirs.
+    """
+    note = storage.read_json(_NOTE) if storage.exists(_NOTE) else {}
+    if not _made_of(note, label_fingerprint or note.get("label_fingerprint")):
+        return LexicalTable(lexical_arrays(_label_texts(storage)))
+    files = {name: map_array(storage, FileNote(**one)) for name, one in note["files"].items()}
+    return LexicalTable(LexicalArrays(**files))
+
+
+def _made_of(note: dict[str, Any], label_fingerprint: str | None) -> bool:
+    return (note.get("version"), note.get("label_fingerprint")) == (VERSION, label_fingerprint)
+
+
+def _label_texts(storage: Storage) -> Iterator[list[str]]:
+    """The texts of all labels, by label number, some at a time."""
+    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
+    for start in range(0, len(texts), BATCH_LABELS):
+        yield texts.slice(start, BATCH_LABELS).to_pylist()

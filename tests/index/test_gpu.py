@@ -1,0 +1,91 @@
+"""What searches on GPUs, as far as a CPU goes: PyTorch's search on the device cpu, and the sentences."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from ezxmc_ray.config import EncoderConfig, IndexConfig
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index import exact, gpu
+from ezxmc_ray.index.build import build_shard
+from ezxmc_ray.index.exact import ExactShard
+from ezxmc_ray.index.gpu import TorchShard, gpu_dtype, gpu_error, on_gpus
+from ezxmc_ray.index.search import ShardedIndex
+
+
+def coarse_rows(rows: int, seed: int) -> np.ndarray:
+    """Small whole numbers: exact in float16, inner products exact in float32, and many equal."""
+    return np.random.default_rng(seed).integers(-2, 3, size=(rows, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "BLOCK_LABELS", 64)
+    monkeypatch.setattr(exact, "BLOCK_LABELS", 50)
+    vectors, queries = coarse_rows(200, 0).astype(dtype), coarse_rows(1500, 1)
+    slices = [(0, 70), (70, 200)]
+    plain = ShardedIndex([ExactShard(vectors[start:stop], start) for start, stop in slices])
+    on_torch = ShardedIndex(
+        [TorchShard(ExactShard(vectors[start:stop], start), "cpu", dtype) for start, stop in slices]
+    )
+    excluded = [[number % 200] for number in range(len(queries))]
+    for k in (1, 7, 190):
+        for one, other in zip(plain.search(queries, k, excluded), on_torch.search(queries, k, excluded), strict=True):
+            np.testing.assert_array_equal(one, other)
+    reference = ShardedIndex([build_shard(vectors.astype(np.float32), 0, "IDMap2,Flat")])
+    np.testing.assert_array_equal(plain.search(queries, 9)[1], reference.search(queries, 9)[1])
+
+
+def test_an_exact_file_is_searched_like_its_vectors() -> None:
+    vectors = coarse_rows(50, 0)
+    found = gpu._as_exact(build_shard(vectors, 300, "IDMap2,Flat"))
+    assert found is not None and found.first_label == 300
+    np.testing.assert_array_equal(found.vectors, vectors)
+    assert gpu._as_exact(build_shard(vectors, 300, "HNSW8")) is None
+
+
+def test_without_a_gpu_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    assert on_gpus([ExactShard(coarse_rows(3, 0))]) == on_gpus([build_shard(coarse_rows(9, 0), 0, "HNSW8")]) == []
+    assert not ShardedIndex.from_vectors(coarse_rows(3, 0), gpu_dtype="float32").is_on_gpus
+
+
+def test_gpus_are_used_as_configured() -> None:
+    assert gpu_dtype(EncoderConfig(vector_dtype="float16"), IndexConfig()) == "float16"
+    assert gpu_dtype(EncoderConfig(), IndexConfig(gpu=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "dtype", "said"),
+    [
+        ("CUDA out of memory. Tried to allocate", "float32", "set encoder.vector_dtype=float16, which takes half, or"),
+        ("CUDA out of memory. Tried to allocate", "float16", "set index.gpu=false, which searches them on CPUs."),
+        ("Error: 'err == CUBLAS_STATUS_SUCCESS'", "float32", "cannot be copied to the GPU (Error: 'err =="),
+    ],
+)
+def test_a_gpu_that_fails_is_a_sentence_and_no_search_on_cpus(
+    raised: str, dtype: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulated_failure(*_: object) -> None:
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(gpu, "TorchShard", simulated_failure)
+    with pytest.raises(UserError) as error:
+        ShardedIndex.from_vectors(coarse_rows(2000, 0), gpu_dtype=dtype)
+    assert said in str(error.value)
+    assert said in str(gpu_error(RuntimeError(raised), 2000, True, dtype))
+
+
+def test_what_has_no_form_for_gpus_is_searched_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def simulated_failure(*_: object) -> None:
+        raise RuntimeError("This index type is not implemented on GPU.")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", simulated_failure, raising=False)
+    assert not ShardedIndex([build_shard(coarse_rows(90, 0), 0, "HNSW8")], "float32").is_on_gpus
