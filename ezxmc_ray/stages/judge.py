@@ -20,7 +20,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Pool, WorkItem, free_gpus, map_over_engines
-from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
+from ezxmc_ray.cluster.session import cluster_limit, node_cpus, node_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -153,8 +153,11 @@ def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> 
 
 
 def _pool(config: TeacherConfig) -> Pool:
-    """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine."""
-    gpus = cluster_gpus()
+    """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine.
+
+    GPUs that Ray's autoscaler may bring count: engines that find no room yet are what it brings them for.
+    """
+    gpus = cluster_limit("GPU")
     if config.tensor_parallel > max(node_gpus(), 1):
         raise UserError(
             f"teacher.tensor_parallel is {config.tensor_parallel}, but no node has more than {node_gpus()} GPUs."
