@@ -18,6 +18,8 @@ TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"
 STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
 MODEL_CARD = "student/README.md"
 EVALUATION_SAMPLE = "evaluation/sample.parquet"
+#: How many documents each label is gold for, while rankings are measured.
+LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
