@@ -29,9 +29,9 @@ RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[An
 MAX_GROUPS = 64
 
 
-def shard_groups(shards: int) -> list[range]:
-    """The shards, in order, in MAX_GROUPS ranges at most, of about the same length."""
-    bounds = np.linspace(0, shards, min(shards, MAX_GROUPS) + 1).astype(int).tolist()
+def shard_groups(shards: int, most: int = MAX_GROUPS) -> list[range]:
+    """The shards, in order, in ``most`` ranges at most, of about the same length."""
+    bounds = np.linspace(0, shards, min(shards, most) + 1).astype(int).tolist()
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 

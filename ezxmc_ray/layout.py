@@ -48,6 +48,11 @@ def pending_priors(cycle: int) -> str:
     return f"cycle-{cycle}/pending_priors.parquet"
 
 
+def label_priors(cycle: int) -> str:
+    """The file of what every label scores by itself, by label number, while a cycle's examples are joined."""
+    return f"cycle-{cycle}/label_priors.parquet"
+
+
 def selection(cycle: int) -> str:
     """The folder of the comparison of encoder ``cycle`` with those before it (the stop rule)."""
     return f"cycle-{cycle}/selection"

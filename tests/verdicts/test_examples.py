@@ -29,6 +29,7 @@ class AnsweredPairs:
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         """As its model; nothing is looked up."""
+        self.storage, self.cycle = storage, cycle
 
     def pairs(self, shard: int) -> dict[str, list[Any]]:
         return {"label": []}
