@@ -36,7 +36,7 @@ from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -53,8 +53,6 @@ _NO_LABELS = np.zeros(0, np.int32)
 #: Pairs that gold labels measure the teacher by, about; of more, the documents are drawn. At 10 labels a document an
 #: AUC over so many has a standard error near 0.001.
 MAX_AUDITED_PAIRS = 1_000_000
-#: Shards whose test documents are looked for at once.
-READS_AT_ONCE = 16
 SAMPLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -259,9 +257,9 @@ def _first_test_rows(storage: Storage, shards: int, wanted: int) -> Iterator[tup
         splits = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split"])["split"]
         return np.flatnonzero(pc.equal(splits, "test").to_numpy())
 
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        for start in range(0, shards, READS_AT_ONCE):
-            several = range(start, min(shards, start + READS_AT_ONCE))
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        for start in range(0, shards, REQUESTS_AT_ONCE):
+            several = range(start, min(shards, start + REQUESTS_AT_ONCE))
             for shard, rows in zip(several, pool.map(test_rows, several), strict=True):
                 if not wanted:
                     return

@@ -174,7 +174,7 @@ def _items(
     """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
     others."""
     storage, config = context.storage, context.teacher
-    rows = [storage.rows(layout.shard_file(layout.shortlist(cycle), shard)) for shard in range(context.shards)]
+    rows = storage.rows_of([layout.shard_file(layout.shortlist(cycle), shard) for shard in range(context.shards)])
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_PER_ENGINE * engines)))
     first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
     others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))

@@ -48,7 +48,7 @@ def prepare(context: Context) -> StageResult:
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
     run.remove(NEW)
-    storage = Storage(f"{run.root}/{NEW}")
+    storage = run.below(NEW)
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
         checked = _check_sources(config, storage, inputs)
@@ -68,9 +68,10 @@ def prepare(context: Context) -> StageResult:
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
         storage.remove(layout.PREPARE_PARTS)
         for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
-            run.remove(name)
             if storage.exists(name):
                 run.rename(f"{NEW}/{name}", name)
+            else:
+                run.remove(name)
     finally:
         if storage.exists(layout.REJECTED):
             run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)
