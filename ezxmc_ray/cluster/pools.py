@@ -32,8 +32,8 @@ from ezxmc_ray.cluster.kept import (
 from ezxmc_ray.cluster.session import (
     cluster_cpus,
     cluster_gpus,
-    cluster_limit,
     node_cpus,
+    pool_gpus,
     user_errors,
     wait_for_gpus,
 )
@@ -69,7 +69,7 @@ def encoder_pool() -> Pool:
     GPUs that Ray's autoscaler may bring count: actors that find no room yet are what it brings them for, and the
     others have the items meanwhile.
     """
-    if gpus := cluster_limit("GPU"):
+    if gpus := pool_gpus():
         return Pool(gpus, 1, 1)
     cpus = min(ENCODER_CPUS, node_cpus())
     return Pool(max(1, cluster_cpus() // cpus), cpus)

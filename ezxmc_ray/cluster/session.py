@@ -56,6 +56,8 @@ MACHINE = (
 )
 #: Words of Ray's of an actor that raised when it was made.
 _IN_CONSTRUCTOR = "error raised in its creation task"
+#: What Ray says of a resource whose growth has no bound.
+NO_LIMIT = sys.maxsize
 #: How this process has joined its cluster, once it has.
 _joined = [ClusterConfig()]
 #: What is to be done before this process leaves its cluster.
@@ -147,8 +149,18 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def cluster_gpus() -> int:
-    """GPUs of the cluster; where it has none now, as many as its autoscaler may bring."""
-    return int(ray.cluster_resources().get("GPU", 0)) or cluster_limit("GPU")
+    """GPUs of the cluster; where it has none now, as many as :func:`pool_gpus` asks for."""
+    return _gpus_there() or pool_gpus()
+
+
+def pool_gpus() -> int:
+    """GPUs that a pool asks for: all that the cluster has, or may grow to; one at least of a growth without bound."""
+    limit = cluster_limit("GPU")
+    return max(1, _gpus_there()) if limit == NO_LIMIT else limit
+
+
+def _gpus_there() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def cluster_cpus() -> int:
@@ -183,7 +195,7 @@ def wait_for_gpus() -> None:
 
     Errors: UserError after ``cluster.wait_s``.
     """
-    if ray.cluster_resources().get("GPU", 0) or not cluster_limit("GPU"):
+    if _gpus_there() or not cluster_limit("GPU"):
         return
     asked = ray.remote(_is_there).options(num_cpus=0, num_gpus=1).remote()
     began = time.monotonic()
@@ -203,8 +215,8 @@ def check_wait(seconds: float) -> None:
     longest = _joined[0].wait_s
     if seconds < longest:
         return
-    gpus, limit = int(ray.cluster_resources().get("GPU", 0)), cluster_limit("GPU")
-    grows = f" and may grow to {limit}" if limit > gpus else ""
+    gpus = _gpus_there()
+    grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
     raise UserError(
         f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or 'no word of what for'}): it has "
         f"{gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, and give "
@@ -234,7 +246,7 @@ def waits_for(least: int = 1) -> str:
         if wanted := sum(request.bundle.get(name, 0) * request.count for request in requests):
             plural = "" if wanted == 1 else "s"
             limit = cluster_limit(name)
-            grows = f", the cluster may grow to {limit}" if limit > total.get(name, 0) else ""
+            grows = f", the cluster may grow to {limit}" if total.get(name, 0) < limit < NO_LIMIT else ""
             return (
                 f"waiting for {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free{grows})"
             )

@@ -20,7 +20,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Pool, WorkItem, free_gpus, map_over_engines
-from ezxmc_ray.cluster.session import cluster_limit, node_cpus, node_gpus, run_task, run_tasks
+from ezxmc_ray.cluster.session import node_cpus, node_gpus, pool_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -157,7 +157,7 @@ def _pool(config: TeacherConfig) -> Pool:
 
     GPUs that Ray's autoscaler may bring count: engines that find no room yet are what it brings them for.
     """
-    gpus = cluster_limit("GPU")
+    gpus = pool_gpus()
     if config.tensor_parallel > max(node_gpus(), 1):
         raise UserError(
             f"teacher.tensor_parallel is {config.tensor_parallel}, but no node has more than {node_gpus()} GPUs."

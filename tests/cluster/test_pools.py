@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,12 +160,15 @@ def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
             list(map_over(items(3), Echo, (), pool))
 
 
-@pytest.mark.parametrize(("there", "may", "gpus"), [(0, 8, 8), (2, 8, 2), (2, 0, 2), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("there", "may", "gpus", "asked"),
+    [(0, 8, 8, 8), (2, 8, 2, 8), (2, 0, 2, 2), (0, 0, 0, 0), (0, sys.maxsize, 1, 1), (3, sys.maxsize, 3, 3)],
+)
 def test_gpus_are_those_there_or_those_that_the_autoscaler_may_bring(
-    monkeypatch: pytest.MonkeyPatch, there: int, may: int, gpus: int
+    monkeypatch: pytest.MonkeyPatch, there: int, may: int, gpus: int, asked: int
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": float(there)})
     grown = {"GPU": may} if may else None
     monkeypatch.setattr(MAY_GROW_TO, lambda: grown)
     assert session.cluster_gpus() == gpus
-    assert session.cluster_limit("GPU") == max(there, may)
+    assert session.pool_gpus() == asked
