@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
@@ -21,6 +24,15 @@ from ezxmc_ray.teacher.readout import resolve_readout
 #: As cluster.session.run_task and run_tasks; a plain call and itertools.starmap are others, which need no Ray.
 RunTask = Callable[..., Any]
 RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+
+#: Tasks that a table of all shards is measured in, at most: what each brings back is held by the driver.
+MAX_GROUPS = 64
+
+
+def shard_groups(shards: int, most: int = MAX_GROUPS) -> list[range]:
+    """The shards, in order, in ``most`` ranges at most, of about the same length."""
+    bounds = np.linspace(0, shards, min(shards, most) + 1).astype(int).tolist()
+    return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 @dataclass(frozen=True)

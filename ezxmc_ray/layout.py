@@ -20,6 +20,8 @@ TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"
 STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
 MODEL_CARD = "student/README.md"
 EVALUATION_SAMPLE = "evaluation/sample.parquet"
+#: How many documents each label is gold for, while rankings are measured.
+LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
@@ -46,6 +48,11 @@ def examples(cycle: int) -> str:
 def pending_priors(cycle: int) -> str:
     """The file of the labels whose priors a cycle asks for, while it does."""
     return f"cycle-{cycle}/pending_priors.parquet"
+
+
+def label_priors(cycle: int) -> str:
+    """The file of what every label scores by itself, by label number, while a cycle's examples are joined."""
+    return f"cycle-{cycle}/label_priors.parquet"
 
 
 def selection(cycle: int) -> str:

@@ -14,7 +14,8 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from ezxmc_ray.tables import check
 
 Names = list[str]
 COUNTS = b"ezxmc.counts"
+#: Requests to an object store that one process has under way at once where it has many to make.
+REQUESTS_AT_ONCE = 16
 
 #: Errors of the machine, not of the program: told in one sentence.
 _DISK_ERRORS = {
@@ -85,6 +88,11 @@ class Storage:
     def is_local(self) -> bool:
         """Whether the root is on this machine's file system."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def below(self, relative: str) -> Storage:
+        """The storage whose root is the directory ``relative``; what a URI asks for behind ``?`` stays with it."""
+        root, mark, query = self.root.partition("?" if "://" in self.root else "\0")
+        return Storage(f"{root.rstrip('/')}/{relative}{mark}{query}")
 
     def path(self, relative: str = "") -> str:
         """The path of ``relative`` as ``self.filesystem`` takes it."""
@@ -224,15 +232,29 @@ class Storage:
             raise
 
     def rename(self, source: str, target: str) -> None:
-        """Move the file or directory ``source`` to ``target``, file by file; what ``target`` held before is gone."""
+        """Move the file or directory ``source`` to ``target``; what ``target`` held before is gone.
+
+        One step on a file system. An object store copies each file by itself, a few at once; then the old ones go
+        together.
+        """
         self.remove(target)
+        if self.is_local:
+            folder = os.path.dirname(self.path(target))
+            os.makedirs(folder, exist_ok=True)
+            os.replace(self.path(source), self.path(target))
+            _sync_folder(folder)
+            return
         is_file = self.filesystem.get_file_info(self.path(source)).type == fs.FileType.File
-        for name in [source] if is_file else self.list(source, recursive=True):
-            new = target + name[len(source) :]
-            if self.is_local:
-                os.makedirs(os.path.dirname(self.path(new)), exist_ok=True)
-            self.filesystem.move(self.path(name), self.path(new))
+        names = [source] if is_file else self.list(source, recursive=True)
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            new = [self.path(target + name[len(source) :]) for name in names]
+            list(pool.map(self.filesystem.copy_file, map(self.path, names), new))
         self.remove(source)
+
+    def rows_of(self, files: Sequence[str]) -> tuple[int, ...]:
+        """:meth:`rows` of each of ``files``, a few asked at once."""
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            return tuple(pool.map(self.rows, files))
 
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:

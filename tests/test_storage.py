@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Manifest, Storage, is_done, missing_files, read_manifest, write_manifest
@@ -110,6 +113,63 @@ def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
     storage.rename("old/sub/a", "c")
     assert storage.read_bytes("c") == b"1"
     assert storage.list(recursive=True) == ["c"]
+
+
+class CountingFolder:
+    """A local folder as an object store, simulated: it knows no move, a copy makes folders, requests are counted."""
+
+    def __init__(self) -> None:
+        self.folder, self.asked = fs.LocalFileSystem(), Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*arguments: Any) -> Any:
+            assert name != "move"
+            self.asked[name] += 1
+            if name == "copy_file":
+                self.folder.create_dir(arguments[1].rpartition("/")[0])
+            return getattr(self.folder, name)(*arguments)
+
+        return ask
+
+
+def test_on_an_object_store_a_rename_is_one_copy_a_file_and_six_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``move`` would be a copy, a removal and three looks a file; here the files go together (simulated)."""
+    storage, asked = Storage(str(tmp_path)), {}
+    for files in (5, 50):
+        for number in range(files):
+            storage.write_bytes(f"new/sub/{number}", str(number).encode())
+        storage.write_bytes("old/b", b"2")
+        store = CountingFolder()
+        with monkeypatch.context() as simulated:
+            simulated.setattr(Storage, "is_local", property(lambda self: False))
+            simulated.setattr(storage, "filesystem", store)
+            storage.rename("new", "old")
+        asked[files] = store.asked
+        assert storage.list(recursive=True) == sorted(f"old/sub/{number}" for number in range(files))
+        assert all(storage.read_bytes(f"old/sub/{number}") == str(number).encode() for number in range(files))
+    assert asked[50] - asked[5] == Counter(copy_file=45)
+    assert sum(asked[5].values()) <= 5 + 6
+
+
+def test_a_storage_below_another_keeps_what_its_uri_asks_for() -> None:
+    run = Storage("s3://bucket/run?region=eu-central-1&endpoint_override=localhost:9")
+    below = run.below(".prepare")
+    assert below.path("documents") == "bucket/run/.prepare/documents"
+    assert below.filesystem.equals(run.filesystem) and below.filesystem.region == "eu-central-1"
+
+
+def test_a_local_storage_below_another_takes_names_as_they_are(tmp_path: Path) -> None:
+    below = Storage(f"{tmp_path}/what?/run").below("new")
+    below.write_bytes("a", b"1")
+    assert (tmp_path / "what?" / "run" / "new" / "a").read_bytes() == b"1"
+
+
+def test_rows_of_many_files_are_in_their_order(storage: Storage) -> None:
+    for number in range(40):
+        storage.write_table(f"t/{number}.parquet", pa.table({"labels": [[1]] * number}, schema=GOLD_SCHEMA))
+    assert storage.rows_of([f"t/{number}.parquet" for number in (7, 39, 0, 3)]) == (7, 39, 0, 3)
 
 
 def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

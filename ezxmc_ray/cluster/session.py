@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,10 @@ MACHINE = (
 )
 #: Words of Ray's of an actor that raised when it was made.
 _IN_CONSTRUCTOR = "error raised in its creation task"
+#: What Ray says of a resource whose growth has no bound.
+NO_LIMIT = sys.maxsize
+#: How this process has joined its cluster, once it has.
+_joined = [ClusterConfig()]
 #: What is to be done before this process leaves its cluster.
 _endings: list[Callable[[], None]] = []
 
@@ -75,6 +80,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 
     What the machine does to Ray inside the block (a worker that dies, memory that runs out) is raised as a UserError.
     """
+    _joined[:] = [config]
     if ray.is_initialized():
         try:
             with user_errors():
@@ -143,7 +149,17 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def cluster_gpus() -> int:
-    """GPUs of the cluster."""
+    """GPUs of the cluster; where it has none now, as many as :func:`pool_gpus` asks for."""
+    return _gpus_there() or pool_gpus()
+
+
+def pool_gpus() -> int:
+    """GPUs that a pool asks for: all that the cluster has, or may grow to; one at least of a growth without bound."""
+    limit = cluster_limit("GPU")
+    return max(1, _gpus_there()) if limit == NO_LIMIT else limit
+
+
+def _gpus_there() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
@@ -167,8 +183,45 @@ def node_cpus() -> int:
 
 
 def node_gpus() -> int:
-    """GPUs of the largest node."""
-    return _largest_node("GPU")
+    """GPUs of the largest node that there is, or that Ray's autoscaler may bring."""
+    known = ray_state.get_cluster_config()
+    types = known.node_group_configs if known is not None else ()
+    coming = (int(one.resources.get("GPU", 0)) for one in types if one.max_count)
+    return max(_largest_node("GPU"), *coming, 0)
+
+
+def wait_for_gpus() -> None:
+    """Where the cluster has no GPU now but may grow to some: ask for one, and wait until it is there.
+
+    Errors: UserError after ``cluster.wait_s``.
+    """
+    if _gpus_there() or not cluster_limit("GPU"):
+        return
+    asked = ray.remote(_is_there).options(num_cpus=0, num_gpus=1).remote()
+    began = time.monotonic()
+    while not ray.wait([asked], timeout=WAIT_S)[0]:
+        doing(waits_for() or "waiting for GPUs")
+        check_wait(time.monotonic() - began)
+    ray.get(asked)
+
+
+def _is_there() -> bool:
+    """Task: the machine that it needs is there."""
+    return True
+
+
+def check_wait(seconds: float) -> None:
+    """Errors: UserError if nothing has found room on the cluster for ``seconds``, longer than ``cluster.wait_s``."""
+    longest = _joined[0].wait_s
+    if seconds < longest:
+        return
+    gpus = _gpus_there()
+    grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
+    raise UserError(
+        f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or 'no word of what for'}): it has "
+        f"{gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, and give "
+        "the same command again; what is done is kept."
+    )
 
 
 def _largest_node(resource: str) -> int:
@@ -192,7 +245,11 @@ def waits_for(least: int = 1) -> str:
     for name in ("GPU", "CPU"):
         if wanted := sum(request.bundle.get(name, 0) * request.count for request in requests):
             plural = "" if wanted == 1 else "s"
-            return f"waiting for {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free)"
+            limit = cluster_limit(name)
+            grows = f", the cluster may grow to {limit}" if total.get(name, 0) < limit < NO_LIMIT else ""
+            return (
+                f"waiting for {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free{grows})"
+            )
     return ""
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import ray
 
-from ezxmc_ray.cluster.session import cluster_gpus, user_errors
+from ezxmc_ray.cluster.session import cluster_gpus, user_errors, wait_for_gpus
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.hardware import AUTO, machine_dtype
 
@@ -22,6 +22,7 @@ def of_cluster(config: TeacherConfig) -> TeacherConfig:
     """
     if config.dtype != AUTO:
         return config
+    wait_for_gpus()
     task = ray.remote(machine_dtype).options(num_cpus=1, num_gpus=1 if cluster_gpus() else 0)
     with user_errors():
         return replace(config, dtype=ray.get(task.remote()))

@@ -392,6 +392,12 @@ class ClusterConfig:
         None, "Ray address; null: the cluster of this job if there is one, else a local one; local: always a local one"
     )
     cpus: int = knob(0, "CPUs that a local Ray may use, 0 = all")
+    wait_s: int = knob(
+        3600,
+        "seconds that a stage waits for room on the cluster (GPUs that its autoscaler is to bring, or that others hold) before it gives up",
+        above=0,
+        performance=True,
+    )
     object_store_mib: int = knob(256, "MiB of a local Ray's object store (the run's data does not pass through it)")
 
 

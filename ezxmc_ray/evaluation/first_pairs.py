@@ -61,7 +61,7 @@ class FirstPairs:
 
 def spread_rows(storage: Storage, shards: int, wanted: int) -> list[tuple[int, int]]:
     """(shard, rows from its first on), ``wanted`` rows in all or as many as there are, spread over the shards."""
-    rows = {shard: storage.rows(layout.shard_file(layout.shortlist(0), shard)) for shard in range(shards)}
+    rows = dict(enumerate(storage.rows_of([layout.shard_file(layout.shortlist(0), n) for n in range(shards)])))
     filled = [shard for shard, count in rows.items() if count]
     # Shards at even distances, the same number of rows of each; what is short is taken from the ones that have more.
     some = filled[:: max(1, len(filled) // max(1, wanted))][:wanted]

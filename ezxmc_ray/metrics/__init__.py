@@ -6,9 +6,24 @@ ranking measures. Documents without gold labels are left out of every mean; ``do
 
 from __future__ import annotations
 
-from ezxmc_ray.metrics.bins import BIN_MEASURES, BINS, bin_of_labels, macro_by_bin, measure_labels
-from ezxmc_ray.metrics.bootstrap import MIN_DOCUMENTS, Interval, bootstrap_intervals
-from ezxmc_ray.metrics.measurement import ALL_MEASURES, Measurement, join, measure, paired_differences
+from ezxmc_ray.metrics.bins import (
+    BIN_MEASURES,
+    BINS,
+    LabelTallies,
+    bin_of_labels,
+    macro_by_bin,
+    measure_labels,
+    tally_labels,
+)
+from ezxmc_ray.metrics.bootstrap import MAX_DRAWN, MIN_DOCUMENTS, Interval, bootstrap_intervals
+from ezxmc_ray.metrics.measurement import (
+    ALL_MEASURES,
+    Measurement,
+    MeasurementSums,
+    join,
+    measure,
+    paired_differences,
+)
 from ezxmc_ray.metrics.propensity import (
     PROPENSITY_MEASURES,
     inverse_propensities,
@@ -36,11 +51,14 @@ __all__ = [
     "ALL_MEASURES",
     "BINS",
     "BIN_MEASURES",
+    "MAX_DRAWN",
     "MEASURES",
     "MIN_DOCUMENTS",
     "PROPENSITY_MEASURES",
     "Interval",
+    "LabelTallies",
     "Measurement",
+    "MeasurementSums",
     "auc_per_document",
     "bin_of_labels",
     "bootstrap_intervals",
@@ -62,4 +80,5 @@ __all__ = [
     "propensity_ndcg_at_k",
     "propensity_precision_at_k",
     "recall_at_k",
+    "tally_labels",
 ]

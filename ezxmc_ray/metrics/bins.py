@@ -49,17 +49,48 @@ class LabelMeasures:
     precision: Values
 
 
-def measure_labels(ranked: npt.NDArray[Any], gold: Gold) -> LabelMeasures:
-    """Recall and precision label by label; ``ranked`` and ``gold`` as precision_at_k."""
+@dataclass(frozen=True)
+class LabelTallies:
+    """What :class:`LabelMeasures` are made of, in numbers that add up over shards.
+
+    ``labels``: int32 [m], rising, each that is gold for a document or among its first PRECISION_RANKS. ``counts``:
+    int32 [4, m], the documents that it is gold for, those of them that have it among their first RECALL_RANKS, those
+    that have it among their first PRECISION_RANKS, and those of these that it is gold for.
+    """
+
+    labels: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+
+    def __add__(self, other: LabelTallies) -> LabelTallies:
+        """Of the documents of both."""
+        labels = np.union1d(self.labels, other.labels)
+        counts = np.zeros((4, len(labels)), np.int32)
+        for one in (self, other):
+            counts[:, np.searchsorted(labels, one.labels)] += one.counts
+        return LabelTallies(labels, counts)
+
+    def measures(self) -> LabelMeasures:
+        """Recall and precision of the labels that are gold for a document."""
+        known = self.counts[0] > 0
+        gold, found, proposed, right = self.counts[:, known]
+        precision = 100.0 * right / np.maximum(proposed, 1)
+        return LabelMeasures(self.labels[known].astype(np.int64), 100.0 * found / gold, precision)
+
+
+def tally_labels(ranked: npt.NDArray[Any], gold: Gold) -> LabelTallies:
+    """Counts label by label; ``ranked`` and ``gold`` as precision_at_k."""
     document, label = np.repeat(np.arange(len(gold)), gold_sizes(gold)), flat_gold(gold)
-    known, number = np.unique(label, return_inverse=True)
     found = (ranked[document, :RECALL_RANKS] == label[:, None]).any(axis=1)
     first = ranked[:, :PRECISION_RANKS]
-    takes_part, right = np.isin(first, known), hits(first, gold)
-    proposed = np.bincount(np.searchsorted(known, first[takes_part]), minlength=len(known))
-    proposed_rightly = np.bincount(np.searchsorted(known, first[right]), minlength=len(known))
-    recall = 100.0 * np.bincount(number, found, minlength=len(known)) / np.bincount(number, minlength=len(known))
-    return LabelMeasures(known, recall, 100.0 * proposed_rightly / np.maximum(proposed, 1))
+    kinds = (label, label[found], first[first >= 0], first[hits(first, gold)])
+    labels = np.unique(np.concatenate(kinds[::2]))
+    counts = [np.bincount(np.searchsorted(labels, one), minlength=len(labels)) for one in kinds]
+    return LabelTallies(labels.astype(np.int32), np.stack(counts).astype(np.int32))
+
+
+def measure_labels(ranked: npt.NDArray[Any], gold: Gold) -> LabelMeasures:
+    """Recall and precision label by label; ``ranked`` and ``gold`` as precision_at_k."""
+    return tally_labels(ranked, gold).measures()
 
 
 def macro_by_bin(measured: LabelMeasures, bins: npt.NDArray[np.int64], seed: int) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ezxmc_ray.metrics.bootstrap import Interval, intervals_of
+from ezxmc_ray.metrics.bootstrap import MAX_DRAWN, Interval, intervals_of
+from ezxmc_ray.metrics.moments import Moments, Ratio
 from ezxmc_ray.metrics.propensity import PROPENSITY_MEASURES
 from ezxmc_ray.metrics.ranking import MEASURES, Gold, Values, gold_sizes, per_document
 
@@ -49,11 +50,61 @@ class Measurement:
 
     def intervals(self, seed: int) -> dict[str, Interval]:
         """The 95 % interval of each measure by its name; None with too few documents."""
+        if len(self) > MAX_DRAWN:
+            return MeasurementSums.of([self]).intervals(0)
         return dict(zip(ALL_MEASURES, intervals_of(self.values, len(self), seed), strict=True))
 
     def take(self, rows: npt.NDArray[Any]) -> Measurement:
         """The documents ``rows`` (positions or bool), in that order."""
         return Measurement(self.gains[rows], self.best[rows])
+
+
+@dataclass(frozen=True)
+class MeasurementSums:
+    """What several rankings of the same documents add up to, for more documents than a task is to hold.
+
+    ``moments``: of the gains and the best of the first ranking, then of the second one, and so on.
+    """
+
+    moments: Moments
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> MeasurementSums:
+        """Of the same documents in the same order."""
+        return cls(Moments.of(np.concatenate([part for one in measurements for part in (one.gains, one.best)], axis=1)))
+
+    def __len__(self) -> int:
+        return self.moments.documents
+
+    def __add__(self, other: MeasurementSums) -> MeasurementSums:
+        """Of the documents of both."""
+        return MeasurementSums(self.moments + other.moments)
+
+    def named(self, ranking: int) -> dict[str, float]:
+        """Each measure of ranking number ``ranking`` by its name, percent."""
+        return {name: self.moments.ratio(one) for name, one in zip(ALL_MEASURES, _ratios(ranking), strict=True)}
+
+    def intervals(self, ranking: int) -> dict[str, Interval]:
+        """The 95 % interval of each measure of ranking number ``ranking`` by its name."""
+        return {name: self.moments.interval([one]) for name, one in zip(ALL_MEASURES, _ratios(ranking), strict=True)}
+
+    def differences(self, first: int, second: int) -> dict[str, dict[str, Any]]:
+        """As :func:`paired_differences`, of rankings number ``first`` and ``second``."""
+        terms = zip(ALL_MEASURES, _ratios(first, -1.0), _ratios(second), strict=True)
+        return {
+            name: {
+                "difference": self.moments.ratio(minus) + self.moments.ratio(plus),
+                "interval": self.moments.interval([minus, plus]),
+            }
+            for name, minus, plus in terms
+        }
+
+
+def _ratios(ranking: int, sign: float = 1.0) -> list[Ratio]:
+    """Each measure of a ranking as a ratio of columns of MeasurementSums."""
+    count = len(ALL_MEASURES)
+    first = 2 * ranking * count
+    return [Ratio(first + number, first + count + number, sign) for number in range(count)]
 
 
 def measure(ranked: npt.NDArray[Any], gold: Gold, inverse: Values) -> Measurement:
@@ -82,6 +133,8 @@ def paired_differences(first: Measurement, second: Measurement, seed: int) -> di
     """
     if len(first) != len(second):
         raise ValueError(f"rankings of {len(first)} and of {len(second)} documents cannot be paired")
+    if len(first) > MAX_DRAWN:
+        return MeasurementSums.of([first, second]).differences(0, 1)
 
     def difference(weights: Values) -> Values:
         return second.values(weights) - first.values(weights)

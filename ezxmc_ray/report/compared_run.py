@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.evaluation.rankings import gold_of, read_ranking
+from ezxmc_ray.evaluation.rankings import gold_of, read_measurement
 from ezxmc_ray.metrics import Measurement
 from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA, flat, lengths
@@ -52,7 +52,7 @@ class ComparedRun:
 
     def measurement(self, encoder: int, inverse: NDArray[np.float64]) -> Measurement:
         """Of encoder number ``encoder``, documents in the order of the shards; ``inverse``: of inverse_propensities."""
-        return read_ranking(self.storage, encoder, self.shards, inverse).measurement
+        return read_measurement(self.storage, encoder, self.shards, inverse)
 
     def judged(self) -> list[Manifest]:
         """The manifests of judge, cycle by cycle, that of the selection last."""

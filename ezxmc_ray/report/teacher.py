@@ -53,6 +53,7 @@ _MEASURED = (
     "calibration_curve",
     "calibration_error",
     "share_yes_by_rank",
+    "audited_share",
     "unjudged_pairs",
 )
 
@@ -91,9 +92,18 @@ def sentence(part: dict[str, Any]) -> str:
         _first_pairs(part),
         _fusion(part),
         _yes(part),
+        _drawn(part),
         _stand_in(part),
     ]
     return " ".join(text for text in parts if text)
+
+
+def _drawn(part: dict[str, Any]) -> str:
+    """That gold labels measure the teacher on a part of the documents, where they do."""
+    share = part.get("audited_share")
+    if not part.get("gold_documents") or share is None or share >= 1:
+        return ""
+    return f"Gold labels measure it on {100 * share:.2g} % of the judged documents, drawn at random."
 
 
 def _judgment(part: dict[str, Any]) -> str:

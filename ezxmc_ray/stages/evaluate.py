@@ -8,7 +8,11 @@ ranking of the test documents), evaluation/sample.parquet, and the metrics in th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -18,9 +22,9 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
-from ezxmc_ray.cluster.session import run_task
+from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config
-from ezxmc_ray.context import Context, JudgedCycle, StageResult, encoder_name
+from ezxmc_ray.context import Context, JudgedCycle, RunTasks, StageResult, encoder_name, shard_groups
 from ezxmc_ray.evaluation.audit import (
     AuditPairs,
     audit_by_gold,
@@ -33,7 +37,7 @@ from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder, make_search_files
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -47,6 +51,9 @@ from ezxmc_ray.tables import (
 )
 
 _NO_LABELS = np.zeros(0, np.int32)
+#: Pairs that gold labels measure the teacher by, about; of more, the documents are drawn. At 10 labels a document an
+#: AUC over so many has a standard error near 0.001.
+MAX_AUDITED_PAIRS = 1_000_000
 SAMPLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -80,10 +87,11 @@ def evaluate(context: Context) -> StageResult:
             progress.advance(done["documents"], HELD in done)
         if has_gold:
             names = [encoder_name(encoder) for encoder in range(encoders)]
-            measured = run_task(measure_encoders, storage, names, shards, known.labels, config.evaluate, config.seed)
+            measured = measure_encoders(storage, names, shards, known.labels, config.evaluate, config.seed, run_tasks)
     sample = layout.EVALUATION_SAMPLE
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
-    teacher = run_task(audit_teacher, storage, shards, context.judged(0), config.shortlist.size, has_gold, config.seed)
+    settings = AuditSettings(context.judged(0), config.shortlist.size, has_gold, config.seed)
+    teacher = audit_teacher(storage, shards, settings, run_tasks)
     details = {
         "metrics": None,
         **measured,
@@ -138,30 +146,73 @@ class RankWorker:
         return counts
 
 
-def audit_teacher(
-    storage: Storage, shards: int, judged: JudgedCycle, size: int, has_gold: bool, seed: int
-) -> dict[str, Any]:
-    """Task: the audit of the teacher on the pairs of cycle 0; keys in docs/report.md.
+@dataclass(frozen=True)
+class AuditSettings:
+    """What the audit goes by: the manifest of cycle 0's ``judged`` pairs, ``size`` labels a shortlist at most, and
+    whether there are gold labels; ``seed``: of the draw of documents and of the bootstrap."""
 
-    ``judged``: of cycle 0. ``size``: labels a shortlist at most. Pairs whose verdict is not a
-    finite number are left out and counted; without gold labels what needs them is measured over no document.
+    judged: JudgedCycle
+    size: int
+    has_gold: bool
+    seed: int
+
+    @property
+    def share(self) -> float:
+        """Of the documents whose pairs are measured by gold."""
+        return min(1.0, MAX_AUDITED_PAIRS / max(1, self.judged.pairs))
+
+
+@dataclass(frozen=True)
+class AuditedGroup:
+    """Of some shards: counts by rank and pairs without a verdict, of all documents; the ``pairs`` of those drawn that
+    have gold labels."""
+
+    first_shard: int
+    by_rank: np.ndarray
+    unjudged: int
+    pairs: AuditPairs
+
+
+def audit_teacher(
+    storage: Storage, shards: int, settings: AuditSettings, run_tasks: RunTasks = starmap
+) -> dict[str, Any]:
+    """The audit of the teacher on the pairs of cycle 0; keys in docs/report.md.
+
+    Pairs whose verdict is not a finite number are left out and counted; without gold labels what needs them is measured
+    over no document. Shares of yes are of all documents. What gold says is of those that are drawn, document by
+    document with the same chance: all of them up to MAX_AUDITED_PAIRS pairs, which is enough for every digit shown.
     """
-    by_rank = np.zeros((2, size), np.int64)
-    with_gold, unjudged = [], 0
-    for shard in range(shards):
-        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA)
+    groups: list[AuditedGroup] = list(
+        run_tasks(audit_group, [(storage, one, settings) for one in shard_groups(shards)])
+    )
+    groups.sort(key=lambda group: group.first_shard)
+    pairs = join([group.pairs for group in groups])
+    judged = settings.judged
+    [by_gold] = run_tasks(audit_by_gold, [(pairs, judged.readout, judged.yes_threshold, settings.seed)])
+    return {
+        **by_gold,
+        "audited_share": settings.share,
+        "share_yes_by_rank": share_yes_by_rank(np.sum([group.by_rank for group in groups], axis=0)),
+        "unjudged_pairs": sum(group.unjudged for group in groups),
+    }
+
+
+def audit_group(storage: Storage, shards: range, settings: AuditSettings) -> AuditedGroup:
+    """Task: the part of the audit that ``shards`` have."""
+    judged, has_gold = settings.judged, settings.has_gold
+    by_rank, unjudged, with_gold = np.zeros((2, settings.size), np.int64), 0, []
+    columns = ["row", "labels", "similarity", "raw", "verdict"]
+    for shard in shards:
+        examples = storage.read_shard(layout.examples(0), shard, EXAMPLES_SCHEMA, columns)
         gold = gold_of(storage, shard, examples["row"]) if has_gold else [_NO_LABELS] * len(examples)
         pairs = audit_pairs(examples, gold, judged.scale, shard)
         finite = np.isfinite(pairs.verdict)
         unjudged += int((~finite).sum())
-        by_rank += count_by_rank(pairs.take(finite), judged.yes_threshold, size)
-        measurable = np.repeat([len(labels) > 0 for labels in gold], lengths(examples["labels"])).astype(bool)
-        with_gold.append(pairs.take(finite & measurable))
-    return {
-        **audit_by_gold(join(with_gold), judged.readout, judged.yes_threshold, seed),
-        "share_yes_by_rank": share_yes_by_rank(by_rank),
-        "unjudged_pairs": unjudged,
-    }
+        by_rank += count_by_rank(pairs.take(finite), judged.yes_threshold, settings.size)
+        drawn = np.random.default_rng([settings.seed, shard]).random(len(examples)) < settings.share
+        measurable = np.array([len(labels) > 0 for labels in gold], bool) & drawn
+        with_gold.append(pairs.take(finite & np.repeat(measurable, lengths(examples["labels"]))))
+    return AuditedGroup(shards.start, by_rank, unjudged, join(with_gold))
 
 
 def audit_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, shard: int) -> AuditPairs:
@@ -184,28 +235,35 @@ def audit_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, 
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:
     """Task: the first ``wanted`` test documents with their predicted labels beside the gold ones."""
-    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
+    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"] if has_gold else None
     rows: list[dict[str, Any]] = []
-    for shard in range(shards):
-        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
-        picked = np.flatnonzero(pc.equal(documents["split"], "test").to_numpy())[: wanted - len(rows)]
-        if not len(picked):
-            continue
-        predictions = storage.read_shard(layout.PREDICTIONS, shard, PREDICTIONS_SCHEMA).take(picked).to_pylist()
-        gold = (
-            storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(picked).to_pylist()
-            if has_gold
-            else [None] * len(picked)
-        )
-        for document, prediction, labels in zip(documents.take(picked).to_pylist(), predictions, gold, strict=True):
-            rows.append(
-                {
-                    "id": document["id"],
-                    "title": document["title"],
-                    "text": document["text"],
-                    "predicted": prediction["label_texts"],
-                    "scores": prediction["scores"],
-                    "gold": None if labels is None else [texts[number].as_py() for number in labels],
-                }
-            )
+    for shard, places in _first_test_rows(storage, shards, wanted):
+        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "title", "text"])
+        predictions = storage.read_shard(layout.PREDICTIONS, shard, PREDICTIONS_SCHEMA, ["label_texts", "scores"])
+        gold: list[Any] = [None] * len(places)
+        if texts is not None:
+            numbers = storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(places).to_pylist()
+            gold = [None if one is None else texts.take(pa.array(one, pa.int32())).to_pylist() for one in numbers]
+        tables = (documents.take(places).to_pylist(), predictions.take(places).to_pylist())
+        for document, prediction, labels in zip(*tables, gold, strict=True):
+            shown = {"predicted": prediction["label_texts"], "scores": prediction["scores"], "gold": labels}
+            rows.append(document | shown)
     storage.write_table(target, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))
+
+
+def _first_test_rows(storage: Storage, shards: int, wanted: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of the first ``wanted`` test documents, shard by shard; what comes after them is not read."""
+
+    def test_rows(shard: int) -> np.ndarray:
+        splits = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split"])["split"]
+        return np.flatnonzero(pc.equal(splits, "test").to_numpy())
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        for start in range(0, shards, REQUESTS_AT_ONCE):
+            several = range(start, min(shards, start + REQUESTS_AT_ONCE))
+            for shard, rows in zip(several, pool.map(test_rows, several), strict=True):
+                if not wanted:
+                    return
+                if len(rows):
+                    yield shard, rows[:wanted]
+                    wanted -= min(wanted, len(rows))

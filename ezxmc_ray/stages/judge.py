@@ -16,7 +16,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import Pool, WorkItem, free_gpus, map_over_engines
-from ezxmc_ray.cluster.session import cluster_gpus, node_cpus, node_gpus, run_task, run_tasks
+from ezxmc_ray.cluster.session import node_cpus, node_gpus, pool_gpus, run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -124,8 +124,11 @@ def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> 
 
 
 def _pool(config: TeacherConfig) -> Pool:
-    """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine."""
-    gpus = cluster_gpus()
+    """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine.
+
+    GPUs that Ray's autoscaler may bring count: engines that find no room yet are what it brings them for.
+    """
+    gpus = pool_gpus()
     if config.tensor_parallel > max(node_gpus(), 1):
         raise UserError(
             f"teacher.tensor_parallel is {config.tensor_parallel}, but no node has more than {node_gpus()} GPUs."
@@ -142,7 +145,7 @@ def _items(
     """Ranges of shortlist rows, none across shards: the first rows of shards, as many as ``first_rows`` says, and all
     others."""
     storage, config = context.storage, context.teacher
-    rows = [storage.rows(layout.shard_file(layout.shortlist(cycle), shard)) for shard in range(context.shards)]
+    rows = storage.rows_of([layout.shard_file(layout.shortlist(cycle), shard) for shard in range(context.shards)])
     size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_PER_ENGINE * engines)))
     first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
     others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))

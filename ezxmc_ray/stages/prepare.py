@@ -47,7 +47,7 @@ def prepare(context: Context) -> StageResult:
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
     run.remove(NEW)
-    storage = Storage(f"{run.root}/{NEW}")
+    storage = run.below(NEW)
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
         settled: Settled = run_task(settle, storage, inputs.documents, config.prepare)
@@ -72,9 +72,10 @@ def prepare(context: Context) -> StageResult:
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
         storage.remove(layout.PREPARE_PARTS)
         for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
-            run.remove(name)
             if storage.exists(name):
                 run.rename(f"{NEW}/{name}", name)
+            else:
+                run.remove(name)
     finally:
         if storage.exists(layout.REJECTED):
             run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)

@@ -19,16 +19,18 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.pools import run_with_encoder
-from ezxmc_ray.cluster.session import run_task
+from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
-from ezxmc_ray.context import Context, StageResult, encoder_name
+from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
 from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
@@ -68,7 +70,7 @@ def select(context: Context) -> StageResult:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    threshold = run_task(fit_threshold, storage, chosen, context.shards, judged[chosen].yes_threshold)
+    threshold = fit_threshold(storage, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -120,7 +122,7 @@ def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
     scales = [context.judged(number).own_scale for number in range(encoders)]
     compared = held_out_judged(context.config, context.prepared.held_out)
     with StageProgress(name, "documents", compared) as progress:
-        outcome: dict[str, Any] = run_task(score_encoders, context.storage, context.config, context.shards, scales)
+        outcome = score_encoders(context.storage, context.config, context.shards, scales, run_tasks)
         progress.advance(outcome["documents"])
     return outcome
 
@@ -133,14 +135,24 @@ def ship(storage: Storage, config: Config, folder: str | None) -> None:
         copy_into(storage, Path(scratch), layout.STUDENT)
 
 
-def score_encoders(storage: Storage, config: Config, shards: int, scales: list[TargetScale]) -> dict[str, Any]:
-    """Task: the mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences.
+def score_encoders(
+    storage: Storage, config: Config, shards: int, scales: list[TargetScale], run_tasks: RunTasks = starmap
+) -> dict[str, Any]:
+    """The mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences.
 
     ``scales``: of the cycles' examples, one an encoder. ``lead``: of the last encoder over the best one before it.
     """
+    tasks = [(storage, config, group, scales) for group in shard_groups(shards)]
+    parts = sorted(run_tasks(score_group, tasks), key=lambda part: int(part[0]))
+    return summarize(np.concatenate([table for _, table in parts]))
+
+
+def score_group(storage: Storage, config: Config, shards: range, scales: list[TargetScale]) -> tuple[int, np.ndarray]:
+    """Task: the first of ``shards``, and nDCG@5 of their held-out documents by every encoder, float64 [documents,
+    encoders]."""
     kind = "verdict" if config.student.target == "verdict" else "fusion"
     values: list[list[float]] = []
-    for shard in range(shards):
+    for shard in shards:
         for lists in _held_out_lists(storage, len(scales), shard):
             pool = sorted({label for shortlist in lists for label in shortlist.labels.tolist()})
             if not pool:
@@ -149,7 +161,7 @@ def score_encoders(storage: Storage, config: Config, shards: int, scales: list[T
             gain = dict(zip(pool, gains, strict=True))
             orders = [[gain[label] for label in shortlist.labels.tolist()] for shortlist in lists]
             values.append([graded_ndcg(order, list(gains)) for order in orders])
-    return summarize(np.array(values, dtype=np.float64).reshape(-1, len(scales)))
+    return shards.start, np.array(values, dtype=np.float64).reshape(-1, len(scales))
 
 
 def pool_target(pool: list[int], lists: Sequence[Shortlist], kind: str, scales: Sequence[TargetScale]) -> np.ndarray:
@@ -222,8 +234,7 @@ def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[lis
     """The shortlists, one an encoder, of each held-out document that every encoder has one of; by row."""
     found: list[dict[int, Shortlist]] = []
     for encoder in range(encoders):
-        table = storage.read_shard(layout.examples(encoder), shard, EXAMPLES_SCHEMA)
-        table = table.filter(table["held_out"])
+        table = _held_out(storage, encoder, shard, ["row", "labels", "similarity", "verdict"])
         columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
         shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
         found.append(dict(zip(table["row"].to_pylist(), shortlists, strict=True)))
@@ -232,18 +243,29 @@ def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[lis
             yield [one[row] for one in found]
 
 
-def fit_threshold(storage: Storage, chosen: int, shards: int, yes_threshold: float) -> float:
-    """Task: the similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out).
+def _held_out(storage: Storage, encoder: int, shard: int, columns: list[str]) -> pa.Table:
+    """``columns`` of the held-out documents' examples in a shard of cycle ``encoder``."""
+    table = storage.read_shard(layout.examples(encoder), shard, EXAMPLES_SCHEMA, [*columns, "held_out"])
+    return table.filter(table["held_out"]).select(columns)
 
-    -1, which keeps all, where no held-out pair got a yes.
+
+def fit_threshold(
+    storage: Storage, chosen: int, shards: int, yes_threshold: float, run_tasks: RunTasks = starmap
+) -> float:
+    """The similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out).
+
+    -1, which keeps all, where no held-out pair got a yes. The order of the pairs is of no account.
     """
-    similarity: list[np.ndarray] = []
-    verdicts: list[np.ndarray] = []
-    for shard in range(shards):
-        table = storage.read_shard(layout.examples(chosen), shard, EXAMPLES_SCHEMA)
-        table = table.filter(table["held_out"])
-        similarity.append(flat(table["similarity"]))
-        verdicts.append(flat(table["verdict"]))
-    scores = np.concatenate(similarity) if similarity else np.zeros(0, np.float32)
-    is_yes = np.concatenate(verdicts) >= yes_threshold if verdicts else np.zeros(0, bool)
+    parts = list(run_tasks(held_out_pairs, [(storage, chosen, group) for group in shard_groups(shards)]))
+    scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
+    is_yes = verdicts >= yes_threshold
     return float(fit_min_score(scores, is_yes)) if is_yes.any() else -1.0
+
+
+def held_out_pairs(storage: Storage, chosen: int, shards: range) -> tuple[np.ndarray, np.ndarray]:
+    """Task: similarities and verdicts of the held-out pairs of ``shards``, float32 [pairs] each."""
+    tables = [_held_out(storage, chosen, shard, ["similarity", "verdict"]) for shard in shards]
+    similarity, verdict = (
+        np.concatenate([flat(table[name]) for table in tables]) for name in ("similarity", "verdict")
+    )
+    return similarity, verdict

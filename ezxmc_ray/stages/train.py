@@ -28,7 +28,7 @@ from ray.train.v2.api import data_parallel_trainer
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
-from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors
+from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors, wait_for_gpus
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -183,6 +183,7 @@ def _fit(name: str, settings: TrainSettings, workers: int) -> None:
     use_gpu = cluster_gpus() > 0
     least = student.min_workers
     free_gpus()
+    wait_for_gpus()
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"settings": settings},

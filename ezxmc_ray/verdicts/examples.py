@@ -6,6 +6,7 @@ verdicts (scale, threshold of yes, histogram) for the manifest.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,53 +14,82 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, to_dict
-from ezxmc_ray.context import Context, RunTasks, StageResult
+from ezxmc_ray.context import Context, RunTasks, StageResult, shard_groups
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, HASH, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
-from ezxmc_ray.verdicts.store import PRIORS
+from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
 HISTOGRAM_BINS = 256
+#: Tasks that the shards are joined in, at most: each reads what all labels score by themselves.
+MAX_TASKS = 256
 
 
 def make_examples(context: Context, cycle: int, key: str, calibration: str, run_tasks: RunTasks) -> StageResult:
     """Join and measure; returns pairs, files and details of the manifest."""
-    storage, shards, config = context.storage, range(context.shards), context.teacher
-    joined = list(run_tasks(join_examples, [(storage, key, cycle, shard, config, calibration) for shard in shards]))
+    storage, config = context.storage, context.teacher
+    groups = shard_groups(context.shards, MAX_TASKS)
+    if calibration == "label_prior":
+        list(run_tasks(write_label_priors, [(storage, key, cycle)]))
+    tasks = [(storage, key, cycle, group, config, calibration) for group in groups]
+    joined = [shard for group in run_tasks(join_examples, tasks) for shard in group]
+    storage.remove(layout.label_priors(cycle))
     sums, own = (sum((one[name] for one in joined), TargetSums()) for name in ("sums", "own"))
     pairs = sums.pairs
     low, high = (min(one["low"] for one in joined), max(one["high"] for one in joined)) if pairs else (0.0, 1.0)
     edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
-    histograms = run_tasks(histogram_of, [(storage, cycle, shard, edges) for shard in shards])
+    histograms = run_tasks(histogram_of, [(storage, cycle, group, edges) for group in groups])
     histogram = np.sum(list(histograms), axis=0)
     threshold = config.yes_threshold
     if threshold is None:
         threshold = yes_threshold(histogram, edges) if pairs else 0.0
-    yes = sum(run_tasks(count_yes, [(storage, cycle, shard, threshold) for shard in shards]))
+    yes = sum(run_tasks(count_yes, [(storage, cycle, group, threshold) for group in groups]))
     details = {
         **{name: to_dict(scale_of(one)) for name, one in zip(SCALES, (sums, own), strict=True)},
         "yes_threshold": threshold,
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
     }
-    return StageResult(pairs, [layout.shard_file(layout.examples(cycle), shard) for shard in shards], details)
+    files = [layout.shard_file(layout.examples(cycle), shard) for shard in range(context.shards)]
+    return StageResult(pairs, files, details)
+
+
+def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
+    """Task: note what every label scores by itself, by label number, in cycle-c/label_priors.parquet (NaN: not asked).
+
+    So a pair finds its label's by a number, where the store has to be read whole and sorted to find it by a hash.
+    """
+    hashes = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
+    raw = VerdictStore(storage, key).lookup(PRIORS, pa.array([NO_DOCUMENT] * len(hashes), HASH), hashes)
+    storage.write_table(layout.label_priors(cycle), pa.table({"raw": raw}))
 
 
 def join_examples(
-    storage: Storage, key: str, cycle: int, shard: int, config: TeacherConfig, calibration: str
-) -> dict[str, Any]:
-    """Task: write cycle-c/examples/ of one shard; returns the sums that the scales are made of:
+    storage: Storage, key: str, cycle: int, shards: range, config: TeacherConfig, calibration: str
+) -> list[dict[str, Any]]:
+    """Task: write cycle-c/examples/ of ``shards``; returns the sums that the scales are made of, shard by shard:
 
     ``sums``: of the target, whose similarity is the base encoder's; ``own``: with that of the cycle's encoder.
     """
-    shortlist_pairs = ShortlistPairs(storage, key, cycle)
+    shortlist_pairs, priors = ShortlistPairs(storage, key, cycle), None
+    if calibration == "label_prior":
+        priors = storage.read_table(layout.label_priors(cycle))["raw"].to_numpy()
+    return [_join_shard(shortlist_pairs, priors, shard, config, calibration) for shard in shards]
+
+
+def _join_shard(
+    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, config: TeacherConfig, calibration: str
+) -> dict[str, Any]:
+    """Join a shard; ``priors``: float32 [labels], what each label scores by itself, None for no calibration by it."""
+    storage, cycle = shortlist_pairs.storage, shortlist_pairs.cycle
     pairs = shortlist_pairs.pairs(shard)
     raw = shortlist_pairs.raw(shard, pairs)
     if missing := int(np.isnan(raw).sum()):
         raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
-    verdict = calibrate(raw, label_scores(shortlist_pairs, pairs, calibration), config.readout, calibration)
+    by_itself = None if priors is None else priors[np.asarray(pairs["label"], np.int64)]
+    verdict = calibrate(raw, by_itself, config.readout, calibration)
     rows = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)
     held_out = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(rows["row"])
     offsets = rows["labels"].combine_chunks().offsets
@@ -89,15 +119,16 @@ def label_scores(shortlist_pairs: ShortlistPairs, pairs: dict[str, list[Any]], c
     return None
 
 
-def _verdicts(storage: Storage, cycle: int, shard: int) -> np.ndarray:
-    return flat(storage.read_shard(layout.examples(cycle), shard, EXAMPLES_SCHEMA, ["verdict"])["verdict"])
+def _verdicts(storage: Storage, cycle: int, shards: range) -> Iterator[np.ndarray]:
+    for shard in shards:
+        yield flat(storage.read_shard(layout.examples(cycle), shard, EXAMPLES_SCHEMA, ["verdict"])["verdict"])
 
 
-def histogram_of(storage: Storage, cycle: int, shard: int, edges: np.ndarray) -> np.ndarray:
-    """Task: how many of a shard's verdicts fall between ``edges``, int64 [bins]."""
-    return np.histogram(_verdicts(storage, cycle, shard), edges)[0]
+def histogram_of(storage: Storage, cycle: int, shards: range, edges: np.ndarray) -> np.ndarray:
+    """Task: how many of the verdicts of ``shards`` fall between ``edges``, int64 [bins]."""
+    return np.sum([np.histogram(one, edges)[0] for one in _verdicts(storage, cycle, shards)], axis=0)
 
 
-def count_yes(storage: Storage, cycle: int, shard: int, threshold: float) -> int:
-    """Task: how many of a shard's verdicts reach ``threshold``."""
-    return int((_verdicts(storage, cycle, shard) >= threshold).sum())
+def count_yes(storage: Storage, cycle: int, shards: range, threshold: float) -> int:
+    """Task: how many of the verdicts of ``shards`` reach ``threshold``."""
+    return sum(int((one >= threshold).sum()) for one in _verdicts(storage, cycle, shards))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
-from ezxmc_ray.cluster.pools import MAX_DEATHS, Pool, gpu_cpus, map_items, run_with_encoder
+from ezxmc_ray.cluster import kept, session
+from ezxmc_ray.cluster.kept import MAX_DEATHS
+from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
 
 POOL = Pool(size=2, cpus=1)
+#: What Ray says that its autoscaler may bring.
+MAY_GROW_TO = "ezxmc_ray.cluster.session.ray_state.get_max_resources_from_cluster_config"
 
 
 class Echo:
@@ -151,3 +156,32 @@ def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: py
     ):
         monkeypatch.setattr("ray.nodes", lambda nodes=nodes: nodes)
         assert gpu_cpus() == expected
+
+
+def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session's Ray has none; of its autoscaler it is only said (simulated) that it may bring eight."""
+    monkeypatch.setattr(MAY_GROW_TO, lambda: {"GPU": 8, "CPU": 64})
+    monkeypatch.setattr(session, "WAIT_S", 0.1)
+    monkeypatch.setattr(kept, "WAIT_S", 0.1)
+    monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1)])
+    pool = encoder_pool()
+    assert (pool.size, pool.gpus) == (8, 1)
+    for map_over in (map_items, map_over_engines):
+        with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
+            list(map_over(items(3), Echo, (), pool))
+
+
+@pytest.mark.parametrize(
+    ("there", "may", "gpus", "asked"),
+    [(0, 8, 8, 8), (2, 8, 2, 8), (2, 0, 2, 2), (0, 0, 0, 0), (0, sys.maxsize, 1, 1), (3, sys.maxsize, 3, 3)],
+)
+def test_gpus_are_those_there_or_those_that_the_autoscaler_may_bring(
+    monkeypatch: pytest.MonkeyPatch, there: int, may: int, gpus: int, asked: int
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": float(there)})
+    grown = {"GPU": may} if may else None
+    monkeypatch.setattr(MAY_GROW_TO, lambda: grown)
+    assert session.cluster_gpus() == gpus
+    assert session.pool_gpus() == asked

@@ -11,7 +11,8 @@ import pytest
 
 from ezxmc_ray import metrics
 from ezxmc_ray.config import EvaluateConfig
-from ezxmc_ray.evaluation.rankings import label_counts, measure_encoders, read_ranking
+from ezxmc_ray.evaluation import rankings
+from ezxmc_ray.evaluation.rankings import label_counts, measure_encoders, ranking_of_shard
 from ezxmc_ray.storage import Storage
 from tests.report.made_runs import LABEL_COUNT, TRAIN_DOCUMENTS, documents, made_run, ranking
 
@@ -51,6 +52,32 @@ def test_shards_do_not_change_a_measure(tmp_path: Path) -> None:
     one = measured(made_run(tmp_path / "one", cuts=()), 1)
     three = measured(made_run(tmp_path / "three", cuts=(25, 41)), 3)
     assert one == three
+
+
+def test_sums_of_shards_give_the_same_measures_and_intervals_as_all_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there are more documents than are drawn from; the interval is the bootstrap's but for its own chance."""
+    rows = [row | {"id": f"{seed}-{row['id']}"} for seed in range(10) for row in documents(seed)]
+    root = made_run(tmp_path, rows=rows, cuts=(130, 131, 400))
+    drawn = measured(root, 4)
+    monkeypatch.setattr(rankings, "MAX_DRAWN", 0)
+    summed = measured(root, 4)
+    assert summed["label_bins"] == drawn["label_bins"] and summed["label_counts"] == drawn["label_counts"]
+    for name in NAMES:
+        assert summed["metrics"][name] == pytest.approx(drawn["metrics"][name], rel=1e-9)
+        check_intervals(summed["intervals"][name], drawn["intervals"][name])
+    summed, drawn = (one["over_untrained"]["cycle_0"] for one in (summed, drawn))
+    assert {k: v["difference"] for k, v in summed.items()} == pytest.approx(
+        {k: v["difference"] for k, v in drawn.items()}, abs=1e-9
+    )
+    check_intervals({k: v["interval"] for k, v in summed.items()}, {k: v["interval"] for k, v in drawn.items()})
+
+
+def check_intervals(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Their ends are apart by a fifteenth of the expected one's width at most."""
+    for name, (low, high) in expected.items():
+        assert found[name] == pytest.approx((low, high), abs=max(1e-9, (high - low) / 15)), name
 
 
 @pytest.mark.parametrize(("gold", "split"), [("all", "train"), ("test", "test")])
@@ -97,7 +124,7 @@ def test_rankings_shorter_than_ten_are_padded(tmp_path: Path) -> None:
     table = storage.read_table("evaluation/encoder-0/shard-00000.parquet")
     short = table.set_column(1, "labels", [[[3, 1], []]]).cast(table.schema)
     storage.write_table("evaluation/encoder-0/shard-00000.parquet", short)
-    found = read_ranking(storage, 0, 1, np.ones(LABEL_COUNT))
+    found = ranking_of_shard(storage, 0, 0, np.ones(LABEL_COUNT))
     expected = [[3, 1, *[-1] * 8], [-1] * 10]
     assert found.first.tolist() == [row for row, document in zip(expected, rows, strict=True) if gold_labels(document)]
 

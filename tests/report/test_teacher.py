@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ezxmc_ray.report.teacher import sentence, teacher_part
+from ezxmc_ray.report.teacher import _drawn, sentence, teacher_part
 
 
 def part(teacher: float | None, similarity: float | None, fusion: float | None, **other: Any) -> dict[str, Any]:
@@ -143,3 +143,11 @@ def test_what_was_said_of_the_first_pairs_is_told_where_no_gold_label_knows_bett
     weak = "After 300 pairs the teacher looks like noise: try another one."
     told = sentence(part(auc, auc, auc, first_pairs={"sentence": weak}))
     assert (weak in told) == (auc is None)
+
+
+def test_that_documents_were_drawn_is_told() -> None:
+    assert _drawn({"audited_share": 0.0125, "gold_documents": 90}) == (
+        "Gold labels measure it on 1.2 % of the judged documents, drawn at random."
+    )
+    for part in ({"audited_share": 1.0, "gold_documents": 90}, {"audited_share": 0.5, "gold_documents": 0}, {}):
+        assert not _drawn(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import JudgedCycle
-from ezxmc_ray.stages.evaluate import audit_teacher
+from ezxmc_ray.stages import evaluate
+from ezxmc_ray.stages.evaluate import AuditSettings, audit_teacher, write_sample
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, PREDICTIONS_SCHEMA
 
 NAN = float("nan")
 SCALE = TargetScale(verdict_mean=0.0, verdict_std=1.0, similarity_mean=0.5, similarity_std=0.1)
@@ -73,7 +75,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def test_gold_measures_only_where_it_is_given_and_not_excluded(storage: Storage) -> None:
-    found = audit_teacher(storage, 3, JUDGED, 5, True, 0)
+    found = audit_teacher(storage, 3, AuditSettings(JUDGED, 5, True, 0))
     assert (found["gold_documents"], found["documents"]) == (2, 2)
     # Shard 0: 5 between 6 and 8. Shard 2: 3 and 4 above 2; the pair without a verdict is left out.
     assert found["auc"] == pytest.approx((0.5 + 1.0) / 2)
@@ -88,6 +90,64 @@ def test_gold_measures_only_where_it_is_given_and_not_excluded(storage: Storage)
 
 @pytest.mark.parametrize("has_gold", [True, False])
 def test_the_share_of_yes_by_rank_is_of_all_documents(storage: Storage, has_gold: bool) -> None:
-    found = audit_teacher(storage, 3, JUDGED, 5, has_gold, 0)
+    found = audit_teacher(storage, 3, AuditSettings(JUDGED, 5, has_gold, 0))
     assert found["share_yes_by_rank"] == [2 / 3, 3 / 4, 0 / 2, 1.0]
     assert (found["auc"] is None) is not has_gold
+
+
+def test_of_too_many_pairs_documents_are_drawn_and_the_share_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path))
+    rows = [example(row, [1, 2], [0.6, 0.5], [1.0, -1.0]) for row in range(500)]
+    documents = [{"id": str(n), "title": "", "text": "", "split": "train", "excluded": []} for n in range(500)]
+    for shard in range(2):
+        storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
+        storage.write_shard("documents", shard, pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
+        storage.write_shard("gold", shard, pa.table({"labels": pa.array([[1]] * 500, GOLD_SCHEMA.field(0).type)}))
+    settings = AuditSettings(replace(JUDGED, pairs=2000), 2, True, 0)
+    assert audit_teacher(storage, 2, settings)["gold_documents"] == 1000
+    monkeypatch.setattr(evaluate, "MAX_AUDITED_PAIRS", 500)
+    found = audit_teacher(storage, 2, settings)
+    assert found["audited_share"] == 0.25
+    assert 200 < found["gold_documents"] == found["documents"] < 300
+    assert found == audit_teacher(storage, 2, settings)
+    assert found["share_yes_by_rank"] == [1.0, 0.0]  # of all documents
+
+
+class CountsReads(Storage):
+    """Counts the tables and the columns that are read of each."""
+
+    def read_table(self, relative: str, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
+        self.read = [*getattr(self, "read", []), (relative, columns)]
+        return super().read_table(relative, schema, columns)
+
+
+@pytest.mark.parametrize("has_gold", [True, False])
+def test_the_sample_is_the_first_test_documents_and_reads_no_more_than_these(tmp_path: Path, has_gold: bool) -> None:
+    storage, shards, given = CountsReads(str(tmp_path)), 100, {3: [1, 4], 20: [0, 1, 2, 3]}
+    labels = [{"id": str(n), "text": f"label {n}", "description": "", "content_hash": bytes(16)} for n in range(9)]
+    storage.write_table("labels.parquet", pa.Table.from_pylist(labels, LABELS_SCHEMA))
+    for shard in range(shards):
+        splits = ["test" if row in given.get(shard, []) else "train" for row in range(5)]
+        ids = [f"{shard}-{row}" for row in range(5)]
+        rows = [{"id": one, "title": f"T {one}", "text": "t", "split": s} for one, s in zip(ids, splits, strict=True)]
+        tags = [{"id": one, "label_ids": ["x"], "label_texts": [f"of {one}"], "scores": [0.5]} for one in ids]
+        gold = pa.array([[shard % 9, 8] if row else None for row in range(5)], GOLD_SCHEMA.field(0).type)
+        for folder, table in {
+            "documents": pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA),
+            "predictions": pa.Table.from_pylist(tags, PREDICTIONS_SCHEMA),
+            "gold": pa.table({"labels": gold}),
+        }.items():
+            storage.write_shard(folder, shard, table)
+    write_sample(storage, shards, 4, has_gold, "sample.parquet")
+    read, found = storage.read, storage.read_table("sample.parquet").to_pylist()
+    assert [row["id"] for row in found] == ["3-1", "3-4", "20-0", "20-1"]
+    assert [row["title"] for row in found] == [f"T {row['id']}" for row in found]
+    assert [row["predicted"] for row in found] == [[f"of {row['id']}"] for row in found]
+    gold_texts = [["label 3", "label 8"]] * 2 + [None, ["label 2", "label 8"]]
+    assert [row["gold"] for row in found] == (gold_texts if has_gold else [None] * 4)
+    assert sum(columns == ["split"] for _, columns in read) == 32  # shards, sixteen at a time
+    assert sum(name.startswith(("documents", "predictions", "gold")) for name, _ in read) == 32 + 4 + 2 * has_gold
+    write_sample(storage, shards, 0, has_gold, "sample.parquet")
+    assert len(storage.read_table("sample.parquet")) == 0

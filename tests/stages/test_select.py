@@ -9,8 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray.config import load_config
 from ezxmc_ray.cycles import stops
-from ezxmc_ray.stages.select import ADDED_UP, Shortlist, fit_threshold, pool_target, summarize, with_asked
+from ezxmc_ray.stages.select import (
+    ADDED_UP,
+    Shortlist,
+    fit_threshold,
+    pool_target,
+    score_encoders,
+    summarize,
+    with_asked,
+)
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
@@ -63,6 +72,40 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     rows.append({"row": 1, "held_out": False, "verdict": [1.0, 1.0], **lists})
     storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
     assert fit_threshold(storage, 1, 1, threshold) == expected
+
+
+def test_encoders_are_scored_alike_however_the_documents_are_cut(tmp_path: Path) -> None:
+    draw, config = np.random.default_rng(3), load_config(None, [])
+    rows = [
+        [
+            {
+                "held_out": bool(draw.random() < 0.4),
+                "labels": draw.permutation(9)[:4].tolist(),
+                "similarity": np.sort(draw.random(4))[::-1].tolist(),
+                "base_similarity": [0.5] * 4,
+                "raw": [0.5] * 4,
+                "verdict": draw.normal(size=4).tolist(),
+            }
+            for _ in range(60)
+        ]
+        for _ in range(2)
+    ]
+    for cut in (60, 7):
+        storage = Storage(str(tmp_path / str(cut)))
+        for encoder, all_rows in enumerate(rows):
+            for shard, start in enumerate(range(0, 60, cut)):
+                held_out = [row["held_out"] for row in rows[0][start : start + cut]]
+                part = [
+                    row | {"row": number, "held_out": held}
+                    for number, (row, held) in enumerate(zip(all_rows[start : start + cut], held_out, strict=True))
+                ]
+                storage.write_shard(f"cycle-{encoder}/examples", shard, pa.Table.from_pylist(part, EXAMPLES_SCHEMA))
+    scales = [TargetScale(0.0, 1.0, 0.5, 0.3)] * 2
+    whole, several = Storage(str(tmp_path / "60")), Storage(str(tmp_path / "7"))
+    scores = score_encoders(whole, config, 1, scales)
+    assert 10 < scores["documents"] < 50
+    assert score_encoders(several, config, 9, scales) == scores
+    assert fit_threshold(several, 1, 9, 0.5) == fit_threshold(whole, 1, 1, 0.5) > 0
 
 
 def test_the_pools_target_takes_all_encoders_alike() -> None:

@@ -29,6 +29,7 @@ class AnsweredPairs:
 
     def __init__(self, storage: Storage, key: str, cycle: int) -> None:
         """As its model; nothing is looked up."""
+        self.storage, self.cycle = storage, cycle
 
     def pairs(self, shard: int) -> dict[str, list[Any]]:
         return {"label": []}
@@ -90,7 +91,7 @@ def test_encoders_are_compared_by_the_scales_of_their_own_similarities(
     monkeypatch: pytest.MonkeyPatch, make_scale: Callable[[float], TargetScale]
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(select, "run_task", lambda task, *arguments: given.extend(arguments) or {"documents": 4})
+    monkeypatch.setattr(select, "score_encoders", lambda *arguments: given.extend(arguments) or {"documents": 4})
     context: Any = SimpleNamespace(
         judged=lambda cycle: JudgedCycle(8, 8, 0.0, make_scale(9.0), make_scale(cycle), "yes_no"),
         prepared=SimpleNamespace(held_out=4),
@@ -99,7 +100,7 @@ def test_encoders_are_compared_by_the_scales_of_their_own_similarities(
         shards=1,
     )
     select._compare(context, 3, "select")
-    assert given[-1] == [make_scale(cycle) for cycle in range(3)]
+    assert given[3] == [make_scale(cycle) for cycle in range(3)]
 
 
 @pytest.fixture
