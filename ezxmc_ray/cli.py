@@ -1,7 +1,8 @@
 """The command ``ezxmc``: a configuration file and overrides in, a run directory out.
 
 What it prints goes to stdout; what went wrong goes to stderr. A user's mistake is one sentence and exit status 2, an
-interruption exit status 130, a fault of this program a traceback and exit status 1. What does the work is imported
+interruption exit status 130, a fault of this program a traceback and exit status 1. ``ezxmc verify`` says with exit
+status 1 that something is damaged. What does the work is imported
 inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at once.
 """
 
@@ -17,7 +18,16 @@ import typer
 
 from ezxmc_ray import __version__
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.terminal import explained, print_comparison, print_plan, print_table, print_verdicts, tag_lines
+from ezxmc_ray.terminal import (
+    explained,
+    print_comparison,
+    print_damage,
+    print_plan,
+    print_table,
+    print_verdicts,
+    print_verified,
+    tag_lines,
+)
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
@@ -199,10 +209,23 @@ def config(
 
 @app.command(help="Say which steps of a run are done.")
 def status(run: Run) -> None:
-    """One line a step: state, rows, seconds."""
-    from ezxmc_ray import curriculum
+    """One line a step: state, rows, seconds; then what is damaged."""
+    from ezxmc_ray import curriculum, verification
 
     print_table(curriculum.status(run))
+    print_damage(verification.known_damage(run))
+
+
+@app.command(help="Read every file of a run and say which are damaged; exit status 1 if any is.")
+def verify(run: Run) -> None:
+    """A line for each damaged file, and a last one."""
+    from ezxmc_ray import verification
+
+    found = verification.verify(run)
+    print_damage(found.damaged)
+    print_verified(found)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
 verdicts = typer.Typer(help="Show, export, import or compact the verdicts of a run.", no_args_is_help=True)

@@ -27,6 +27,7 @@ from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
+from ezxmc_ray.integrity import clear_damage, in_words, is_as_written, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
@@ -74,6 +75,7 @@ def _go(config: Config, stage: str | None) -> None:
                 break
             if not worked:
                 _get_ready(plan, step, stage, stack)
+                _clear_damage(plan)
             if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
@@ -82,12 +84,19 @@ def _go(config: Config, stage: str | None) -> None:
             worked = matched = True
         if not is_noted:
             _note_configuration(config, storage)
+        _clear_damage(plan)
         what = "complete" if stage is None else f"up to date for {stage}{after}"
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
             say(_shipped(storage))
             say(f"Report: {storage.path(layout.REPORT_HTML)}")
+
+
+def _clear_damage(plan: RunPlan) -> None:
+    """Remove what a verification found damaged: the steps that it is of make it anew."""
+    if aside := clear_damage(plan.storage):
+        say(f"Damaged verdicts are set aside, and their pairs asked again where they are wanted: {in_words(aside)}")
 
 
 def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -> None:
@@ -152,14 +161,18 @@ def _introduce(teacher: TeacherConfig) -> None:
 def _note_configuration(config: Config, storage: Storage) -> None:
     """Write config.yaml; if the run was made with another configuration, say what differs."""
     new = to_dict(config)
-    if storage.exists(layout.CONFIG):
-        old = to_dict(_stored_configuration(storage))
+    try:
+        old = to_dict(_stored_configuration(storage)) if storage.exists(layout.CONFIG) else None
+    except UserError as error:
+        say(f"{error} It is written anew.")
+        old = None
+    if old is not None:
         changed = [line for line in differences(old, new) if not line.startswith("run:")]
         if changed:
             say("The configuration differs from the one this run was made with: " + "; ".join(changed))
         if old == new:
             return
-    storage.write_bytes(layout.CONFIG, yaml.safe_dump(new, sort_keys=False, allow_unicode=True).encode())
+    storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(new, sort_keys=False, allow_unicode=True)))
 
 
 def dry_run(config: Config) -> dict[str, Any]:
@@ -249,13 +262,31 @@ def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
 
 
 def _stored_configuration(storage: Storage) -> Config:
-    return from_dict(yaml.safe_load(storage.read_bytes(layout.CONFIG)))
+    """Errors: UserError for a file that is damaged, or of a version with other knobs."""
+    path = storage.path(layout.CONFIG)
+    content = storage.read_bytes(layout.CONFIG)
+    try:
+        values = yaml.safe_load(content) if is_as_written(content) else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The configuration of the run, {path}, is damaged, or was edited below its checksum: give `ezxmc run` "
+            "with the configuration that the run was made with, which writes it anew (or take the first line out)."
+        )
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(
+            f"The configuration of the run, {path}, cannot be used: {str(error).rstrip('.')}; give `ezxmc run` with "
+            "the configuration that the run was made with, which writes it anew."
+        ) from error
 
 
 def status(run: str) -> list[dict[str, Any]]:
     """For every step of a run: its name, rows, seconds, and its state.
 
-    That is done, missing, stale, or ``not run``: of a cycle that the stop rule left out.
+    That is done, missing, damaged, stale, or ``not run``: of a cycle that the stop rule left out.
     """
     plan = open_run(run)
     is_done = partial(_done_or_unreadable, plan)
@@ -269,7 +300,7 @@ def status(run: str) -> list[dict[str, Any]]:
         elif step.name in done:
             state = "done"
         else:
-            state = "stale" if manifest else "missing"
+            state = "damaged" if plan.damage(step) else "stale" if manifest else "missing"
         rows.append(
             {
                 "step": step.name,
@@ -334,7 +365,7 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
 
 def _done_or_unreadable(plan: RunPlan, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
-    if read_manifest(plan.storage, step.folder) is None:
+    if read_manifest(plan.storage, step.folder) is None or plan.damage(step):
         return False
     try:
         return plan.done(step)

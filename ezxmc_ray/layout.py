@@ -8,6 +8,8 @@ encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
 from __future__ import annotations
 
 CONFIG = "config.yaml"
+#: Of a stage's folder; what the last verification found damaged in the run.
+MANIFEST, DAMAGE = "manifest.json", ".damaged.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
 #: What ``prepare`` holds of its sources until it is done.
 PREPARE_PARTS = "documents/.parts"
@@ -73,7 +75,7 @@ def ranking(encoder: int) -> str:
 
 def manifest(folder: str) -> str:
     """The manifest of the stage that writes ``folder``."""
-    return f"{folder}/manifest.json"
+    return f"{folder}/{MANIFEST}"
 
 
 def begun(folder: str) -> str:

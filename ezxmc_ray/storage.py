@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
+import io
 import json
 import os
 import tempfile
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +28,7 @@ from pyarrow import fs
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.tables import check
+from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
 COUNTS = b"ezxmc.counts"
@@ -52,7 +54,8 @@ class Manifest:
 
     ``fingerprint`` is of its inputs and its part of the configuration; ``commit`` names this very execution, so that
     what was made from it can tell when it has been redone. ``files`` are relative to the run directory. ``details``
-    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them.
+    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them. ``sizes`` (bytes)
+    and ``checksums`` (:func:`checksum`) are of the files, by which integrity.py finds damage.
     """
 
     stage: str
@@ -62,6 +65,8 @@ class Manifest:
     files: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     commit: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -100,11 +105,15 @@ class Storage:
 
     def list(self, relative: str = "", suffix: str = "", recursive: bool = False) -> Names:
         """Files (not directories) below ``relative`` whose names end in ``suffix``, sorted, relative to the root."""
+        return sorted(name for name in self.sizes(relative, recursive) if name.endswith(suffix))
+
+    def sizes(self, relative: str = "", recursive: bool = False) -> dict[str, int]:
+        """Bytes of the files below ``relative``, by their names relative to the root; no file is opened."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
         start = len(self._base.rstrip("/")) + 1
         infos = self.filesystem.get_file_info(selector)
-        found = [i.path[start:] for i in infos if i.type == fs.FileType.File and i.path.endswith(suffix)]
-        return sorted(name for name in found if ".tmp-" not in name)
+        found = {one.path[start:]: int(one.size) for one in infos if one.type == fs.FileType.File}
+        return {name: size for name, size in found.items() if ".tmp-" not in name}
 
     def folders(self, relative: str = "") -> Names:
         """Directories directly below ``relative``, sorted, relative to the root."""
@@ -131,8 +140,12 @@ class Storage:
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
     def read_table(self, relative: str, schema: pa.Schema | None = None, columns: Names | None = None) -> pa.Table:
-        """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those."""
-        table = pq.read_table(self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None)
+        """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those.
+
+        Errors: UserError for a file that is not there, or damaged: its pages have checksums (tables.py).
+        """
+        with self._whole(relative):
+            table = read_parquet(self.path(relative), self.filesystem, columns)
         if schema is None:
             return table
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -147,26 +160,39 @@ class Storage:
         """A Parquet file to write tables of ``schema`` to, one after the other; committed when the block ends well."""
         with (
             self._commit(relative) as temporary,
-            pq.ParquetWriter(temporary, schema, filesystem=self.filesystem, compression="zstd") as writer,
+            open_parquet(temporary, self.filesystem, schema) as writer,
         ):
             yield writer
 
+    @contextmanager
+    def _whole(self, relative: str) -> Iterator[None]:
+        """For as long as a table is read: what is wrong with its file is a UserError that says what to do."""
+        path = self.path(relative)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise damage_error(path, "it is missing") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damage_error(path, one_line(error, 120).rstrip(".")) from error
+
     def read_counts(self, relative: str) -> dict[str, int]:
         """The counts that :meth:`write_table` put into a Parquet file's footer; empty if there are none."""
-        schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
-        found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
-        return {str(name): int(value) for name, value in found.items()}
+        with self._whole(relative):
+            schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
+            found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
+            return {str(name): int(value) for name, value in found.items()}
 
     def rows(self, relative: str) -> int:
         """Rows of a Parquet file, from its footer."""
-        return int(pq.read_metadata(self.path(relative), filesystem=self.filesystem).num_rows)
+        with self._whole(relative):
+            return int(pq.read_metadata(self.path(relative), filesystem=self.filesystem).num_rows)
 
     def write_table(self, relative: str, table: pa.Table, counts: dict[str, int] | None = None) -> None:
         """Commit ``table`` as Parquet (zstd), with ``counts`` of how it was made in its footer."""
         if counts is not None:
             table = table.replace_schema_metadata({COUNTS: json.dumps(counts)})
-        with self._commit(relative) as temporary:
-            pq.write_table(table, temporary, filesystem=self.filesystem, compression="zstd")
+        with self.open_table(relative, table.schema) as writer:
+            writer.write_table(table)
 
     def write_shard(self, folder: str, shard: int, table: pa.Table, counts: dict[str, int] | None = None) -> None:
         """Commit the table of document shard ``shard`` in ``folder``, as :meth:`write_table` does."""
@@ -258,33 +284,43 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def damage_error(path: str, reason: str) -> UserError:
+    """The sentence for a file of a run that cannot be used for ``reason``."""
+    return UserError(
+        f"{path} is damaged ({reason}): remove the file, or let `ezxmc verify` name all that is damaged in the run; "
+        "`ezxmc run` then makes it anew from what is whole."
+    )
+
+
+def checksum(content: IO[bytes] | pa.NativeFile) -> str:
+    """BLAKE2b of what is left to read in ``content``, 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    while chunk := content.read(1 << 22):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
     """Commit ``manifest`` of the stage that wrote ``folder``; call it last of all in a stage."""
-    storage.write_json(layout.manifest(folder), dataclasses.asdict(manifest))
+    told = json.loads(json.dumps(dataclasses.asdict(manifest)))
+    storage.write_json(layout.manifest(folder), told | {"checksum": _checksum_of(told)})
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """The manifest in ``folder``; None if there is none, or one that is broken or from another version."""
+    """The manifest in ``folder``; None if there is none, or one that is broken, damaged or from another version."""
     path = layout.manifest(folder)
     if not storage.exists(path):
         return None
     try:
-        return Manifest(**storage.read_json(path))
-    except (TypeError, ValueError):
+        told = storage.read_json(path)
+        noted = told.pop("checksum", None)  # older versions noted none
+        return Manifest(**told) if noted in (None, _checksum_of(told)) else None
+    except (AttributeError, TypeError, ValueError):
         return None
 
 
-def is_done(storage: Storage, folder: str, fingerprint: str) -> bool:
-    """Whether the stage that writes ``folder`` needs no work: fingerprint as given, every listed file there."""
-    manifest = read_manifest(storage, folder)
-    return manifest is not None and manifest.fingerprint == fingerprint and not missing_files(storage, manifest)
-
-
-def missing_files(storage: Storage, manifest: Manifest) -> list[str]:
-    """Files that ``manifest`` lists and the run directory lacks."""
-    folders = {name.rpartition("/")[0] for name in manifest.files}
-    there = {name for folder in folders for name in storage.list(folder)}
-    return [name for name in manifest.files if name not in there]
+def _checksum_of(told: dict[str, Any]) -> str:
+    return checksum(io.BytesIO(json.dumps(told, sort_keys=True).encode()))
 
 
 def check_writable(storage: Storage) -> None:

@@ -21,6 +21,7 @@ from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.integrity import checked
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
 
@@ -56,7 +57,7 @@ class Tagger:
     def __init__(self, storage: Storage, settings: TagSettings) -> None:
         from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
 
-        with storage.local(layout.STUDENT) as student:
+        with checked(storage, layout.STUDENT) as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
         with storage.local(layout.INDEX) as folder:
             index = ShardedIndex.load(folder, [ShardInfo(**shard) for shard in settings.shards])

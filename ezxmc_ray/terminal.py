@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ezxmc_ray.errors import UserError
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
+    from ezxmc_ray.integrity import Verified
     from ezxmc_ray.report.compare import Comparison
     from ezxmc_ray.tagger import Tagger
 
@@ -63,6 +64,21 @@ def print_comparison(comparison: Comparison, measure: str) -> None:
     print_table(student_rows(comparison, measure), heading=str)
     for line in legend(comparison):
         print(line)
+
+
+def print_damage(damaged: Mapping[str, str]) -> None:
+    """A line for each damaged file."""
+    for name, what in damaged.items():
+        print(f"damaged: {name} ({what})")
+    if damaged:
+        print("`ezxmc run` makes anew what is damaged, from what is whole.")
+
+
+def print_verified(found: Verified) -> None:
+    """What a verification looked at."""
+    unchecked = f"; {found.unchecked:,} have no checksum" if found.unchecked else ""
+    result = f"{len(found.damaged):,} are damaged" if found.damaged else "all are as they were written"
+    print(f"Verified {found.files:,} files, {found.bytes / 1e6:,.1f} MB: {result}{unchecked}.")
 
 
 def print_verdicts(teachers: list[dict[str, Any]]) -> None:

@@ -20,8 +20,9 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.rankings import gold_of, read_ranking
+from ezxmc_ray.integrity import damaged_files
 from ezxmc_ray.metrics import Measurement
-from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA, flat, lengths
 
 #: Name of an untrained encoder beside the runs.
@@ -103,7 +104,7 @@ def _open(root: str, name: str) -> ComparedRun:
     parts = {folder: read_manifest(storage, folder) for folder in (layout.DOCUMENTS, layout.STUDENT)}
     prepared, student = parts[layout.DOCUMENTS], parts[layout.STUDENT]
     evaluated = read_manifest(storage, layout.EVALUATION)
-    if not (prepared and student and evaluated) or missing_files(storage, evaluated):
+    if not (prepared and student and evaluated) or damaged_files(storage, evaluated):
         raise UserError(f"{root} has not been evaluated yet: finish it with `ezxmc run` first.")
     if _is_stale(evaluated, prepared, student):
         raise UserError(

@@ -30,6 +30,7 @@ from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema
@@ -160,7 +161,7 @@ def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) ->
 
     if folder is None:
         return Encoder.load(config.model, config)
-    with storage.local(folder) as path:
+    with checked(storage, folder) as path:
         return Encoder.load(str(path), config)
 
 

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
-from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 
@@ -172,8 +170,7 @@ class VerdictStore:
     def _load(self, folder: str, columns: list[str]) -> pa.Table:
         tables = []
         for name in self.files(folder):
-            with self._readable(name):
-                tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
+            tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
         return pa.concat_tables(
             [pa.schema([VERDICTS_SCHEMA.field(column) for column in columns]).empty_table(), *tables]
         )
@@ -182,20 +179,8 @@ class VerdictStore:
         """Counts of the batches in the files ``names``: ``<batch key>.<name>`` to value."""
         counts: dict[str, int] = {}
         for name in names:
-            with self._readable(name):
-                counts |= self._storage.read_counts(name)
+            counts |= self._storage.read_counts(name)
         return counts
-
-    @contextmanager
-    def _readable(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            path = self._storage.path(name)
-            raise UserError(
-                f"The verdicts in {path} cannot be read ({one_line(error)}): remove the file; its pairs are judged "
-                "again."
-            ) from error
 
 
 def _last(path: str) -> str:
