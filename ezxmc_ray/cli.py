@@ -11,12 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ezxmc_ray import __version__
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.terminal import (
     explained,
@@ -92,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line ``argv`` (default: sys.argv); leaves by SystemExit with 0, 1 (a fault), 2 or 130."""
     # Bars of libraries, such as those of a GGUF file's conversion; what a stage does is said by progress.py.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    sys.excepthook = _print_fault
     try:
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
@@ -249,7 +253,7 @@ def export_verdicts(run: Run, file: VerdictFile, teacher: TeacherKey = None) -> 
     from ezxmc_ray.verdicts import transfer
 
     pairs = transfer.export_verdicts(_context(run), file, teacher)
-    print(f"Exported {pairs:,} verdicts to {file}")
+    print(without_credentials(f"Exported {pairs:,} verdicts to {file}"))
 
 
 @verdicts.command("import", help="Take in an export, or a Parquet file with the columns document_id, label_id and raw.")
@@ -324,10 +328,23 @@ def _keep_log(file: str | None) -> None:
         handler = logging.FileHandler(file)
     except OSError as error:
         raise UserError(f"EZXMC_LOG names {file}, which cannot be written: {one_line(error)}.") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "ezxmc_ray"):
         logging.getLogger(name).addHandler(handler)
     logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """What other libraries log may name a URI with its credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without credentials."""
+        return str(without_credentials(super().format(record)))
+
+
+def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault's traceback, without credentials."""
+    print(without_credentials("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _fail(sentence: str) -> None:

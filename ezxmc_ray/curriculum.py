@@ -21,13 +21,14 @@ from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
 from ezxmc_ray.context import encoder_name
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
-from ezxmc_ray.integrity import clear_damage, in_words, is_as_written, signed
+from ezxmc_ray.integrity import clear_damage, in_words, read_configuration, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
@@ -159,8 +160,8 @@ def _introduce(teacher: TeacherConfig) -> None:
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:
-    """Write config.yaml; if the run was made with another configuration, say what differs."""
-    new = to_dict(config)
+    """Write config.yaml, without credentials; if the run was made with another configuration, say what differs."""
+    new = without_credentials(to_dict(config))
     try:
         old = to_dict(_stored_configuration(storage)) if storage.exists(layout.CONFIG) else None
     except UserError as error:
@@ -198,7 +199,7 @@ def dry_run(config: Config) -> dict[str, Any]:
             "; judge is that of the bundled 135M model: a larger one takes longer by its size, a GPU far less"
         )
     return {
-        "run": config.run,
+        "run": without_credentials(config.run),
         "teacher": teacher,
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
         "labels": f"{amounts.labels:,}",
@@ -263,17 +264,7 @@ def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
 
 def _stored_configuration(storage: Storage) -> Config:
     """Errors: UserError for a file that is damaged, or of a version with other knobs."""
-    path = storage.path(layout.CONFIG)
-    content = storage.read_bytes(layout.CONFIG)
-    try:
-        values = yaml.safe_load(content) if is_as_written(content) else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(
-            f"The configuration of the run, {path}, is damaged, or was edited below its checksum: give `ezxmc run` "
-            "with the configuration that the run was made with, which writes it anew (or take the first line out)."
-        )
+    values, path = read_configuration(storage), storage.path(layout.CONFIG)
     try:
         return from_dict(values)
     except UserError as error:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import yaml
 
 from ezxmc_ray import layout
-from ezxmc_ray.errors import one_line
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Manifest, Storage, checksum, damage_error, read_manifest
 from ezxmc_ray.tables import read_parquet
 
@@ -173,6 +173,19 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
         else:
             found |= {} if right else {name: OTHER_CHECKSUM}
     return found
+
+
+def read_configuration(storage: Storage) -> dict[str, Any]:
+    """The values in the run's config.yaml. Errors: UserError for one that is damaged."""
+    content = storage.read_bytes(layout.CONFIG)
+    if not (is_as_written(content) and _is_mapping(content)):
+        raise UserError(
+            f"The configuration of the run, {storage.path(layout.CONFIG)}, is damaged, or was edited below its "
+            "checksum: give `ezxmc run` with the configuration that the run was made with, which writes it anew (or "
+            "take its first line out)."
+        )
+    values: dict[str, Any] = yaml.safe_load(content)
+    return values
 
 
 def _is_mapping(content: bytes) -> bool:

@@ -23,6 +23,12 @@ EVALUATION_SAMPLE = "evaluation/sample.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
+def run_name(run: str) -> str:
+    """The last part of the directory or URI ``run``, by which reports call it."""
+    place = run.partition("?")[0] if "://" in run else run
+    return place.rstrip("/").rpartition("/")[2]
+
+
 def cycle_folder(cycle: int) -> str:
     """What belongs to one cycle."""
     return f"cycle-{cycle}"

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ezxmc_ray import layout
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
@@ -94,6 +95,11 @@ class Storage:
     def path(self, relative: str = "") -> str:
         """The path of ``relative`` as ``self.filesystem`` takes it."""
         return f"{self._base.rstrip('/')}/{relative}" if relative else self._base
+
+    def below(self, relative: str) -> Storage:
+        """The directory ``relative`` as a storage of its own."""
+        place, question, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
+        return Storage(f"{place.rstrip('/')}/{relative}{question}{query}")
 
     def exists(self, relative: str) -> bool:
         """Whether a file or directory is there."""
@@ -302,7 +308,7 @@ def checksum(content: IO[bytes] | pa.NativeFile) -> str:
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
     """Commit ``manifest`` of the stage that wrote ``folder``; call it last of all in a stage."""
-    told = json.loads(json.dumps(dataclasses.asdict(manifest)))
+    told = without_credentials(json.loads(json.dumps(dataclasses.asdict(manifest))))
     storage.write_json(layout.manifest(folder), told | {"checksum": _checksum_of(told)})
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def print_verdicts(teachers: list[dict[str, Any]]) -> None:
 
 
 def explained(config: Config) -> Iterator[str]:
-    """The lines of ``config`` as YAML that loads back to the same, a comment before each knob."""
+    """The lines of ``config`` as YAML that loads back to the same, a comment before each knob; credentials apart."""
     from omegaconf import OmegaConf
 
     from ezxmc_ray.config import knobs, literal
@@ -103,7 +104,7 @@ def explained(config: Config) -> Iterator[str]:
         if head != section:
             section = head
             yield f"\n{section}:"
-        value = getattr(getattr(config, head) if head else config, name)
+        value = without_credentials(getattr(getattr(config, head) if head else config, name))
         choices = f"; one of {', '.join(knob.choices)}" if knob.choices else ""
         indent = "  " if head else ""
         yield f"{indent}# {knob.help}{choices}"

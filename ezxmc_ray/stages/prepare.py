@@ -48,7 +48,7 @@ def prepare(context: Context) -> StageResult:
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
     run.remove(NEW)
-    storage = Storage(f"{run.root}/{NEW}")
+    storage = run.below(NEW)
     try:
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
         checked = _check_sources(config, storage, inputs)
