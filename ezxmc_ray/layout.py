@@ -10,6 +10,8 @@ from __future__ import annotations
 CONFIG = "config.yaml"
 #: Of a stage's folder; what the last verification found damaged in the run.
 MANIFEST, DAMAGE = "manifest.json", ".damaged.json"
+#: What unfinished steps have taken so far.
+SPENT = ".spent.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
 #: What ``prepare`` holds of its sources until it is done.
 PREPARE_PARTS = "documents/.parts"

@@ -23,6 +23,7 @@ from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.integrity import checksums_of, damaged_files, in_words, noted_damage
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.spent import seconds_spent
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
@@ -306,7 +307,7 @@ class RunPlan:
         return Step("report", "report", layout.REPORT, inputs, lambda: self._run("report"))
 
     def execute(self, step: Step) -> Manifest:
-        """Run one step and commit its manifest.
+        """Run one step and commit its manifest, whose seconds are those of all starts of the step.
 
         What is damaged of a step that is done is made anew, and the rest kept. If that gives the files that were there
         before, the execution counts as the one before, so that no later step is stale.
@@ -326,10 +327,12 @@ class RunPlan:
             say(f"{step.name}: damaged, and made anew: {in_words(damaged)}")
             for name in damaged:
                 self.storage.remove(name)
-        with StageProgress(step.name):
+        with seconds_spent(self.storage, step.folder, mark) as earlier_s, StageProgress(step.name):
             done = step.run()
         sizes, checksums = checksums_of(self.storage, done.files, self._run_tasks(done.files))
-        seconds, used = time.monotonic() - began, versions()
+        if before is not None and is_repair:
+            earlier_s += before.seconds
+        seconds, used = earlier_s + time.monotonic() - began, versions()
         manifest = Manifest(step.stage, mark, done.rows, seconds, done.files, done.details, used, sizes, checksums)
         if before is not None and is_repair and checksums == before.checksums:
             manifest = replace(manifest, commit=before.commit)

@@ -30,6 +30,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import DocumentPairs, JudgedBatch, describe, teacher_key
 from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.verdicts.calibration import resolve_calibration
+from ezxmc_ray.verdicts.costs import step_of, with_all_starts
 from ezxmc_ray.verdicts.examples import make_examples
 from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending, plan_priors
@@ -81,6 +82,7 @@ def judge(context: Context, cycle: int) -> StageResult:
     made = make_examples(context, cycle, key, calibration, run_tasks)
     details["pairs"] = made.rows
     details["pairs_held"] = made.rows - pending
+    details = with_all_starts(details, storage, key, step_of(storage, cycle), run_tasks)
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
     storage.remove(layout.pending_priors(cycle))
     return StageResult(made.rows, made.files, details | made.details)
@@ -192,6 +194,7 @@ class JudgeWorker:
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self.watchdog = start_watchdog()
         self.shortlist_pairs = ShortlistPairs(storage, key, cycle)
+        self.shortlist_pairs.store.step = step_of(storage, cycle)
         report_phase("loading the teacher" if config.enforce_eager else "loading and compiling the teacher")
         self.engine = start_engine(config)
         report_phase("first batch")

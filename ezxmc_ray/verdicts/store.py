@@ -16,12 +16,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 
 PRIORS, ABSENT = "priors", "absent"
+#: Marks in a footer what is of the step that had a batch judged, and no cost of its own.
+_ASKED = "asked."
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
 PAIR = np.dtype((np.void, 2 * HASH_BYTES))
 Hashes: TypeAlias = "Sequence[bytes] | pa.Array | pa.ChunkedArray"
@@ -52,11 +55,14 @@ def teacher_keys(storage: Storage) -> list[str]:
 
 
 class VerdictStore:
-    """The verdicts of the teacher ``key`` in a run directory."""
+    """The verdicts of the teacher ``key`` in a run directory.
 
-    def __init__(self, storage: Storage, key: str) -> None:
+    ``step``: which step of the run it is that has verdicts judged, for their footers (costs.py).
+    """
+
+    def __init__(self, storage: Storage, key: str, step: int | None = None) -> None:
         self._storage = storage
-        self.key = key
+        self.key, self.step = key, step
         self._root = f"{layout.VERDICTS}/{key}"
 
     def folders(self) -> list[str]:
@@ -81,7 +87,21 @@ class VerdictStore:
         """What the folder's batches cost, summed by name (see :meth:`append`)."""
         totals: Counter[str] = Counter()
         for name, value in self._batch_counts(self.files(folder)).items():
-            totals[name.partition(".")[2]] += value
+            what = name.partition(".")[2]
+            if not what.startswith(_ASKED):
+                totals[what] += value
+        return dict(totals)
+
+    def asked_by(self, folder: str, step: int) -> dict[str, int]:
+        """What the folder's batches that were judged for ``step`` cost: as :meth:`counts`, pairs, prompt tokens."""
+        batches: dict[str, dict[str, int]] = {}
+        for name, value in self._batch_counts(self.files(folder)).items():
+            batch, _, what = name.partition(".")
+            batches.setdefault(batch, {})[what.removeprefix(_ASKED)] = value
+        totals: Counter[str] = Counter()
+        for counts in batches.values():
+            if counts.pop("step", None) == step:
+                totals.update(counts)
         return dict(totals)
 
     def append(self, folder: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> str:
@@ -96,6 +116,13 @@ class VerdictStore:
         if not self._storage.exists(name):
             # Under the batch's key, so that a batch that lies in two files for a while is counted once.
             footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
+            if counts and self.step is not None:
+                asked = {
+                    "step": self.step,
+                    "pairs": len(table),
+                    "prompt_tokens": pc.sum(table["prompt_tokens"]).as_py(),
+                }
+                footer |= {f"{batch}.{_ASKED}{what}": value for what, value in asked.items()}
             self._storage.write_table(name, table.select(VERDICTS_SCHEMA.names).cast(VERDICTS_SCHEMA), footer)
         return name
 
