@@ -21,6 +21,7 @@ import typer
 from ezxmc_ray import __version__
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.home import settle_home
 from ezxmc_ray.terminal import (
     explained,
     print_comparison,
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     sys.excepthook = _print_fault
     try:
+        settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
     except KeyboardInterrupt:
