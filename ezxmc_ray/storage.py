@@ -16,7 +16,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from pyarrow import fs
 from ezxmc_ray import layout
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.leftovers import temporary_name
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
@@ -73,6 +74,9 @@ class Manifest:
 
 class Storage:
     """Files below one root; every path in its methods is relative to that root and uses ``/``."""
+
+    #: Called before each write of this process: raises where the run is another command's by now (run_lock.py).
+    guard: Callable[[], None] | None = None
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -257,11 +261,13 @@ class Storage:
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:
         """A path to write to; what was written becomes ``relative`` when the block ends well."""
+        if self.guard is not None:
+            self.guard()
         target = self.path(relative)
         if not self.is_local:
             yield from self._put(target)
             return
-        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+        temporary = temporary_name(target)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             yield temporary
@@ -331,7 +337,7 @@ def _checksum_of(told: dict[str, Any]) -> str:
 
 def check_writable(storage: Storage) -> None:
     """Raise a UserError unless a file can be committed in the root."""
-    probe = f".probe-{uuid.uuid4().hex[:8]}"
+    probe = temporary_name(".probe")
     try:
         storage.write_bytes(probe, b"probe")
         storage.remove(probe)
