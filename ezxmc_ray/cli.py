@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ezxmc_ray import __version__
-from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
+from ezxmc_ray.shown import shown
 from ezxmc_ray.terminal import (
     explained,
     print_comparison,
@@ -255,7 +255,7 @@ def export_verdicts(run: Run, file: VerdictFile, teacher: TeacherKey = None) -> 
     from ezxmc_ray.verdicts import transfer
 
     pairs = transfer.export_verdicts(_context(run), file, teacher)
-    print(without_credentials(f"Exported {pairs:,} verdicts to {file}"))
+    print(shown(f"Exported {pairs:,} verdicts to {file}"))
 
 
 @verdicts.command("import", help="Take in an export, or a Parquet file with the columns document_id, label_id and raw.")
@@ -341,17 +341,17 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without credentials."""
-        return str(without_credentials(super().format(record)))
+        return shown(super().format(record))
 
 
 def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault's traceback, without credentials."""
-    print(without_credentials("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    print(shown("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _fail(sentence: str) -> None:
     logging.getLogger("ezxmc_ray").error(sentence)
-    print(f"ezxmc: {sentence}", file=sys.stderr)
+    print(f"ezxmc: {shown(sentence)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.shown import shown
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
@@ -36,7 +37,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     """The steps of a dry run as a table, and everything else in ``plan`` as a line each."""
     for name, value in plan.items():
         if name != "steps":
-            print(f"{_words(name)}: {value}")
+            print(shown(f"{_words(name)}: {value}"))
     print_table(plan["steps"])
 
 
@@ -64,13 +65,13 @@ def print_comparison(comparison: Comparison, measure: str) -> None:
         print_table(table_rows(comparison, comparison.entries[start : start + beside]), heading=str)
     print_table(student_rows(comparison, measure), heading=str)
     for line in legend(comparison):
-        print(line)
+        print(shown(line))
 
 
 def print_damage(damaged: Mapping[str, str]) -> None:
     """A line for each damaged file."""
     for name, what in damaged.items():
-        print(f"damaged: {name} ({what})")
+        print(shown(f"damaged: {name} ({what})"))
     if damaged:
         print("`ezxmc run` makes anew what is damaged, from what is whole.")
 
@@ -127,9 +128,9 @@ def tag_lines(tagger: Tagger) -> None:
         cut += truncated
         for text, row in zip(batch, tags.to_pylist(), strict=True):
             if not interactive:
-                print(text)
+                print(shown(text))
             for label_id, label_text, score in zip(row["label_ids"], row["label_texts"], row["scores"], strict=True):
-                print(f"  {score:.3f}\t{label_text}\t({label_id})")
+                print(f"  {score:.3f}\t{shown(label_text, one_line=True)}\t({shown(label_id, one_line=True)})")
             if not row["label_ids"]:
                 print("  no label is similar enough (predict.min_score)")
             print(flush=True)
@@ -158,4 +159,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else shown(str(value))
