@@ -1,9 +1,9 @@
 """The command ``ezxmc``: a configuration file and overrides in, a run directory out.
 
 What it prints goes to stdout; what went wrong goes to stderr. A user's mistake is one sentence and exit status 2, an
-interruption exit status 130, a fault of this program a traceback and exit status 1. ``ezxmc verify`` says with exit
-status 1 that something is damaged. What does the work is imported
-inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at once.
+interruption exit status 130 (SIGTERM: 143), a fault of this program a traceback and exit status 1. ``ezxmc verify``
+says with exit status 1 that something is damaged. What does the work is imported inside the commands, so that
+``ezxmc --help`` and ``ezxmc config`` answer at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ezxmc_ray import __version__
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
 from ezxmc_ray.shown import shown
+from ezxmc_ray.sigterm import end_in_order_at_sigterm, interrupted_status
 from ezxmc_ray.terminal import (
     explained,
     print_comparison,
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     sys.excepthook = _print_fault
     try:
+        end_in_order_at_sigterm()
         settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
@@ -115,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         _fail(str(mistake))
     if status == 130:
+        status = interrupted_status()
         print("\nezxmc: stopped; a run goes on where it was when you give the same command again.", file=sys.stderr)
     sys.exit(status or 0)
 
