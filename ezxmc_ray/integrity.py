@@ -32,6 +32,7 @@ TASK_BYTES, TASK_FILES = 64 << 20, 256
 RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
 #: First line of a file that cannot carry its checksum elsewhere; who edits such a file by hand takes it out.
 SIGNATURE = "# Written by ezxmc, with this checksum: "
+NO_MANIFEST = "not the manifest that was written"
 OTHER_CHECKSUM = "its content is not what was written"
 #: Added to the name of a damaged file of verdicts: they have cost too much to be removed unseen.
 SET_ASIDE = ".damaged"
@@ -135,7 +136,7 @@ def verify(storage: Storage, run_tasks: RunTasks) -> Verified:
     for path in (name for name in there if name.endswith(f"/{layout.MANIFEST}")):
         manifest = read_manifest(storage, path.rpartition("/")[0])
         if manifest is None:
-            damaged[path] = "no manifest, or not the one that was written"
+            damaged[path] = NO_MANIFEST
             continue
         wrong = {name: _wrong_size(manifest, name, there.get(name)) for name in manifest.files}
         damaged |= {name: what for name, what in wrong.items() if what}

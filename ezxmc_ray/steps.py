@@ -20,7 +20,7 @@ from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
 from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
-from ezxmc_ray.integrity import checksums_of, damaged_files, in_words, noted_damage
+from ezxmc_ray.integrity import NO_MANIFEST, checksums_of, damaged_files, in_words, noted_damage
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.spent import seconds_spent
@@ -364,9 +364,11 @@ class RunPlan:
 
     def damage(self, step: Step) -> dict[str, str]:
         """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,
-        with a few words each; nothing if it has no manifest."""
-        manifest = read_manifest(self.storage, step.folder)
-        return damaged_files(self.storage, manifest, self.noted_damage) if manifest else {}
+        with a few words each; its manifest, if that is damaged; nothing if there is none."""
+        manifest, path = read_manifest(self.storage, step.folder), layout.manifest(step.folder)
+        if manifest is None:
+            return {path: NO_MANIFEST} if self.storage.exists(path) else {}
+        return damaged_files(self.storage, manifest, self.noted_damage)
 
     def done(self, step: Step) -> bool:
         """Whether ``step`` needs no work: fingerprint as noted, files whole; the steps before it must be done."""

@@ -107,6 +107,7 @@ def test_a_manifest_that_is_damaged_is_told_and_its_step_done_anew(
     storage.write_bytes(
         path, storage.read_bytes(path).replace(b'"rows": 1', b'"rows": 2') if content is None else content
     )
+    assert set(verification.known_damage(storage.root)) == {path} and states(settings)["predict"] == "damaged"
     capsys.readouterr()
     run(settings)
     assert "predictions/manifest.json is damaged: predict is done anew" in " ".join(capsys.readouterr().out.split())
