@@ -91,9 +91,8 @@ def main() -> None:
     rows: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         trial = Trial(given.run, Path(scratch), [given.conf, *given.knobs])
-        cases = [
-            (file.relative_to(given.run).as_posix(), how, damaged(file, how, draw)) for file in files for how in DAMAGES
-        ]
+        names = {file: file.relative_to(given.run).as_posix() for file in files}
+        cases = [(names[file], how, damaged(file, how, draw)) for file in files for how in DAMAGES]
         for in_a_fork in (True, False):  # forks first: what has joined a Ray is not to be forked
             with nullcontext() if in_a_fork else one_ray():
                 for (name, how, content), command in itertools.product(cases, commands_of(given.commands, in_a_fork)):
