@@ -86,10 +86,12 @@ OLD = 1e9
 def main() -> None:
     """Damage, give the commands, publish."""
     given = parse()
+    import ezxmc_ray.encoder.encoder  # noqa: F401  (seconds, once instead of in every fork)
+
     draw = random.Random(given.seed)
     files = [file for kind in KINDS for file in sorted(given.run.glob(kind))[:1]]
     rows: list[dict[str, str]] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=given.run.parent) as scratch:
         trial = Trial(given.run, Path(scratch), [given.conf, *given.knobs])
         names = {file: file.relative_to(given.run).as_posix() for file in files}
         cases = [(names[file], how, damaged(file, how, draw)) for file in files for how in DAMAGES]
@@ -145,8 +147,9 @@ class Trial:
     def outcome(self, name: str, content: bytes, command: str, in_a_fork: bool) -> str:
         """What came of ``command`` on a copy in which the file ``name`` holds ``content``."""
         shutil.rmtree(self.copy, ignore_errors=True)
-        shutil.copytree(self.original, self.copy)
+        shutil.copytree(self.original, self.copy, copy_function=os.link)  # every command replaces files, and fills none
         file = self.copy / name
+        file.unlink()
         file.write_bytes(content)
         os.utime(file, (OLD, file.stat().st_mtime))
         told = ""

@@ -166,7 +166,7 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
             elif name.endswith(layout.CONFIG):
                 right = is_as_written(storage.read_bytes(name)) and _is_mapping(storage.read_bytes(name))
             else:
-                right = json.loads(storage.read_bytes(name)) is not None
+                right = _is_note(storage, name)
         except FileNotFoundError:
             found[name] = "missing"
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -194,6 +194,16 @@ def _is_mapping(content: bytes) -> bool:
         return isinstance(yaml.safe_load(content), dict)
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
+
+
+def _is_note(storage: Storage, name: str) -> bool:
+    """Whether a JSON file that no manifest lists is as it was written, as far as that can be told."""
+    told = json.loads(storage.read_bytes(name))
+    if isinstance(told, dict):
+        return bool(storage.read_note(name)) or not told
+    folder, _, last = name.rpartition("/")
+    manifest = read_manifest(storage, folder) if last == layout.BEGUN else None
+    return manifest is None or told == manifest.fingerprint
 
 
 def note_damage(storage: Storage, damaged: Mapping[str, str]) -> None:

@@ -8,8 +8,8 @@ encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
 from __future__ import annotations
 
 CONFIG = "config.yaml"
-#: Of a stage's folder; what the last verification found damaged in the run.
-MANIFEST, DAMAGE = "manifest.json", ".damaged.json"
+#: Of a stage's folder: what it holds, what it was begun with. What the last verification found damaged in the run.
+MANIFEST, BEGUN, DAMAGE = "manifest.json", ".begun.json", ".damaged.json"
 #: What unfinished steps have taken so far.
 SPENT = ".spent.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
@@ -88,7 +88,7 @@ def manifest(folder: str) -> str:
 
 def begun(folder: str) -> str:
     """The fingerprint that the stage which writes ``folder`` was begun with."""
-    return f"{folder}/.begun.json"
+    return f"{folder}/{BEGUN}"
 
 
 def shard_name(shard: int) -> str:

@@ -34,6 +34,8 @@ from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
 COUNTS = b"ezxmc.counts"
+#: The key of a note's checksum.
+CHECKSUM = "checksum"
 
 #: Errors of the machine, not of the program: told in one sentence.
 _DISK_ERRORS = {
@@ -148,6 +150,21 @@ class Storage:
     def write_json(self, relative: str, value: Any) -> None:
         """Commit ``value`` as indented JSON."""
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_note(self, relative: str) -> dict[str, Any]:
+        """What :meth:`write_note` wrote; older versions noted no checksum. Errors: ValueError for what is damaged."""
+        told = self.read_json(relative)
+        if not isinstance(told, dict):
+            raise ValueError("it is no JSON object")
+        noted = told.pop(CHECKSUM, None)
+        if noted not in (None, _checksum_of(told)):
+            raise ValueError("its content is not what was written")
+        return told
+
+    def write_note(self, relative: str, value: dict[str, Any]) -> None:
+        """Commit ``value`` as JSON that carries a checksum of itself, without credentials."""
+        told = without_credentials(json.loads(json.dumps(value)))
+        self.write_json(relative, told | {CHECKSUM: _checksum_of(told)})
 
     def read_table(self, relative: str, schema: pa.Schema | None = None, columns: Names | None = None) -> pa.Table:
         """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those.
@@ -314,8 +331,7 @@ def checksum(content: IO[bytes] | pa.NativeFile) -> str:
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
     """Commit ``manifest`` of the stage that wrote ``folder``; call it last of all in a stage."""
-    told = without_credentials(json.loads(json.dumps(dataclasses.asdict(manifest))))
-    storage.write_json(layout.manifest(folder), told | {"checksum": _checksum_of(told)})
+    storage.write_note(layout.manifest(folder), dataclasses.asdict(manifest))
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
@@ -324,10 +340,8 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     if not storage.exists(path):
         return None
     try:
-        told = storage.read_json(path)
-        noted = told.pop("checksum", None)  # older versions noted none
-        return Manifest(**told) if noted in (None, _checksum_of(told)) else None
-    except (AttributeError, TypeError, ValueError):
+        return Manifest(**storage.read_note(path))
+    except (TypeError, ValueError):
         return None
 
 

@@ -96,6 +96,16 @@ def test_a_verification_names_what_is_damaged_and_nothing_else(run: Storage, nam
         run.write_bytes(name, whole)
 
 
+def test_notes_carry_a_checksum_and_what_was_begun_is_that_which_was_done(run: Storage) -> None:
+    run.write_note("verdicts/key/placement.json", {"folders": 3})
+    run.write_json("student/.begun.json", "f")
+    assert verified(run).damaged == {}
+    content = run.read_bytes("verdicts/key/placement.json")
+    run.write_bytes("verdicts/key/placement.json", content.replace(b"3", b"7"))
+    run.write_json("student/.begun.json", "e")
+    assert set(verified(run).damaged) == {"verdicts/key/placement.json", "student/.begun.json"}
+
+
 def test_a_note_that_is_no_json_is_damaged(run: Storage) -> None:
     damage(run, "verdicts/key/teacher.json", "cut")
     assert set(verified(run).damaged) == {"verdicts/key/teacher.json"}

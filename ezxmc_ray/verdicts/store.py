@@ -167,7 +167,7 @@ class VerdictStore:
 
     def write_description(self, description: dict[str, Any]) -> None:
         """Note beside the verdicts which teacher they are from."""
-        self._storage.write_json(f"{self._root}/{layout.TEACHER_NOTE}", description)
+        self._storage.write_note(f"{self._root}/{layout.TEACHER_NOTE}", description)
 
     def description(self) -> dict[str, Any] | None:
         """Which teacher the verdicts are from; None if nothing is noted."""
@@ -176,7 +176,7 @@ class VerdictStore:
 
     def write_placement(self, placement: dict[str, Any]) -> None:
         """Note that every folder holds what it should where the run's documents lie as ``placement`` says."""
-        self._storage.write_json(f"{self._root}/{layout.PLACEMENT_NOTE}", placement)
+        self._storage.write_note(f"{self._root}/{layout.PLACEMENT_NOTE}", placement)
 
     def placement(self) -> dict[str, Any] | None:
         """The placement of documents that the folders were last made to fit; None if nothing is noted."""
@@ -187,7 +187,7 @@ class VerdictStore:
         """What a note holds; one that is not there or broken says nothing (it is written again)."""
         path = f"{self._root}/{name}"
         try:
-            return self._storage.read_json(path) if self._storage.exists(path) else None
+            return self._storage.read_note(path) if self._storage.exists(path) else None
         except ValueError:
             return None
 

@@ -116,7 +116,7 @@ def test_a_broken_file_is_named(store: VerdictStore, tmp_path: Path) -> None:
 def test_the_description_is_beside_the_verdicts(store: VerdictStore, tmp_path: Path) -> None:
     store.write_description({"model": "org/name"})
     assert store.description() == {"model": "org/name"}
-    assert Storage(str(tmp_path)).read_json("verdicts/0123456789abcdef/teacher.json") == {"model": "org/name"}
+    assert Storage(str(tmp_path)).read_note("verdicts/0123456789abcdef/teacher.json") == {"model": "org/name"}
 
 
 def test_the_teachers_of_a_run_are_listed(tmp_path: Path) -> None:
