@@ -36,8 +36,8 @@ from common.publish import ROOT, publish
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
-from ezxmc_ray.steps import versions
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.versions import versions
 from make_results import table
 from quality_bench.bench import WITHOUT_SEEDS, Bench, make_bench
 from quality_bench.figures import (

@@ -40,7 +40,7 @@ from common.data import Data, Files, find_files, read_data
 from common.publish import ROOT, publish, run_module
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.steps import versions
+from ezxmc_ray.versions import versions
 from make_results import table
 from student_bench import figures
 from student_bench.figures import MEASURES, Part

@@ -31,8 +31,8 @@ import numpy as np
 from common.publish import ROOT, publish, run_module
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.steps import versions
 from ezxmc_ray.teacher.engine import dtype_here, load_teacher
+from ezxmc_ray.versions import versions
 from make_results import table
 from teacher_bench.figures import agreement_of, summary, tokens_of
 from teacher_bench.task import Sample, Task, make_task, sample_documents

@@ -1,8 +1,9 @@
 """The command ``ezxmc``: a configuration file and overrides in, a run directory out.
 
 What it prints goes to stdout; what went wrong goes to stderr. A user's mistake is one sentence and exit status 2, an
-interruption exit status 130, a fault of this program a traceback and exit status 1. What does the work is imported
-inside the commands, so that ``ezxmc --help`` and ``ezxmc config`` answer at once.
+interruption exit status 130 (SIGTERM: 143), a fault of this program a traceback and exit status 1. ``ezxmc verify``
+says with exit status 1 that something is damaged. What does the work is imported inside the commands, so that
+``ezxmc --help`` and ``ezxmc config`` answer at once.
 """
 
 from __future__ import annotations
@@ -10,14 +11,28 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ezxmc_ray import __version__
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.terminal import explained, print_comparison, print_plan, print_table, print_verdicts, tag_lines
+from ezxmc_ray.home import settle_home
+from ezxmc_ray.shown import shown
+from ezxmc_ray.sigterm import end_in_order_at_sigterm, interrupted_status
+from ezxmc_ray.terminal import (
+    explained,
+    print_comparison,
+    print_damage,
+    print_plan,
+    print_table,
+    print_verdicts,
+    print_verified,
+    tag_lines,
+)
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
@@ -82,7 +97,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line ``argv`` (default: sys.argv); leaves by SystemExit with 0, 1 (a fault), 2 or 130."""
     # Bars of libraries, such as those of a GGUF file's conversion; what a stage does is said by progress.py.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    sys.excepthook = _print_fault
     try:
+        end_in_order_at_sigterm()
+        settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
     except KeyboardInterrupt:
@@ -99,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         _fail(str(mistake))
     if status == 130:
+        status = interrupted_status()
         print("\nezxmc: stopped; a run goes on where it was when you give the same command again.", file=sys.stderr)
     sys.exit(status or 0)
 
@@ -201,10 +220,23 @@ def config(
 
 @app.command(help="Say which steps of a run are done.")
 def status(run: Run) -> None:
-    """One line a step: state, rows, seconds."""
-    from ezxmc_ray import curriculum
+    """One line a step: state, rows, seconds; then what is damaged."""
+    from ezxmc_ray import curriculum, verification
 
     print_table(curriculum.status(run))
+    print_damage(verification.known_damage(run))
+
+
+@app.command(help="Read every file of a run and say which are damaged; exit status 1 if any is.")
+def verify(run: Run) -> None:
+    """A line for each damaged file, and a last one."""
+    from ezxmc_ray import verification
+
+    found = verification.verify(run)
+    print_damage(found.damaged)
+    print_verified(found)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
 verdicts = typer.Typer(help="Show, export, import or compact the verdicts of a run.", no_args_is_help=True)
@@ -228,7 +260,7 @@ def export_verdicts(run: Run, file: VerdictFile, teacher: TeacherKey = None) -> 
     from ezxmc_ray.verdicts import transfer
 
     pairs = transfer.export_verdicts(_context(run), file, teacher)
-    print(f"Exported {pairs:,} verdicts to {file}")
+    print(shown(f"Exported {pairs:,} verdicts to {file}"))
 
 
 @verdicts.command("import", help="Take in an export, or a Parquet file with the columns document_id, label_id and raw.")
@@ -303,15 +335,28 @@ def _keep_log(file: str | None) -> None:
         handler = logging.FileHandler(file)
     except OSError as error:
         raise UserError(f"EZXMC_LOG names {file}, which cannot be written: {one_line(error)}.") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "ezxmc_ray"):
         logging.getLogger(name).addHandler(handler)
     logging.getLogger("ezxmc_ray").setLevel(logging.INFO)
 
 
+class _Formatter(logging.Formatter):
+    """What other libraries log may name a URI with its credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without credentials."""
+        return shown(super().format(record))
+
+
+def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault's traceback, without credentials."""
+    print(shown("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def _fail(sentence: str) -> None:
     logging.getLogger("ezxmc_ray").error(sentence)
-    print(f"ezxmc: {sentence}", file=sys.stderr)
+    print(f"ezxmc: {shown(sentence)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -21,12 +21,14 @@ from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
 from ezxmc_ray.context import encoder_name
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
+from ezxmc_ray.integrity import clear_damage, in_words, read_configuration, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
@@ -74,6 +76,7 @@ def _go(config: Config, stage: str | None) -> None:
                 break
             if not worked:
                 _get_ready(plan, step, stage, stack)
+                _clear_damage(plan)
             if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
@@ -82,12 +85,19 @@ def _go(config: Config, stage: str | None) -> None:
             worked = matched = True
         if not is_noted:
             _note_configuration(config, storage)
+        _clear_damage(plan)
         what = "complete" if stage is None else f"up to date for {stage}{after}"
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
             say(_shipped(storage))
             say(f"Report: {storage.path(layout.REPORT_HTML)}")
+
+
+def _clear_damage(plan: RunPlan) -> None:
+    """Remove what a verification found damaged: the steps that it is of make it anew."""
+    if aside := clear_damage(plan.storage):
+        say(f"Damaged verdicts are set aside, and their pairs asked again where they are wanted: {in_words(aside)}")
 
 
 def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -> None:
@@ -150,16 +160,20 @@ def _introduce(teacher: TeacherConfig) -> None:
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:
-    """Write config.yaml; if the run was made with another configuration, say what differs."""
-    new = to_dict(config)
-    if storage.exists(layout.CONFIG):
-        old = to_dict(_stored_configuration(storage))
+    """Write config.yaml, without credentials; if the run was made with another configuration, say what differs."""
+    new = without_credentials(to_dict(config))
+    try:
+        old = to_dict(_stored_configuration(storage)) if storage.exists(layout.CONFIG) else None
+    except UserError as error:
+        say(f"{error} It is written anew.")
+        old = None
+    if old is not None:
         changed = [line for line in differences(old, new) if not line.startswith("run:")]
         if changed:
             say("The configuration differs from the one this run was made with: " + "; ".join(changed))
         if old == new:
             return
-    storage.write_bytes(layout.CONFIG, yaml.safe_dump(new, sort_keys=False, allow_unicode=True).encode())
+    storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(new, sort_keys=False, allow_unicode=True)))
 
 
 def dry_run(config: Config) -> dict[str, Any]:
@@ -185,7 +199,7 @@ def dry_run(config: Config) -> dict[str, Any]:
             "; judge is that of the bundled 135M model: a larger one takes longer by its size, a GPU far less"
         )
     return {
-        "run": config.run,
+        "run": without_credentials(config.run),
         "teacher": teacher,
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
         "labels": f"{amounts.labels:,}",
@@ -249,13 +263,21 @@ def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
 
 
 def _stored_configuration(storage: Storage) -> Config:
-    return from_dict(yaml.safe_load(storage.read_bytes(layout.CONFIG)))
+    """Errors: UserError for a file that is damaged, or of a version with other knobs."""
+    values, path = read_configuration(storage), storage.path(layout.CONFIG)
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(
+            f"The configuration of the run, {path}, cannot be used: {str(error).rstrip('.')}; give `ezxmc run` with "
+            "the configuration that the run was made with, which writes it anew."
+        ) from error
 
 
 def status(run: str) -> list[dict[str, Any]]:
     """For every step of a run: its name, rows, seconds, and its state.
 
-    That is done, missing, stale, or ``not run``: of a cycle that the stop rule left out.
+    That is done, missing, damaged, stale, or ``not run``: of a cycle that the stop rule left out.
     """
     plan = open_run(run)
     is_done = partial(_done_or_unreadable, plan)
@@ -269,7 +291,7 @@ def status(run: str) -> list[dict[str, Any]]:
         elif step.name in done:
             state = "done"
         else:
-            state = "stale" if manifest else "missing"
+            state = "damaged" if plan.damage(step) else "stale" if manifest else "missing"
         rows.append(
             {
                 "step": step.name,
@@ -293,6 +315,11 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
     """The student and the index of a finished run, for texts that are at hand."""
     plan = open_run(run, overrides)
     context = plan.context
+    read = (f"{layout.STUDENT}/", f"{layout.INDEX}/", layout.manifest(layout.DOCUMENTS), layout.LABELS)
+    steps = [one for one in plan.steps_of(0) if one.folder in (layout.DOCUMENTS, layout.STUDENT, layout.INDEX)]
+    damaged = {name: what for step in steps for name, what in plan.damage(step).items()}
+    if wrong := {name: what for name, what in damaged.items() if name.startswith(read)}:
+        raise UserError(f"The run {run} cannot tag, it is damaged: {in_words(wrong)}; `ezxmc run` makes that anew.")
     index = read_manifest(context.storage, layout.INDEX)
     built = index.details if index else {}
     student, documents = (read_manifest(context.storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
@@ -345,7 +372,7 @@ def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -
 
 def _done_or_unreadable(plan: RunPlan, step: Step) -> bool:
     """As ``done``; inputs that are not on this machine (another's paths) count as unchanged."""
-    if read_manifest(plan.storage, step.folder) is None:
+    if read_manifest(plan.storage, step.folder) is None or plan.damage(step):
         return False
     try:
         return plan.done(step)

@@ -6,12 +6,18 @@ status 2; every other exception is a fault of this program, keeps its traceback 
 
 from __future__ import annotations
 
+from ezxmc_ray.shown import shown
+
 
 class UserError(Exception):
     """A mistake in the user's input, configuration or environment, told in one sentence.
 
-    The message says what is wrong, where (file, line, column, key), and what to do instead.
+    The message says what is wrong, where (file, line, column, key), and what to do instead; credentials in its URIs are
+    left out, and control characters shown as escapes.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

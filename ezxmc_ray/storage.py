@@ -10,29 +10,35 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
+import io
 import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ezxmc_ray import layout
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.tables import check
+from ezxmc_ray.leftovers import temporary_name
+from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
 COUNTS = b"ezxmc.counts"
 #: Requests to an object store that one process has under way at once where it has many to make.
 REQUESTS_AT_ONCE = 16
+#: The key of a note's checksum.
+CHECKSUM = "checksum"
 
 #: Errors of the machine, not of the program: told in one sentence.
 _DISK_ERRORS = {
@@ -55,7 +61,8 @@ class Manifest:
 
     ``fingerprint`` is of its inputs and its part of the configuration; ``commit`` names this very execution, so that
     what was made from it can tell when it has been redone. ``files`` are relative to the run directory. ``details``
-    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them.
+    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them. ``sizes`` (bytes)
+    and ``checksums`` (:func:`checksum`) are of the files, by which integrity.py finds damage.
     """
 
     stage: str
@@ -65,11 +72,16 @@ class Manifest:
     files: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     commit: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Storage:
     """Files below one root; every path in its methods is relative to that root and uses ``/``."""
+
+    #: Called before each write of this process: raises where the run is another command's by now (run_lock.py).
+    guard: Callable[[], None] | None = None
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -108,11 +120,15 @@ class Storage:
 
     def list(self, relative: str = "", suffix: str = "", recursive: bool = False) -> Names:
         """Files (not directories) below ``relative`` whose names end in ``suffix``, sorted, relative to the root."""
+        return sorted(name for name in self.sizes(relative, recursive) if name.endswith(suffix))
+
+    def sizes(self, relative: str = "", recursive: bool = False) -> dict[str, int]:
+        """Bytes of the files below ``relative``, by their names relative to the root; no file is opened."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
         start = len(self._base.rstrip("/")) + 1
         infos = self.filesystem.get_file_info(selector)
-        found = [i.path[start:] for i in infos if i.type == fs.FileType.File and i.path.endswith(suffix)]
-        return sorted(name for name in found if ".tmp-" not in name)
+        found = {one.path[start:]: int(one.size) for one in infos if one.type == fs.FileType.File}
+        return {name: size for name, size in found.items() if ".tmp-" not in name}
 
     def folders(self, relative: str = "") -> Names:
         """Directories directly below ``relative``, sorted, relative to the root."""
@@ -144,9 +160,28 @@ class Storage:
         """Commit ``value`` as indented JSON."""
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def read_note(self, relative: str) -> dict[str, Any]:
+        """What :meth:`write_note` wrote; older versions noted no checksum. Errors: ValueError for what is damaged."""
+        told = self.read_json(relative)
+        if not isinstance(told, dict):
+            raise ValueError("it is no JSON object")
+        noted = told.pop(CHECKSUM, None)
+        if noted not in (None, _checksum_of(told)):
+            raise ValueError("its content is not what was written")
+        return told
+
+    def write_note(self, relative: str, value: dict[str, Any]) -> None:
+        """Commit ``value`` as JSON that carries a checksum of itself, without credentials."""
+        told = without_credentials(json.loads(json.dumps(value)))
+        self.write_json(relative, told | {CHECKSUM: _checksum_of(told)})
+
     def read_table(self, relative: str, schema: pa.Schema | None = None, columns: Names | None = None) -> pa.Table:
-        """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those."""
-        table = pq.read_table(self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None)
+        """A Parquet file; with ``schema``, its columns and types are checked. ``columns`` reads only those.
+
+        Errors: UserError for a file that is not there, or damaged: its pages have checksums (tables.py).
+        """
+        with self._whole(relative):
+            table = read_parquet(self.path(relative), self.filesystem, columns)
         if schema is None:
             return table
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -161,7 +196,7 @@ class Storage:
         """A Parquet file to write tables of ``schema`` to, one after the other; committed when the block ends well."""
         with (
             self._commit(relative) as temporary,
-            pq.ParquetWriter(temporary, schema, filesystem=self.filesystem, compression="zstd") as writer,
+            open_parquet(temporary, self.filesystem, schema) as writer,
         ):
             yield writer
 
@@ -171,22 +206,35 @@ class Storage:
         with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
             yield sink
 
+    @contextmanager
+    def _whole(self, relative: str) -> Iterator[None]:
+        """For as long as a table is read: what is wrong with its file is a UserError that says what to do."""
+        path = self.path(relative)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise damage_error(path, "it is missing") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damage_error(path, one_line(error, 120).rstrip(".")) from error
+
     def read_counts(self, relative: str) -> dict[str, int]:
         """The counts that :meth:`write_table` put into a Parquet file's footer; empty if there are none."""
-        schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
-        found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
-        return {str(name): int(value) for name, value in found.items()}
+        with self._whole(relative):
+            schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
+            found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
+            return {str(name): int(value) for name, value in found.items()}
 
     def rows(self, relative: str) -> int:
         """Rows of a Parquet file, from its footer."""
-        return int(pq.read_metadata(self.path(relative), filesystem=self.filesystem).num_rows)
+        with self._whole(relative):
+            return int(pq.read_metadata(self.path(relative), filesystem=self.filesystem).num_rows)
 
     def write_table(self, relative: str, table: pa.Table, counts: dict[str, int] | None = None) -> None:
         """Commit ``table`` as Parquet (zstd), with ``counts`` of how it was made in its footer."""
         if counts is not None:
             table = table.replace_schema_metadata({COUNTS: json.dumps(counts)})
-        with self._commit(relative) as temporary:
-            pq.write_table(table, temporary, filesystem=self.filesystem, compression="zstd")
+        with self.open_table(relative, table.schema) as writer:
+            writer.write_table(table)
 
     def write_shard(self, folder: str, shard: int, table: pa.Table, counts: dict[str, int] | None = None) -> None:
         """Commit the table of document shard ``shard`` in ``folder``, as :meth:`write_table` does."""
@@ -259,11 +307,13 @@ class Storage:
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:
         """A path to write to; what was written becomes ``relative`` when the block ends well."""
+        if self.guard is not None:
+            self.guard()
         target = self.path(relative)
         if not self.is_local:
             yield from self._put(target)
             return
-        temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
+        temporary = temporary_name(target)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             yield temporary
@@ -299,38 +349,45 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def damage_error(path: str, reason: str) -> UserError:
+    """The sentence for a file of a run that cannot be used for ``reason``."""
+    return UserError(
+        f"{path} is damaged ({reason}): remove the file, or let `ezxmc verify` name all that is damaged in the run; "
+        "`ezxmc run` then makes it anew from what is whole."
+    )
+
+
+def checksum(content: IO[bytes] | pa.NativeFile) -> str:
+    """BLAKE2b of what is left to read in ``content``, 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    while chunk := content.read(1 << 22):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> None:
     """Commit ``manifest`` of the stage that wrote ``folder``; call it last of all in a stage."""
-    storage.write_json(layout.manifest(folder), dataclasses.asdict(manifest))
+    storage.write_note(layout.manifest(folder), dataclasses.asdict(manifest))
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """The manifest in ``folder``; None if there is none, or one that is broken or from another version."""
+    """The manifest in ``folder``; None if there is none, or one that is broken, damaged or from another version."""
     path = layout.manifest(folder)
     if not storage.exists(path):
         return None
     try:
-        return Manifest(**storage.read_json(path))
+        return Manifest(**storage.read_note(path))
     except (TypeError, ValueError):
         return None
 
 
-def is_done(storage: Storage, folder: str, fingerprint: str) -> bool:
-    """Whether the stage that writes ``folder`` needs no work: fingerprint as given, every listed file there."""
-    manifest = read_manifest(storage, folder)
-    return manifest is not None and manifest.fingerprint == fingerprint and not missing_files(storage, manifest)
-
-
-def missing_files(storage: Storage, manifest: Manifest) -> list[str]:
-    """Files that ``manifest`` lists and the run directory lacks."""
-    folders = {name.rpartition("/")[0] for name in manifest.files}
-    there = {name for folder in folders for name in storage.list(folder)}
-    return [name for name in manifest.files if name not in there]
+def _checksum_of(told: dict[str, Any]) -> str:
+    return checksum(io.BytesIO(json.dumps(told, sort_keys=True).encode()))
 
 
 def check_writable(storage: Storage) -> None:
     """Raise a UserError unless a file can be committed in the root."""
-    probe = f".probe-{uuid.uuid4().hex[:8]}"
+    probe = temporary_name(".probe")
     try:
         storage.write_bytes(probe, b"probe")
         storage.remove(probe)

@@ -1,4 +1,4 @@
-"""The Arrow schema of every table that a run holds, and what is always true of it.
+"""The Arrow schema of every table that a run holds, what is always true of it, and how it is written and read.
 
 Every per-document table is sharded as the documents are: shard 12 of the shortlist belongs to shard 12 of the
 documents, and its column ``row`` is the document's row in that shard. A *label number* is a label's row in
@@ -8,11 +8,14 @@ documents, and its column ``row`` is the document's row in that shard. A *label 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
 
@@ -135,6 +138,21 @@ def content_hash(title: str, text: str) -> bytes:
     digest.update(b"\x00")
     digest.update(text.encode("utf-8"))
     return digest.digest()
+
+
+def open_parquet(path: str, filesystem: fs.FileSystem, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet file to write tables to: zstd, and a checksum (CRC-32) of every page."""
+    return pq.ParquetWriter(path, schema, filesystem=filesystem, compression="zstd", write_page_checksum=True)
+
+
+def read_parquet(path: str, filesystem: fs.FileSystem, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns; pages that have a checksum are held against it.
+
+    Errors: those of pyarrow and of the file system.
+    """
+    wanted = None if columns is None else list(columns)
+    options = {"partitioning": None, "page_checksum_verification": True}
+    return pq.read_table(path, filesystem=filesystem, columns=wanted, **options)
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:

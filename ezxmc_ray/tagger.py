@@ -28,6 +28,7 @@ from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.lexical_files import open_lexical_table
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.integrity import checked
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
 
@@ -73,7 +74,7 @@ class Tagger:
     def __init__(self, storage: Storage, settings: TagSettings) -> None:
         from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
 
-        with storage.local(layout.STUDENT) as student:
+        with checked(storage, layout.STUDENT) as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
         shards = [ShardInfo(**shard) for shard in settings.shards]
         index = ShardedIndex.load(storage, layout.INDEX, shards, settings.gpu_dtype)

@@ -6,24 +6,24 @@ needed, so that ``ezxmc --help`` answers at once.
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.shown import shown
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
+    from ezxmc_ray.integrity import Verified
     from ezxmc_ray.report.compare import Comparison
     from ezxmc_ray.tagger import Tagger
 
 #: Texts that are tagged together when they come from a pipe; on a terminal each is answered at once.
 LINES_PER_BATCH = 64
-
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 #: Characters of a line where stdout is not a terminal.
 PLAIN_WIDTH = 200
@@ -37,7 +37,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     """The steps of a dry run as a table, and everything else in ``plan`` as a line each."""
     for name, value in plan.items():
         if name != "steps":
-            print(f"{_words(name)}: {value}")
+            print(shown(f"{_words(name)}: {value}"))
     print_table(plan["steps"])
 
 
@@ -65,7 +65,22 @@ def print_comparison(comparison: Comparison, measure: str) -> None:
         print_table(table_rows(comparison, comparison.entries[start : start + beside]), heading=str)
     print_table(student_rows(comparison, measure), heading=str)
     for line in legend(comparison):
-        print(line)
+        print(shown(line))
+
+
+def print_damage(damaged: Mapping[str, str]) -> None:
+    """A line for each damaged file."""
+    for name, what in damaged.items():
+        print(shown(f"damaged: {name} ({what})"))
+    if damaged:
+        print("`ezxmc run` makes anew what is damaged, from what is whole.")
+
+
+def print_verified(found: Verified) -> None:
+    """What a verification looked at."""
+    unchecked = f"; {found.unchecked:,} have no checksum" if found.unchecked else ""
+    result = f"{len(found.damaged):,} are damaged" if found.damaged else "all are as they were written"
+    print(f"Verified {found.files:,} files, {found.bytes / 1e6:,.1f} MB: {result}{unchecked}.")
 
 
 def print_verdicts(teachers: list[dict[str, Any]]) -> None:
@@ -79,7 +94,7 @@ def print_verdicts(teachers: list[dict[str, Any]]) -> None:
 
 
 def explained(config: Config) -> Iterator[str]:
-    """The lines of ``config`` as YAML that loads back to the same, a comment before each knob."""
+    """The lines of ``config`` as YAML that loads back to the same, a comment before each knob; credentials apart."""
     from omegaconf import OmegaConf
 
     from ezxmc_ray.config import knobs, literal
@@ -90,7 +105,7 @@ def explained(config: Config) -> Iterator[str]:
         if head != section:
             section = head
             yield f"\n{section}:"
-        value = getattr(getattr(config, head) if head else config, name)
+        value = without_credentials(getattr(getattr(config, head) if head else config, name))
         choices = f"; one of {', '.join(knob.choices)}" if knob.choices else ""
         indent = "  " if head else ""
         yield f"{indent}# {knob.help}{choices}"
@@ -113,19 +128,14 @@ def tag_lines(tagger: Tagger) -> None:
         cut += truncated
         for text, row in zip(batch, tags.to_pylist(), strict=True):
             if not interactive:
-                print(text)
+                print(shown(text))
             for label_id, label_text, score in zip(row["label_ids"], row["label_texts"], row["scores"], strict=True):
-                print(f"  {score:.3f}\t{_in_one_line(label_text)}\t({_in_one_line(label_id)})")
+                print(f"  {score:.3f}\t{shown(label_text, one_line=True)}\t({shown(label_id, one_line=True)})")
             if not row["label_ids"]:
                 print("  no label is similar enough (predict.min_score)")
             print(flush=True)
     if cut:
         print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
-
-
-def _in_one_line(text: str) -> str:
-    """``text`` with line breaks, tabs, other controls and marks of direction escaped: a terminal would obey them."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _next(texts: Iterator[str], count: int) -> list[str]:
@@ -149,4 +159,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else shown(str(value))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import subprocess
 import sys
 import types
@@ -122,12 +123,17 @@ def test_overrides_may_stand_before_and_after_options(
     assert ["judge", "of", "cycle", "0", "no", "1,200", "12,000", "–", "90.5"] in lines
 
 
-def test_status_prints_a_line_a_step(curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_a_line_a_step_and_what_is_damaged(
+    curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = types.SimpleNamespace(known_damage=lambda run: {"labels.parquet": "missing"})
+    monkeypatch.setitem(sys.modules, "ezxmc_ray.verification", fake)  # type: ignore[arg-type]
     assert call("status", "runs/mine") == 0
     assert curriculum.calls == [("status", "runs/mine")]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["prepare", "done", "3,000", "2.5"] in lines
     assert ["index", "missing", "–", "–"] in lines
+    assert ["damaged:", "labels.parquet", "(missing)"] in lines
 
 
 def test_tag_takes_several_files_and_overrides(curriculum: FakeCurriculum) -> None:
@@ -223,6 +229,38 @@ def test_a_users_mistake_in_a_stage_or_task_is_told_without_a_traceback(
     curriculum.error = wrap(UserError("The disk is full."))
     assert call("run", conf) == 2
     assert capsys.readouterr().err == "ezxmc: The disk is full.\n"
+
+
+WAITING = """
+import sys, time, types
+fake = types.ModuleType("ezxmc_ray.curriculum")
+def run(config):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidied up", flush=True)
+fake.run = run
+sys.modules["ezxmc_ray.curriculum"] = fake
+import ezxmc_ray
+ezxmc_ray.curriculum = fake
+from ezxmc_ray.cli import main
+main(["run", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_in_order_and_says_that_a_run_goes_on(
+    conf: str, number: signal.Signals, status: int
+) -> None:
+    command = [sys.executable, "-c", WAITING, conf]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert out == "tidied up\n"
+    assert err.strip() == "ezxmc: stopped; a run goes on where it was when you give the same command again."
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import errno
+import getpass
 import importlib.util
 import json
 import multiprocessing
 import os
+import pwd
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from ezxmc_ray import models
+from ezxmc_ray import home, models
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import architecture, load_error, resolve_model, weights_fingerprint
 
@@ -86,6 +91,74 @@ def test_a_load_that_failed_is_told_in_one_sentence() -> None:
     assert hub.startswith("The model org/nothing is no directory here and could not be had from the Hugging Face hub")
     assert "\n" not in hub
     assert "does not fit into memory" in str(load_error("org/large", MemoryError("out of memory")))
+
+
+@pytest.mark.parametrize("state", ["a file in the way", "full", "damaged"])
+def test_a_cache_that_cannot_be_used_costs_time_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """A directory without rights is none to the tests' user: simulated by a file, and by writes that fail."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    expected = weights_fingerprint(str(tmp_path / "model"))
+    if state == "damaged":
+        for memo in (tmp_path / "cache" / "hashes").iterdir():
+            memo.write_text("")
+    else:
+        shutil.rmtree(tmp_path / "cache")
+    if state == "a file in the way":
+        (tmp_path / "cache").write_text("")
+    if state == "full":
+        monkeypatch.setattr(Path, "write_text", _disk_full)
+    assert weights_fingerprint(str(tmp_path / "model")) == expected
+    if state == "full":
+        assert [one for one in (tmp_path / "cache" / "hashes").iterdir()] == []
+
+
+def _disk_full(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_model_that_cannot_be_unpacked_for_want_of_a_cache_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").write_bytes(b"weights")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "gguf").write_text("a file in the way")
+    assert "cannot be unpacked into the cache" in sentence(str(tmp_path / "small.gguf"))
+
+
+def test_a_user_without_a_home_and_a_name_has_a_cache_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container of OpenShift, whose user is a number that the machine does not know: simulated."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "EZXMC_CACHE"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match="There is no home directory for the cache; set EZXMC_CACHE"):
+        models.cache_directory()
+    home.settle_home()
+    assert getpass.getuser() == f"user-{os.getuid()}"
+    assert Path.home() == tmp_path / f"ezxmc-home-{os.getuid()}" and Path.home().stat().st_mode & 0o777 == 0o700
+    assert models.cache_directory() == Path.home() / ".cache" / "ezxmc"
+    home.settle_home()
+    assert Path.home() == tmp_path / f"ezxmc-home-{os.getuid()}"
+
+
+def test_a_home_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("HOME", "")
+    (tmp_path / f"ezxmc-home-{os.getuid()}").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is another user's: set HOME"):
+        home.settle_home()
 
 
 def _slow_fake_unpack(gguf: Path, directory: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,18 +50,77 @@ class SimulatedObjectStore(Storage):
         return False
 
 
-def test_on_an_object_store_a_renewed_lock_holds_and_an_old_one_is_void(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedObjectStore:
+    """Where a lock is renewed every 50 ms, and void after 0.4 s."""
+    for name, seconds in (("RENEW_S", 0.05), ("VOID_AFTER_S", 0.4), ("SETTLE_S", 0.02)):
+        monkeypatch.setattr(module, name, seconds)
     storage = SimulatedObjectStore(str(tmp_path))
     assert isinstance(storage.filesystem, fs.LocalFileSystem)
-    with run_lock(storage):
-        with pytest.raises(UserError, match="in use"), run_lock(storage):
+    return storage
+
+
+def second(store: SimulatedObjectStore) -> SimulatedObjectStore:
+    """The same place as another command sees it."""
+    return SimulatedObjectStore(store.root)
+
+
+@pytest.mark.parametrize("clock", [-3600.0, 0.0, 61.0, 3600.0])
+def test_a_lock_that_is_renewed_holds_whatever_the_other_clock_says(
+    store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    with run_lock(store):
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + clock)
+        with pytest.raises(UserError, match=r"in use by another ezxmc command \(process"), run_lock(second(store)):
             pass
-        left_by_a_dead_owner = storage.read_bytes(LOCK)
-    assert not storage.exists(LOCK)
-    storage.write_bytes(LOCK, left_by_a_dead_owner)
-    monkeypatch.setattr(module, "VOID_AFTER_S", 0.05)
-    time.sleep(0.1)
-    with run_lock(storage):
-        pass
+        store.write_bytes("still", b"the first one's")
+    assert not store.exists(LOCK)
+
+
+@pytest.mark.parametrize(
+    "left", [b'{"host": "a", "pid": 1, "renewed": 9e9}', b'{"renewed": null}', b"[]", b"", b"\xff"]
+)
+def test_a_lock_that_nobody_renews_is_void_whatever_it_holds(
+    store: SimulatedObjectStore, capsys: pytest.CaptureFixture[str], left: bytes
+) -> None:
+    store.write_bytes(LOCK, left)
+    with run_lock(store):
+        assert store.read_json(LOCK)["token"]
+    assert "The run has a lock" in capsys.readouterr().out
+    assert not store.exists(LOCK)
+
+
+def test_an_owner_that_stood_still_notices_before_it_writes_and_takes_nothing_back(
+    store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.6)  # longer than a lock lives
+    with run_lock(store):
+        with run_lock(second(store)) as _:
+            taken = store.read_bytes(LOCK)
+            time.sleep(0.7)  # the first owner would renew now
+            assert store.read_json(LOCK)["token"] == json.loads(taken)["token"]
+            with pytest.raises(UserError, match="was lost"):
+                store.write_bytes("file", b"by the first one")
+        assert not store.exists("file")
+    store.write_bytes("file", b"outside of a lock")
+
+
+def test_of_two_that_start_at_once_one_goes_on(store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.2)
+    outcomes: list[str] = []
+
+    def attempt() -> None:
+        try:
+            with run_lock(second(store)):
+                outcomes.append("went on")
+                time.sleep(0.5)
+        except UserError:
+            outcomes.append("refused")
+
+    both = [threading.Thread(target=attempt) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert sorted(outcomes) == ["refused", "went on"]

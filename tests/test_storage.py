@@ -6,16 +6,18 @@ import os
 import pickle
 import resource
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Manifest, Storage, is_done, missing_files, read_manifest, write_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
 
@@ -182,22 +184,57 @@ def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: 
     assert storage.list() == []
 
 
-def test_done_needs_the_same_fingerprint_and_every_file(storage: Storage) -> None:
-    storage.write_bytes("stage/one", b"1")
-    manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2})
-    assert not is_done(storage, "stage", "abc")
-    write_manifest(storage, "stage", manifest)
-    assert read_manifest(storage, "stage") == manifest
-    assert is_done(storage, "stage", "abc")
-    assert not is_done(storage, "stage", "abd")
-    storage.remove("stage/one")
-    assert missing_files(storage, manifest) == ["stage/one"]
-    assert not is_done(storage, "stage", "abc")
-
-
-def test_a_broken_manifest_is_no_manifest(storage: Storage) -> None:
-    storage.write_bytes("stage/manifest.json", b'{"stage": "x"')
+def test_a_manifest_comes_back(storage: Storage) -> None:
+    manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2, "by": {1: 2.5}})
     assert read_manifest(storage, "stage") is None
+    write_manifest(storage, "stage", manifest)
+    assert read_manifest(storage, "stage") == replace(manifest, details={"cut": 2, "by": {"1": 2.5}})
+
+
+def test_a_manifest_of_an_older_version_is_one_without_checksums(storage: Storage) -> None:
+    storage.write_json("stage/manifest.json", {"stage": "s", "fingerprint": "f", "rows": 1, "seconds": 1.0})
+    assert read_manifest(storage, "stage") is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"stage": "x"', b"\xff\xfe"])
+def test_a_broken_manifest_is_no_manifest(storage: Storage, content: bytes) -> None:
+    storage.write_bytes("stage/manifest.json", content)
+    assert read_manifest(storage, "stage") is None
+
+
+def test_a_manifest_in_which_one_character_is_another_is_no_manifest(storage: Storage) -> None:
+    write_manifest(storage, "stage", Manifest("stage", "abc", rows=17, seconds=0.5))
+    storage.write_bytes("stage/manifest.json", storage.read_bytes("stage/manifest.json").replace(b"17", b"16"))
+    assert read_manifest(storage, "stage") is None
+
+
+def test_a_bit_that_flipped_in_a_table_is_found_when_it_is_read(storage: Storage) -> None:
+    """Without page checksums about half of such bits give other values without a word."""
+    draw = np.random.default_rng(0)
+    table = pa.table({"labels": [draw.integers(0, 1 << 30, 50).tolist() for _ in range(100)]}, schema=GOLD_SCHEMA)
+    storage.write_table("t.parquet", table)
+    whole = storage.read_bytes("t.parquet")
+    pages = pq.ParquetFile(storage.path("t.parquet")).metadata.row_group(0).column(0).total_compressed_size
+    for place in draw.integers(4, 4 + pages, 60):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(draw.integers(0, 8))
+        storage.write_bytes("t.parquet", bytes(content))
+        try:
+            found = storage.read_table("t.parquet", GOLD_SCHEMA)
+        except UserError as error:
+            assert "t.parquet is damaged (" in str(error) and "ezxmc verify" in str(error)
+        else:
+            assert found == table
+
+
+def test_a_table_that_is_not_there_or_cut_off_is_one_sentence(storage: Storage) -> None:
+    storage.write_table("t.parquet", pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA), {"documents": 1})
+    whole = storage.read_bytes("t.parquet")
+    for content in (b"", whole[: len(whole) // 2], None):
+        storage.remove("t.parquet") if content is None else storage.write_bytes("t.parquet", content)
+        for read in (storage.read_table, storage.read_counts, storage.rows):
+            with pytest.raises(UserError, match=r"t\.parquet is damaged"):
+                read("t.parquet")
 
 
 def test_a_table_of_another_kind_is_refused(storage: Storage) -> None:

@@ -38,6 +38,7 @@ from ezxmc_ray.cluster.session import (
     wait_for_gpus,
 )
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
 
 __all__ = [
@@ -141,14 +142,21 @@ def map_files(
     """As :func:`map_items`, for items that each commit the Parquet file ``item["file"]``; yields the files' counts.
 
     A file that is there already (of a run that was killed) is not made again: its counts are read from its footer, with
-    HELD among them.
+    HELD among them. One that is damaged is.
     """
     folders = {item["file"].rpartition("/")[0] for item in items}
     there = {name for folder in folders for name in storage.list(folder, ".parquet")}
+    missing = []
     for item in items:
-        if item["file"] in there:
+        if item["file"] not in there:
+            missing.append(item)
+            continue
+        try:
             yield {**storage.read_counts(item["file"]), HELD: 1}
-    yield from map_items([item for item in items if item["file"] not in there], worker, arguments, pool, times)
+        except UserError as error:
+            say(f"It is made anew: {error}")
+            missing.append(item)
+    yield from map_items(missing, worker, arguments, pool, times)
 
 
 def run_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:

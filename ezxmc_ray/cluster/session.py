@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -95,7 +97,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     watchdog = start_watchdog() if address == "local" else None
     try:
         with native_output_logged() as log, user_errors(log):
-            with StageProgress("Ray", phase="starting" if watchdog else f"joining {address}"):
+            with sigterm_kept(), StageProgress("Ray", phase="starting" if watchdog else f"joining {address}"):
                 if watchdog:
                     start_local_ray(config, **quiet)
                 else:
@@ -113,6 +115,17 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         if watchdog is not None and watchdog.stdin is not None:
             watchdog.stdin.close()
             watchdog.wait(timeout=30)
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """What SIGTERM does stays as it is: Ray's C++ side takes the signal for itself, and prints its stacks at it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ezxmc_ray.config import PrepareConfig, fingerprint, to_dict
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.labels import LabelSource
 from ezxmc_ray.documents.lists import separator_of
@@ -111,7 +112,12 @@ def _without_endings(source: Source) -> list[str]:
 
 
 def inputs_fingerprint(prepare: PrepareConfig, seed: int) -> str:
-    """Hash of ``prepare``, the seed, and each file's name, size and time of change; no file is opened."""
+    """Hash of ``prepare``, the seed, and each file's name, size and time of change; no file is opened.
+
+    Credentials in URIs are no part of it: they may come from the environment the next time.
+    """
     inputs = find_inputs(prepare)
     files = [one.source for one in inputs.labels] + [file for one in inputs.documents for file in one.files]
-    return fingerprint([to_dict(prepare), seed, [[file.name, file.size, file.mtime_ns] for file in files]])
+    return fingerprint(
+        [without_credentials(to_dict(prepare)), seed, [[file.name, file.size, file.mtime_ns] for file in files]]
+    )

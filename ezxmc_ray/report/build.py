@@ -12,6 +12,7 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, knobs, to_dict
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import cycles_run, stopped_at
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.teacher import pairs_asked, teacher_part
@@ -45,7 +46,8 @@ Manifests = dict[str, Manifest | None]
 
 
 def build_report(storage: Storage, config: Config) -> dict[str, Any]:
-    """The report on the run in ``storage``: docs/report.md has its keys; NaN and infinities become null.
+    """The report on the run in ``storage``: docs/report.md has its keys; NaN and infinities become null,
+    and credentials in URIs are left out.
 
     Errors: UserError if the run holds no documents yet.
     """
@@ -60,7 +62,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
     judged = {number: manifest.details for number, cycle in enumerate(cycles) if (manifest := cycle["judge"])}
     chosen = details["select"].get("chosen_cycle")
     report = {
-        "title": config.report.title or config.run.rstrip("/").rpartition("/")[2],
+        "title": config.report.title or layout.run_name(config.run),
         "run": storage.root,
         "chosen_cycle": chosen,
         "metrics": _metrics(details["evaluate"], chosen, stages["select"] is not None),
@@ -80,7 +82,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "changed": _changed(config),
         "sample": _sample(storage, config.report.documents),
     }
-    finite: dict[str, Any] = _finite(report)
+    finite: dict[str, Any] = without_credentials(_finite(report))
     return finite
 
 

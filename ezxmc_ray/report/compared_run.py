@@ -13,15 +13,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.rankings import gold_of, read_measurement
+from ezxmc_ray.integrity import damaged_files, read_configuration
 from ezxmc_ray.metrics import Measurement
-from ezxmc_ray.storage import Manifest, Storage, missing_files, read_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, RANKINGS_SCHEMA, flat, lengths
 
 #: Name of an untrained encoder beside the runs.
@@ -103,7 +103,7 @@ def _open(root: str, name: str) -> ComparedRun:
     parts = {folder: read_manifest(storage, folder) for folder in (layout.DOCUMENTS, layout.STUDENT)}
     prepared, student = parts[layout.DOCUMENTS], parts[layout.STUDENT]
     evaluated = read_manifest(storage, layout.EVALUATION)
-    if not (prepared and student and evaluated) or missing_files(storage, evaluated):
+    if not (prepared and student and evaluated) or damaged_files(storage, evaluated):
         raise UserError(f"{root} has not been evaluated yet: finish it with `ezxmc run` first.")
     if _is_stale(evaluated, prepared, student):
         raise UserError(
@@ -112,7 +112,7 @@ def _open(root: str, name: str) -> ComparedRun:
         )
     if not evaluated.details.get("documents"):
         raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
-    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(layout.CONFIG))
+    config = read_configuration(storage)
     chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
     documents, order = _ranked_documents(storage, shards)
     return ComparedRun(

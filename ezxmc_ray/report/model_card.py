@@ -6,15 +6,18 @@ only the user knows (the license) it asks for.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from ezxmc_ray import layout
 from ezxmc_ray.metrics import MEASURES
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.report.templates import templates
+from ezxmc_ray.shown import shown
 from ezxmc_ray.storage import Storage
 
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "ezxmc-ray"]
@@ -31,11 +34,11 @@ def write_model_card(storage: Storage, report: Mapping[str, Any]) -> list[str]:
 def model_card(report: Mapping[str, Any]) -> str:
     """The card's text; ``report``: of a run whose student has been chosen."""
     return (
-        templates(keep_trailing_newline=True)
+        templates(keep_trailing_newline=True, finalize=_as_text)
         .get_template("model_card.md.j2")
         .render(
             report=report,
-            header=_header(report["config"]["encoder"]["model"]),
+            header=Markup(_header(report["config"]["encoder"]["model"])),
             config=report["config"],
             counts=report["counts"]["prepare"],
             teacher=report["teacher"] or {},
@@ -45,6 +48,13 @@ def model_card(report: Mapping[str, Any]) -> str:
             versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
         )
     )
+
+
+def _as_text(value: Any) -> Any:
+    """A name or a sentence in Markdown, where raw HTML is HTML and a stroke ends a cell; numbers stay as they are."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return shown(" ".join(html.escape(value, quote=False).split("\n"))).replace("|", "\\|")
 
 
 def _chosen(report: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS, Counts, JudgeWork
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import describe, teacher_key
 from ezxmc_ray.verdicts.calibration import resolve_calibration
+from ezxmc_ray.verdicts.costs import step_of, with_all_starts
 from ezxmc_ray.verdicts.examples import make_examples
 from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.shortlist_pairs import count_pending, plan_priors
@@ -51,6 +52,7 @@ def judge(context: Context, cycle: int) -> StageResult:
     made = make_examples(context, cycle, key, calibration, run_tasks)
     details["pairs"] = made.rows
     details["pairs_held"] = made.rows - pending
+    details = with_all_starts(details, storage, key, step_of(storage, cycle), run_tasks)
     details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
     storage.remove(layout.pending_priors(cycle))
     return StageResult(made.rows, made.files, details | made.details)

@@ -26,6 +26,7 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import BatchPrompts, DocumentPairs, Engine, JudgedBatch
 from ezxmc_ray.teacher.start import start_engine
+from ezxmc_ray.verdicts.costs import step_of
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 from ezxmc_ray.verdicts.store import PRIORS
 from ezxmc_ray.verdicts.writer import VerdictWriter
@@ -85,6 +86,7 @@ class JudgeWorker:
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self._watchdog = start_watchdog()
         self._shortlist_pairs = ShortlistPairs(storage, key, cycle)
+        self._shortlist_pairs.store.step = step_of(storage, cycle)
         self._writer = VerdictWriter(self._shortlist_pairs.store)
         self._feeding, self._changed = threading.Lock(), threading.Condition()
         self._coming: queue.Queue[tuple[_Work, BatchPrompts]] = queue.Queue(BATCHES_AHEAD)

@@ -33,6 +33,7 @@ from ezxmc_ray.index.label_vectors import find_label_vectors, join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema
@@ -187,7 +188,7 @@ def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) ->
 
     if folder is None:
         return Encoder.load(config.model, config)
-    with storage.local(folder) as path:
+    with checked(storage, folder) as path:
         return Encoder.load(str(path), config)
 
 

@@ -34,6 +34,7 @@ from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.stages.train_snapshot import mend_snapshot
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import ExampleReader
@@ -91,6 +92,7 @@ def _train(settings: TrainSettings, examples: str) -> dict[str, Any]:
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, examples])
     remove_trainings(storage, cycle, kept=name)
+    mend_snapshot(storage, f"{layout.cycle_folder(cycle)}/{name}")
     workers = count_workers(config)
     phase = f"starting {workers} worker{'s' * (workers > 1)}"
     with watched(StageProgress(f"cycle {cycle} train", "steps", settings.steps, phase=phase)):

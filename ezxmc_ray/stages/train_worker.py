@@ -142,7 +142,7 @@ class TrainWorker:
         if self.storage.exists(file):
             earlier = self.storage.read_json(file)
         lost = self.progress["lost_trackers"] if earlier["command"] == command else None
-        title = f"{Path(self.config.run).name} cycle {self.cycle}"
+        title = f"{layout.run_name(self.config.run)} cycle {self.cycle}"
         student, folder = self.config.student, self.folder / "tensorboard"
         trackers = open_trackers(student.trackers, title, folder, to_dict(student), earlier["runs"], lost)
         self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})

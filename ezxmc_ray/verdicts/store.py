@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ezxmc_ray import layout
-from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 
 PRIORS, ABSENT = "priors", "absent"
+#: Marks in a footer what is of the step that had a batch judged, and no cost of its own.
+_ASKED = "asked."
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
 PAIR = np.dtype((np.void, 2 * HASH_BYTES))
 Hashes: TypeAlias = "Sequence[bytes] | pa.Array | pa.ChunkedArray"
@@ -54,11 +55,14 @@ def teacher_keys(storage: Storage) -> list[str]:
 
 
 class VerdictStore:
-    """The verdicts of the teacher ``key`` in a run directory."""
+    """The verdicts of the teacher ``key`` in a run directory.
 
-    def __init__(self, storage: Storage, key: str) -> None:
+    ``step``: which step of the run it is that has verdicts judged, for their footers (costs.py).
+    """
+
+    def __init__(self, storage: Storage, key: str, step: int | None = None) -> None:
         self._storage = storage
-        self.key = key
+        self.key, self.step = key, step
         self._root = f"{layout.VERDICTS}/{key}"
 
     def folders(self) -> list[str]:
@@ -83,7 +87,21 @@ class VerdictStore:
         """What the folder's batches cost, summed by name (see :meth:`append`)."""
         totals: Counter[str] = Counter()
         for name, value in self._batch_counts(self.files(folder)).items():
-            totals[name.partition(".")[2]] += value
+            what = name.partition(".")[2]
+            if not what.startswith(_ASKED):
+                totals[what] += value
+        return dict(totals)
+
+    def asked_by(self, folder: str, step: int) -> dict[str, int]:
+        """What the folder's batches that were judged for ``step`` cost: as :meth:`counts`, pairs, prompt tokens."""
+        batches: dict[str, dict[str, int]] = {}
+        for name, value in self._batch_counts(self.files(folder)).items():
+            batch, _, what = name.partition(".")
+            batches.setdefault(batch, {})[what.removeprefix(_ASKED)] = value
+        totals: Counter[str] = Counter()
+        for counts in batches.values():
+            if counts.pop("step", None) == step:
+                totals.update(counts)
         return dict(totals)
 
     def append(self, folder: str, table: pa.Table, counts: Mapping[str, int] | None = None) -> str:
@@ -98,6 +116,13 @@ class VerdictStore:
         name = self._file(folder, batch)
         # Under the batch's key, so that a batch that lies in two files for a while is counted once.
         footer = {f"{batch}.{what}": value for what, value in (counts or {}).items()}
+        if counts and self.step is not None:
+            asked = {
+                "step": self.step,
+                "pairs": len(table),
+                "prompt_tokens": pc.sum(table["prompt_tokens"]).as_py(),
+            }
+            footer |= {f"{batch}.{_ASKED}{what}": value for what, value in asked.items()}
         self._storage.write_table(name, table.select(VERDICTS_SCHEMA.names).cast(VERDICTS_SCHEMA), footer)
         return name
 
@@ -146,7 +171,7 @@ class VerdictStore:
 
     def write_description(self, description: dict[str, Any]) -> None:
         """Note beside the verdicts which teacher they are from."""
-        self._storage.write_json(f"{self._root}/{layout.TEACHER_NOTE}", description)
+        self._storage.write_note(f"{self._root}/{layout.TEACHER_NOTE}", description)
 
     def description(self) -> dict[str, Any] | None:
         """Which teacher the verdicts are from; None if nothing is noted."""
@@ -155,7 +180,7 @@ class VerdictStore:
 
     def write_placement(self, placement: dict[str, Any]) -> None:
         """Note that every folder holds what it should where the run's documents lie as ``placement`` says."""
-        self._storage.write_json(f"{self._root}/{layout.PLACEMENT_NOTE}", placement)
+        self._storage.write_note(f"{self._root}/{layout.PLACEMENT_NOTE}", placement)
 
     def placement(self) -> dict[str, Any] | None:
         """The placement of documents that the folders were last made to fit; None if nothing is noted."""
@@ -166,7 +191,7 @@ class VerdictStore:
         """What a note holds; one that is not there or broken says nothing (it is written again)."""
         path = f"{self._root}/{name}"
         try:
-            return self._storage.read_json(path) if self._storage.exists(path) else None
+            return self._storage.read_note(path) if self._storage.exists(path) else None
         except ValueError:
             return None
 
@@ -176,8 +201,7 @@ class VerdictStore:
     def _load(self, folder: str, columns: list[str]) -> pa.Table:
         tables = []
         for name in self.files(folder):
-            with self._readable(name):
-                tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
+            tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
         return pa.concat_tables(
             [pa.schema([VERDICTS_SCHEMA.field(column) for column in columns]).empty_table(), *tables]
         )
@@ -186,20 +210,8 @@ class VerdictStore:
         """Counts of the batches in the files ``names``: ``<batch key>.<name>`` to value."""
         counts: dict[str, int] = {}
         for name in names:
-            with self._readable(name):
-                counts |= self._storage.read_counts(name)
+            counts |= self._storage.read_counts(name)
         return counts
-
-    @contextmanager
-    def _readable(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            path = self._storage.path(name)
-            raise UserError(
-                f"The verdicts in {path} cannot be read ({one_line(error)}): remove the file; its pairs are judged "
-                "again."
-            ) from error
 
 
 def _last(path: str) -> str:

@@ -39,6 +39,7 @@ from ezxmc_ray.tables import (
     LABELS_SCHEMA,
     NO_DOCUMENT,
     VERDICTS_SCHEMA,
+    read_parquet,
 )
 from ezxmc_ray.teacher.engine import describe
 from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
@@ -192,7 +193,7 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]
                 f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts export`, or a file with the "
                 f"columns {', '.join(BY_HAND.names)}."
             )
-        table = storage.read_table(name, columns=wanted.names).select(wanted.names).cast(wanted)
+        table = read_parquet(storage.path(name), storage.filesystem, wanted.names).select(wanted.names).cast(wanted)
     except (ValueError, pa.ArrowException, OSError) as error:
         raise UserError(f"The verdicts in {file} cannot be read ({one_line(error)}); give a Parquet file.") from error
     for column in wanted.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,3 +85,11 @@ def test_the_card_lies_where_the_hub_looks_for_it(make_run: Any) -> None:
     storage, config = make_run()
     assert write_model_card(storage, build_report(storage, config)) == ["student/README.md"]
     assert ModelCard.load(Storage(storage.root).path("student/README.md")).data.library_name == "sentence-transformers"
+
+
+def test_names_are_text_and_no_html(make_run: Any) -> None:
+    storage, config = make_run()
+    config = replace(config, report=replace(config.report, title="<img src=x onerror=alert(1)>\nA | B \x1b[31m & C"))
+    card = model_card(build_report(storage, config))
+    assert r"# &lt;img src=x onerror=alert(1)&gt; A \| B \x1b[31m &amp; C" in card
+    assert "<img" not in card and "\x1b" not in card

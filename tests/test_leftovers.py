@@ -1,0 +1,48 @@
+"""What a kill left of files that were being written goes with the next owner; a living process keeps its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ezxmc_ray.leftovers import remove_leftovers, temporary_name
+from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.storage import Storage
+
+KILLED = """
+import os, signal, sys
+from ezxmc_ray.storage import Storage
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # the moment before the rename
+Storage(sys.argv[1]).write_bytes("verdicts/key/shard-00000/batch.parquet", b"content")
+"""
+
+
+def test_the_next_owner_removes_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=60)
+    assert killed.returncode == -9
+    folder = tmp_path / "verdicts" / "key" / "shard-00000"
+    assert len(list(folder.iterdir())) == 1
+    with run_lock(Storage(str(tmp_path))):
+        assert list(folder.iterdir()) == []
+
+
+def test_what_a_living_process_or_another_machine_writes_stays(tmp_path: Path) -> None:
+    own = Path(temporary_name(str(tmp_path / "a")))
+    host, pid, _ = own.name.partition(".tmp-")[2].split("-")
+    assert pid == str(os.getpid())
+    kept = [own, tmp_path / "b.tmp-00000000-1-01234567", tmp_path / "c.tmp-01234567"]
+    gone = [
+        tmp_path / f"d.tmp-{host}-4194304-01234567",  # above the highest number of a process
+        tmp_path / f"e.tmp-{host}-{os.getpid()}-01234567",
+        tmp_path / "f.tmp-00000000-1-01234567",
+        tmp_path / "g.tmp-01234567",
+    ]
+    others = [tmp_path / "table.parquet", tmp_path / "notes.tmp-old"]
+    for file in kept + gone + others:
+        file.write_text("")
+    for file in gone[1:] + others:
+        os.utime(file, (1e9, 1e9))
+    assert remove_leftovers(tmp_path) == 4
+    assert sorted(tmp_path.iterdir()) == sorted(kept + others)
