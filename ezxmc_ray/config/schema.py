@@ -208,13 +208,13 @@ class TeacherConfig:
     )
     batch_documents: int = knob(
         32,
-        "documents a batch: the unit that is judged, written and, after a crash, judged again",
+        "documents a batch: the unit that an engine is given",
         above=0,
         performance=True,
     )
     batches_in_flight: int = knob(
         2,
-        "batches that an engine holds at once, so that it has work while one is written",
+        "batches that an engine holds at once, so that it has work while one ends",
         above=0,
         performance=True,
     )

@@ -87,7 +87,7 @@ class VllmEngine:
         yield from self.judge_stream(prefetch(self.prompts, batches))
 
     def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
-        """Judge what comes: up to ``batches_in_flight`` are in the engine, and what comes is asked before every step.
+        """Judge what comes: ``batches_in_flight`` at once; where there is room, what comes is asked before every step.
 
         ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
         """
