@@ -39,6 +39,11 @@ class Nearest:
     queries: np.ndarray
     labels: np.ndarray
 
+    def halves(self) -> tuple[Nearest, Nearest]:
+        """Every other document, and the others; of one document twice the same."""
+        others = slice(1 if len(self.queries) > 1 else 0, None, 2)
+        return Nearest(self.queries[::2], self.labels[::2]), Nearest(self.queries[others], self.labels[others])
+
     def within(self, first: int, stop: int) -> np.ndarray:
         """Which of the nearest labels are among ``first`` to ``stop``, bool [q, k]."""
         return (self.labels >= first) & (self.labels < stop)

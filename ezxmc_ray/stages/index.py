@@ -46,8 +46,9 @@ from ezxmc_ray.stages.shortlist import load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 
-#: Documents by which an approximate index is measured, and the most shards that they are taken from.
-QUERIES, QUERY_SHARDS = 500, 16
+#: Documents by which an approximate index is measured, and the most shards that they are taken from. auto chooses by
+#: every other one, so that the recall that is told is of documents that it was not chosen by.
+QUERIES, QUERY_SHARDS = 1000, 16
 #: The recall is told at these depths, and at lexical.candidates.
 RECALL_AT = (10, 100)
 
@@ -132,17 +133,17 @@ def slices_of(labels: int, shard_labels: int) -> list[Slice]:
 
 
 def make_plan(context: Context, folder: str, slices: Sequence[Slice], dimension: int) -> tuple[Plan, Nearest | None]:
-    """How the shards are built, and what an index that is not exact is measured by."""
+    """How the shards are built, and what the recall of an index that is not exact is told by."""
     config, storage = context.config.index, context.storage
     if config.factory == AUTO and is_exact(config, context.prepared.labels, cluster_gpus()):
         return Plan(EXACT_FACTORY, config.probes, config.recall), None
     if config.factory != AUTO:
         check_factory(config.factory, dimension)
         return Plan(config.factory, config.probes, config.recall), nearest_to_documents(context, folder, slices)
-    nearest = nearest_to_documents(context, folder, slices)
-    chosen = run_task(choose_cells_in, storage, folder, slices[0], nearest, config.recall, cpus=_cpus(1))
-    cells, tried = chosen
-    return Plan(auto_factory(cells, dimension), 0, config.recall, cells, nearest, tuple(tried)), nearest
+    chosen_by, told_by = nearest_to_documents(context, folder, slices).halves()
+    found = run_task(choose_cells_in, storage, folder, slices[0], chosen_by, config.recall, cpus=_cpus(1))
+    cells, tried = found
+    return Plan(auto_factory(cells, dimension), 0, config.recall, cells, chosen_by, tuple(tried)), told_by
 
 
 def choose_cells_in(

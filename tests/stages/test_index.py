@@ -107,10 +107,11 @@ def test_auto_reaches_the_recall_that_it_tells(
     given = ["index.exact_below=100", f"index.shard_labels={shard_labels}", "index.recall=0.95"]
     details = run_index(*given)
     assert details["factory"].startswith("IVF") and details["factory"].endswith(",PQ8x4fs,Refine(SQ8)")
-    assert set(details["recall"]) == {"at_10", f"at_{CANDIDATES}", "queries"} and details["recall"]["queries"] == 50
+    assert set(details["recall"]) == {"at_10", f"at_{CANDIDATES}", "queries"} and details["recall"]["queries"] == 25
     for k in (10, CANDIDATES):
-        assert details["recall"][f"at_{k}"] == pytest.approx(share_found(storage, details, vectors, queries, k))
-    assert details["recall"][f"at_{CANDIDATES}"] >= 0.95
+        told, chosen_by = (share_found(storage, details, vectors, queries[first::2], k) for first in (1, 0))
+        assert details["recall"][f"at_{k}"] == pytest.approx(told)
+    assert chosen_by >= 0.95 and told >= 0.93
     assert details["build_seconds"] > 0 and details["peak_gib"] > 0
     assert (
         len(details["probes"]) == len(details["refined"]) == len(details["shards"]) == (3 if shard_labels == 600 else 1)
