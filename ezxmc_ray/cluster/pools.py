@@ -11,8 +11,11 @@ their GPUs. Without work a kept actor holds no model and no CPU.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from threading import Thread
 from typing import Any
 
 import ray
@@ -30,8 +33,11 @@ from ezxmc_ray.cluster.kept import (
     kept_actors,
 )
 from ezxmc_ray.cluster.session import (
+    WAIT_S,
+    check_wait,
     cluster_cpus,
     cluster_gpus,
+    gpus_there,
     node_cpus,
     pool_gpus,
     user_errors,
@@ -60,6 +66,8 @@ __all__ = [
 HELD = "held"
 #: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
 ENCODER_CPUS = 4
+#: Behind the last item.
+_NO_MORE: Done = {"no": "more"}
 #: Items that an actor has at hand, so that it does not wait for the next one; an engine works on them all at once: it
 #: writes one, judges one and reads the next.
 IN_FLIGHT, ENGINE_IN_FLIGHT = 2, 3
@@ -110,7 +118,29 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    yield from map(_checked, dataset.iter_rows())
+    rows = dataset.iter_rows()
+    yield from map(_checked, _while_there_are_gpus(rows) if pool.gpus else rows)
+
+
+def _while_there_are_gpus(rows: Iterator[Done]) -> Iterator[Done]:
+    """``rows``; Ray Data waits for its actors without end. Errors: UserError once no GPU was there for too long."""
+    while True:
+        coming: Future[Done] = Future()
+        Thread(target=_ask_into, args=(coming, rows), daemon=True).start()
+        since = time.monotonic()
+        while not wait([coming], timeout=WAIT_S).done:
+            since = time.monotonic() if gpus_there() else since
+            check_wait(time.monotonic() - since)
+        if (done := coming.result()) == _NO_MORE:
+            return
+        yield done
+
+
+def _ask_into(coming: Future[Done], rows: Iterator[Done]) -> None:
+    try:
+        coming.set_result(next(rows, _NO_MORE))
+    except BaseException as error:
+        coming.set_exception(error)
 
 
 def map_items(

@@ -163,16 +163,17 @@ def _descriptor(stream: TextIO) -> int | None:
 
 def cluster_gpus() -> int:
     """GPUs of the cluster; where it has none now, as many as :func:`pool_gpus` asks for."""
-    return _gpus_there() or pool_gpus()
+    return gpus_there() or pool_gpus()
 
 
 def pool_gpus() -> int:
     """GPUs that a pool asks for: all that the cluster has, or may grow to; one at least of a growth without bound."""
     limit = cluster_limit("GPU")
-    return max(1, _gpus_there()) if limit == NO_LIMIT else limit
+    return max(1, gpus_there()) if limit == NO_LIMIT else limit
 
 
-def _gpus_there() -> int:
+def gpus_there() -> int:
+    """GPUs of the cluster now."""
     return int(ray.cluster_resources().get("GPU", 0))
 
 
@@ -208,7 +209,7 @@ def wait_for_gpus() -> None:
 
     Errors: UserError after ``cluster.wait_s``.
     """
-    if _gpus_there() or not cluster_limit("GPU"):
+    if gpus_there() or not cluster_limit("GPU"):
         return
     asked = ray.remote(_is_there).options(num_cpus=0, num_gpus=1).remote()
     began = time.monotonic()
@@ -228,7 +229,7 @@ def check_wait(seconds: float) -> None:
     longest = _joined[0].wait_s
     if seconds < longest:
         return
-    gpus = _gpus_there()
+    gpus = gpus_there()
     grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
     raise UserError(
         f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or 'no word of what for'}): it has "

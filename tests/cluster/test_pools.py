@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ezxmc_ray.cluster import kept, session
+from ezxmc_ray.cluster import kept, pools, session
 from ezxmc_ray.cluster.kept import MAX_DEATHS
 from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
@@ -171,6 +172,34 @@ def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     for map_over in (map_items, map_over_engines):
         with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
             list(map_over(items(3), Echo, (), pool))
+
+
+def blocking(rows: int, ended: threading.Event) -> Iterator[dict[str, Any]]:
+    """As Ray Data (simulated) when its actors' nodes are gone: some rows, then nothing for as long as may be."""
+    for number in range(rows):
+        yield {"n": number}
+    ended.wait(60)
+
+
+def test_engines_whose_gpus_are_gone_end_the_mapping_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "WAIT_S", 0.02)
+    monkeypatch.setattr(MAY_GROW_TO, lambda: {"GPU": 4})
+    monkeypatch.setattr(session, "waits_for", lambda: "waiting for 2 GPUs (0 of 0 free)")
+    monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1)])
+    gpus, ended, found = [{"GPU": 2.0}] * 9, threading.Event(), []
+    monkeypatch.setattr("ray.cluster_resources", lambda: gpus.pop() if gpus else {})
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"no room \(waiting for 2 GPUs .*\): it has 0 GPUs and may grow to 4"):
+        found += list(pools._while_there_are_gpus(blocking(3, ended)))
+    assert time.monotonic() - began > 1 + 9 * 0.02  # while there are some, there is no hurry
+    ended.set()
+    gpus += [{"GPU": 2.0}] * 9
+    assert list(pools._while_there_are_gpus(blocking(3, ended))) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_an_error_of_the_engines_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(pools._while_there_are_gpus(1 / n for n in (1, 0)))  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize(
