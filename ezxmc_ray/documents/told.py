@@ -93,7 +93,7 @@ def what_was_read(
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     if labels.synonyms:
-        told.append(f"{labels.synonyms:,} other texts of labels (altLabel) are not used")
+        told.append(f"{labels.synonyms:,} other texts of labels (altLabel, further rows of an id) are not used")
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:

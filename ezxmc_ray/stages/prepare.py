@@ -49,7 +49,7 @@ def prepare(context: Context) -> StageResult:
     run.remove(NEW)
     storage = run.below(NEW)
     try:
-        labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
+        labels: LabelCounts = run_task(write_labels, storage, inputs.labels, config.prepare.repeated_labels)
         settled: Settled = run_task(settle, storage, inputs.documents, config.prepare)
         checked = _check_sources(config, storage, settled, len(inputs.labels))
         check_columns_read(config.prepare, inputs, labels, settled, checked)
