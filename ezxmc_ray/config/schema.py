@@ -69,6 +69,11 @@ class PrepareConfig:
     on_bad_rows: str = knob(
         "fail", "fail: list the bad rows and stop; skip: leave them out, in rejected.parquet", ("fail", "skip")
     )
+    repeated_labels: str = knob(
+        "fail",
+        "rows of a label id that an earlier row has; fail: bad rows; synonyms: other texts of the same label, counted and not used yet",
+        ("fail", "synonyms"),
+    )
     on_unknown_gold: str = knob(
         "skip",
         "gold labels that are not among the labels; skip: leave them out of their documents, counted; fail: stop",

@@ -54,7 +54,7 @@ class LabelSet:
     ``table``: LABELS_SCHEMA. ``numbers``: int32 [rows of all sources], the label number of each row (line - 1), or
     NO_LABEL; the row of a repeated id has the number of the first. ``duplicate_texts``: labels whose text an earlier
     label has too. ``rejected``: rejected.REJECTED_PART. ``columns``: those of the files that have some. ``synonyms``:
-    other texts of labels that vocabularies have, which are not used.
+    other texts of labels, which are not used.
     """
 
     table: pa.Table
@@ -68,7 +68,8 @@ class LabelSet:
 class _Labels:
     """The labels read so far; ids are compared in Unicode's form NFC."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_synonyms: bool) -> None:
+        self._keeps_synonyms = keeps_synonyms
         self.ids: list[str] = []
         self.texts: list[str] = []
         self.descriptions: list[str] = []
@@ -83,7 +84,10 @@ class _Labels:
         same = composed(label_id)
         if same in self._known:
             self.numbers[-1] = self._known[same]
-            raise BadRow(f"duplicate label id: {shown(label_id)}")
+            if not self._keeps_synonyms:
+                raise BadRow(f"duplicate label id: {shown(label_id)}")
+            self.synonyms += text != self.texts[self._known[same]]
+            return
         self.numbers[-1] = self._known[same] = len(self.ids)
         self.ids.append(label_id)
         self.texts.append(text)
@@ -99,9 +103,12 @@ class _Labels:
         return pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
 
 
-def read_labels(sources: Sequence[LabelSource]) -> LabelSet:
-    """Read and check all labels; the first of two with the same id stays. UserError if no label is left."""
-    labels, rejected, columns = _Labels(), list[RejectedRows](), dict[str, None]()
+def read_labels(sources: Sequence[LabelSource], repeated: str = "fail") -> LabelSet:
+    """Read and check all labels; the first of two with the same id stays. UserError if no label is left.
+
+    ``repeated``: whether the second is a bad row (fail), or holds a synonym (prepare.repeated_labels).
+    """
+    labels, rejected, columns = _Labels(repeated == "synonyms"), list[RejectedRows](), dict[str, None]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)

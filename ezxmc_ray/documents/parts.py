@@ -88,9 +88,12 @@ class CheckedSource:
     unknown: list[str]
 
 
-def write_labels(storage: Storage, sources: Sequence[LabelSource]) -> LabelCounts:
-    """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch."""
-    labels = read_labels(sources)
+def write_labels(storage: Storage, sources: Sequence[LabelSource], repeated: str) -> LabelCounts:
+    """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch.
+
+    ``repeated``: prepare.repeated_labels.
+    """
+    labels = read_labels(sources, repeated)
     storage.write_table(layout.LABELS, labels.table)
     storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
     rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"

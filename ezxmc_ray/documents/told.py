@@ -19,8 +19,14 @@ from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.errors import UserError
 
 
+def check_label_columns(prepare: PrepareConfig, inputs: Inputs, labels: LabelCounts) -> None:
+    """UserError for a named column of labels that no file has."""
+    if inputs.has_columns and labels.columns:
+        check_named(prepare, LABEL_COLUMNS, labels.columns, "prepare.labels")
+
+
 def check_columns_read(
-    prepare: PrepareConfig, inputs: Inputs, labels: LabelCounts, settled: Settled, checked: Sequence[CheckedSource]
+    prepare: PrepareConfig, inputs: Inputs, settled: Settled, checked: Sequence[CheckedSource]
 ) -> None:
     """UserError for a named column that no file has, ids in some files only, or two separators of label ids."""
     if not inputs.has_columns:
@@ -28,8 +34,6 @@ def check_columns_read(
     columns = _columns(checked)
     if columns:
         check_named(prepare, DOCUMENT_COLUMNS, columns, "prepare.documents")
-    if labels.columns:
-        check_named(prepare, LABEL_COLUMNS, labels.columns, "prepare.labels")
     if prepare.id_column in columns and any(one.row_ids for one in settled.sources):
         raise UserError(
             f"Some files of prepare.documents have a column {prepare.id_column!r} and others have none: give all of "
@@ -93,7 +97,7 @@ def what_was_read(
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     if labels.synonyms:
-        told.append(f"{labels.synonyms:,} other texts of labels (altLabel) are not used")
+        told.append(f"{labels.synonyms:,} other texts of labels (altLabel, further rows of an id) are not used")
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:

@@ -28,7 +28,13 @@ from ezxmc_ray.documents.shards import (
     write_rejected,
     write_shard,
 )
-from ezxmc_ray.documents.told import check_columns_read, check_texts, check_unknown_gold, what_was_read
+from ezxmc_ray.documents.told import (
+    check_columns_read,
+    check_label_columns,
+    check_texts,
+    check_unknown_gold,
+    what_was_read,
+)
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
@@ -49,10 +55,11 @@ def prepare(context: Context) -> StageResult:
     run.remove(NEW)
     storage = run.below(NEW)
     try:
-        labels: LabelCounts = run_task(write_labels, storage, inputs.labels)
+        labels: LabelCounts = run_task(write_labels, storage, inputs.labels, config.prepare.repeated_labels)
+        check_label_columns(config.prepare, inputs, labels)
         settled: Settled = run_task(settle, storage, inputs.documents, config.prepare)
         checked = _check_sources(config, storage, settled, len(inputs.labels))
-        check_columns_read(config.prepare, inputs, labels, settled, checked)
+        check_columns_read(config.prepare, inputs, settled, checked)
         parts = [part for one in checked for part in one.parts]
         limit = config.prepare.limit_documents
         dropped, duplicates, united = run_task(drop_duplicates, storage, parts, limit)

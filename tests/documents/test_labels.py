@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.documents.inputs import find_inputs, label_sources
 from ezxmc_ray.documents.labels import LabelSet, read_labels
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
@@ -39,6 +39,16 @@ def test_labels_are_numbered_over_all_files(write_jsonl: Callable[..., str], tmp
     ]
     # Rows of the sources, one after the other (lines 4 of the first and 1 of the second are no rows).
     assert found.numbers.tolist() == [0, -1, -1, -1, 1, -1, 1, 2, -1, 3]
+
+
+def test_further_rows_of_a_label_may_be_synonyms(write_jsonl: Callable[..., str]) -> None:
+    rows = [{"id": 1, "text": "sea"}, {"id": 2, "text": "bee"}, {"id": 1, "text": "ocean"}, {"id": 1, "text": "sea"}]
+    sources = label_sources(PrepareConfig(labels=[write_jsonl("a.jsonl", rows)]))
+    found = read_labels(sources, "synonyms")
+    assert found.table["text"].to_pylist() == ["sea", "bee"]
+    assert (found.synonyms, found.rejected.num_rows) == (1, 0)
+    assert found.numbers.tolist() == [0, 1, 0, 0]
+    assert read_labels(sources).rejected["line"].to_pylist() == [3, 4]
 
 
 def test_a_description_is_part_of_what_a_label_is(write_jsonl: Callable[..., str]) -> None:
