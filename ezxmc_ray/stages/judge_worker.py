@@ -211,7 +211,7 @@ class JudgeWorker:
                 self._writer.close(LAST_FLUSH_S)
             except Exception as error:
                 print(f"verdicts could not be written at the end: {error}", file=sys.stderr, flush=True)
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
         signal.signal(signal.SIGTERM, flush_and_end)
