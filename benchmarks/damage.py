@@ -170,11 +170,11 @@ class Trial:
         return self._kind(file, name, content, told, command)
 
     def _kind(self, file: Path, name: str, content: bytes, told: str, command: str) -> str:
+        was_read = (name, command) not in UNUSED and (not file.exists() or file.stat().st_atime > OLD)
         is_named = name in "".join(told.split("\n")) or "damaged" in told
         if command.endswith("run") and (not file.exists() or file.read_bytes() != content):
             is_whole = call(["verify", str(self.copy)])[0] == "0" and predictions_of(self.copy) == self.predictions
             return "redone" if is_whole and is_named else "silent"
-        was_read = (name, command) not in UNUSED and (not file.exists() or file.stat().st_atime > OLD)
         return "found" if is_named else "silent" if was_read else "not_read"
 
     def _words(self, command: str) -> list[str]:
