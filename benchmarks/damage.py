@@ -4,12 +4,12 @@
 
 ``--run`` is a small finished run, of which copies are damaged, and ``--conf`` the configuration that it was made with.
 Each command is given to a copy of its own: `status`, `verify` and `tag` in a process that is forked for it, `run` in
-this one, on a Ray that all of them share. `verify, run` is the two after each other, for a turned bit, which leaves the
-size as it is. What came of it:
+this one, on a Ray that all of them share (with --simulated-ray in a fork too, without one). `verify, run` is the two
+after each other, for a turned bit, which leaves the size as it is. What came of it:
 
     found      the command names the damage, and ends with a sentence or goes on without the file
     redone     `run` made the file anew: the run is whole again, and its predictions are those of the undisturbed run
-    not_read   the command did not open the file (by its time of access), and did what it does without the damage
+    not_read   the command did not open the file, by its time of access
     silent     it opened the file and said nothing
     traceback, hang (over 300 s), crash (ended by a signal)
 
@@ -38,6 +38,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from common.publish import publish
+from common.simulated_ray import simulated_ray
 from ezxmc_ray import cli
 from ezxmc_ray.cluster import session
 from ezxmc_ray.config import ClusterConfig
@@ -78,6 +79,8 @@ KINDS = (
     "report.html",
 )
 DAMAGES = ("emptied", "cut", "bit")
+#: What libraries open and use nothing of.
+UNUSED = {("student/README.md", "tag")}
 GOOD = {"found", "redone", "not_read"}
 LIMIT_S = 300
 OLD = 1e9
@@ -89,15 +92,17 @@ def main() -> None:
     import ezxmc_ray.encoder.encoder  # noqa: F401  (seconds, once instead of in every fork)
 
     draw = random.Random(given.seed)
-    files = [file for kind in KINDS for file in sorted(given.run.glob(kind))[:1]]
+    files = [file for kind in given.kinds for file in sorted(given.run.glob(kind))[:1]]
     rows: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(dir=given.run.parent) as scratch:
         trial = Trial(given.run, Path(scratch), [given.conf, *given.knobs])
         names = {file: file.relative_to(given.run).as_posix() for file in files}
-        cases = [(names[file], how, damaged(file, how, draw)) for file in files for how in DAMAGES]
-        for in_a_fork in (True, False):  # forks first: what has joined a Ray is not to be forked
-            with nullcontext() if in_a_fork else one_ray():
-                for (name, how, content), command in itertools.product(cases, commands_of(given.commands, in_a_fork)):
+        cases = [(names[file], how, damaged(file, how, draw)) for file in files for how in given.damages]
+        for needs_ray in (False, True):  # forks first: what has joined a Ray is not to be forked
+            in_a_fork = given.simulated_ray or not needs_ray
+            ray = nullcontext() if not needs_ray else simulated_ray() if given.simulated_ray else one_ray()
+            with ray:
+                for (name, how, content), command in itertools.product(cases, commands_of(given.commands, needs_ray)):
                     if how == "bit" or "," not in command:
                         outcome = trial.outcome(name, content, command, in_a_fork)
                         rows.append({"file": name, "damage": how, "command": command, "outcome": outcome})
@@ -117,14 +122,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="a finished run; copies of it are damaged")
     parser.add_argument("--conf", required=True, help="the configuration that it was made with")
     parser.add_argument("knobs", nargs="*", help="overrides that it was made with, a.b=c")
+    parser.add_argument("--damages", nargs="*", default=list(DAMAGES))
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="patterns of files")
     parser.add_argument("--commands", nargs="*", default=["status", "tag", "verify", "run", "verify, run"])
+    parser.add_argument("--simulated-ray", action="store_true", help="stages run in one process (simulated_ray.py)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_intermixed_args()
 
 
-def commands_of(wanted: list[str], in_a_fork: bool) -> list[str]:
+def commands_of(wanted: list[str], needs_ray: bool) -> list[str]:
     """Those that need no Ray, or those that do."""
-    return [command for command in wanted if command.endswith("run") != in_a_fork]
+    return [command for command in wanted if command.endswith("run") == needs_ray]
 
 
 def damaged(file: Path, damage: str, draw: random.Random) -> bytes:
@@ -162,11 +170,11 @@ class Trial:
         return self._kind(file, name, content, told, command)
 
     def _kind(self, file: Path, name: str, content: bytes, told: str, command: str) -> str:
+        was_read = (name, command) not in UNUSED and (not file.exists() or file.stat().st_atime > OLD)
         is_named = name in "".join(told.split("\n")) or "damaged" in told
         if command.endswith("run") and (not file.exists() or file.read_bytes() != content):
             is_whole = call(["verify", str(self.copy)])[0] == "0" and predictions_of(self.copy) == self.predictions
             return "redone" if is_whole and is_named else "silent"
-        was_read = not file.exists() or file.stat().st_atime > OLD
         return "found" if is_named else "silent" if was_read else "not_read"
 
     def _words(self, command: str) -> list[str]:
