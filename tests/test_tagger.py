@@ -127,4 +127,4 @@ def test_what_a_terminal_would_obey_is_escaped(
 
     monkeypatch.setattr("sys.stdin", io.StringIO("text\n"))
     tag_lines(Hostile())  # type: ignore[arg-type]
-    assert capsys.readouterr().out == "text\n  0.500\ttwo\\nlines\\t\\x1b]0;x\\x07é\u200d\t(i\\r\\u202e)\n\n"
+    assert capsys.readouterr().out == "text\n  0.500\ttwo\\nlines\\t\\x1b]0;x\\x07é\u200d\t(i\\x0d\\u202e)\n\n"

@@ -1,4 +1,4 @@
-"""The configuration of a run: its knobs (schema.py), and how it is read, checked and written (loading.py)."""
+"""The configuration of a run: its knobs (schema.py, prepare.py), and how it is read, checked, written (loading.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ezxmc_ray.config.loading import (
     load_config,
     to_dict,
 )
+from ezxmc_ray.config.prepare import PrepareConfig
 from ezxmc_ray.config.schema import (
     ClusterConfig,
     Config,
@@ -23,7 +24,6 @@ from ezxmc_ray.config.schema import (
     IndexConfig,
     LexicalConfig,
     PredictConfig,
-    PrepareConfig,
     ReportConfig,
     ShortlistConfig,
     StudentConfig,

@@ -13,7 +13,7 @@ from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.labels import LabelSource
 from ezxmc_ray.documents.lists import separator_of
-from ezxmc_ray.documents.sources import COMPRESSIONS, LABEL_FORMATS, Source, common_folders, find_sources
+from ezxmc_ray.documents.sources import COMPRESSIONS, LABEL_FORMATS, TEXT_FORMATS, Source, common_folders, find_sources
 from ezxmc_ray.documents.splits import splits_of_files
 from ezxmc_ray.documents.xmc import find_xmc_sources
 from ezxmc_ray.errors import UserError
@@ -71,14 +71,14 @@ def label_sources(prepare: PrepareConfig) -> list[LabelSource]:
 def document_sources(prepare: PrepareConfig, patterns: Sequence[str], key: str) -> list[DocumentSource]:
     """The files of documents that ``patterns`` name, with the columns that ``prepare`` names.
 
-    A title column that is the text column too is read once.
+    A title column that is the text column too is read once. A .txt file has a text a line, without ids.
     """
-    found = find_sources(patterns, prepare.format, key, CSV_SEPARATORS[prepare.csv_separator])
+    found = find_sources(patterns, prepare.format, key, CSV_SEPARATORS[prepare.csv_separator], TEXT_FORMATS)
     required = (
         ("prepare.id_column", (prepare.id_column,)),
         ("prepare.text_column or prepare.title_column", (prepare.text_column, prepare.title_column)),
     )
-    return [
+    sources = [
         DocumentSource(
             one,
             id_column=prepare.id_column,
@@ -90,6 +90,13 @@ def document_sources(prepare: PrepareConfig, patterns: Sequence[str], key: str) 
         )
         for one in found
     ]
+    texts = {one.source.name: one for one in with_row_ids(sources) if one.source.format == "list"}
+    return [_of_texts(texts[one.source.name]) if one.source.name in texts else one for one in sources]
+
+
+def _of_texts(source: DocumentSource) -> DocumentSource:
+    """A file with a text a line."""
+    return replace(source, title_column="", text_column="text", labels_column="", split_column="", required=())
 
 
 def with_row_ids(sources: Sequence[DocumentSource]) -> list[DocumentSource]:

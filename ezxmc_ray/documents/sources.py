@@ -23,8 +23,11 @@ from pyarrow import fs
 from ezxmc_ray.errors import UserError, one_line
 
 FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
-#: What label files may be besides; a directory does not stand for those among them, since a README.txt is no labels.
-LABEL_FORMATS = {".txt": "list", ".ttl": "turtle", ".rdf": "rdfxml", ".nt": "ntriples"}
+#: What documents, and what labels may be besides; a directory does not stand for those, since a README.txt is no data.
+TEXT_FORMATS = {".txt": "list"}
+LABEL_FORMATS = TEXT_FORMATS | {".ttl": "turtle", ".rdf": "rdfxml", ".nt": "ntriples"}
+#: Those that prepare.format does not stand instead of, since it names none of them.
+RDF_FORMATS = ("turtle", "rdfxml", "ntriples")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 #: A line (JSON lines, text) or a field (CSV) that is longer is a bad row, so that a file without line ends fits memory.
@@ -146,7 +149,7 @@ def classify(
     if compression is None:
         stem = name.lower()
     by_name = formats.get(os.path.splitext(stem)[1], "")
-    format_ = by_name if wanted_format == "auto" or by_name in more_formats.values() else wanted_format
+    format_ = by_name if wanted_format == "auto" or by_name in RDF_FORMATS else wanted_format
     if not format_:
         known = ", ".join(formats)
         raise UserError(f"The name of {name} does not end in one of {known} (plain, .gz or .zst); set prepare.format.")

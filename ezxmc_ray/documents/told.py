@@ -147,7 +147,8 @@ def _unknown(checked: Sequence[CheckedSource], shards: Sequence[ShardCounts]) ->
     unknown, documents = sum(one.unknown_gold for one in shards), sum(one.unknown_documents for one in shards)
     known = sum(one.gold_labels for one in shards)
     first = ", ".join([where for one in checked for where in one.unknown][:3])
-    none = "" if known else "; no gold label at all is known: is it another set of ids?"
+    hint = "; none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
+    none = "" if known else hint
     return (
         f"{unknown:,} of {unknown + known:,} gold labels, of {documents:,} documents, are not among the labels "
         f"({first}){none}"

@@ -102,7 +102,11 @@ def test_gold_that_is_not_among_the_labels_stops_the_run_if_asked(folder: Folder
     )
     folder.write("documents.jsonl", [{"id": "s", "text": "x", "labels": ["Bees"]}])
     folder.prepare(test_share=0, held_out_share=0)
-    assert folder.said[-1].endswith("'Bees'); no gold label at all is known: is it another set of ids?")
+    assert folder.said[-1].endswith(
+        "'Bees'); none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
+    )
+    found = folder.prepare(test_share=0, held_out_share=0, label_id_column="text")
+    assert found == [("s", "train", ["Bees"])]
 
 
 @pytest.mark.parametrize("name", ["documents.jsonl", "documents.csv", "documents.parquet"])
@@ -367,3 +371,22 @@ def test_names_of_columns_do_not_steer_the_terminal(folder: Folder) -> None:
     assert folder.said[3].endswith("if 'lab\\nels' is it, set prepare.labels_column='lab\\nels'")
     assert not any("\x1b" in sentence or "\n" in sentence for sentence in folder.said)
     assert "\x1b" not in folder.refused(text_column="gone")
+
+
+def test_texts_one_a_line_are_documents(folder: Folder) -> None:
+    folder.write("a.txt", "one text, with a comma\r\n\n  another \n\u200b\n")
+    knobs = {"test_share": 0, "held_out_share": 0, "on_bad_rows": "skip"}
+    assert [one for one, _, _ in folder.prepare("a.txt", **knobs)] == ["0", "1"]
+    assert folder.said[0].startswith("Read 2 documents: 0 with a title, 2 with a text")
+    assert folder.details["rejected_by_reason"] == {"empty document": 1}
+    folder.write("d/x.txt", "x\n")
+    folder.write("d/y.txt", "y\n")
+    assert [one for one, _, _ in folder.prepare("d/*.txt", **knobs)] == ["x-0", "y-0"]
+    folder.write("d/z.csv", "id,text\n1,t\n")
+    assert "and others have none: give all of them ids" in folder.refused("d/*", **knobs)
+    assert [one for one, _, _ in folder.prepare("d", **knobs)] == ["1"]
+    folder.write("labels.txt", "id,text\nl,L\n")
+    folder.write("table.txt", "id,text\n7,t\n")
+    labels = [f"{folder.path}/labels.txt"]
+    assert folder.prepare("table.txt", labels=labels, format="csv", **knobs) == [("7", "train", None)]
+    assert folder.details["labels"] == 1
