@@ -95,7 +95,11 @@ class TeacherConfig:
         "hub id, directory, or package:NAME/PATH; a .gguf file is unpacked once into the cache; the bundled one is for trying",
         performance=True,
     )
-    engine: str = knob("vllm", "vllm, or transformers (slow reference)", ("vllm", "transformers"))
+    engine: str = knob(
+        "vllm",
+        "vllm; packed (all labels of a document in one sequence, for small teachers); transformers (slow reference)",
+        ("vllm", "packed", "transformers"),
+    )
     readout: str = knob(
         "auto",
         "yes_no: P(yes); likelihood: log P(label | document) per token; classify: the score of a reranker's head; auto: likelihood for the bundled model, which cannot answer, classify for a checkpoint with a head of its own, else yes_no",

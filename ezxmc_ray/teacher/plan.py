@@ -94,6 +94,11 @@ class PromptPlan:
         self.max_document_tokens = min(max_document_tokens, room)
 
     @property
+    def head(self) -> list[int]:
+        """Tokens that all prompts begin with, worked examples among them; none of a document's or of its padding."""
+        return self._head
+
+    @property
     def max_prompt_tokens(self) -> int:
         """Tokens of the longest prompt that this plan makes."""
         return self._fixed_tokens + self.max_document_tokens + self.max_label_tokens

@@ -17,6 +17,10 @@ def start_engine(config: TeacherConfig) -> Engine:
         from ezxmc_ray.teacher.vllm_engine import VllmEngine  # it imports vLLM
 
         return VllmEngine(teacher)
+    if config.engine == "packed":
+        from ezxmc_ray.teacher.packed_engine import PackedEngine
+
+        return PackedEngine(teacher)
     from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 
     return TransformersEngine(teacher)
