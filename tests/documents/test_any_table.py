@@ -245,7 +245,13 @@ def run(sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
 
 
 @given(table=tables(), name=st.sampled_from(list(WRITERS)))
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 500)
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize=EXAMPLES == 500,
+    suppress_health_check=list(HealthCheck),
+)
 def test_a_table_comes_out_as_it_went_in(run: Callable[..., Any], table: Table, name: str) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as where:
         folder = Path(where)
