@@ -287,4 +287,4 @@ def test_help_is_what_make_does_by_itself(tmp_path: Path) -> None:
     done = make(tmp_path)
     assert done.returncode == 0
     targets = re.findall(r"^make (\S+)", done.stdout, re.MULTILINE)
-    assert targets == ["demo", "demo", "test", "lint", "lock", "clean"]
+    assert targets == ["demo", "demo", "test", "coverage", "lint", "lock", "clean"]
