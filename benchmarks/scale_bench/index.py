@@ -44,22 +44,27 @@ def main() -> int:
     rows, folder = [], given.runs / given.name
     for labels in given.labels:
         for method in given.methods:
-            python = given.others if method in OTHERS else None
-            output, log = (folder / f"{method}-{labels}.{end}" for end in ("json", "log"))
-            done = json.loads(output.read_text()) if output.exists() else {"error": "not measured yet"}
-            if "error" in done:
-                words = [method, str(folder), str(labels), str(given.limit_s)]
-                done = run_module("scale_bench.index_methods", words, output, log, python)
+            words = [method, str(folder), str(labels), str(given.limit_s)]
+            done = measured(given, f"{method}-{labels}", "scale_bench.index_methods", words)
             index[method][str(labels)] = done
             rows.append(
                 {"labels": labels, "kind": method, **{k: rounded(v) for k, v in done.items() if k != "compared"}}
             )
             print(rows[-1], flush=True)
         words = [str(given.data.absolute()), str(folder), str(labels)]
-        actor[str(labels)] = run_module("scale_bench.index_actor", words, folder / "actor.json", folder / "actor.log")
+        actor[str(labels)] = measured(given, f"actor-{labels}", "scale_bench.index_actor", words)
         print({"labels": labels, **actor[str(labels)]}, flush=True)
         publish_so_far(given, rows, {"index": index, "actor": actor}, inputs)
     return 0
+
+
+def measured(given: argparse.Namespace, name: str, module: str, words: list[str]) -> dict[str, Any]:
+    """What ``module`` writes; of an earlier call, if that succeeded. ``error``: it failed, or was not to be run."""
+    output, log = (given.runs / given.name / f"{name}.{end}" for end in ("json", "log"))
+    done: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"error": "not measured"}
+    if "error" not in done or not given.limit_s:
+        return done
+    return run_module(module, words, output, log, given.others if words[0] in OTHERS else None)
 
 
 def publish_so_far(given: argparse.Namespace, rows: list[dict[str, Any]], done: dict[str, Any], inputs: Inputs) -> None:
@@ -82,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels", type=sizes, default=[100_000], help="sizes of the label set, by commas")
     parser.add_argument("--methods", type=choice(METHODS), default=list(METHODS), help="by commas")
     parser.add_argument("--others", help="Python with hnswlib, autofaiss and faiss-cpu; without it these are left out")
-    parser.add_argument("--limit-s", type=int, default=1200, help="a kind that takes longer is given up")
+    parser.add_argument("--limit-s", type=int, default=1200, help="of a kind; 0: only take over")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where vectors and indexes go")
     given = parser.parse_args()
     given.runs = given.runs.absolute()
