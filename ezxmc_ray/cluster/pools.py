@@ -38,6 +38,7 @@ from ezxmc_ray.cluster.session import (
     cluster_cpus,
     cluster_gpus,
     gpus_there,
+    machines,
     node_cpus,
     pool_gpus,
     user_errors,
@@ -90,8 +91,8 @@ def gpu_cpus() -> int:
 
     With one CPU, reading texts and words would keep the GPU waiting.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return max(1, min((int(has.get("CPU", 0) // has["GPU"]) for has in nodes if has.get("GPU", 0) >= 1), default=1))
+    with_gpu = (has for has in machines() if has.get("GPU", 0) >= 1)
+    return max(1, min((int(has.get("CPU", 0) // has["GPU"]) for has in with_gpu), default=1))
 
 
 def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Done]:

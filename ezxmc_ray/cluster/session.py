@@ -198,10 +198,15 @@ def node_cpus() -> int:
 
 def node_gpus() -> int:
     """GPUs of the largest node that there is, or that Ray's autoscaler may bring."""
+    return max((int(has.get("GPU", 0)) for has in machines()), default=0)
+
+
+def machines() -> list[dict[str, float]]:
+    """Resources of every node that is alive, and of every type of node that Ray's autoscaler may bring."""
     known = ray_state.get_cluster_config()
-    types = known.node_group_configs if known is not None else ()
-    coming = (int(one.resources.get("GPU", 0)) for one in types if one.max_count)
-    return max(_largest_node("GPU"), *coming, 0)
+    coming = known.node_group_configs if known is not None else ()
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [*alive, *(dict(one.resources) for one in coming if one.max_count)]
 
 
 def wait_for_gpus() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.core.generated.autoscaler_pb2 import ClusterConfig as ClusterTypes
 
 from ezxmc_ray.cluster import kept, pools, session
 from ezxmc_ray.cluster.kept import MAX_DEATHS
@@ -150,6 +151,16 @@ def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: py
     def node(alive: bool = True, **resources: float) -> dict[str, Any]:
         return {"Alive": alive, "Resources": resources}
 
+    coming = ClusterTypes(
+        node_group_configs=[
+            {"name": "there", "resources": {"CPU": 24, "GPU": 4}, "max_count": 3},
+            {"name": "not any more", "resources": {"CPU": 2, "GPU": 2}, "max_count": 0},
+        ]
+    )
+    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_state.get_cluster_config", lambda: coming)
+    monkeypatch.setattr("ray.nodes", lambda: [node(CPU=4.0)])
+    assert (gpu_cpus(), session.node_gpus()) == (6, 4)  # of nodes that the autoscaler may bring
+    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_state.get_cluster_config", lambda: None)
     for nodes, expected in (
         ([node(CPU=64.0), node(CPU=96.0, GPU=8.0), node(CPU=32.0, GPU=4.0), node(False, CPU=2.0, GPU=2.0)], 8),
         ([node(CPU=4.0, GPU=8.0)], 1),
