@@ -24,7 +24,7 @@ from tests.student.toy import TOPICS, save_tiny_bert
 ROWS = 40
 #: 5 steps an epoch.
 SETTINGS = ["encoder.max_document_tokens=16", "student.max_document_tokens=16", "student.batch_size=8"]
-SETTINGS += ["encoder.max_label_tokens=8", "student.checkpoint_every_steps=2", "student.workers=1"]
+SETTINGS += ["encoder.max_label_tokens=8", "student.checkpoint_every_s=0", "student.workers=1"]
 SETTINGS += ["student.dropout=true"]  # so that its random numbers are tested too
 
 
