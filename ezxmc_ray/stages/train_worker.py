@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.storage import copy_into
-from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.batches import BatchPlan, Row, scaled_learning_rate
 from ezxmc_ray.student.checkpoints import CheckpointClock
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
@@ -71,7 +72,11 @@ class TrainWorker:
         student = self.config.student
         self.trainer = StudentTrainer(
             load_encoder(self.storage, self.config.encoder, None),
-            Objective(student, settings.scale, settings.yes_threshold),
+            Objective(
+                replace(student, learning_rate=scaled_learning_rate(student, settings.batch_size)),
+                settings.scale,
+                settings.yes_threshold,
+            ),
             settings.steps,
             ray_train.torch.get_device(),
             self.config.seed,
@@ -86,7 +91,7 @@ class TrainWorker:
             # The curves of an older training would stand beside those of this one.
             self.storage.remove(layout.tensorboard(self.cycle))
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
-        self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
+        self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed)
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
             wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)

@@ -96,7 +96,7 @@ def test_workers_that_would_be_waited_for_without_end_are_refused(knobs: list[st
 
 @pytest.mark.parametrize(
     ("knobs", "expected"),
-    [(["workers=0"], 1), (["workers=2"], 2), (["workers=9", "min_workers=1"], 9), (["workers=9", "batch_size=2"], 2)],
+    [(["workers=0"], 1), (["workers=2"], 2), (["workers=9", "min_workers=1"], 9)],
 )
 def test_workers_that_there_is_room_for(knobs: list[str], expected: int) -> None:
     assert count_workers(load_config(None, [f"student.{knob}" for knob in knobs])) == expected
