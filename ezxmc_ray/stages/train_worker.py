@@ -199,6 +199,7 @@ class TrainWorker:
     def _checkpoint(self) -> float:
         """Report a checkpoint of the model, the optimizer and the counts; a barrier for all workers. Its seconds."""
         began, checkpoint = time.monotonic(), None
+        self.progress["checkpoints"] += 1
         with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
             if self.rank == 0:
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "stopping": self.stopping.state()}
@@ -207,7 +208,6 @@ class TrainWorker:
             ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
         self._upload_events()
         seconds = time.monotonic() - began
-        self.progress["checkpoints"] += 1
         self.progress["checkpoint_seconds"] += seconds
         return seconds
 
