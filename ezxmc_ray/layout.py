@@ -80,6 +80,11 @@ def training_outcome(cycle: int, training: str) -> str:
     return f"cycle-{cycle}/{training}.json"
 
 
+def training_batch(cycle: int, training: str) -> str:
+    """The file beside the checkpoints of the training named ``training`` with the documents of its steps."""
+    return f"cycle-{cycle}/{training}/batch.json"
+
+
 def tensorboard(cycle: int) -> str:
     """The folder of the event files of a cycle's training."""
     return f"cycle-{cycle}/tensorboard"

@@ -195,8 +195,22 @@ class StudentConfig:
         "documents that only earlier cycles judged teach as well, by the latest of their shortlists; and a label that got a yes then is no negative of its document",
     )
     epochs: float = knob(1.0, "passes over the examples a cycle", above=0)
-    batch_size: int = knob(48, "documents a step, over all workers", above=0)
-    learning_rate: float = knob(5e-5, "peak learning rate of AdamW", above=0)
+    batch_size: int = knob(
+        48,
+        "documents a step of one worker; with many workers a step has so many a worker, as far as max_batch_size lets it",
+        above=0,
+    )
+    max_batch_size: int | None = knob(
+        None,
+        "documents a step at most, over all workers; null: so many that the training has 1,000 steps, but batch_size at least; the same as batch_size: the same steps whatever the workers",
+        above=0,
+    )
+    learning_rate: float = knob(5e-5, "peak learning rate of AdamW, of a step of batch_size documents", above=0)
+    learning_rate_scaling: str = knob(
+        "sqrt",
+        "of the learning rate where a step has more documents than batch_size: sqrt (with the square root of how many times as many) or none",
+        ("sqrt", "none"),
+    )
     warmup_share: float = knob(
         0.1, "share of the steps with rising learning rate, 0 to 1; it falls linearly after", most=1
     )
@@ -245,7 +259,11 @@ class StudentConfig:
         ("tensorboard", "wandb", "mlflow"),
         performance=True,
     )
-    checkpoint_every_steps: int = knob(50, "steps between checkpoints", above=0, performance=True)
+    checkpoint_every_s: float = knob(
+        300.0,
+        "seconds between checkpoints: what a failure costs at most; where a checkpoint takes long there are fewer, so that they take 2 % of the time; 0 = after every step",
+        performance=True,
+    )
     max_failures: int = knob(
         3, "times that training starts again from its last checkpoint after a worker died", performance=True
     )

@@ -36,7 +36,7 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.stages.train_snapshot import mend_snapshot
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.batches import BatchPlan
+from ezxmc_ray.student.batches import MIN_WORKER_DOCUMENTS, BatchPlan, global_batch_size, scaled_learning_rate
 from ezxmc_ray.student.data import ExampleReader
 from ezxmc_ray.student.trackers import check_trackers
 
@@ -62,16 +62,23 @@ def train(context: Context, cycle: int) -> StageResult:
             "documents to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
             "student.patience to 0."
         )
-    plan = BatchPlan(known["rows"], config.student.batch_size, config.seed)
+    # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
+    commit = context.manifest(layout.examples(cycle)).commit
+    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit])
+    remove_trainings(storage, cycle, kept=name)
+    batch_size = begun_batch_size(storage, cycle, name, config, sum(known["rows"]))
+    plan = BatchPlan(known["rows"], batch_size, config.seed)
     steps, judged = plan.total_steps(config.student.epochs), context.judged(cycle)
-    command = uuid.uuid4().hex
-    settings = TrainSettings(config, storage, cycle, steps, judged.scale, judged.yes_threshold, thresholds, command)
+    scale, threshold, command = judged.scale, judged.yes_threshold, uuid.uuid4().hex
+    settings = TrainSettings(config, storage, cycle, steps, batch_size, scale, threshold, thresholds, command)
     began = time.monotonic()
-    outcome = _train(settings, context.manifest(layout.examples(cycle)).commit)
+    outcome = _train(settings, name)
     seconds, earlier_s = outcome["training_seconds"], outcome.pop("earlier_seconds", 0.0)
     details = {
         **outcome,
         "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": scaled_learning_rate(config.student, batch_size),
         "documents_per_s": outcome["documents"] / max(1e-9, seconds),
         "start_seconds": time.monotonic() - began - (seconds - earlier_s),
         "loss": config.student.loss,
@@ -86,14 +93,20 @@ def train(context: Context, cycle: int) -> StageResult:
     return StageResult(int(outcome["documents"]), files, details)
 
 
-def _train(settings: TrainSettings, examples: str) -> dict[str, Any]:
-    """Train on the ``examples`` of that commit; what the first worker found of it."""
+def begun_batch_size(storage: Storage, cycle: int, name: str, config: Config, examples: int) -> int:
+    """Documents of a step of the training named ``name``: as it was begun, with however many workers it goes on."""
+    file = layout.training_batch(cycle, name)
+    if not storage.exists(file):
+        documents = global_batch_size(config.student, count_workers(config), examples)
+        storage.write_json(file, {"documents": documents})
+    return int(storage.read_json(file)["documents"])
+
+
+def _train(settings: TrainSettings, name: str) -> dict[str, Any]:
+    """Train by the name of ``name``; what the first worker found of it."""
     config, storage, cycle = settings.config, settings.storage, settings.cycle
-    # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
-    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, examples])
-    remove_trainings(storage, cycle, kept=name)
     mend_snapshot(storage, f"{layout.cycle_folder(cycle)}/{name}")
-    workers = count_workers(config)
+    workers = useful_workers(config, settings.batch_size)
     phase = f"starting {workers} worker{'s' * (workers > 1)}"
     with watched(StageProgress(f"cycle {cycle} train", "steps", settings.steps, phase=phase)):
         _fit(name, settings, workers)
@@ -142,18 +155,18 @@ def count_examples(storage: Storage, cycle: int, earlier_thresholds: list[float]
 
 
 def count_workers(config: Config) -> int:
-    """As configured, else one a GPU, else as many as :data:`CPU_WORKERS` says; no more than documents in a batch.
+    """As configured, else one a GPU, else as many as :data:`CPU_WORKERS` says.
 
     Errors: UserError for more than the cluster has room for (Ray would wait for room without end), and for a
     student.min_workers above that.
     """
     student, kind = config.student, "GPU" if cluster_gpus() else "CPU"
     room = cluster_limit(kind)
-    workers = min(student.workers or cluster_gpus() or _cpu_workers(), student.batch_size)
+    workers = student.workers or cluster_gpus() or _cpu_workers()
     if student.min_workers > workers:
         raise UserError(
             f"student.min_workers is {student.min_workers}, more than the {workers} workers that the training is to "
-            f"have (student.workers, and no more than student.batch_size): set it to {workers} at most."
+            f"have (student.workers): set it to {workers} at most."
         )
     key, least = ("min_workers", student.min_workers) if student.min_workers else ("workers", workers)
     if least > room:
@@ -162,6 +175,13 @@ def count_workers(config: Config) -> int:
             f"each worker takes one at least: set student.{key} to {room} at most, or add nodes."
         )
     return workers
+
+
+def useful_workers(config: Config, batch_size: int) -> int:
+    """Those of :func:`count_workers` that a step of ``batch_size`` documents has work for: MIN_WORKER_DOCUMENTS each,
+    or, where the user says how many workers there are to be, one."""
+    each = 1 if config.student.workers else MIN_WORKER_DOCUMENTS
+    return min(count_workers(config), max(1, batch_size // each))
 
 
 def _cpu_workers() -> int:

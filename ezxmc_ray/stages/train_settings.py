@@ -13,6 +13,7 @@ from ezxmc_ray.student.targets import TargetScale
 class TrainSettings:
     """One training: of which cycle, how many ``steps``, and by which scale and thresholds of a yes.
 
+    ``batch_size``: documents of a step, over all workers.
     ``earlier_thresholds``: of the cycles before, as far as their verdicts teach. ``command``: a worker that starts
     again knows by it whether it is still the same command.
     """
@@ -21,6 +22,7 @@ class TrainSettings:
     storage: Storage
     cycle: int
     steps: int
+    batch_size: int
     scale: TargetScale
     yes_threshold: float
     earlier_thresholds: list[float]

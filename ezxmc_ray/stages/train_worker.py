@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.storage import copy_into
-from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.batches import BatchPlan, Row, scaled_learning_rate
+from ezxmc_ray.student.checkpoints import CheckpointClock
 from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
@@ -70,7 +72,11 @@ class TrainWorker:
         student = self.config.student
         self.trainer = StudentTrainer(
             load_encoder(self.storage, self.config.encoder, None),
-            Objective(student, settings.scale, settings.yes_threshold),
+            Objective(
+                replace(student, learning_rate=scaled_learning_rate(student, settings.batch_size)),
+                settings.scale,
+                settings.yes_threshold,
+            ),
             settings.steps,
             ray_train.torch.get_device(),
             self.config.seed,
@@ -85,7 +91,7 @@ class TrainWorker:
             # The curves of an older training would stand beside those of this one.
             self.storage.remove(layout.tensorboard(self.cycle))
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
-        self.plan = BatchPlan(self.reader.rows_of_shards, student.batch_size, self.config.seed)
+        self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed)
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
             wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
@@ -99,11 +105,14 @@ class TrainWorker:
         every = -(-steps // CURVE_POINTS)
         began, before = time.monotonic(), self.progress["training_seconds"]
         held = self.trainer.step_number
+        clock = CheckpointClock(student.checkpoint_every_s)
         report_phase("first step")
         for texts in prefetch(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
-            loss, truncated = self._sums(result.loss / self.world, texts.truncated)
+            # The first worker's clock decides for all.
+            due = float(self.rank == 0 and clock.due())
+            loss, truncated, due = self._sums(result.loss / self.world, texts.truncated, due)
             self.progress["documents"] += texts.batch.global_documents
             self.progress["truncated_readings"] += int(truncated)
             if step % every == 0 or step in (1, steps):
@@ -116,8 +125,8 @@ class TrainWorker:
                 if self.stopping.should_stop():
                     self.progress["stopped_at"] = step
                     break
-            if step % student.checkpoint_every_steps == 0 and step < steps:
-                self._checkpoint()
+            if due and step < steps:
+                clock.taken(self._checkpoint())
         self.stopping.take_best(self.trainer.encoder.module)
 
     def finish(self) -> None:
@@ -187,9 +196,10 @@ class TrainWorker:
         torch.distributed.all_reduce(totals)
         return [float(total) for total in totals]
 
-    def _checkpoint(self) -> None:
-        """Report a checkpoint of the model, the optimizer and the counts; a barrier for all workers."""
-        checkpoint = None
+    def _checkpoint(self) -> float:
+        """Report a checkpoint of the model, the optimizer and the counts; a barrier for all workers. Its seconds."""
+        began, checkpoint = time.monotonic(), None
+        self.progress["checkpoints"] += 1
         with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
             if self.rank == 0:
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "stopping": self.stopping.state()}
@@ -197,6 +207,9 @@ class TrainWorker:
                 checkpoint = ray_train.Checkpoint.from_directory(folder)
             ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
         self._upload_events()
+        seconds = time.monotonic() - began
+        self.progress["checkpoint_seconds"] += seconds
+        return seconds
 
     def _upload_events(self) -> None:
         """Event files of TensorBoard go into the run; those of an earlier start of this training stay beside them."""
@@ -207,7 +220,7 @@ class TrainWorker:
         """Load the latest checkpoint, if there is one; returns the counts so far."""
         command = self.settings.command
         progress: dict[str, Any] = {"documents": 0, "truncated_readings": 0, "training_seconds": 0.0}
-        progress |= {"command": command, "earlier_seconds": 0.0}
+        progress |= {"checkpoints": 0, "checkpoint_seconds": 0.0, "command": command, "earlier_seconds": 0.0}
         progress |= {"stopped_at": None, "loss_curve": [], "resumed_at": [], "lost_trackers": {}}
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:

@@ -1,4 +1,4 @@
-"""The batch plan: which rows of which example shard train in which step, by seed, whatever the number of workers.
+"""The batch plan: how many documents a step has, and which rows of which example shard train in which step, by seed.
 
 Comes in: usable rows a shard, batch size, seed. Goes out: the global batches of every epoch; a worker takes its slice
 of each. Shards are shuffled and taken in windows, rows are shuffled inside a window, so that a worker holds few
@@ -7,16 +7,44 @@ shards at a time while neighbors in a shard do not stay together. Being replayab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.errors import UserError
 
 Row = tuple[int, int]  # number of the shard, row among its usable rows
 
 #: A batch of fewer documents has no in-batch negatives to speak of.
 MIN_ROWS = 2
+#: Steps that a training keeps where its batch grows with the workers: few documents would be learned in a few steps.
+MIN_STEPS = 1000
+#: Documents that a worker is worth its part in the averaging for.
+MIN_WORKER_DOCUMENTS = 8
+
+
+def global_batch_size(config: StudentConfig, workers: int, examples: int) -> int:
+    """Documents of a step over all ``workers``, for an epoch of so many ``examples``.
+
+    ``student.batch_size`` a worker, ``student.max_batch_size`` together at most. Where that is null: so many at most
+    that the training has MIN_STEPS steps, but ``student.batch_size`` at least. So few documents are learned in the
+    steps of one worker by however many, and one worker alone always has ``student.batch_size`` documents a step.
+    """
+    most = config.max_batch_size or max(config.batch_size, int(examples * config.epochs) // MIN_STEPS)
+    return min(config.batch_size * workers, most)
+
+
+def scaled_learning_rate(config: StudentConfig, batch_size: int) -> float:
+    """The peak learning rate of steps of ``batch_size`` documents, from that of ``student.batch_size``.
+
+    With Adam it follows the square root of the batch (Malladi et al., "On the SDEs and Scaling Rules for Adaptive
+    Gradient Algorithms", arXiv 2205.10287).
+    """
+    if config.learning_rate_scaling == "none":
+        return config.learning_rate
+    return config.learning_rate * math.sqrt(batch_size / config.batch_size)
 
 
 class BatchPlan:

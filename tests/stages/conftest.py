@@ -146,7 +146,7 @@ encoder: {{dtype: float32}}
 shortlist: {{size: 4}}
 teacher: {{readout: likelihood, batch_documents: 8, max_document_tokens: 48}}
 student:
-  {{workers: 2, epochs: 2, batch_size: 16, dropout: true, checkpoint_every_steps: 3, validate_every_steps: 4,
+  {{workers: 2, epochs: 2, batch_size: 16, dropout: true, checkpoint_every_s: 0.5, validate_every_steps: 4,
    trackers: [tensorboard]}}
 """
     )

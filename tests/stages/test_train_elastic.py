@@ -16,7 +16,7 @@ from tests.student.toy import save_tiny_bert
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 #: 5 steps an epoch.
-KNOBS = ["student.epochs=100", "student.checkpoint_every_steps=20", "student.dtype=float32"]
+KNOBS = ["student.epochs=100", "student.checkpoint_every_s=0", "student.dtype=float32"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Project = Any  # conftest.Project
 #: 4 steps an epoch; long enough to be killed on the way.
-SETTINGS = ["student.epochs=25", "student.checkpoint_every_steps=10", "student.dtype=float32", "student.dropout=true"]
+SETTINGS = ["student.epochs=25", "student.checkpoint_every_s=0", "student.dtype=float32", "student.dropout=true"]
 
 
 def untrained(project: Project, folder: Path) -> Project:
@@ -93,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_the_losses_go_on(
     details = copy.manifest("cycle-0/student")["details"]
     assert details["lost_trackers"] == {"wandb": "does not begin (the simulated server is down)"}
     resumed = details["resumed_at"]
-    assert len(resumed) == 1 and resumed[0] % 10 == 0 and resumed[0] > 0
+    assert len(resumed) == 1 and resumed[0] > 0
     assert_same_losses(copy, undisturbed)
 
 

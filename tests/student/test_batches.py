@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.student.batches import BatchPlan
+from ezxmc_ray.student.batches import BatchPlan, global_batch_size, scaled_learning_rate
 
 SHARDS = [5, 0, 17, 9, 1, 12, 8, 3]  # 55 rows
 
@@ -58,3 +61,30 @@ def test_fractions_of_an_epoch_are_steps() -> None:
 def test_too_few_documents_are_one_sentence() -> None:
     with pytest.raises(UserError, match=r"^There are 1 judged train documents, too few to train the student: .*\.$"):
         BatchPlan([1, 0], 6, seed=0).total_steps(1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "examples", "knobs", "documents"),
+    [
+        (1, 50, {}, 48),  # one worker: as configured, whatever the examples
+        (1, 9_000_000, {}, 48),
+        (64, 1_500, {}, 48),  # few documents: the steps of one worker
+        (64, 900_000, {}, 900),  # a thousand steps
+        (64, 900_000, {"epochs": 2.0}, 1_800),
+        (64, 9_000_000, {}, 64 * 48),
+        (64, 9_000_000, {"max_batch_size": 48}, 48),
+        (2, 100, {"max_batch_size": 80}, 80),
+        (2, 100, {"max_batch_size": 4_096}, 96),
+        (1, 100, {"max_batch_size": 10}, 10),
+    ],
+)
+def test_a_step_grows_with_the_workers_where_there_are_documents_for_it(
+    workers: int, examples: int, knobs: dict[str, Any], documents: int
+) -> None:
+    assert global_batch_size(StudentConfig(**knobs), workers, examples) == documents
+
+
+def test_the_learning_rate_follows_the_square_root_of_the_batch() -> None:
+    config = StudentConfig(batch_size=48, learning_rate=1e-4)
+    assert [scaled_learning_rate(config, size) for size in (48, 192, 12)] == pytest.approx([1e-4, 2e-4, 5e-5])
+    assert scaled_learning_rate(replace(config, learning_rate_scaling="none"), 192) == 1e-4

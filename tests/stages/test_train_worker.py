@@ -1,0 +1,99 @@
+"""One training worker beside a simulated Ray Train that keeps its last checkpoint; no Ray."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.config import load_config
+from ezxmc_ray.stages import train_worker
+from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.stages.train_worker import TrainWorker
+from ezxmc_ray.storage import Storage
+from tests.stages.test_train import SETTINGS, write_examples
+from tests.student.toy import SCALE, save_tiny_bert
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class SimulatedRayTrain:
+    """What a worker asks of ``ray.train``: it is the only one, and ``kept`` is its last checkpoint."""
+
+    def __init__(self, kept: Path) -> None:
+        self.kept = kept
+        self.steps: list[int] = []
+        self.torch = SimpleNamespace(get_device=lambda: "cpu")
+        self.Checkpoint = self
+
+    def get_context(self) -> Any:
+        name = "training-simulated"
+        return SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1, get_experiment_name=lambda: name)
+
+    def from_directory(self, folder: str) -> str:
+        return folder
+
+    def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
+        if checkpoint:
+            shutil.copytree(checkpoint, self.kept, dirs_exist_ok=True)
+            self.steps.append(metrics["step"])
+
+    def get_checkpoint(self) -> Any:
+        from ray.train import Checkpoint
+
+        return Checkpoint.from_directory(str(self.kept)) if self.kept.exists() else None
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_bert(tmp_path_factory.mktemp("encoder"), 0.1)
+
+
+@pytest.fixture
+def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedRayTrain:
+    found = SimulatedRayTrain(tmp_path / "kept")
+    monkeypatch.setattr(train_worker, "ray_train", found)
+    for name in ("report_phase", "report_done"):
+        monkeypatch.setattr(train_worker, name, lambda *_: None)
+    return found
+
+
+def worker_of(folder: Path, encoder: Path, batch_size: int, steps: int, *knobs: str) -> TrainWorker:
+    config = load_config(None, [f"run={folder}", f"encoder.model={encoder}", *SETTINGS, *knobs])
+    storage = Storage(config.run)
+    if not storage.exists("labels.parquet"):
+        write_examples(storage, held_out=0)
+    settings = TrainSettings(config, storage, 0, steps, batch_size, SCALE, 0.5, [], "command")
+    return TrainWorker(settings, folder)
+
+
+def test_checkpoints_are_counted_and_training_goes_on_from_the_last(
+    encoder: Path, tmp_path: Path, simulated: SimulatedRayTrain
+) -> None:
+    first = worker_of(tmp_path, encoder, 8, 10)
+    first.train()
+    assert simulated.steps == list(range(1, 10)) and first.progress["checkpoints"] == 9
+    assert 0 < first.progress["checkpoint_seconds"] < first.progress["training_seconds"]
+    again = worker_of(tmp_path, encoder, 8, 10)
+    assert again.progress["resumed_at"] == [9] and again.progress["checkpoints"] == 9
+    again.train()
+    losses = [[point["loss"] for point in one.progress["loss_curve"]] for one in (again, first)]
+    assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1])
+
+
+def test_no_checkpoint_before_its_time(encoder: Path, tmp_path: Path, simulated: SimulatedRayTrain) -> None:
+    worker = worker_of(tmp_path, encoder, 8, 5, "student.checkpoint_every_s=1000")
+    worker.train()
+    assert simulated.steps == [] and worker.progress["checkpoints"] == 0
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_step_of_many_workers_has_its_documents_and_its_learning_rate(encoder: Path, tmp_path: Path) -> None:
+    """Of a training that was begun with four workers, and goes on with one."""
+    worker = worker_of(tmp_path, encoder, 32, 2, "student.learning_rate=1e-3", "student.warmup_share=0")
+    worker.train()
+    assert worker.progress["documents"] == 40  # 32, and the 8 that are left
+    assert worker.progress["loss_curve"][0]["learning_rate"] == pytest.approx(2e-3)
