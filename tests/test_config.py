@@ -96,7 +96,7 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ),
         (
             "teacher.engine=vlm",
-            f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, transformers (did you mean vllm?).",
+            f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, packed, transformers (did you mean vllm?).",
         ),
         ("shortlist.sise=3", f"Unknown key shortlist.sise {HERE}; did you mean shortlist.size?"),
         ("shortlst.size=3", f"Unknown key shortlst.size {HERE}; did you mean shortlist.size?"),
