@@ -165,8 +165,7 @@ class Storage:
         told = self.read_json(relative)
         if not isinstance(told, dict):
             raise ValueError("it is no JSON object")
-        noted = told.pop(CHECKSUM, None)
-        if noted not in (None, _checksum_of(told)):
+        if told.pop(CHECKSUM, None) not in (None, _checksum_of(told)):
             raise ValueError("its content is not what was written")
         return told
 
