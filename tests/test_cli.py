@@ -127,6 +127,7 @@ def test_status_prints_a_line_a_step_and_what_is_damaged(
     curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = types.SimpleNamespace(known_damage=lambda run: {"labels.parquet": "missing"})
+    monkeypatch.setattr(sys.modules["ezxmc_ray"], "verification", fake, raising=False)
     monkeypatch.setitem(sys.modules, "ezxmc_ray.verification", fake)  # type: ignore[arg-type]
     assert call("status", "runs/mine") == 0
     assert curriculum.calls == [("status", "runs/mine")]

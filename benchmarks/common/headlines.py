@@ -6,6 +6,7 @@ choose among methods it takes the strongest other one, so that no row is the mos
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ JUDGES = ("llm_rerank", "llm_fusion")
 
 
 def benchmark_of(result: Result) -> str:
-    """The name of the script that wrote ``result``."""
-    return Path(shlex.split(result["command"])[1]).stem
+    """The name of the script that wrote ``result``; of scale.py that of its part."""
+    words = shlex.split(result["command"])
+    name = Path(words[1]).stem
+    return words[2] if name == "scale" else name
 
 
 def headline(result: Result) -> str:
@@ -28,9 +31,9 @@ def headline(result: Result) -> str:
 
 
 def _demo(result: Result) -> str:
-    """The mean over the seeds, of the run with most documents."""
+    """The mean over the seeds, of the runs with fewest judged documents."""
     before = result["rows"][0]
-    after = next(row for row in result["rows"] if row["seed"] == "mean")
+    after = min((row for row in result["rows"] if row["seed"] == "mean"), key=lambda row: int(row.get("judged") or 0))
     seeds = sum(
         row["seed"] != "mean" and all(row.get(name) == after.get(name) for name in ("encoder", "judged"))
         for row in result["rows"]
@@ -38,6 +41,14 @@ def _demo(result: Result) -> str:
     changes = ", ".join(f"{name} {before[name]:.1f} → {after[name]:.1f}" for name in ("P@1", "R@10"))
     judged = f" with {after['judged']} judged documents" if "judged" in after else ""
     return f"{changes}{judged}, mean of {seeds} runs"
+
+
+def _judge(result: Result) -> str:
+    rows = result["rows"]
+    busy = ", ".join(f"{row['engine_busy']:.1%} at {row['pairs/s of the simulated engine']:,}" for row in rows)
+    slowed = re.search(r"--slow-motion[ =](\d+)", result["command"])
+    motion = f", engine and storage slowed {slowed[1]} times" if slowed else ""
+    return f"a simulated engine works {busy} pairs/s{motion}; {rows[0]['cpu_us_per_pair']:.0f} µs of CPU a pair"
 
 
 def _encode(result: Result) -> str:
@@ -143,6 +154,7 @@ RULES: dict[str, Callable[[Result], str]] = {
     "demo": _demo,
     "encode": _encode,
     "index": _index,
+    "judge": _judge,
     "kills": _kills,
     "quality": _quality,
     "student": _student,

@@ -1,1 +1,1 @@
-"""What a run of ten million documents asks of single parts, measured on parts of one: `python -m scale_bench.judge`."""
+"""The parts of benchmarks/scale.py: what ten million documents ask of an engine, an index, a stage."""

@@ -1,6 +1,6 @@
 """How many pairs a second does everything but the model allow? A real vLLM engine whose forward costs next to nothing.
 
-    cd benchmarks; python -m scale_bench.ceiling --name teacher-ceiling --data DIRECTORY [--profile FILE]
+    python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY [--profile FILE]
 
 The model has one layer of 64, random weights, and the vocabulary of the bundled teacher; it is made in a temporary
 folder. Documents are recombined as in judge.py, ten labels each. The engine and its prompts are the stage's own, in a
@@ -17,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ from scale_bench.judge import SHORTLIST, read_texts, recombined
 BUNDLED = TeacherConfig().model
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure and publish; returns the exit status (2 for what the user can mend)."""
-    given = parse()
+    given = parse(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         documents, labels = read_texts(given.data)
@@ -58,7 +59,7 @@ def main() -> int:
     return 0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
@@ -66,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=960, help="of ten pairs each")
     parser.add_argument("--readout", default="yes_no", choices=["yes_no", "likelihood"])
     parser.add_argument("--profile", help="file for cProfile's statistics")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def make_model(folder: str) -> None:
@@ -109,7 +110,3 @@ def timed(engine: Any, batches: list[list[DocumentPairs]]) -> dict[str, Any]:
         "tokens a prompt": sum(one.prompt_tokens for one in judged) / pairs,
         "tokens computed a pair": sum(one.computed_tokens for one in judged) / pairs,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

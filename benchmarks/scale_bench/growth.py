@@ -1,6 +1,6 @@
 """What do prepare, evaluate, report and the join of examples cost a document, as the documents become more?
 
-    cd benchmarks; python -m scale_bench.growth --data DIRECTORY [--documents 10000,100000] [--labels 100000]
+    python benchmarks/scale.py growth --data DIRECTORY [--documents 10000,100000] [--labels 100000]
 
 Every size is a run in a process of its own. Documents are recombined from those in --data (documents.jsonl.gz,
 labels.jsonl.gz): a title and the halves of two texts, of three documents. Shortlists, verdicts and rankings by two
@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from common.publish import publish, run_module
 from ezxmc_ray.errors import UserError
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure every size and publish; returns the exit status (2 for what the user can mend)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", default="growth", help="of the result file")
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where the runs lie meanwhile"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         sizes = [run_of(given, int(size)) for size in given.documents.split(",")]
     except UserError as error:
@@ -89,7 +90,3 @@ def summary(sizes: list[dict[str, Any]]) -> dict[str, Any]:
 def _cpu(by_size: dict[str, Any], place: int) -> float:
     one = list(by_size.values())[place]
     return float(one["task_cpu_ms_per_document"] + one["driver_cpu_ms_per_document"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

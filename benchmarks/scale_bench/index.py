@@ -1,6 +1,6 @@
 """Which index finds the labels nearest to documents, how fast, and what does it take to build?
 
-    cd benchmarks; python -m scale_bench.index --name index --data DIRECTORY --labels 100000,1000000
+    python benchmarks/scale.py index --name index --data DIRECTORY --labels 100000,1000000
 
 Label vectors are the encoder's, of the label texts in --data; beyond these, mixtures of them (index_inputs.py has how,
 and ``geometry`` in the result says how near they come). Queries are documents of --data by the same encoder: 500 that
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from scale_bench.index_inputs import Inputs, make_inputs
 from scale_bench.index_methods import METHODS, OTHERS
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure and publish; returns the exit status (2 for what the user can mend)."""
-    given = parse()
+    given = parse(arguments)
     try:
         inputs = make_inputs(given.data, given.runs / given.name, given.labels, given.model)
     except UserError as error:
@@ -78,7 +79,7 @@ def publish_so_far(given: argparse.Namespace, rows: list[dict[str, Any]], done: 
     publish(given.name, "Index: label sets of a size that exact search on a CPU is slow for", result)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
@@ -89,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--others", help="Python with hnswlib, autofaiss and faiss-cpu; without it these are left out")
     parser.add_argument("--limit-s", type=int, default=1200, help="of a kind; 0: only take over")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where vectors and indexes go")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     given.runs = given.runs.absolute()
     given.methods = [method for method in given.methods if method not in OTHERS or given.others]
     return given
@@ -103,7 +104,3 @@ def sizes(text: str) -> list[int]:
 def rounded(value: Any) -> Any:
     """A figure as a table shows it."""
     return round(value, 4 if value < 2 else 1) if isinstance(value, float) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """How much of the time does an engine work? A simulated engine that waits, in the judge stage's real worker.
 
-    cd benchmarks; python -m scale_bench.judge --name simulated-judge --data DIRECTORY [--slow-motion 8]
+    python benchmarks/scale.py judge --name simulated-judge --data DIRECTORY [--slow-motion 8]
 
 The worker, its threads, prompts, tables, verdict store and files are the stage's own; the storage answers every request
 late (slow_storage.py), and the engine sleeps for as long as a real one of so many pairs/s would take for a step. It
@@ -110,9 +110,9 @@ class SimulatedEngine:
             yield to_judged_batch(prompts, raw, len(raw), len(raw) / self.rate, self.config)
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure and publish; returns the exit status (2 for what the user can mend)."""
-    given = parse()
+    given = parse(arguments)
     try:
         texts = read_texts(given.data)
         rows = [one_rate(given, rate, texts) for rate in given.rates]
@@ -133,7 +133,7 @@ def main() -> int:
     return 0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
@@ -142,7 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="of an engine's work, for each rate")
     parser.add_argument("--slow-motion", type=float, default=1, help="so many times slower than real")
     parser.add_argument("--latency-ms", type=float, default=50, help="of a request to the storage")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def read_texts(data: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
@@ -240,7 +240,3 @@ def recombined(documents: list[dict[str, Any]], draw: random.Random, name: str) 
     key = content_hash(title["title"], text)
     document = {"id": name, "title": title["title"], "text": text, "split": "train", "held_out": False, "excluded": []}
     return document | {"content_hash": key}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

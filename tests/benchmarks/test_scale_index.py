@@ -64,7 +64,7 @@ def test_the_headline_sets_auto_beside_the_fastest_that_finds_as_much() -> None:
 
     rows = [row("auto", 0.98, 200.0), row("flat", 1.0, 7.0), row("sq8", 0.99, 9.0), row("hnsw", 0.9, 900.0)]
     rows += [row("auto", 1.0, 1.0, labels=100), {"labels": 9000, "kind": "slow", "error": "more than 9 s"}]
-    assert headline({"command": "python benchmarks/scale_bench/index.py --name n", "rows": rows}) == (
+    assert headline({"command": "python benchmarks/scale.py index --name n", "rows": rows}) == (
         "9,000 labels: auto finds 0.980 of the 400 nearest, 200 queries a second of CPU, built in 60 of them; "
         "sq8 9 queries"
     )
