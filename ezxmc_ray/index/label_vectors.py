@@ -77,7 +77,7 @@ def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
             sink.write(np.ascontiguousarray(flat(table["vector"])))
             done += len(table)
     joined = {
-        "truncated": sum(one.get("truncated", 0) for one in counts),
+        **{name: sum(one.get(name, 0) for one in counts) for name in ("truncated", "unreadable")},
         "unused_prompts": max(one.get("unused_prompts", 0) for one in counts),  # older runs have none
     }
     note = sink.note(f"{folder}/vectors.npy")

@@ -27,16 +27,23 @@ DOCUMENT_WORDS = 256
 BATCH_DOCUMENTS = 512
 BATCH_LABELS = 65_536
 
+#: Soft hyphens, marks of direction, byte order marks and the like; joiners of letters have a meaning.
+_INVISIBLE = regex.compile(r"[\p{Cf}--[\u200c\u200d]]", regex.V1)
 _WORD = regex.compile(r"[\w\p{M}]{2,}")  # with marks: vowel signs are letters of a word
 
 
 def word_stems(text: str, most: int | None = None) -> list[str]:
     """The first :data:`STEM` letters of every word of two letters or more, in lower case; of the first ``most`` words.
 
-    However a letter with an accent is encoded, it is the same (Unicode's NFKC).
+    However a letter with an accent is encoded, it is the same (Unicode's NFKC); signs that nobody sees part no word.
     """
-    words = _WORD.finditer(unicodedata.normalize("NFKC", text).casefold())
-    return [word[0][:STEM] for word in islice(words, most)]
+    return [word[0][:STEM] for word in islice(_WORD.finditer(_compared(text)), most)]
+
+
+def _compared(text: str) -> str:
+    if text.isascii():
+        return text.casefold()
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def lexical_arrays(batches: Iterable[Sequence[str]]) -> LexicalArrays:
     """
     counts, read = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
     for texts in batches:
-        words = [_WORD.findall(unicodedata.normalize("NFKC", text).casefold()) for text in texts]
+        words = [_WORD.findall(_compared(text)) for text in texts]
         counts.append(np.fromiter(map(len, words), np.int64, len(words)))
         read.append(pc.utf8_slice_codeunits(pa.array(chain.from_iterable(words), pa.string()), 0, STEM))
     per_label = np.concatenate(counts)

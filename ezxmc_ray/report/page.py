@@ -21,7 +21,16 @@ from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
 #: Counts whose names begin so tell of something left out or cut and are shown; report.json has the others too.
-LEFT_OUT_PREFIXES = ("rejected", "truncated", "skipped", "dropped", "filtered", "duplicate", "documents_without")
+LEFT_OUT_PREFIXES = (
+    "rejected",
+    "truncated",
+    "unreadable",
+    "skipped",
+    "dropped",
+    "filtered",
+    "duplicate",
+    "documents_without",
+)
 
 #: What these counts mean; another one is shown by its name.
 LEFT_OUT = {
@@ -32,6 +41,8 @@ LEFT_OUT = {
     "truncated_documents": "documents cut to the token limit",
     "truncated_readings": "documents cut to the token limit, each once an epoch",
     "truncated_labels": "labels cut to the token limit",
+    "unreadable_documents": "documents of which the encoder knows nothing",
+    "unreadable_labels": "labels of which the encoder knows nothing",
     "skipped_documents": "documents skipped",
     "documents_without_labels": "documents that got no label",
 }

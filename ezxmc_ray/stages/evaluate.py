@@ -48,6 +48,7 @@ from ezxmc_ray.tables import (
     RANKINGS_SCHEMA,
     flat,
     lengths,
+    rows_of,
 )
 
 _NO_LABELS = np.zeros(0, np.int32)
@@ -132,7 +133,7 @@ class RankWorker:
         rows = np.flatnonzero(pc.and_(pc.equal(documents["split"], "test"), pc.is_valid(gold)).to_numpy()).astype(
             np.int32
         )
-        wanted = documents.take(rows)
+        wanted = rows_of(documents, rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
@@ -244,7 +245,7 @@ def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, tar
         if texts is not None:
             numbers = storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(places).to_pylist()
             gold = [None if one is None else texts.take(pa.array(one, pa.int32())).to_pylist() for one in numbers]
-        tables = (documents.take(places).to_pylist(), predictions.take(places).to_pylist())
+        tables = (rows_of(documents, places).to_pylist(), predictions.take(places).to_pylist())
         for document, prediction, labels in zip(*tables, gold, strict=True):
             shown = {"predicted": prediction["label_texts"], "scores": prediction["scores"], "gold": labels}
             rows.append(document | shown)

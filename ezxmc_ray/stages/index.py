@@ -44,7 +44,7 @@ from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, rows_of
 
 #: Documents by which an approximate index is measured, and the most shards that they are taken from. auto chooses by
 #: every other one, so that the recall that is told is of documents that it was not chosen by.
@@ -172,8 +172,9 @@ def embed_queries(storage: Storage, config: EncoderConfig, shards: int) -> np.nd
         documents = storage.read_shard(layout.DOCUMENTS, int(shard), DOCUMENTS_SCHEMA, ["title", "text"])
         wanted = (QUERIES - len(texts)) // (len(taken) - place)
         rows = np.random.default_rng(int(shard)).permutation(len(documents))[:wanted]
-        titles += documents["title"].take(rows).to_pylist()
-        texts += documents["text"].take(rows).to_pylist()
+        taken_documents = rows_of(documents, rows)
+        titles += taken_documents["title"].to_pylist()
+        texts += taken_documents["text"].to_pylist()
     return load_encoder(storage, config, layout.STUDENT).encode_documents(titles, texts).vectors.astype(np.float32)
 
 

@@ -26,17 +26,18 @@ from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.cycles import documents_per_cycle, held_out_judged
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
-from ezxmc_ray.index.label_vectors import find_label_vectors, join_label_vectors, map_label_vectors
+from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors, join_label_vectors, map_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema, rows_of
 
 if TYPE_CHECKING:
     from ezxmc_ray.encoder.encoder import Encoder
@@ -57,35 +58,39 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     config, storage = context.config, context.storage
     folder = layout.shortlist(cycle)
     times = Times()
-    vector_files, truncated_labels = embed_labels(context, cycle, times)
+    vectors = embed_labels(context, cycle, times)
     make_search_files(context, range(cycle + 1))
     share = 0.0 if held_out_only else train_share(context, cycle)
     items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(folder, shard)} for shard in range(context.shards)
     ]
     settings = ShortlistSettings(config, context.encoder_folder(cycle), cycle, share, held_out_share(context))
-    documents = truncated = 0
+    documents = truncated = unreadable = 0
     known = context.prepared
     total = held_out_judged(config, known.held_out) + round(share * known.learnable)
     with watched(StageProgress(f"cycle {cycle} shortlist", "documents", total)) as progress:
         for done in map_files(storage, items, ShortlistWorker, (storage, settings), encoder_pool(), times):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
+            unreadable += done.get("unreadable", 0)
             progress.advance(done["documents"], HELD in done)
-    files = vector_files + [item["file"] for item in items]
+    tell_unreadable(config.encoder.model, "documents", unreadable, documents)
+    files = vectors.files + [item["file"] for item in items]
     details = {
         "labels": known.labels,
         "documents": documents,
         "size": config.shortlist.size,
         "truncated_documents": truncated,
-        "truncated_labels": truncated_labels,
+        "truncated_labels": vectors.counts["truncated"],
+        "unreadable_documents": unreadable,
+        "unreadable_labels": vectors.counts.get("unreadable", 0),
         "encodings": encodings(cycle),
         **vars(times),
     }
     return StageResult(documents, files, details)
 
 
-def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str], int]:
-    """Write cycle-<encoder>/label_vectors/; returns its files and how many labels were cut at the token limit."""
+def embed_labels(context: Context, encoder: int, times: Times) -> LabelVectors:
+    """Write cycle-<encoder>/label_vectors/. Errors: UserError where the encoder knows less than half of the labels."""
     storage, labels = context.storage, context.prepared.labels
     folder = layout.label_vectors(encoder)
     with watched(StageProgress(f"cycle {encoder} label vectors", "labels", labels)) as progress:
@@ -103,7 +108,21 @@ def embed_labels(context: Context, encoder: int, times: Times) -> tuple[list[str
             f"{config.model} comes with prompts of its own (in its config_sentence_transformers.json), which are put "
             "before no text: if it was trained with them, set encoder.document_prompt and encoder.label_prompt."
         )
-    return vectors.files, vectors.counts["truncated"]
+    tell_unreadable(config.model, "labels", vectors.counts.get("unreadable", 0), labels)
+    return vectors
+
+
+def tell_unreadable(model: str, what: str, unreadable: int, of: int) -> None:
+    """Say how many ``what`` hold nothing that the encoder's tokenizer knows. Errors: UserError for more than half."""
+    if not unreadable:
+        return
+    told = (
+        f"{unreadable:,} of {of:,} {what} hold nothing but signs that the encoder {model} does not know, and have "
+        "one and the same vector"
+    )
+    if 2 * unreadable > of:
+        raise UserError(f"{told}: take an encoder.model of their language, such as a multilingual one.")
+    say(f"{told}; an encoder.model that knows them would tell them apart.")
 
 
 def _embed_slices(context: Context, encoder: int, times: Times, progress: StageProgress) -> None:
@@ -229,6 +248,7 @@ class LabelWorker:
         counts = {
             "labels": stop - first,
             "truncated": encoded.truncated,
+            "unreadable": encoded.unreadable,
             "unused_prompts": len(self.encoder.unused_prompts),
         }
         self.storage.write_table(item["file"], table, counts)
@@ -270,7 +290,7 @@ class ShortlistWorker:
         shard = int(item["shard"])
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         rows = self._wanted_rows(documents)
-        wanted = documents.take(rows)
+        wanted = rows_of(documents, rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
         self.encoder.on_part = partial(report_done, item["file"])
         encoded = self.encoder.encode_documents(titles, texts)
@@ -286,7 +306,7 @@ class ShortlistWorker:
             for part, field in zip((labels, scores, by_base), list(SHORTLIST_SCHEMA)[1:], strict=True)
         ]
         table = pa.table([pa.array(rows, pa.int32()), *columns], schema=SHORTLIST_SCHEMA)
-        counts = {"documents": len(rows), "truncated": encoded.truncated}
+        counts = {"documents": len(rows), "truncated": encoded.truncated, "unreadable": encoded.unreadable}
         self.storage.write_table(item["file"], table, counts)
         return counts
 

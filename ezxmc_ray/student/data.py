@@ -21,7 +21,7 @@ from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Row
 from ezxmc_ray.student.negatives import in_batch_weights, positives
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, rows_of
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,9 @@ class ExampleReader:
         table = self.storage.read_table(
             f"{self.documents_dir}/{file}", DOCUMENTS_SCHEMA, columns=["title", "text", "excluded"]
         )
-        table = table.take(examples["row"]).combine_chunks()
-        texts = pc.fill_null(table["text"], "").combine_chunks()
+        table = rows_of(table, examples["row"].to_numpy())
+        # Texts of more than 2 GiB together are not one array of the plain type.
+        texts = pc.fill_null(table["text"].cast(pa.large_string()), "").combine_chunks()
         return _Shard(
             pc.fill_null(table["title"], "").combine_chunks(),
             texts,
@@ -222,7 +223,7 @@ def held_out_documents(
         table = storage.read_table(
             f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS_SCHEMA, columns=["title", "text"]
         )
-        texts = table.take(examples["row"]).to_pylist()
+        texts = rows_of(table, examples["row"].to_numpy()).to_pylist()
         for text, one in zip(texts, _judged_shortlists(examples), strict=True):
             if np.isfinite(one.verdict).all():
                 document = document_text(text["title"] or "", text["text"] or "")

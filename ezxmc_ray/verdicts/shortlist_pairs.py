@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths, rows_of
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes, pair_keys
 
@@ -144,7 +144,7 @@ class ShortlistPairs:
         pairs = self._pairs(shard, texts, 0, stop)
         pending = self._missing(shard, pairs, start)
         row, begins = np.unique(pairs.row[pending], return_index=True)
-        document = texts.take(pa.array(row)).to_pydict()
+        document = rows_of(texts, row).to_pydict()
         numbers = pa.array(pairs.label[pending])
         of_labels = [
             pairs.label_hash.take(pa.array(pending)).to_pylist(),

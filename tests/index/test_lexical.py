@@ -189,3 +189,17 @@ def test_given_labels_are_as_similar_as_if_they_had_been_found(weight: float, dt
     given = PairScorer(labels, words, config)(documents, titles, texts, numbers)
     assert given.dtype == np.float32 and np.isneginf(given[1, 1:]).all()
     np.testing.assert_allclose(given, found, atol=1e-6)
+
+
+def test_signs_that_nobody_sees_part_no_word() -> None:
+    assert word_stems("In\u00adfor\u00adma\u00adtion re\u00adtrieval data\u2060base plant\u200bscience") == [
+        "infor",
+        "retri",
+        "datab",
+        "plant",
+    ]
+    table = LexicalTable.from_texts(["Information retrieval", "Wert\u00adpapier", "Botany"])
+    labels = np.arange(3, dtype=np.int32)[None]
+    found = table.shares(["In\u00adforma\u00adtion \ufeffretrieval"], ["Wertpapier"], labels)
+    assert found[0].tolist() == [1.0, 0.5, 0.0]
+    assert word_stems("می\u200cخواهم") == word_stems("می\u200cخواهم ")[:1]  # a joiner of letters stays

@@ -14,9 +14,10 @@ from transformers import BertModel
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker
+from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, tell_unreadable
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash
 from tests.student.toy import LABELS as LABEL_TEXTS
@@ -90,3 +91,26 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
             np.testing.assert_allclose(one["similarity"], own[row, one["labels"]], atol=1e-5)
             assert one["similarity"] == sorted(one["similarity"], reverse=True)
         np.testing.assert_allclose(later["base_similarity"], similarity[0][row, later["labels"]], atol=1e-5)
+
+
+def test_texts_that_the_encoder_knows_nothing_of_are_counted(storage: Storage, tmp_path: Path) -> None:
+    labels = [
+        {"id": text, "text": text, "description": "", "content_hash": b"0" * 16}
+        for text in ("😀", "🎲", LABEL_TEXTS[0])
+    ]
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(labels, LABELS_SCHEMA))
+    config = load_config(None, [f"encoder.model={save_tiny_bert(tmp_path / 'base', 0.0)}", "encoder.dtype=float32"])
+    config.encoder.max_document_tokens = config.encoder.max_label_tokens = 16
+    folder = layout.label_vectors(0)
+    done = LabelWorker(storage, config.encoder, None)({"first": 0, "stop": 3, "file": f"{folder}/shard-00000.parquet"})
+    assert done["unreadable"] == 2
+    assert join_label_vectors(storage, folder).counts["unreadable"] == 2
+
+
+def test_unknown_texts_are_told_and_where_they_are_most_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_unreadable("org/english", "labels", 0, 12)
+    assert capsys.readouterr().out == ""
+    tell_unreadable("org/english", "labels", 6, 12)
+    assert "6 of 12 labels hold nothing but signs that the encoder org/english does not know" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"7 of 12 labels .* one and the same vector: take an encoder\.model"):
+        tell_unreadable("org/english", "labels", 7, 12)
