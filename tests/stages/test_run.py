@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 
 STEPS = [
     "prepare",
@@ -136,7 +137,7 @@ def table_of(printed: str) -> dict[str, float]:
 
 
 def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: Ezxmc) -> None:
-    """What it knew when the run was killed, and what the command after that has counted."""
+    """The manifests count both starts of the run that was killed, from the store's footers."""
     judged = [project.manifest(f"cycle-{cycle}/examples")["details"] for cycle in (0, 1)]
     before = table_of(project.killed.verdicts)
     table = table_of(ezxmc("verdicts", "show", str(project.run), "--teacher", judged[0]["teacher"]["key"]).stdout)
@@ -144,16 +145,17 @@ def test_the_verdict_store_knows_what_its_batches_cost(project: Project, ezxmc: 
     counted |= {name: name.replace(" ", "_") for name in ("prompt tokens", "computed tokens")}
     assert all(before[name] > 0 for name in counted if name != "priors")  # which Ray may hand out after some pairs
     for name, key in counted.items():
-        assert table[name] == before[name] + sum(one[key] for one in judged), name
-    seconds = before["engine seconds"] + sum(one["engine_seconds"] for one in judged)
-    assert table["engine seconds"] == pytest.approx(seconds, abs=0.2)
+        assert before[name] <= table[name] == sum(one[key] for one in judged), name
+    assert before["pairs"] < table["pairs"]
+    assert table["engine seconds"] == pytest.approx(sum(one["engine_seconds"] for one in judged), abs=0.2)
 
 
 def test_the_engines_time_is_accounted_for(project: Project) -> None:
     judged = project.manifest("cycle-0/examples")["details"]
     assert judged["engines"] == 1
-    assert 0 < judged["engine_seconds"] < judged["worker_seconds"]
+    # The engines' seconds are those of both starts, the actors' of the last one.
     assert 0.2 < judged["busy_share"] < 1
+    assert judged["engine_seconds"] > judged["busy_share"] * judged["worker_seconds"] > 0
     assert judged["engine_start_seconds"] + judged["worker_seconds"] < judged["map_seconds"]
     assert 0 < judged["computed_tokens"] <= judged["prompt_tokens"]
 
@@ -225,9 +227,13 @@ def test_status_names_what_is_missing(project: Project, tmp_path: Path, ezxmc: E
 
 def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:
     copy = project.copy(tmp_path / "copy")
-    manifest = copy.manifest("documents")
-    manifest["details"]["label_fingerprint"] = "of other labels"
-    (copy.run / "documents" / "manifest.json").write_text(json.dumps(manifest))
+    storage = Storage(str(copy.run))
+    manifest = read_manifest(storage, "documents")
+    write_manifest(
+        storage,
+        "documents",
+        replace(manifest, details=manifest.details | {"label_fingerprint": "of other labels"}),
+    )
     done = ezxmc("tag", str(copy.run), "--input", str(tmp_path / "more.jsonl"))
     assert done.returncode == 2
     assert "is missing, or older than its labels" in done.stderr
