@@ -229,6 +229,7 @@ def test_tag_refuses_an_index_that_is_older_than_the_labels(project: Project, tm
     copy = project.copy(tmp_path / "copy")
     storage = Storage(str(copy.run))
     manifest = read_manifest(storage, "documents")
+    assert manifest is not None
     write_manifest(
         storage,
         "documents",
