@@ -21,6 +21,8 @@ from ezxmc_ray.index.node_files import FileNote, checksum, node_file
 from ezxmc_ray.storage import Storage
 
 NO_LABEL = -1
+#: Answers of all shards that are in memory at once, about 40 bytes each while they are put in order.
+MAX_ANSWERS = 1 << 22
 
 
 class Shard(Protocol):
@@ -96,9 +98,16 @@ class ShardedIndex:
         # One more than needed: if it scores like the k-th, a tie may go on beyond it, and more are asked for.
         fetch = k + 1 + max((len(row) for row in banned), default=0)
         while len(rows):
-            chosen = [banned[row] for row in rows] if banned else []
-            scores[rows], labels[rows], cut = self._search_once(queries[rows], k, fetch, chosen)
-            rows, fetch = rows[cut], 2 * fetch
+            # Thousands of labels of one vector are one long tie: few queries at once then, so that memory is bounded.
+            at_once = max(1, MAX_ANSWERS // (fetch * max(1, len(self.shards))))
+            is_cut = np.zeros(len(rows), bool)
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                chosen = [banned[row] for row in part] if banned else []
+                scores[part], labels[part], is_cut[start : start + at_once] = self._search_once(
+                    queries[part], k, fetch, chosen
+                )
+            rows, fetch = rows[is_cut], 2 * fetch
         return scores, labels
 
     def _search_once(

@@ -63,6 +63,26 @@ def test_identical_labels_come_in_the_order_of_their_numbers() -> None:
     assert labels.tolist() == [[1, 3, 4, 5], [0, 1, 2, 3]]
 
 
+def test_a_long_tie_is_searched_few_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezxmc_ray.index.search.MAX_ANSWERS", 64)
+    vectors, queries = np.repeat(coarse_rows(3, 0), 100, axis=0), coarse_rows(20, 1)
+    index = ShardedIndex.from_vectors(vectors, shard_labels=170)
+    widths: list[tuple[int, int]] = []
+    once = index._search_once
+
+    def spied(asked: np.ndarray, k: int, fetch: int, banned: list[np.ndarray]) -> object:
+        widths.append((len(asked), fetch))
+        return once(asked, k, fetch, banned)
+
+    monkeypatch.setattr(index, "_search_once", spied)
+    scores, labels = index.search(queries, 5)
+    expected_scores, expected_labels = brute_force(queries, vectors, 5)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert max(fetch for _, fetch in widths) > 64
+    assert all(asked == 1 or asked * fetch * 2 <= 64 for asked, fetch in widths)
+
+
 def test_fewer_labels_than_asked_for_are_padded() -> None:
     index = ShardedIndex.from_vectors(np.eye(3, dtype=np.float32))
     scores, labels = index.search(np.eye(3, dtype=np.float32)[:1], 5, [[1]])
