@@ -53,7 +53,7 @@ def storage(tmp_path: Path, vectors: np.ndarray) -> Storage:
         table = pa.table(
             [pa.array(np.arange(first, stop, dtype=np.int32)), column], label_vectors_schema(DIMENSION, "float32")
         )
-        counts = {"labels": stop - first, "truncated": 2, "unused_prompts": 1}
+        counts = {"labels": stop - first, "truncated": 2, "unreadable": 0, "unused_prompts": 1}
         storage.write_table(f"cycle-1/label_vectors/shard-{number:05d}.parquet", table, counts)
     known = Prepared(90, 80, 9, 10, LABELS, 1, [90], "documents", "labels", None)
     write_manifest(storage, layout.DOCUMENTS, Manifest("prepare", "", 90, 1.0, details=dataclasses.asdict(known)))
@@ -155,5 +155,5 @@ def test_slices_of_an_older_run_are_joined_where_they_are_needed_and_stay(run_in
     assert find_label_vectors(storage, "cycle-1/label_vectors") is None
     run_index()
     joined = find_label_vectors(storage, "cycle-1/label_vectors")
-    assert joined is not None and joined.labels == LABELS and joined.counts == {"truncated": 4, "unused_prompts": 1}
+    assert joined is not None and joined.labels == LABELS and joined.counts == {"truncated": 4, "unreadable": 0, "unused_prompts": 1}
     assert len(storage.list("cycle-1/label_vectors", ".parquet")) == 2

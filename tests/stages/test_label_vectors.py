@@ -31,14 +31,14 @@ def test_label_vectors_have_the_configured_format_and_are_found_again(
     worker = LabelWorker(storage, config, None)
     for number, (first, stop) in enumerate([(0, 5), (5, 9)]):
         file = f"cycle-0/label_vectors/shard-{number:05d}.parquet"
-        counts = {"labels": stop - first, "truncated": 0, "unused_prompts": 0}
+        counts = {"labels": stop - first, "truncated": 0, "unreadable": 0, "unused_prompts": 0}
         assert worker({"first": first, "stop": stop, "file": file}) == storage.read_counts(file) == counts
     column = storage.read_table("cycle-0/label_vectors/shard-00000.parquet")["vector"]
     assert column.type == pa.list_({"float32": pa.float32(), "float16": pa.float16()}[dtype], dimensions or 384)
 
     joined = join_label_vectors(storage, "cycle-0/label_vectors")
     assert (joined.labels, joined.dimension, joined.dtype) == (9, dimensions or 384, dtype)
-    assert joined.counts == {"truncated": 0, "unused_prompts": 0}
+    assert joined.counts == {"truncated": 0, "unreadable": 0, "unused_prompts": 0}
     vectors = map_label_vectors(storage, "cycle-0/label_vectors")
     expected = Encoder.load(config.model, config).encode_labels(TEXTS).vectors
     assert vectors.dtype == dtype and vectors.shape == (9, dimensions or 384)
