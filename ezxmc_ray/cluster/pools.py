@@ -119,7 +119,7 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    rows = dataset.iter_rows()
+    rows = iter(dataset.iter_rows())
     yield from map(_checked, _while_there_are_gpus(rows) if pool.gpus else rows)
 
 

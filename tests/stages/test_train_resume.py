@@ -49,7 +49,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_users_mistake_in_a_worker_is_one_sentence_and_not_tried_again(encoder: Path, tmp_path: Path) -> None:
     """Tried again, it would go on beyond the time limit of this test."""
-    knobs = ["student.learning_rate=1e30", "student.workers=2", "student.max_failures=1000000"]
+    knobs = ["student.learning_rate=1e6", "student.workers=2", "student.max_failures=1000000"]
     work, step = training(tmp_path, encoder, *knobs)
     with pytest.raises(UserError, match=r"^Training broke down at step 2: [^\n]*\.$") as told:
         work.execute(step)
