@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.models import LOAD_ERRORS, load_error
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
@@ -33,7 +32,8 @@ from ezxmc_ray.teacher.engine import (
     to_judged_batch,
 )
 from ezxmc_ray.teacher.packing import Packed, packs
-from ezxmc_ray.teacher.readout import AnswerTokens
+from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood
+from ezxmc_ray.teacher.transformers_engine import TransformersEngine, chances_of_relevant
 
 #: Tokens of a sequence of several documents. Attention looks at every pair of tokens, masked or not; a matrix product
 #: on a CPU is full with a few hundred. Of a document's labels so many more go into one, since its prefix is shared.
@@ -52,27 +52,21 @@ _PROBE = [
 _PROBE_TOLERANCE = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.5}
 
 
-class PackedEngine:
-    """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them."""
+class PackedEngine(TransformersEngine):
+    """See the module's text; errors at the start are UserErrors where model, memory or configuration cause them.
+
+    ``_scores`` is still that of one forward a pair: what the packed scores of the first pairs are held against.
+    """
 
     def __init__(self, teacher: TeacherSpec) -> None:
-        self.teacher = teacher
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        _check_settings(teacher)
+        super().__init__(teacher, attn_implementation="sdpa")
         self._use_threads()
-        self._model = _load(teacher).to(self._device).eval()
         _check_attention(self._model.config.get_text_config(), teacher)
         self._reader = _reader(self._model, teacher)
         self._head = teacher.plan.head
         self._cache = self._new_cache()
         self._check_probe()
-
-    def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
-        """The prompts of a batch."""
-        return build_prompts(self.teacher.plan, batch)
-
-    def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
-        """Judge a batch."""
-        return next(self.judge_many([batch]))
 
     def judge_many(self, batches: Iterable[Sequence[DocumentPairs]]) -> Iterator[JudgedBatch]:
         """Judge batch after batch; the next one's prompts are made in a thread while one is judged."""
@@ -81,7 +75,7 @@ class PackedEngine:
     def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
         """Judge what comes, one batch after the other."""
         self._use_threads()
-        return (self._judged(prompts) for prompts in coming if prompts is not None)
+        return super().judge_stream(coming)
 
     def _judged(self, prompts: BatchPrompts) -> JudgedBatch:
         started = time.perf_counter()
@@ -89,13 +83,17 @@ class PackedEngine:
         computed = 0
         budget = _SEQUENCE_TOKENS_GPU if self._device == "cuda" else _SEQUENCE_TOKENS_CPU
         for packed in self._packs(prompts.pairs, budget):
-            raw += self._scores(packed)
+            raw += self._packed_scores(packed)
             computed += len(packed.tokens)
         return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
 
     def close(self) -> None:
         """Free the model."""
-        del self._model, self._cache, self._reader
+        super().close()
+        del self._cache, self._reader
+
+    def _widen_head(self) -> None:
+        """Only what is read of the last layer is widened, by the reader."""
 
     def _packs(self, pairs: Sequence[PairPrompt], budget: int) -> Iterator[Packed]:
         of_labels = self.teacher.config.readout == "likelihood"
@@ -119,9 +117,8 @@ class PackedEngine:
         return cache
 
     @torch.inference_mode()
-    def _scores(self, packed: Packed) -> list[float]:
-        hidden = self._hidden(packed)
-        return self._reader.scores(hidden, packed)
+    def _packed_scores(self, packed: Packed) -> list[float]:
+        return self._reader.scores(self._hidden(packed), packed)
 
     def _hidden(self, packed: Packed) -> Tensor:
         """[T, d]: the last layer's output for a sequence, normalized as the output layer takes it."""
@@ -138,13 +135,11 @@ class PackedEngine:
             self._cache.crop(-len(packed.tokens))
         return hidden
 
-    @torch.inference_mode()
     def _check_probe(self) -> None:
         """Refuse a checkpoint whose pairs do not come out as they do alone by the checkpoint's own forward."""
         pairs = build_prompts(self.teacher.plan, _PROBE).pairs
         [packed] = self._packs(pairs, _DOCUMENT_TOKENS)
-        found = np.array(self._scores(packed))
-        alone = np.array([self._reader.score_alone(self._model, pair, self._device) for pair in pairs])
+        found, alone = np.array(self._packed_scores(packed)), np.array(self._scores(pairs))
         if self.teacher.config.readout != "likelihood":
             found, alone = (np.log(values) - np.log1p(-values) for values in (found, alone))
         off = float(np.abs(found - alone).max())
@@ -163,25 +158,19 @@ class _Answers:
         columns = answers.all if answers else slice(None)
         self._weight = layer.weight[columns].to(dtype or layer.weight.dtype)
         self._bias = None if layer.bias is None else layer.bias[columns].to(self._weight.dtype)
-        self._columns, self._yes = columns, len(answers.yes) if answers else 0
+        self._yes = len(answers.yes) if answers else 0
         self._finish = _finisher(model.config.get_text_config())
 
     def scores(self, hidden: Tensor, packed: Packed) -> list[float]:
         rows = hidden[torch.from_numpy(packed.ends).to(hidden.device)].to(self._weight.dtype)
         return self._chances(self._finish(nn.functional.linear(rows, self._weight, self._bias)))
 
-    def score_alone(self, model: Any, pair: PairPrompt, device: str) -> float:
-        logits = model(input_ids=torch.tensor([pair.tokens], device=device), use_cache=False).logits[0]
-        logits = logits[-1, self._columns] if self._yes else logits
-        return self._chances(logits[None])[0]
-
     def _chances(self, logits: Tensor) -> list[float]:
         """P(yes) of [pairs, columns]: the answers', or a head's one or two classes, the relevant one last."""
         logits = logits.double()
-        if logits.shape[1] == 1:
-            return torch.sigmoid(logits[:, 0]).tolist()
-        yes = torch.softmax(logits, -1)
-        return (yes[:, : self._yes].sum(1) if self._yes else yes[:, -1]).tolist()
+        if self._yes:
+            return torch.softmax(logits, -1)[:, : self._yes].sum(1).tolist()
+        return chances_of_relevant(logits).tolist()
 
 
 class _Likelihood:
@@ -200,13 +189,7 @@ class _Likelihood:
             tokens += pair.tokens[pair.label_start : pair.label_stop]
             counts.append(count)
         found = self._log_probabilities(hidden[torch.tensor(rows, device=hidden.device)], torch.tensor(tokens))
-        return [float(part.mean()) for part in np.split(found, np.cumsum(counts)[:-1])]
-
-    def score_alone(self, model: Any, pair: PairPrompt, device: str) -> float:
-        logits = model(input_ids=torch.tensor([pair.tokens], device=device), use_cache=False).logits[0]
-        label = torch.tensor(pair.tokens[pair.label_start : pair.label_stop], device=device)
-        rows = torch.log_softmax(logits[pair.label_start - 1 : pair.label_stop - 1].double(), -1)
-        return float(rows.gather(1, label[:, None]).mean())
+        return [mean_log_likelihood(part.tolist()) for part in np.split(found, np.cumsum(counts)[:-1])]
 
     def _log_probabilities(self, rows: Tensor, tokens: Tensor) -> np.ndarray:
         """float64 [n]: log P of each token by its row, a part of the rows at a time."""
@@ -250,9 +233,7 @@ def _body(model: Any) -> Any:
     return getattr(model, model.base_model_prefix)
 
 
-def _load(teacher: TeacherSpec) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
+def _check_settings(teacher: TeacherSpec) -> None:
     config = teacher.config
     for key, value, plain in (
         ("quantization", config.quantization, None),
@@ -260,12 +241,6 @@ def _load(teacher: TeacherSpec) -> Any:
     ):
         if value != plain:
             raise UserError(f"teacher.engine=packed does not do teacher.{key}={value}: set teacher.engine=vllm.")
-    loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
-    dtype = getattr(torch, dtype_here(config))
-    try:
-        return loader.from_pretrained(teacher.resolved, dtype=dtype, attn_implementation="sdpa")
-    except (*LOAD_ERRORS, MemoryError) as error:
-        raise load_error(teacher.reference, error) from error
 
 
 def _check_attention(config: Any, teacher: TeacherSpec) -> None:

@@ -34,15 +34,16 @@ _PROMPTS_A_FORWARD = 8
 class TransformersEngine:
     """See the module's text; errors at the start are UserErrors where the model or memory cause them."""
 
-    def __init__(self, teacher: TeacherSpec) -> None:
+    def __init__(self, teacher: TeacherSpec, **options: Any) -> None:
+        """``options``: of from_pretrained, beside the dtype."""
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
-        self._teacher = teacher
+        self.teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, dtype_here(teacher.config))
         try:
-            self._model = loader.from_pretrained(teacher.resolved, dtype=dtype).to(self._device).eval()
+            self._model = loader.from_pretrained(teacher.resolved, dtype=dtype, **options).to(self._device).eval()
         except (*LOAD_ERRORS, MemoryError) as error:
             raise load_error(teacher.reference, error) from error
         if not teacher.classifier and head_dtype(teacher.config) == "float32":
@@ -50,7 +51,7 @@ class TransformersEngine:
 
     def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
         """The prompts of a batch."""
-        return build_prompts(self._teacher.plan, batch)
+        return build_prompts(self.teacher.plan, batch)
 
     def judge(self, batch: Sequence[DocumentPairs]) -> JudgedBatch:
         """Judge a batch."""
@@ -70,7 +71,7 @@ class TransformersEngine:
         for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
             raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
         computed = sum(len(pair.tokens) for pair in prompts.pairs)
-        return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self._teacher.config)
+        return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
 
     def close(self) -> None:
         """Free the model."""
@@ -84,9 +85,9 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _scores(self, pairs: list[PairPrompt]) -> list[float]:
-        if self._teacher.classifier:
+        if self.teacher.classifier:
             return self._class_scores(pairs)
-        answers = self._teacher.answers
+        answers = self.teacher.answers
         # Rows that are read, counted from the prompts' common end: the logit of token i stands at position i - 1.
         kept = 1 if answers is not None else max(len(pair.tokens) - pair.label_start for pair in pairs) + 1
         logits = self._logits(pairs, kept)
@@ -100,8 +101,7 @@ class TransformersEngine:
         scores = []
         for pair in pairs:
             logits = self._model(input_ids=torch.tensor([pair.tokens], device=self._device)).logits[0].double()
-            chances = torch.softmax(logits, -1) if len(logits) > 1 else torch.sigmoid(logits)
-            scores.append(float(chances[-1]))
+            scores.append(float(chances_of_relevant(logits)))
         return scores
 
     def _logits(self, pairs: list[PairPrompt], kept: int) -> torch.Tensor:
@@ -116,6 +116,11 @@ class TransformersEngine:
         arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
         moved = {name: value.to(self._device) for name, value in arguments.items()}
         return self._model(**moved, logits_to_keep=kept, use_cache=False).logits
+
+
+def chances_of_relevant(logits: torch.Tensor) -> torch.Tensor:
+    """P(relevant), [...], of a classification head's ``logits`` [..., 1 or 2]; of two classes the last one."""
+    return (torch.softmax(logits, -1) if logits.shape[-1] > 1 else torch.sigmoid(logits))[..., -1]
 
 
 def _label_score(pair: PairPrompt, logits: torch.Tensor) -> float:
