@@ -21,7 +21,7 @@ from ezxmc_ray.documents.documents import DocumentSource, document_name, documen
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.rejected import BadRow, RejectedRows
+from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
 from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
@@ -169,11 +169,7 @@ def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
 def _nothing(inputs: Sequence[str], rejected: pa.Table) -> str:
     if not rejected.num_rows:
         return f"There are no documents in {', '.join(inputs)}; give files with a row for each document."
-    first = rejected.slice(0, 1).to_pylist()[0]
-    return (
-        f"There is no usable document in {', '.join(inputs)}: all {rejected.num_rows} rows are bad, the first "
-        f"({first['source']}:{first['line']}) for {first['reason']}."
-    )
+    return none_usable("document", ", ".join(inputs), rejected)
 
 
 @contextmanager

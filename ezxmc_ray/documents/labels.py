@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
+from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
 from ezxmc_ray.documents.values import as_id, as_text, composed
 from ezxmc_ray.errors import UserError
@@ -143,11 +143,7 @@ def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:
     names = ", ".join(source.source.name for source in sources[:3]) + (", …" if len(sources) > 3 else "")
     if not rejected.num_rows:
         return f"There is no label in {names}; give files with at least one."
-    first = rejected.slice(0, 1).to_pylist()[0]
-    return (
-        f"There is no usable label in {names}: all {rejected.num_rows} rows are bad, the first "
-        f"({first['source']}:{first['line']}) for {first['reason']}."
-    )
+    return none_usable("label", names, rejected)
 
 
 class LabelNumbers:

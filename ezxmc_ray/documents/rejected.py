@@ -17,7 +17,6 @@ from ezxmc_ray.documents.sources import RawRow, printable
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 
-#: rejected.parquet at the root of the run.
 #: Bad rows that the message of a stopped run lists.
 LISTED = 10
 _SHOWN_CHARACTERS = 80
@@ -86,6 +85,15 @@ def merge_rejected(storage: Storage, parts: Sequence[str], last: tuple[int, int]
         sources=len(set(table["number"].to_pylist())),
         by_reason=dict(sorted(reasons.items())),
         first=[f"{row['source']}:{row['line']}: {row['reason']}" for row in head],
+    )
+
+
+def none_usable(what: str, where: str, rejected: pa.Table) -> str:
+    """The sentence for inputs whose rows are all in ``rejected`` (REJECTED_SCHEMA, at least one)."""
+    first = rejected.slice(0, 1).to_pylist()[0]
+    return (
+        f"There is no usable {what} in {where}: all {rejected.num_rows} rows are bad, the first "
+        f"({first['source']}:{first['line']}) for {first['reason']}."
     )
 
 
