@@ -7,7 +7,7 @@ cycle ``c``: encoder 0 is the base encoder, encoder ``c`` the student of cycle `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -17,13 +17,13 @@ import numpy as np
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
 from ezxmc_ray.cycles import cycles_run
+from ezxmc_ray.integrity import RunTasks as RunTasks
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout
 
-#: As cluster.session.run_task and run_tasks; a plain call and itertools.starmap are others, which need no Ray.
+#: As cluster.session.run_task; a plain call is another, which needs no Ray.
 RunTask = Callable[..., Any]
-RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
 
 #: Tasks that a table of all shards is measured in, at most: what each brings back is held by the driver.
 MAX_GROUPS = 64

@@ -51,17 +51,26 @@ class Verified:
     damaged: dict[str, str]
 
 
-def checksums_of(storage: Storage, files: Sequence[str], run_tasks: RunTasks) -> tuple[dict[str, int], dict[str, str]]:
-    """Sizes and checksums of ``files``, for the manifest of the step that has written them.
+def written_sizes(storage: Storage, files: Sequence[str]) -> dict[str, int]:
+    """Sizes of ``files``, for the manifest of the step that has written them.
 
     Without rejected.parquet, which a later ``prepare`` writes also where it is refused.
     """
-    folders = {name.rpartition("/")[0] for name in files}
-    there = {name: size for folder in folders for name, size in storage.sizes(folder).items()}
-    sizes = {name: there[name] for name in files if name != layout.REJECTED}
+    there = _sizes_beside(storage, files)
+    return {name: there[name] for name in files if name != layout.REJECTED}
+
+
+def checksums_of(storage: Storage, sizes: Mapping[str, int], run_tasks: RunTasks) -> dict[str, str]:
+    """Checksums of the files of ``sizes`` (see :func:`written_sizes`), by name."""
     tasks = [(storage, names) for names in _groups(sizes)]
     checksums = {name: value for found in run_tasks(_checksums, tasks) for name, value in found.items()}
-    return sizes, {name: checksums[name] for name in sizes}
+    return {name: checksums[name] for name in sizes}
+
+
+def _sizes_beside(storage: Storage, files: Iterable[str]) -> dict[str, int]:
+    """Sizes of all files in the folders of ``files``: a request a folder."""
+    folders = {name.rpartition("/")[0] for name in files}
+    return {name: size for folder in folders for name, size in storage.sizes(folder).items()}
 
 
 def _checksums(storage: Storage, names: Sequence[str]) -> dict[str, str]:
@@ -88,8 +97,7 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 def damaged_files(storage: Storage, manifest: Manifest, noted: Mapping[str, str] | None = None) -> dict[str, str]:
     """Files of ``manifest`` that are missing, of another size, or ``noted`` as damaged; no file is opened."""
-    folders = {name.rpartition("/")[0] for name in manifest.files}
-    there = {name: size for folder in folders for name, size in storage.sizes(folder).items()}
+    there = _sizes_beside(storage, manifest.files)
     found = {name: _wrong_size(manifest, name, there.get(name)) for name in manifest.files}
     found |= {name: what for name, what in (noted or {}).items() if name in found and not found[name]}
     return {name: what for name, what in found.items() if what}

@@ -20,7 +20,7 @@ from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
 from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
-from ezxmc_ray.integrity import NO_MANIFEST, checksums_of, damaged_files, in_words, noted_damage
+from ezxmc_ray.integrity import NO_MANIFEST, checksums_of, damaged_files, in_words, noted_damage, written_sizes
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.spent import seconds_spent
@@ -329,7 +329,8 @@ class RunPlan:
                 self.storage.remove(name)
         with seconds_spent(self.storage, step.folder, mark) as earlier_s, StageProgress(step.name):
             done = step.run()
-        sizes, checksums = checksums_of(self.storage, done.files, self._run_tasks(done.files))
+        sizes = written_sizes(self.storage, done.files)
+        checksums = checksums_of(self.storage, sizes, self._run_tasks(sum(sizes.values())))
         if before is not None and is_repair:
             earlier_s += before.seconds
         seconds, used = earlier_s + time.monotonic() - began, versions()
@@ -341,11 +342,9 @@ class RunPlan:
         say(f"{step.name}: {done.rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
         return manifest
 
-    def _run_tasks(self, files: list[str]) -> RunTasks:
+    def _run_tasks(self, read_bytes: int) -> RunTasks:
         """Ray's tasks where there is much to read."""
-        folders = {name.rpartition("/")[0] for name in files}
-        there = {name: size for folder in folders for name, size in self.storage.sizes(folder).items()}
-        if sum(there.get(name, 0) for name in files) <= READ_HERE_BYTES:
+        if read_bytes <= READ_HERE_BYTES:
             return starmap
         from ezxmc_ray.cluster.session import run_tasks
 

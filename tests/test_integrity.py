@@ -23,6 +23,7 @@ from ezxmc_ray.integrity import (
     noted_damage,
     signed,
     verify,
+    written_sizes,
 )
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
@@ -57,7 +58,8 @@ def run(tmp_path: Path) -> Storage:
 
 
 def write_step(storage: Storage, folder: str, files: list[str]) -> Manifest:
-    sizes, checksums = checksums_of(storage, files, itertools.starmap)
+    sizes = written_sizes(storage, files)
+    checksums = checksums_of(storage, sizes, itertools.starmap)
     manifest = Manifest("select", "f", 1, 1.0, files, {"n": 1}, sizes=sizes, checksums=checksums)
     write_manifest(storage, folder, manifest)
     return manifest
