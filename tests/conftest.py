@@ -47,6 +47,7 @@ Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_configure() -> None:
     """Ray's processes trust each other by a token of this session: what ~/.ray may hold plays no part."""
     _use_memory()
+    _share_cores()
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
 
@@ -56,6 +57,17 @@ def _use_memory() -> None:
     memory = Path("/dev/shm")
     if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_FREE:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+
+def _share_cores() -> None:
+    """Test processes side by side compute on a share of the cores each, and wait asleep.
+
+    With two threads each on two cores a forward pass took three times the CPU: most of it threads that spun for others.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
