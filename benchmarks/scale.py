@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py judge --name simulated-judge --data DIRECTORY    does an engine wait for anything?
     python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY  pairs/s of a vLLM whose model is free
+    python benchmarks/scale.py engines --name simulated-engines                sixty-four engines beside the ideal
     python benchmarks/scale.py index --name index --data DIRECTORY              which index, and how fast
     python benchmarks/scale.py growth --name growth --data DIRECTORY            what a document costs as they grow
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-PARTS = ("ceiling", "growth", "index", "judge")
+PARTS = ("ceiling", "engines", "growth", "index", "judge")
 
 
 def main() -> int:

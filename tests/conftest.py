@@ -181,6 +181,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     command += ["--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"]
     environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["RAY_worker_niceness"] = "0"  # else 15, behind the other test process, which this one is waited for
     environment.pop("RAY_ADDRESS", None)
     log = tmp_path_factory.mktemp("ray") / "log"
     with log.open("wb") as output:

@@ -152,7 +152,7 @@ _numbers = itertools.count()
 def kept_actors(pool: Pool, threads: int) -> list[Actor]:
     """So many kept actors, of ``threads`` each, started where they are not there yet; those first that found room."""
     places = _places(pool)
-    if any(bool(actor.place.get("num_gpus")) != bool(pool.gpus) for actor in _actors):
+    if any(actor.place.get("num_gpus", 0) != pool.gpus for actor in _actors):
         end_actors()
     while len(_actors) < pool.size:
         if not _actors:

@@ -40,6 +40,7 @@ from ezxmc_ray.cluster.session import (
     gpus_there,
     machines,
     node_cpus,
+    node_gpus,
     pool_gpus,
     user_errors,
     wait_for_gpus,
@@ -74,14 +75,16 @@ _NO_MORE: Done = {"no": "more"}
 IN_FLIGHT, ENGINE_IN_FLIGHT = 2, 3
 
 
-def encoder_pool() -> Pool:
-    """One encoder a GPU; on a CPU cluster, one for every four CPUs.
+def encoder_pool(gpus_per_actor: int = 1) -> Pool:
+    """One encoder for every ``gpus_per_actor`` GPUs; on a CPU cluster, one for every four CPUs.
 
     GPUs that Ray's autoscaler may bring count: actors that find no room yet are what it brings them for, and the
-    others have the items meanwhile.
+    others have the items meanwhile. Errors: UserError where no node has so many GPUs.
     """
     if gpus := pool_gpus():
-        return Pool(gpus, gpu_cpus(), 1)
+        if gpus_per_actor > max(node_gpus(), 1):
+            raise UserError(f"index.gpus_per_actor is {gpus_per_actor}, but no node has more than {node_gpus()} GPUs.")
+        return Pool(max(1, gpus // gpus_per_actor), gpus_per_actor * gpu_cpus(), gpus_per_actor)
     cpus = min(ENCODER_CPUS, node_cpus())
     return Pool(max(1, cluster_cpus() // cpus), cpus)
 
@@ -156,7 +159,8 @@ def map_items(
     if not items:
         return
     with user_errors():
-        work, threads = ray.put((worker, arguments)), gpu_cpus() if pool.gpus else min(ENCODER_CPUS, node_cpus())
+        work = ray.put((worker, arguments))
+        threads = int(pool.cpus) if pool.gpus else min(ENCODER_CPUS, node_cpus())
         crew = kept_actors(pool.capped(len(items)), threads)
         for done in Mapping(deque(items), work, crew, times or Times(), IN_FLIGHT):
             yield _checked(done)

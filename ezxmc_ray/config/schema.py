@@ -307,6 +307,9 @@ class IndexConfig:
         "search labels on GPUs where there are some (in encoder.vector_dtype); false: on CPUs",
         performance=True,
     )
+    gpus_per_actor: int = knob(
+        1, "GPUs of a node that share an actor's labels, where one has no room for all", above=0, performance=True
+    )
 
 
 @dataclass

@@ -79,13 +79,24 @@ def on_gpus(shards: Sequence[Any], dtype: Any = np.float32) -> list[Any]:
         return []
     try:
         if all(exact):
-            return [TorchShard(shard, f"cuda:{i % gpus}", dtype) for i, shard in enumerate(exact) if shard]
+            parts = divided([shard for shard in exact if shard], gpus)
+            return [TorchShard(part, f"cuda:{i % gpus}", dtype) for i, part in enumerate(parts)]
         resources = [faiss.StandardGpuResources() for _ in range(gpus)]
         return [faiss.index_cpu_to_gpu(resources[i % gpus], i % gpus, shard) for i, shard in enumerate(shards)]
     except RuntimeError as error:  # PyTorch's for memory is one, too
         if any(words in str(error) for words in _NO_FORM):
             return []
         raise gpu_error(error, sum(shard.ntotal for shard in shards), all(exact), dtype) from error
+
+
+def divided(shards: Sequence[ExactShard], gpus: int) -> list[ExactShard]:
+    """The labels of ``shards`` in as many parts for each GPU, of about the same size, so that one holds its share."""
+    parts = []
+    for shard in shards:
+        size = max(1, -(-shard.ntotal // gpus))
+        for start in range(0, shard.ntotal, size):
+            parts.append(ExactShard(shard.vectors[start : start + size], shard.first_label + start, shard.owner))
+    return parts
 
 
 def most_neighbours(shard: Any) -> int:
@@ -99,8 +110,8 @@ def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> User
         return UserError(f"The labels cannot be copied to the GPU ({one_line(error)}): set index.gpu=false.")
     smaller = "encoder.vector_dtype=float16, which takes half, or " if exact and np.dtype(dtype).itemsize > 2 else ""
     return UserError(
-        f"{labels:,} labels do not fit into the GPU's memory beside the encoder: set {smaller}index.gpu=false, which "
-        "searches them on CPUs."
+        f"{labels:,} labels do not fit into the GPU's memory beside the encoder: set {smaller}"
+        "index.gpus_per_actor higher, which divides them over GPUs of a node, or index.gpu=false to search on CPUs."
     )
 
 

@@ -82,8 +82,8 @@ def evaluate(context: Context) -> StageResult:
             items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
         make_search_files(context, range(encoders if has_gold else 0))
-        arguments = (storage, config, folders)
-        for done in map_files(storage, items, RankWorker, arguments, encoder_pool(), times):
+        arguments, pool = (storage, config, folders), encoder_pool(config.index.gpus_per_actor)
+        for done in map_files(storage, items, RankWorker, arguments, pool, times):
             ranked += done["documents"]
             progress.advance(done["documents"], HELD in done)
         if has_gold:

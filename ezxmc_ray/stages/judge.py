@@ -71,8 +71,8 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     if calibration == "label_prior":
         priors, ahead = run_task(plan_priors, storage, key, cycle, context.shards, first.rows)
         size = max(MIN_PRIOR_LABELS, min(MAX_PRIOR_LABELS, priors // (ITEMS_PER_ENGINE * pool.size)))
-        first_items = _ranges(LABEL_PRIORS, 0, ahead, size, 0) + first_items
-        items = _ranges(LABEL_PRIORS, ahead, priors, size, 0) + items
+        first_items = work_items(LABEL_PRIORS, 0, ahead, size, 0) + first_items
+        items = work_items(LABEL_PRIORS, ahead, priors, size, 0) + items
         pending += priors
     lacking = run_task(lacking_shards, storage, key, first.rows) if first.rows else set()
     first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
@@ -148,12 +148,18 @@ def _items(
     others."""
     storage, config = context.storage, context.teacher
     rows = storage.rows_of([layout.shard_file(layout.shortlist(cycle), shard) for shard in range(context.shards)])
-    size = max(config.batch_documents, min(ITEM_DOCUMENTS, sum(rows) // (ITEMS_PER_ENGINE * engines)))
-    first = [item for shard, count in first_rows.items() for item in _ranges(PAIRS, 0, count, size, shard)]
-    others = (_ranges(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
+    size = item_documents(sum(rows), engines, config)
+    first = [item for shard, count in first_rows.items() for item in work_items(PAIRS, 0, count, size, shard)]
+    others = (work_items(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
     return first, list(itertools.chain.from_iterable(others))
 
 
-def _ranges(kind: str, start: int, stop: int, size: int, shard: int) -> list[WorkItem]:
+def item_documents(documents: int, engines: int, config: TeacherConfig) -> int:
+    """Documents of a work item where ``engines`` judge so many."""
+    return max(config.batch_documents, min(ITEM_DOCUMENTS, documents // (ITEMS_PER_ENGINE * engines)))
+
+
+def work_items(kind: str, start: int, stop: int, size: int, shard: int) -> list[WorkItem]:
+    """Items of ``size`` rows of ``shard``, or labels, from ``start`` to ``stop``."""
     starts = range(start, stop, size)
     return [{"kind": kind, "shard": shard, "start": one, "stop": min(stop, one + size)} for one in starts]

@@ -44,8 +44,8 @@ def predict(context: Context) -> StageResult:
     total = dict.fromkeys(("documents", "labels", "empty", "truncated", "searched_by_gpu"), 0)
     times = Times()
     with watched(StageProgress("predict", "documents", context.prepared.documents)) as progress:
-        arguments = (context.storage, settings)
-        for done in map_files(context.storage, items, PredictWorker, arguments, encoder_pool(), times):
+        arguments, pool = (context.storage, settings), encoder_pool(config.index.gpus_per_actor)
+        for done in map_files(context.storage, items, PredictWorker, arguments, pool, times):
             total = {key: value + done.get(key, 0) for key, value in total.items()}
             progress.advance(done["documents"], HELD in done)
     if cluster_gpus() and config.index.gpu and total["searched_by_gpu"] < total["documents"]:

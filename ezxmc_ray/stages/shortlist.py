@@ -66,10 +66,10 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     ]
     settings = ShortlistSettings(config, context.encoder_folder(cycle), cycle, share, held_out_share(context))
     documents = truncated = unreadable = 0
-    known = context.prepared
+    known, pool = context.prepared, encoder_pool(config.index.gpus_per_actor)
     total = held_out_judged(config, known.held_out) + round(share * known.learnable)
     with watched(StageProgress(f"cycle {cycle} shortlist", "documents", total)) as progress:
-        for done in map_files(storage, items, ShortlistWorker, (storage, settings), encoder_pool(), times):
+        for done in map_files(storage, items, ShortlistWorker, (storage, settings), pool, times):
             documents, truncated = documents + done["documents"], truncated + done["truncated"]
             unreadable += done.get("unreadable", 0)
             progress.advance(done["documents"], HELD in done)

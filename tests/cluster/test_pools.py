@@ -170,6 +170,15 @@ def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: py
         assert gpu_cpus() == expected
 
 
+def test_an_actor_has_the_gpus_that_share_its_labels_and_their_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("pool_gpus", 13), ("node_gpus", 8), ("gpu_cpus", 12)):
+        monkeypatch.setattr(pools, name, lambda value=value: value)
+    assert encoder_pool() == Pool(13, 12, 1)
+    assert encoder_pool(4) == Pool(3, 48, 4)
+    with pytest.raises(UserError, match=r"index\.gpus_per_actor is 9, but no node has more than 8 GPUs"):
+        encoder_pool(9)
+
+
 def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index import exact, gpu
 from ezxmc_ray.index.build import build_shard
 from ezxmc_ray.index.exact import ExactShard
-from ezxmc_ray.index.gpu import TorchShard, gpu_dtype, gpu_error, on_gpus
+from ezxmc_ray.index.gpu import TorchShard, divided, gpu_dtype, gpu_error, on_gpus
 from ezxmc_ray.index.search import ShardedIndex
 
 
@@ -35,6 +35,14 @@ def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPat
     for k in (1, 7, 190):
         for one, other in zip(plain.search(queries, k, excluded), on_torch.search(queries, k, excluded), strict=True):
             np.testing.assert_array_equal(one, other)
+    parts = divided([ExactShard(vectors[start:stop], start) for start, stop in slices], 3)
+    assert [(part.first_label, part.ntotal) for part in parts] == [
+        *((0, 24), (24, 24), (48, 22)),
+        *((70, 44), (114, 44), (158, 42)),
+    ]
+    over_three = ShardedIndex([TorchShard(part, "cpu", dtype) for part in parts])
+    for one, other in zip(plain.search(queries, 90), over_three.search(queries, 90), strict=True):
+        np.testing.assert_array_equal(one, other)
     reference = ShardedIndex([build_shard(vectors.astype(np.float32), 0, "IDMap2,Flat")])
     np.testing.assert_array_equal(plain.search(queries, 9)[1], reference.search(queries, 9)[1])
 
@@ -63,7 +71,7 @@ def test_gpus_are_used_as_configured() -> None:
     ("raised", "dtype", "said"),
     [
         ("CUDA out of memory. Tried to allocate", "float32", "set encoder.vector_dtype=float16, which takes half, or"),
-        ("CUDA out of memory. Tried to allocate", "float16", "set index.gpu=false, which searches them on CPUs."),
+        ("CUDA out of memory. Tried to allocate", "float16", "set index.gpus_per_actor higher, which divides"),
         ("Error: 'err == CUBLAS_STATUS_SUCCESS'", "float32", "cannot be copied to the GPU (Error: 'err =="),
     ],
 )
