@@ -16,6 +16,7 @@ from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     ENDING,
+    PREPARED,
     STOPPED_AT_2,
     WHOLE,
     FakeStages,
@@ -167,6 +168,19 @@ def test_a_changed_budget_redoes_the_shortlists_only_if_it_changes_the_documents
     assert stages.took() == ["report"]
     run(settings, "curriculum.pair_budget=3000")
     assert stages.took() == WHOLE[1:]
+
+
+def test_other_gold_labels_redo_what_measures_by_them_and_nothing_else(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings)
+    stages.took()
+    monkeypatch.setitem(PREPARED, "gold_fingerprint", "of other gold labels")
+    run(settings, "prepare.labels_column=other")
+    assert stages.took() == ["prepare", "evaluate", "report"]
+    monkeypatch.setitem(PREPARED, "document_fingerprint", "of other documents")
+    run(settings, "prepare.labels_column=another")
+    assert stages.took() == WHOLE
 
 
 def test_what_binds_nothing_redoes_nothing_but_the_report(stages: FakeStages, settings: list[str]) -> None:

@@ -186,17 +186,6 @@ def test_a_second_run_does_nothing_and_says_so(project: Project, ezxmc: Ezxmc) -
     assert {path: path.stat().st_mtime_ns for path in project.run.rglob("*.parquet")} == before
 
 
-def test_a_lost_output_is_made_again_with_what_follows_and_nothing_else(
-    project: Project, tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
-) -> None:
-    copy = project.copy(tmp_path / "copy")
-    shutil.rmtree(copy.run / "index")
-    again = ezxmc("run", *copy.arguments)
-    assert again.returncode == 0, again.stderr
-    assert steps_in(again.stdout) == ["index", "predict", "evaluate", "report"]
-    assert copy.rows("predictions") == project.rows("predictions")
-
-
 def test_a_run_in_use_is_refused(project: Project, ezxmc: Ezxmc) -> None:
     with run_lock(Storage(str(project.run))):
         refused = ezxmc("run", *project.arguments)
@@ -205,15 +194,19 @@ def test_a_run_in_use_is_refused(project: Project, ezxmc: Ezxmc) -> None:
     assert "is in use by another ezxmc command" in refused.stderr
 
 
-def test_changed_gold_redoes_neither_judging_nor_training(
+def test_a_lost_output_and_changed_gold_redo_neither_judging_nor_training(
     project: Project, new_project: Callable[..., Project], tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
 ) -> None:
+    """Both at once; what either redoes by itself is told of fake stages in tests/curriculum."""
     copy = project.copy(tmp_path / "copy")
     changed = new_project(tmp_path / "changed", gold_shift=1)
     documents = changed.folder / "input" / "documents.jsonl.gz"
+    shutil.rmtree(copy.run / "index")
     done = ezxmc("run", *copy.arguments, f"prepare.documents=[{documents}]")
     assert done.returncode == 0, done.stderr
-    assert steps_in(done.stdout) == ["prepare", "evaluate", "report"]
+    assert steps_in(done.stdout) == ["prepare", "index", "predict", "evaluate", "report"]
+    assert copy.rows("predictions") == project.rows("predictions")
+    assert copy.rows("gold") != project.rows("gold")
 
 
 def test_status_names_what_is_missing(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:
