@@ -342,6 +342,8 @@ def _set_environment(teacher: TeacherSpec) -> None:
         # In this process, so that no process is left behind (which of the two is faster was not measured).
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel == 1 else "1",
     }
+    if config.enforce_eager and not torch.cuda.is_available():
+        values["TORCHDYNAMO_DISABLE"] = "1"  # else its sampler compiles one small function, with a C++ compiler
     if os.path.isdir(teacher.resolved):
         values["HF_HUB_OFFLINE"] = "1"
     for name, value in values.items():
