@@ -52,7 +52,7 @@ class Prepared:
     """What ``prepare`` says of a run's documents and labels; fingerprints change with what they are of, nothing else.
 
     ``held_out``: of the ``train`` documents. ``shard_rows``: documents by shard. ``gold_fingerprint``: None without
-    gold labels.
+    gold labels. ``alternatives``: texts that labels have beside their preferred one (older runs: none).
     """
 
     documents: int
@@ -65,6 +65,12 @@ class Prepared:
     document_fingerprint: str
     label_fingerprint: str
     gold_fingerprint: str | None
+    alternatives: int = 0
+
+    @property
+    def label_texts(self) -> int:
+        """Texts of all labels, which have a vector each."""
+        return self.labels + self.alternatives
 
     @property
     def learnable(self) -> int:
@@ -105,7 +111,7 @@ class Context:
     def prepared(self) -> Prepared:
         """What ``prepare`` says of documents and labels."""
         details = self.manifest(layout.DOCUMENTS).details
-        return Prepared(**{field.name: details[field.name] for field in fields(Prepared)})
+        return Prepared(**{field.name: details[field.name] for field in fields(Prepared) if field.name in details})
 
     @property
     def shards(self) -> int:

@@ -236,7 +236,9 @@ def _rate(manifest: Manifest) -> float:
         return 0.0
     units = float(manifest.rows)
     if manifest.stage == "shortlist":
-        units = encoding_work(units * manifest.details.get("encodings", 1), manifest.details.get("labels", 0))
+        details = manifest.details
+        texts = details.get("label_texts", details.get("labels", 0))
+        units = encoding_work(units * details.get("encodings", 1), texts)
     # A small run is all start: what is left of it then says little, but never nothing.
     return units / max(manifest.seconds - START_SECONDS[manifest.stage], manifest.seconds / 10)
 
@@ -248,7 +250,7 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
     if prepared is not None:
         known = prepared.context.prepared
         counts = (known.documents, known.train, known.held_out, known.test, known.labels)
-        return Amounts(*counts, document_tokens=seen.document_tokens)
+        return Amounts(*counts, document_tokens=seen.document_tokens, alternatives=known.alternatives)
     held_out, test = round(seen.train * config.prepare.held_out_share), seen.documents - seen.train
     return Amounts(seen.documents, seen.train, held_out, test, seen.labels, seen.document_tokens)
 

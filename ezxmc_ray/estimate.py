@@ -31,7 +31,8 @@ _CPU_FLAGS = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Amounts:
-    """What there is to work on; ``document_tokens``: mean, as the teacher reads them."""
+    """What there is to work on; ``document_tokens``: mean, as the teacher reads them; ``alternatives``: texts that
+    labels have beside their preferred one, as far as that is known."""
 
     documents: int
     train: int
@@ -39,6 +40,7 @@ class Amounts:
     test: int
     labels: int
     document_tokens: float
+    alternatives: int = 0
 
 
 def reference_rates() -> tuple[dict[str, float], str]:
@@ -71,16 +73,17 @@ def estimate(
     judged = 0  # pairs of the cycles before
     for cycle in range(cycles + 1):
         documents = held_out + (trained if cycle < cycles else 0)
-        labels, new = amounts.labels, documents  # that are still to be encoded, and to be judged
+        labels, texts = amounts.labels, amounts.labels + amounts.alternatives  # that are still to be encoded
+        new = documents  # that are still to be judged
         if compares(config, cycle):
             priors = _new_labels(amounts.labels, judged, held_out * pairs) if label_priors else 0
-            work = {"shortlist": _encoded(cycle, held_out, labels), "judge": held_out * pairs + priors}
+            work = {"shortlist": _encoded(cycle, held_out, texts), "judge": held_out * pairs + priors}
             rows.append(_row(f"cycle {cycle} select", work, held_out, labels, held_out * pairs, priors))
-            labels, new, judged = 0, documents - held_out, judged + held_out * pairs
+            labels, texts, new, judged = 0, 0, documents - held_out, judged + held_out * pairs
         asked = new * pairs
         priors = _new_labels(amounts.labels, judged, asked) if label_priors else 0
         judged += asked
-        work = {"shortlist": _encoded(cycle, documents, labels)}
+        work = {"shortlist": _encoded(cycle, documents, texts)}
         rows.append(_row(f"cycle {cycle} shortlist", work, documents, labels))
         work = {"judge": asked + priors} if asked + priors else {}
         rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
@@ -88,7 +91,7 @@ def estimate(
             seen = round(_taught(config, trained, amounts.train - amounts.held_out, cycle) * config.student.epochs)
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
     rows += [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
-    rows += [_row("index", {"index": amounts.labels}, None, amounts.labels)]
+    rows += [_row("index", {"index": amounts.labels + amounts.alternatives}, None, amounts.labels)]
     rows += [_row("predict", {"predict": amounts.documents}, amounts.documents)]
     rows += [_row("evaluate", {"evaluate": amounts.test * (cycles + 1)}, amounts.test * (cycles + 1))]
     rows += [_row("report", {"report": config.report.documents}, min(config.report.documents, amounts.test))]

@@ -42,11 +42,15 @@ DOCUMENTS_SCHEMA = pa.schema(
 #: this one).
 GOLD_SCHEMA = pa.schema([("labels", pa.list_(pa.int32()))])
 
-#: labels.parquet: the row is the label number; ``description`` may be ""; ``content_hash`` is
-#: content_hash(description, text).
+#: labels.parquet: the row is the label number; ``text`` is the preferred one; ``description`` may be "";
+#: ``content_hash`` is content_hash(description, text).
 LABELS_SCHEMA = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("description", pa.string()), ("content_hash", HASH)]
 )
+
+#: The same where a label has other texts besides: without repeats, none of them the preferred one, [] for none.
+ALTERNATIVES = "alternatives"
+LABELS_WITH_ALTERNATIVES = LABELS_SCHEMA.append(pa.field(ALTERNATIVES, pa.list_(pa.string())))
 
 #: rejected.parquet: rows of the sources that were left out, and why. ``line`` counts from 1 (Parquet: the row).
 REJECTED_SCHEMA = pa.schema(
@@ -122,6 +126,7 @@ NO_DOCUMENT = bytes(HASH_BYTES)
 def label_vectors_schema(dimension: int, dtype: str) -> pa.Schema:
     """cycle-N/label_vectors/shard-NNNNN.parquet: ``label`` int32, consecutive; ``vector`` [dimension] of ``dtype``.
 
+    ``label``: the row of a label's text in index/label_texts.py: the label number, as far as there are labels.
     ``dtype``: float32 or float16, as ``encoder.vector_dtype`` says.
     """
     number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]

@@ -26,6 +26,7 @@ from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.hybrid import HybridSearcher
+from ezxmc_ray.index.label_texts import read_label_texts
 from ezxmc_ray.index.lexical_files import open_lexical_table
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.integrity import checked
@@ -77,7 +78,8 @@ class Tagger:
         with checked(storage, layout.STUDENT) as student:
             self.encoder = Encoder.load(str(student), settings.encoder)
         shards = [ShardInfo(**shard) for shard in settings.shards]
-        index = ShardedIndex.load(storage, layout.INDEX, shards, settings.gpu_dtype)
+        texts = read_label_texts(storage)
+        index = ShardedIndex.load(storage, layout.INDEX, shards, settings.gpu_dtype, texts)
         labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
         table = open_lexical_table(storage, settings.label_fingerprint) if settings.lexical.weight else None
         self.searcher = HybridSearcher(index, table, settings.lexical)

@@ -34,7 +34,7 @@ class PrepareConfig:
     )
     list_separator: str = knob(
         "auto",
-        "sign between label ids in one text: semicolon, pipe, comma, tab, newline, space, or any other; auto: the one that makes known ids",
+        "sign between label ids (or alternatives) in one text: semicolon, pipe, comma, tab, newline, space, or any other; auto: the one that makes known ids",
     )
     split_column: str = knob(
         "split",
@@ -45,6 +45,10 @@ class PrepareConfig:
     label_description_column: str = knob(
         "description",
         "label column: what the label means, for the teacher to read (description may be absent; empty: none)",
+    )
+    label_alternatives_column: str = knob(
+        "alternatives",
+        "label column: other texts of the label, by which it is found too (alternatives may be absent; empty: none, altLabels of SKOS neither)",
     )
     label_language: str = knob(
         "", "language of the labels of a SKOS vocabulary, such as en; empty: the one that most have"
@@ -66,7 +70,7 @@ class PrepareConfig:
     )
     repeated_labels: str = knob(
         "fail",
-        "rows of a label id that an earlier row has; fail: bad rows; synonyms: other texts of the same label, counted and not used yet",
+        "rows of a label id that an earlier row has; fail: bad rows; synonyms: other texts of the same label (alternatives)",
         ("fail", "synonyms"),
     )
     on_unknown_gold: str = knob(

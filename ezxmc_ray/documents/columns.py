@@ -38,6 +38,17 @@ LABEL_COLUMNS = {
     "label_id_column": ("uid", "labelid", "identifier", "uri", "notation", "key"),
     "label_text_column": ("name", "label", "title", "preflabel"),
     "label_description_column": ("definition", "scopenote", "content", "note"),
+    "label_alternatives_column": (
+        "synonyms",
+        "synonym",
+        "altlabels",
+        "altlabel",
+        "alternativelabels",
+        "alternative",
+        "aliases",
+        "alias",
+        "othernames",
+    ),
 }
 _DEFAULTS = {field.name: field.default for field in fields(PrepareConfig)}
 

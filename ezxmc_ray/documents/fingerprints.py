@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 
 def table_fingerprint(table: pa.Table, columns: Iterable[str]) -> str:
-    """Of the named columns (strings, fixed-size binary, booleans, or lists of int32) of ``table``."""
+    """Of the named columns (strings, fixed-size binary, booleans, or lists of strings or int32) of ``table``."""
     digest = hashlib.blake2b(digest_size=16)
     for name in columns:
         _update(digest, table[name].combine_chunks())
@@ -30,10 +30,13 @@ def combined_fingerprint(parts: Iterable[str]) -> str:
 def _update(digest: hashlib.blake2b, column: pa.Array) -> None:
     """Lengths (-1 for null) and then contents, so that no two different columns give the same bytes."""
     lengths = np.ones(len(column), np.int64)
-    content: bytes
+    content = b""
     if pa.types.is_list(column.type):
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-        content = column.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes()
+        if pa.types.is_string(column.type.value_type):
+            _update(digest, column.flatten())
+        else:
+            content = column.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes()
     elif pa.types.is_string(column.type):
         lengths = pc.binary_length(column).to_numpy(zero_copy_only=False)
         content = "".join(value for value in column.to_pylist() if value is not None).encode()

@@ -60,10 +60,12 @@ def label_sources(prepare: PrepareConfig) -> list[LabelSource]:
         ("prepare.label_text_column", (prepare.label_text_column,)),
     )
     columns = (prepare.label_id_column, prepare.label_text_column, prepare.label_description_column)
+    others = prepare.label_alternatives_column
+    vocabulary = ("id", "text", "description", "alternatives" if others else "")
     return [
-        LabelSource(replace(one, language=prepare.label_language.lower()), "id", "text", "description", (), False)
+        LabelSource(replace(one, language=prepare.label_language.lower()), *vocabulary, (), False)
         if one.format in LABEL_FORMATS.values()
-        else LabelSource(one, *columns, required)
+        else LabelSource(one, *columns, others, required)
         for one in found
     ]
 

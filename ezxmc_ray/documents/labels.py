@@ -1,7 +1,8 @@
 """The label set: reading it, checking it, and finding a label's number again.
 
 Comes in: label sources. Goes out: the table of labels (its row is the label's number), the rejected rows, and for each
-row of the sources the number that its label got, since a rejected row shifts all that follow.
+row of the sources the number that its label got, since a rejected row shifts all that follow. A label's text is the
+preferred one; it may have alternatives, of a column, of a vocabulary, or of further rows.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ezxmc_ray import layout
+from ezxmc_ray.documents.alternatives import AlternativesReader
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
 from ezxmc_ray.documents.values import as_id, as_text, composed
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash
 
 #: In ``LabelSet.numbers``: the row of the source is no label.
 NO_LABEL = -1
@@ -38,23 +40,25 @@ class LabelSource:
     id_column: str
     text_column: str
     description_column: str
+    alternatives_column: str
     required: Required
     has_columns: bool = True
 
     @property
     def columns(self) -> list[str]:
         """The columns of interest."""
-        return [self.id_column, self.text_column, self.description_column]
+        return [self.id_column, self.text_column, self.description_column, self.alternatives_column]
 
 
 @dataclass(frozen=True)
 class LabelSet:
     """All labels.
 
-    ``table``: LABELS_SCHEMA. ``numbers``: int32 [rows of all sources], the label number of each row (line - 1), or
-    NO_LABEL; the row of a repeated id has the number of the first. ``duplicate_texts``: labels whose text an earlier
-    label has too. ``rejected``: rejected.REJECTED_PART. ``columns``: those of the files that have some. ``synonyms``:
-    other texts of labels, which are not used.
+    ``table``: LABELS_SCHEMA, or LABELS_WITH_ALTERNATIVES where a label has some. ``numbers``: int32 [rows of all
+    sources], the label number of each row (line - 1), or NO_LABEL; the row of a repeated id has the number of the
+    first. ``duplicate_texts``: labels whose text an earlier label has too. ``rejected``: rejected.REJECTED_PART.
+    ``columns``: those of the files that have some. ``alternatives``: by label number, of the labels that have some.
+    ``separators``: see AlternativesReader.
     """
 
     table: pa.Table
@@ -62,53 +66,83 @@ class LabelSet:
     duplicate_texts: int
     rejected: pa.Table
     columns: list[str]
-    synonyms: int
+    alternatives: dict[int, list[str]]
+    separators: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Label:
+    """What a row says of a label."""
+
+    id: str
+    text: str
+    description: str
+    alternatives: list[str]
 
 
 class _Labels:
-    """The labels read so far; ids are compared in Unicode's form NFC."""
+    """The labels read so far; ids and alternatives are compared in Unicode's form NFC."""
 
-    def __init__(self, keeps_synonyms: bool) -> None:
-        self._keeps_synonyms = keeps_synonyms
+    def __init__(self, takes_repeated: bool, list_separator: str) -> None:
+        self._takes_repeated = takes_repeated
+        self.reader = AlternativesReader(list_separator)
         self.ids: list[str] = []
         self.texts: list[str] = []
         self.descriptions: list[str] = []
         self.numbers: list[int] = []
-        self.synonyms = 0
         self._known: dict[str, int] = {}
+        self._alternatives: dict[int, dict[str, str]] = {}
 
     def add(self, row: RawRow, source: LabelSource, start: int) -> None:
         """Take up a row of a source whose first row is number ``start``; BadRow if it is no label, or known."""
         self.numbers += [NO_LABEL] * (start + row.line - len(self.numbers))
-        label_id, text, description = _check_label(row, source)
-        same = composed(label_id)
+        label = _check_label(row, source, self.reader)
+        same = composed(label.id)
         if same in self._known:
-            self.numbers[-1] = self._known[same]
-            if not self._keeps_synonyms:
-                raise BadRow(f"duplicate label id: {shown(label_id)}")
-            self.synonyms += text != self.texts[self._known[same]]
+            number = self.numbers[-1] = self._known[same]
+            if not self._takes_repeated:
+                raise BadRow(f"duplicate label id: {shown(label.id)}")
+            self.descriptions[number] = self.descriptions[number] or label.description
+            self._add_alternatives(number, [label.text, *label.alternatives])
             return
         self.numbers[-1] = self._known[same] = len(self.ids)
-        self.ids.append(label_id)
-        self.texts.append(text)
-        self.descriptions.append(description)
-        if not source.has_columns and row.values:
-            self.synonyms += len(row.values.get("alternatives", ()))
+        self.ids.append(label.id)
+        self.texts.append(label.text)
+        self.descriptions.append(label.description)
+        self._add_alternatives(self.numbers[-1], label.alternatives)
+
+    def _add_alternatives(self, number: int, texts: Sequence[str]) -> None:
+        for text in texts:
+            same = composed(text)
+            if same != composed(self.texts[number]):
+                self._alternatives.setdefault(number, {}).setdefault(same, text)
+
+    @property
+    def alternatives(self) -> dict[int, list[str]]:
+        """See LabelSet."""
+        return {number: list(texts.values()) for number, texts in self._alternatives.items()}
 
     def table(self) -> pa.Table:
-        """LABELS_SCHEMA."""
+        """See LabelSet."""
         hashes = list(map(content_hash, self.descriptions, self.texts))
         columns: list[list[Any]] = [self.ids, self.texts, self.descriptions, hashes]
-        arrays = [pa.array(values, one.type) for values, one in zip(columns, LABELS_SCHEMA, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
+        alternatives, schema = self.alternatives, LABELS_SCHEMA
+        if alternatives:
+            columns.append([alternatives.get(number, []) for number in range(len(self.ids))])
+            schema = LABELS_WITH_ALTERNATIVES
+        arrays = [pa.array(values, one.type) for values, one in zip(columns, schema, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def read_labels(sources: Sequence[LabelSource], repeated: str = "fail") -> LabelSet:
-    """Read and check all labels; the first of two with the same id stays. UserError if no label is left.
+def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_separator: str = "auto") -> LabelSet:
+    """Read and check all labels; of two with the same id the first one's text is the label's. UserError if no label is
+    left.
 
-    ``repeated``: whether the second is a bad row (fail), or holds a synonym (prepare.repeated_labels).
+    ``repeated``: whether the second is a bad row (fail), or holds alternatives (prepare.repeated_labels).
+    ``list_separator``: prepare.list_separator.
     """
-    labels, rejected, columns = _Labels(repeated == "synonyms"), list[RejectedRows](), dict[str, None]()
+    labels = _Labels(repeated == "synonyms", list_separator)
+    rejected, columns = list[RejectedRows](), dict[str, None]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
@@ -124,11 +158,12 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail") -> Label
         raise UserError(_no_label(sources, table))
     duplicates = len(labels.texts) - len(set(labels.texts))
     numbers = np.array(labels.numbers, np.int32)
-    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.synonyms)
+    separators = labels.reader.separators
+    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators)
 
 
-def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str, str]:
-    """Id, text and description of a row."""
+def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -> _Label:
+    """What a row says; BadRow if it is no label."""
     if row.values is None:
         raise BadRow(row.reason)
     label_id = as_id(row.values.get(source.id_column), source.id_column)
@@ -136,7 +171,9 @@ def _check_label(row: RawRow, source: LabelSource) -> tuple[str, str, str]:
     if not text:
         raise BadRow(f"empty label: {source.text_column} of {shown(label_id)} is empty")
     description = row.values.get(source.description_column) if source.description_column else None
-    return label_id, text, as_text(description, source.description_column)
+    others = row.values.get(source.alternatives_column)
+    found = reader.read(others, source.alternatives_column, f"{source.source.name}:{row.line}")
+    return _Label(label_id, text, as_text(description, source.description_column), found)
 
 
 def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:

@@ -25,7 +25,7 @@ SEPARATORS = {"semicolon": ";", "pipe": "|", "comma": ",", "tab": "\t", "newline
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[\w.]+"""
 _PRINTED = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*\s*[\])}}]", re.DOTALL)
 _PRINTED_ITEM = re.compile(rf"({_ITEM})\s*(,?)", re.DOTALL)
-_BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
+BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
 
 
@@ -70,7 +70,7 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
-            if text[0] in _BRACKETS and (items := _list_in(text)) is not None:
+            if text[0] in BRACKETS and (items := list_in(text)) is not None:
                 return self._gold(items)
             if text[0] == "[" and self._given is None:
                 raise BadRow(
@@ -114,7 +114,7 @@ class ListReader:
         separator = self._given or self._settled
         if separator is None or (self._given is None and any(one in text for one in _SIGNS if one != separator)):
             return None
-        parts = _split(text, separator)
+        parts = split(text, separator)
         if len(parts) > 1 and separator not in self.separators:
             return None
         return parts
@@ -122,8 +122,8 @@ class ListReader:
     def _parts(self, text: str, line: int) -> list[str]:
         """The ids in a text that is not one of them."""
         if self._given is not None:
-            return _split(text, self._given)
-        readings = {one: _split(text, one) for one in SEPARATORS.values() if one in text}
+            return split(text, self._given)
+        readings = {one: split(text, one) for one in SEPARATORS.values() if one in text}
         if self._settled is not None:
             readings.setdefault(self._settled, [text])
         known = {one: sum(self._find(part) is not None for part in parts) for one, parts in readings.items()}
@@ -174,13 +174,13 @@ def _is_empty(item: Any) -> bool:
     return not item.strip() if isinstance(item, str) else is_missing(item)
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """The parts that are not empty, without blanks around them."""
     parts = text.split() if separator == " " else text.split(separator)
     return [part for part in map(str.strip, parts) if part]
 
 
-def _list_in(text: str) -> list[Any] | None:
+def list_in(text: str) -> list[Any] | None:
     """The items of a JSON list, or of a list, tuple or set as Python or NumPy print it; None if ``text`` is neither."""
     if text[0] == "[":
         try:

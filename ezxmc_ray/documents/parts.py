@@ -22,7 +22,7 @@ from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow
 from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH
+from ezxmc_ray.tables import ALTERNATIVES, DOCUMENTS_SCHEMA, HASH
 
 _LABEL_ROWS = f"{layout.PREPARE_PARTS}/label-rows.parquet"
 
@@ -49,7 +49,8 @@ _NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
 class LabelCounts:
     """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint.
 
-    ``columns`` and ``synonyms``: see labels.LabelSet.
+    ``columns`` and ``separators``: see labels.LabelSet. ``with_alternatives``: labels that have ``alternatives``,
+    texts in all.
     """
 
     labels: int
@@ -57,7 +58,9 @@ class LabelCounts:
     rejected: str
     fingerprint: str
     columns: list[str] = field(default_factory=list)
-    synonyms: int = 0
+    separators: dict[str, str] = field(default_factory=dict)
+    with_alternatives: int = 0
+    alternatives: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,28 @@ class CheckedSource:
     unknown: list[str]
 
 
-def write_labels(storage: Storage, sources: Sequence[LabelSource], repeated: str) -> LabelCounts:
+def write_labels(
+    storage: Storage, sources: Sequence[LabelSource], repeated: str, list_separator: str = "auto"
+) -> LabelCounts:
     """Read all labels and write labels.parquet; leaves rejected rows and the numbers of source rows in the scratch.
 
-    ``repeated``: prepare.repeated_labels.
+    ``repeated`` and ``list_separator``: prepare.repeated_labels, prepare.list_separator.
     """
-    labels = read_labels(sources, repeated)
+    labels = read_labels(sources, repeated, list_separator)
     storage.write_table(layout.LABELS, labels.table)
     storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
     rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"
     storage.write_table(rejected, labels.rejected)
-    fingerprint = table_fingerprint(labels.table, ["id", "text", "description"])
+    content = ["id", "text", "description", *([ALTERNATIVES] if labels.alternatives else [])]
     return LabelCounts(
-        labels.table.num_rows, labels.duplicate_texts, rejected, fingerprint, labels.columns, labels.synonyms
+        labels.table.num_rows,
+        labels.duplicate_texts,
+        rejected,
+        table_fingerprint(labels.table, content),
+        labels.columns,
+        labels.separators,
+        len(labels.alternatives),
+        sum(map(len, labels.alternatives.values())),
     )
 
 

@@ -2,7 +2,7 @@
 
 Comes in: a Source, whose ``language`` says which labels are taken. Goes out: RawRow after RawRow, in the order of the
 concepts' addresses: ``id`` is the address, ``text`` the prefLabel, ``description`` the definition (else the
-scopeNote), and ``alternatives`` the altLabels. Deprecated concepts are no rows.
+scopeNote), and ``alternatives`` further prefLabels and the altLabels. Deprecated concepts are no rows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
         names = _texts(graph.objects(concept, SKOS.prefLabel), language)
         values: dict[str, Any] = {"id": str(concept), "text": names[0] if names else ""}
         values["description"] = definitions[0] if definitions else ""
-        values["alternatives"] = _texts(graph.objects(concept, SKOS.altLabel), language)
+        values["alternatives"] = [*names[1:], *_texts(graph.objects(concept, SKOS.altLabel), language)]
         if names:
             yield RawRow(number, values)
         else:

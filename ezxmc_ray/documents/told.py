@@ -20,9 +20,10 @@ from ezxmc_ray.errors import UserError
 
 
 def check_label_columns(prepare: PrepareConfig, inputs: Inputs, labels: LabelCounts) -> None:
-    """UserError for a named column of labels that no file has."""
+    """UserError for a named column of labels that no file has, or two separators of alternatives."""
     if inputs.has_columns and labels.columns:
         check_named(prepare, LABEL_COLUMNS, labels.columns, "prepare.labels")
+    _check_one_separator(prepare.label_alternatives_column, "texts", labels.separators)
 
 
 def check_columns_read(
@@ -40,11 +41,17 @@ def check_columns_read(
             "them ids, or set prepare.id_column to a column that all have."
         )
     separators = {sign: where for one in reversed(checked) for sign, where in one.separators.items()}
-    if prepare.list_separator == "auto" and len(separators) > 1:
+    if prepare.list_separator == "auto":
+        _check_one_separator(prepare.labels_column, "label ids", separators)
+
+
+def _check_one_separator(column: str, what: str, separators: dict[str, str]) -> None:
+    """UserError for more than one of ``separators``, each with the place where it first was."""
+    if len(separators) > 1:
         found = " and ".join(f"{sign!r} ({where})" for sign, where in separators.items())
         raise UserError(
-            f"The column {prepare.labels_column!r} has label ids with {found} between, and a column has one separator: "
-            "mend the rows, or set prepare.list_separator."
+            f"The column {column!r} has {what} with {found} between, and a column has one separator: mend the rows, "
+            "or set prepare.list_separator."
         )
 
 
@@ -96,8 +103,11 @@ def what_was_read(
         told.append(f"No gold labels: {prepare.xmc_directory} has none beside its texts (Y.trn.npz, trn_X_Y.txt)")
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
-    if labels.synonyms:
-        told.append(f"{labels.synonyms:,} other texts of labels (altLabel, further rows of an id) are not used")
+    if labels.alternatives:
+        told.append(
+            f"{labels.with_alternatives:,} labels have alternatives, {labels.alternatives:,} texts in all: a label is "
+            "as similar as its best text, and the teacher reads the preferred one"
+        )
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:

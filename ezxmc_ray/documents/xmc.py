@@ -100,8 +100,8 @@ def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSou
     if test is not None:
         documents.append(one_source(directory, test, "tst", "test", _TEST_FILTERS))
     if complete[0]:
-        return [LabelSource(labels, "uid", "title", "content", ((KEY, ("uid",)), (KEY, ("title",))))], documents
-    return [LabelSource(labels, _ID, _TEXT, _NONE, ())], documents
+        return [LabelSource(labels, "uid", "title", "content", _NONE, ((KEY, ("uid",)), (KEY, ("title",))))], documents
+    return [LabelSource(labels, _ID, _TEXT, _NONE, _NONE, ())], documents
 
 
 def _json_source(

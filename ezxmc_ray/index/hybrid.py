@@ -3,7 +3,7 @@
 Comes in: documents with their vectors. Goes out: scores and label numbers. One scoring serves the shortlists of every
 cycle, the predictions and the measures: similarity = cosine + lexical.weight * share of the label's words that the
 document names. The encoder proposes lexical.candidates labels by its cosine; among these the similarity decides, so
-that the cost does not grow with the label set.
+that the cost does not grow with the label set. Of a label with several texts cosine and share are the highest of any.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ezxmc_ray.config import LexicalConfig
+from ezxmc_ray.index.label_texts import LabelTexts, best_of
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 
@@ -56,9 +57,16 @@ class HybridSearcher:
 class PairScorer:
     """The similarity of labels that are given, by one encoder: as :class:`HybridSearcher` scores what it finds."""
 
-    def __init__(self, label_vectors: np.ndarray, lexical: LexicalTable | None, config: LexicalConfig) -> None:
-        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number; ``lexical``: of the same labels."""
-        self.label_vectors, self.lexical, self.config = label_vectors, lexical, config
+    def __init__(
+        self,
+        label_vectors: np.ndarray,
+        lexical: LexicalTable | None,
+        config: LexicalConfig,
+        texts: LabelTexts | None = None,
+    ) -> None:
+        """``label_vectors``: float32 or float16 [n, d], unit rows, by label number, or as ``texts`` says; ``lexical``:
+        of the same labels."""
+        self.label_vectors, self.lexical, self.config, self.texts = label_vectors, lexical, config, texts
 
     def __call__(
         self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray
@@ -67,8 +75,15 @@ class PairScorer:
         cosine = np.full(labels.shape, -np.inf, np.float32)
         for row, (vector, numbers) in enumerate(zip(vectors, labels, strict=True)):
             there = numbers != NO_LABEL
-            cosine[row, there] = self.label_vectors[numbers[there]].astype(np.float32) @ vector.astype(np.float32)
+            if self.texts is None:
+                cosine[row, there] = self._cosine(numbers[there], vector)
+            else:
+                rows, counts = self.texts.rows_of(numbers[there])
+                cosine[row, there] = best_of(self._cosine(rows, vector), counts)
         return cosine if self.lexical is None else fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
+
+    def _cosine(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        return self.label_vectors[rows].astype(np.float32) @ vector.astype(np.float32)
 
 
 def fuse_scores(

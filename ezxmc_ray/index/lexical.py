@@ -2,6 +2,7 @@
 
 Comes in: the texts of all labels; documents and, for each, the numbers of some labels. Goes out: shares from 0 to 1.
 The table of the labels' words is a handful of arrays, which a run holds as files that all processes of a machine map.
+Of a label with several texts the one counts whose words are named most.
 Names, products and terms of art are rare in what an encoder was trained on, yet stand in the document letter by letter.
 Exact words have been used beside vectors for as long as there are vectors; Gao et al., "Complement Lexical Retrieval
 Model with Semantic Residual Embeddings", 2021 (arXiv 2004.13969), explain why it helps.
@@ -18,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import regex
+
+from ezxmc_ray.index.label_texts import LabelTexts, best_of
 
 #: Letters of a word that count, so that most inflected forms are one word, in any language that puts them at the end.
 STEM = 5
@@ -48,7 +51,7 @@ def _compared(text: str) -> str:
 
 @dataclass(frozen=True)
 class LexicalArrays:
-    """The words of n labels: v different ones, w in all.
+    """The words of n labels (of n texts, where labels have several): v different ones, w in all.
 
     ``letters``: of the different words in UTF-8, one after the other, uint8; ``ends``: where they lie, int32 [v + 1].
     ``starts``: where each label's words begin, int64 [n + 1]. ``words``: of label after label, numbers of different
@@ -67,30 +70,34 @@ class LexicalArrays:
         return pa.StringArray.from_buffers(len(self.ends) - 1, pa.py_buffer(self.ends), pa.py_buffer(self.letters))
 
 
-def lexical_arrays(batches: Iterable[Sequence[str]]) -> LexicalArrays:
-    """The table of the labels whose texts are in ``batches``, by label number.
+def lexical_arrays(batches: Iterable[Sequence[str]], label_texts: LabelTexts | None = None) -> LexicalArrays:
+    """The table of the labels whose texts are in ``batches``, by label number, or as ``label_texts`` says.
 
     A word weighs as in BM25, by its rarity among the labels: ln(1 + (n - f + 0.5) / (f + 0.5)) for a word that f of
-    the n labels have. The weights of a label add up to 1.
+    the n labels have, in whichever text. The weights of a text add up to 1.
     """
     counts, read = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
     for texts in batches:
         words = [_WORD.findall(_compared(text)) for text in texts]
         counts.append(np.fromiter(map(len, words), np.int64, len(words)))
         read.append(pc.utf8_slice_codeunits(pa.array(chain.from_iterable(words), pa.string()), 0, STEM))
-    per_label = np.concatenate(counts)
-    labels = len(per_label)
+    per_text = np.concatenate(counts)
+    rows = len(per_text)
     # Numbered as they appear: a label's weights are added up in this order.
     found = pa.chunked_array(read).dictionary_encode().combine_chunks()
     stems = found.dictionary
-    keys = np.repeat(np.arange(labels), per_label) * len(stems) + found.indices.to_numpy()
-    label, word = np.divmod(np.unique(keys), max(1, len(stems)))
-    frequency = np.bincount(word, minlength=len(stems))
+    keys = np.repeat(np.arange(rows), per_text) * len(stems) + found.indices.to_numpy()
+    row, word = np.divmod(np.unique(keys), max(1, len(stems)))
+    labels, of_labels = rows, word
+    if label_texts is not None:
+        labels, label = label_texts.labels, label_texts.label_of_row[row].astype(np.int64)
+        of_labels = np.unique(label * len(stems) + word) % max(1, len(stems))
+    frequency = np.bincount(of_labels, minlength=len(stems))
     weights = np.log1p((labels - frequency + 0.5) / (frequency + 0.5))[word]
-    totals = np.maximum(np.bincount(label, weights, labels), np.finfo(np.float64).tiny)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=labels))])
+    totals = np.maximum(np.bincount(row, weights, rows), np.finfo(np.float64).tiny)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))])
     letters, ends = _utf8(stems)
-    return LexicalArrays(letters, ends, starts.astype(np.int64), word.astype(np.int32), weights / totals[label])
+    return LexicalArrays(letters, ends, starts.astype(np.int64), word.astype(np.int32), weights / totals[row])
 
 
 def _utf8(words: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -102,20 +109,22 @@ def _utf8(words: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 class LexicalTable:
     """The words of all labels, each with its weight in its label."""
 
-    def __init__(self, arrays: LexicalArrays) -> None:
-        """``arrays``: in memory, or mapped from files."""
-        self.arrays, self._different = arrays, arrays.different
+    def __init__(self, arrays: LexicalArrays, label_texts: LabelTexts | None = None) -> None:
+        """``arrays``: in memory, or mapped from files; by label number, or as ``label_texts`` says."""
+        self.arrays, self._different, self._label_texts = arrays, arrays.different, label_texts
 
     @classmethod
-    def from_texts(cls, labels: Sequence[str]) -> LexicalTable:
-        """Of labels with these texts, by label number."""
-        return cls(lexical_arrays(labels[at : at + BATCH_LABELS] for at in range(0, len(labels), BATCH_LABELS)))
+    def from_texts(cls, labels: Sequence[str], label_texts: LabelTexts | None = None) -> LexicalTable:
+        """Of labels with these texts, by label number, or as ``label_texts`` says."""
+        batches = (labels[at : at + BATCH_LABELS] for at in range(0, len(labels), BATCH_LABELS))
+        return cls(lexical_arrays(batches, label_texts), label_texts)
 
     def shares(self, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray) -> np.ndarray:
         """The weight of each label's words that its document names: float32 in the shape of ``labels``, 0 to 1.
 
         Half of it counts in the title, half in the first :data:`DOCUMENT_WORDS` words of title and text together;
-        without a title all of it there. ``labels``: int32 [documents, m] label numbers; negative ones (none) get 0.
+        without a title all of it there. Of several texts of a label the highest share counts. ``labels``: int32
+        [documents, m] label numbers; negative ones (none) get 0.
         """
         shares = np.zeros(labels.shape, np.float32)
         if not len(self._different):
@@ -128,25 +137,35 @@ class LexicalTable:
                 for head, text in zip(heads, texts[batch], strict=True)
             ]
             heads = [head or words for head, words in zip(heads, whole, strict=True)]
-            shares[batch] = (self._named(heads, labels[batch]) + self._named(whole, labels[batch])) / 2
+            shares[batch] = self._shares(heads, whole, labels[batch])
         return shares
 
-    def _named(self, stems: list[list[str]], labels: np.ndarray) -> np.ndarray:
-        """The weight of each label's words among a document's ``stems``, float64 in the shape of ``labels``."""
+    def _shares(self, heads: list[list[str]], whole: list[list[str]], labels: np.ndarray) -> np.ndarray:
+        """Half of each share in the stems of ``heads``, half in those of ``whole``: in the shape of ``labels``."""
+        document, column = np.nonzero(labels >= 0)
+        rows, counts = labels[document, column], None
+        of = document
+        if self._label_texts is not None:
+            rows, counts = self._label_texts.rows_of(rows)
+            of = np.repeat(document, counts)
+        found = (self._named(heads, of, rows) + self._named(whole, of, rows)) / 2
+        shares = np.zeros(labels.shape)
+        shares[document, column] = found if counts is None else best_of(found, counts)
+        return shares
+
+    def _named(self, stems: list[list[str]], document: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """The weight of the words of text number ``row`` among the ``stems`` of ``document``: both int [p], float64
+        [p]."""
         table = self.arrays
         held_keys = self._held(stems)
-        document, column = np.nonzero(labels >= 0)
-        label = labels[document, column]
-        lengths = table.starts[label + 1] - table.starts[label]
-        # Every word of every pair: where it stands among all words of all labels.
-        pair = np.repeat(np.arange(len(label)), lengths)
-        place = np.arange(len(pair)) + np.repeat(table.starts[label] - np.cumsum(lengths) + lengths, lengths)
+        lengths = table.starts[row + 1] - table.starts[row]
+        # Every word of every pair: where it stands among all words of all texts.
+        pair = np.repeat(np.arange(len(row)), lengths)
+        place = np.arange(len(pair)) + np.repeat(table.starts[row] - np.cumsum(lengths) + lengths, lengths)
         wanted_keys = document[pair] * len(self._different) + table.words[place]
         found = np.searchsorted(held_keys, wanted_keys)
         is_held = np.append(held_keys, -1)[found] == wanted_keys
-        named = np.zeros(labels.shape)
-        named[document, column] = np.bincount(pair, table.weights[place] * is_held, len(label))
-        return named
+        return np.bincount(pair, table.weights[place] * is_held, len(row))
 
     def _held(self, stems: list[list[str]]) -> np.ndarray:
         """What each document has of the labels' words: document * v + number of the word, int64, rising."""

@@ -6,14 +6,13 @@ Comes in: labels.parquet. Goes out: lexical/, a .npy file for each of LexicalArr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from ezxmc_ray import layout
+from ezxmc_ray.index.label_texts import LabelTexts, read_label_texts, text_batches
 from ezxmc_ray.index.lexical import BATCH_LABELS, LexicalArrays, LexicalTable, lexical_arrays
 from ezxmc_ray.index.node_files import FileNote, map_array, write_array
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS_SCHEMA
 
 #: Raise when index/lexical.py changes what words are, or how they weigh.
 VERSION = 1
@@ -28,7 +27,7 @@ def has_lexical_files(storage: Storage, label_fingerprint: str) -> bool:
 def write_lexical_files(storage: Storage, label_fingerprint: str) -> None:
     """Task: write the words of all labels, and the note last of all."""
     storage.remove(layout.LEXICAL)
-    arrays = lexical_arrays(_label_texts(storage))
+    arrays = _made_anew(storage, read_label_texts(storage))
     files = {}
     for field in dataclasses.fields(arrays):
         note = write_array(storage, f"{layout.LEXICAL}/{field.name}.npy", getattr(arrays, field.name))
@@ -42,18 +41,16 @@ def open_lexical_table(storage: Storage, label_fingerprint: str | None = None) -
     ``label_fingerprint``: of the labels; None: the files are known to be theirs.
     """
     note = storage.read_json(_NOTE) if storage.exists(_NOTE) else {}
+    label_texts = read_label_texts(storage)
     if not _made_of(note, label_fingerprint or note.get("label_fingerprint")):
-        return LexicalTable(lexical_arrays(_label_texts(storage)))
+        return LexicalTable(_made_anew(storage, label_texts), label_texts)
     files = {name: map_array(storage, FileNote(**one)) for name, one in note["files"].items()}
-    return LexicalTable(LexicalArrays(**files))
+    return LexicalTable(LexicalArrays(**files), label_texts)
 
 
 def _made_of(note: dict[str, Any], label_fingerprint: str | None) -> bool:
     return (note.get("version"), note.get("label_fingerprint")) == (VERSION, label_fingerprint)
 
 
-def _label_texts(storage: Storage) -> Iterator[list[str]]:
-    """The texts of all labels, by label number, some at a time."""
-    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
-    for start in range(0, len(texts), BATCH_LABELS):
-        yield texts.slice(start, BATCH_LABELS).to_pylist()
+def _made_anew(storage: Storage, label_texts: LabelTexts | None) -> LexicalArrays:
+    return lexical_arrays(text_batches(storage, BATCH_LABELS), label_texts)

@@ -2,11 +2,13 @@
 
 Comes in: query vectors, k, and for each query the labels that it must not get. Goes out: scores and label numbers in
 falling score, ties by label number. The same code serves the shortlists of every cycle and the final predictions.
+A label with several texts has a vector for each: its score is that of the nearest, and it is answered once.
 What is on a disk is mapped, so that the processes of a machine share it; on GPUs (gpu.py) it is held once more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
 from ezxmc_ray.index.exact import ExactShard
 from ezxmc_ray.index.gpu import most_neighbours, on_gpus
+from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.node_files import FileNote, checksum, node_file
 from ezxmc_ray.storage import Storage
 
@@ -26,7 +29,10 @@ MAX_ANSWERS = 1 << 22
 
 
 class Shard(Protocol):
-    """What finds labels among some: a FAISS index with label numbers as ids, or :class:`ExactShard`."""
+    """What finds labels among some: a FAISS index with label numbers as ids, or :class:`ExactShard`.
+
+    Where labels have several texts, the numbers are rows of label_texts.LabelTexts.
+    """
 
     ntotal: int
 
@@ -37,14 +43,16 @@ class Shard(Protocol):
 class ShardedIndex:
     """Indexes over disjoint labels, searched as one."""
 
-    def __init__(self, shards: Sequence[Shard], gpu_dtype: Any = None) -> None:
+    def __init__(self, shards: Sequence[Shard], gpu_dtype: Any = None, texts: LabelTexts | None = None) -> None:
         """``gpu_dtype``: hold copies on this process's GPUs, if it has any, exact ones in this dtype; None: do not.
+        ``texts``: whose the vectors are, by row; None: the row is the label number.
 
         Errors: UserError where the GPUs have no room.
         """
         self.shards = list(shards)
         self._gpu_shards = on_gpus(self.shards, gpu_dtype) if gpu_dtype is not None else []
-        self.labels = sum(int(shard.ntotal) for shard in self.shards)
+        self._texts = texts
+        self.labels = texts.labels if texts else sum(int(shard.ntotal) for shard in self.shards)
 
     @property
     def is_on_gpus(self) -> bool:
@@ -59,8 +67,10 @@ class ShardedIndex:
         probes: int = 32,
         shard_labels: int = 1_000_000,
         gpu_dtype: Any = None,
+        texts: LabelTexts | None = None,
     ) -> ShardedIndex:
-        """Search ``vectors`` (floats [n, d], unit rows; the row is the label number), exactly by default.
+        """Search ``vectors`` (floats [n, d], unit rows; the row is the label number, or as ``texts`` says), exactly by
+        default.
 
         Exact search leaves them where they are; other kinds hold what they need of them in memory.
         """
@@ -69,12 +79,19 @@ class ShardedIndex:
             part = vectors[start : start + shard_labels]
             exact = factory == EXACT_FACTORY
             shards.append(ExactShard(part, start) if exact else build_shard(part, start, factory, probes))
-        return cls(shards, gpu_dtype)
+        return cls(shards, gpu_dtype, texts)
 
     @classmethod
-    def load(cls, storage: Storage, folder: str, shards: Sequence[ShardInfo], gpu_dtype: Any = None) -> ShardedIndex:
+    def load(
+        cls,
+        storage: Storage,
+        folder: str,
+        shards: Sequence[ShardInfo],
+        gpu_dtype: Any = None,
+        texts: LabelTexts | None = None,
+    ) -> ShardedIndex:
         """Map the files that the manifest lists. UserError for a file that is not there or not what was written."""
-        return cls([load_shard(storage, folder, info) for info in shards], gpu_dtype)
+        return cls([load_shard(storage, folder, info) for info in shards], gpu_dtype, texts)
 
     def search(
         self, queries: np.ndarray, k: int, excluded: Sequence[Sequence[int]] | None = None
@@ -87,8 +104,8 @@ class ShardedIndex:
             excluded: for each query the labels that it must not get; the next best come instead.
 
         Returns:
-            (scores float32 [q, k], labels int32 [q, k]) in falling score, ties by label number; -inf and -1 at the
-            end where there are fewer.
+            (scores float32 [q, k], labels int32 [q, k]) in falling score, ties by label number, none twice; -inf and
+            -1 at the end where there are fewer.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         banned = [np.asarray(row, dtype=np.int64) for row in excluded] if excluded is not None else []
@@ -97,6 +114,8 @@ class ShardedIndex:
         rows = np.arange(len(queries))
         # One more than needed: if it scores like the k-th, a tie may go on beyond it, and more are asked for.
         fetch = k + 1 + max((len(row) for row in banned), default=0)
+        if self._texts:  # as many texts as so many labels have in the mean; where they have more, more are asked for
+            fetch = math.ceil(fetch * self._texts.rows / self._texts.labels)
         while len(rows):
             # Thousands of labels of one vector are one long tie: few queries at once then, so that memory is bounded.
             at_once = max(1, MAX_ANSWERS // (fetch * max(1, len(self.shards))))
@@ -113,21 +132,27 @@ class ShardedIndex:
     def _search_once(
         self, queries: np.ndarray, k: int, fetch: int, banned: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Merge ``fetch`` answers of every shard; also bool [q]: a tie at the k-th place may have been cut."""
+        """Merge ``fetch`` answers of every shard; also bool [q]: a label among the best k, or one that ties with the
+        k-th, may have been cut."""
         answers = [self._ask(shard, queries, fetch) for shard in range(len(self.shards))]
         scores = np.concatenate([np.empty((len(queries), 0), np.float32), *(one[0] for one in answers)], axis=1)
         labels = np.concatenate([np.empty((len(queries), 0), np.int64), *(one[1] for one in answers)], axis=1)
+        if self._texts:
+            labels = np.where(labels == NO_LABEL, NO_LABEL, self._texts.label_of_row[labels])
         for row, numbers in enumerate(banned):
             labels[row, np.isin(labels[row], numbers)] = NO_LABEL
         scores = np.where(labels == NO_LABEL, -np.inf, scores).astype(np.float32)
-        order = np.lexsort((labels, -scores), axis=1)[:, :k]
+        order = np.lexsort((labels, -scores), axis=1)
+        if self._texts:
+            order = _without_repeats(scores, labels, order)
+        order = order[:, :k]
         top_scores = np.take_along_axis(scores, order, axis=1)
         top_labels = np.take_along_axis(labels, order, axis=1)
         cut = np.zeros(len(queries), dtype=bool)
         if top_scores.shape[1] == k > 0:
             for shard, (found, _) in zip(self.shards, answers, strict=True):
                 if found.shape[1] == fetch < shard.ntotal:
-                    cut |= (found[:, -1] == top_scores[:, -1]) & np.isfinite(found[:, -1])
+                    cut |= (found[:, -1] >= top_scores[:, -1]) & np.isfinite(found[:, -1])
         missing = ((0, 0), (0, k - top_scores.shape[1]))
         top_scores = np.pad(top_scores, missing, constant_values=-np.inf)
         return top_scores, np.pad(top_labels, missing, constant_values=NO_LABEL).astype(np.int32), cut
@@ -141,6 +166,20 @@ class ShardedIndex:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, labels = index.search(queries, fetch)
         return scores, labels
+
+
+def _without_repeats(scores: np.ndarray, labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """``order`` (of columns, int [q, m]) with what repeats a label before it at the end; that becomes no label, in
+    place."""
+    sorted_labels = np.take_along_axis(labels, order, axis=1)
+    by_label = np.argsort(sorted_labels, axis=1, kind="stable")
+    grouped = np.take_along_axis(sorted_labels, by_label, axis=1)
+    repeats = np.zeros(labels.shape, bool)
+    np.put_along_axis(repeats, by_label[:, 1:], grouped[:, 1:] == grouped[:, :-1], axis=1)
+    again = np.zeros(labels.shape, bool)
+    np.put_along_axis(again, order, repeats, axis=1)
+    scores[again], labels[again] = -np.inf, NO_LABEL
+    return np.take_along_axis(order, np.argsort(repeats, axis=1, kind="stable"), axis=1)
 
 
 def load_shard(storage: Storage, folder: str, info: ShardInfo) -> faiss.Index:

@@ -4,7 +4,8 @@
 
 In: cycle-c/label_vectors/ of the chosen encoder c; of documents, for measuring, some texts. Out: index/shard-NNN.faiss,
 one a slice of labels, and a manifest with label ranges, metric, parameters, checksums, and how many of the labels
-nearest to documents the index finds. Items: slices of labels.
+nearest to documents the index finds. Items: slices of labels. Where labels have several texts (index/label_texts.py),
+labels are texts here: ranges and ids are their rows, and what is found of the nearest is found of texts.
 """
 
 from __future__ import annotations
@@ -77,13 +78,14 @@ class Built:
 
 def index(context: Context) -> StageResult:
     """Build the index of the chosen encoder; returns rows (labels), files and details of the manifest."""
-    config, storage, labels = context.config.index, context.storage, context.prepared.labels
+    config, storage, labels = context.config.index, context.storage, context.prepared.label_texts
     encoder = context.manifest(layout.STUDENT).details["encoder"]
     make_search_files(context, [encoder])
     folder, slices = layout.label_vectors(encoder), slices_of(labels, config.shard_labels)
     vectors = find_label_vectors(storage, folder)
     assert vectors is not None
-    with StageProgress("index", "labels", labels) as progress:
+    unit = "texts of labels" if context.prepared.alternatives else "labels"
+    with StageProgress("index", unit, labels) as progress:
         plan, nearest = make_plan(context, folder, slices, vectors.dimension)
         shards: list[Built] = []
         for built in run_tasks(build_one, [(storage, folder, one, plan) for one in slices], _cpus(len(slices))):
@@ -108,7 +110,7 @@ def index(context: Context) -> StageResult:
         "label_fingerprint": context.prepared.label_fingerprint,
     }
     _tell_low_recall(details, config.recall if plan.cells else 0.0, f"at_{nearest.labels.shape[1]}" if nearest else "")
-    return StageResult(labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
+    return StageResult(context.prepared.labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def slices_of(labels: int, shard_labels: int) -> list[Slice]:
 def make_plan(context: Context, folder: str, slices: Sequence[Slice], dimension: int) -> tuple[Plan, Nearest | None]:
     """How the shards are built, and what the recall of an index that is not exact is told by."""
     config, storage = context.config.index, context.storage
-    if config.factory == AUTO and is_exact(config, context.prepared.labels, cluster_gpus()):
+    if config.factory == AUTO and is_exact(config, context.prepared.label_texts, cluster_gpus()):
         return Plan(EXACT_FACTORY, config.probes, config.recall), None
     if config.factory != AUTO:
         check_factory(config.factory, dimension)
@@ -158,7 +160,7 @@ def nearest_to_documents(context: Context, folder: str, slices: Sequence[Slice])
     """The labels exactly nearest to some documents, by the vectors in ``folder``."""
     config, storage = context.config, context.storage
     queries = run_with_encoder(embed_queries, storage, config.encoder, context.shards)
-    k = min(max(1, config.lexical.candidates), context.prepared.labels)
+    k = min(max(1, config.lexical.candidates), context.prepared.label_texts)
     arguments = [(storage, folder, one, queries, k) for one in slices]
     return Nearest(queries, merge_nearest(list(run_tasks(nearest_in, arguments, _cpus(len(slices)))), k))
 

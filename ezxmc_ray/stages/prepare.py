@@ -55,7 +55,8 @@ def prepare(context: Context) -> StageResult:
     run.remove(NEW)
     storage = run.below(NEW)
     try:
-        labels: LabelCounts = run_task(write_labels, storage, inputs.labels, config.prepare.repeated_labels)
+        how = (config.prepare.repeated_labels, config.prepare.list_separator)
+        labels: LabelCounts = run_task(write_labels, storage, inputs.labels, *how)
         check_label_columns(config.prepare, inputs, labels)
         settled: Settled = run_task(settle, storage, inputs.documents, config.prepare)
         checked = _check_sources(config, storage, settled, len(inputs.labels))
@@ -162,6 +163,8 @@ def _details(
         "test": sum(one.test for one in shards),
         "labels": labels.labels,
         "duplicate_label_texts": labels.duplicate_texts,
+        "labels_with_alternatives": labels.with_alternatives,
+        "alternatives": labels.alternatives,
         "rejected": rejected.rows,
         "rejected_by_reason": rejected.by_reason,
         "documents_with_title": sum(one.titles for one in shards),

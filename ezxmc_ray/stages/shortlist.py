@@ -30,6 +30,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import encodings
 from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
+from ezxmc_ray.index.label_texts import all_texts, read_label_texts
 from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors, join_label_vectors, map_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
@@ -42,7 +43,7 @@ from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, 
 if TYPE_CHECKING:
     from ezxmc_ray.encoder.encoder import Encoder
 
-#: Labels embedded as one work item.
+#: Texts of labels embedded as one work item.
 LABEL_SLICE = 16384
 #: How finely the share of documents that a cycle takes is set.
 DRAW_BINS = 1 << 16
@@ -77,6 +78,7 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
     files = vectors.files + [item["file"] for item in items]
     details = {
         "labels": known.labels,
+        "label_texts": known.label_texts,
         "documents": documents,
         "size": config.shortlist.size,
         "truncated_documents": truncated,
@@ -91,15 +93,15 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
 
 def embed_labels(context: Context, encoder: int, times: Times) -> LabelVectors:
     """Write cycle-<encoder>/label_vectors/. Errors: UserError where the encoder knows less than half of the labels."""
-    storage, labels = context.storage, context.prepared.labels
-    folder = layout.label_vectors(encoder)
-    with watched(StageProgress(f"cycle {encoder} label vectors", "labels", labels)) as progress:
+    storage, texts = context.storage, context.prepared.label_texts
+    folder, unit = layout.label_vectors(encoder), "texts of labels" if context.prepared.alternatives else "labels"
+    with watched(StageProgress(f"cycle {encoder} label vectors", unit, texts)) as progress:
         vectors = find_label_vectors(storage, folder)
         if vectors is None:
             _embed_slices(context, encoder, times, progress)
             vectors = run_task(join_label_vectors, storage, folder)
         else:
-            progress.advance(labels, held=True)
+            progress.advance(texts, held=True)
     for slice_file in storage.list(folder, ".parquet"):
         storage.remove(slice_file)
     config = context.config.encoder
@@ -108,7 +110,7 @@ def embed_labels(context: Context, encoder: int, times: Times) -> LabelVectors:
             f"{config.model} comes with prompts of its own (in its config_sentence_transformers.json), which are put "
             "before no text: if it was trained with them, set encoder.document_prompt and encoder.label_prompt."
         )
-    tell_unreadable(config.model, "labels", vectors.counts.get("unreadable", 0), labels)
+    tell_unreadable(config.model, unit, vectors.counts.get("unreadable", 0), texts)
     return vectors
 
 
@@ -127,10 +129,10 @@ def tell_unreadable(model: str, what: str, unreadable: int, of: int) -> None:
 
 def _embed_slices(context: Context, encoder: int, times: Times, progress: StageProgress) -> None:
     """Write the slices of cycle-<encoder>/label_vectors/ that are not there yet."""
-    labels, folder = context.prepared.labels, layout.label_vectors(encoder)
+    texts, folder = context.prepared.label_texts, layout.label_vectors(encoder)
     items: list[WorkItem] = [
-        {"first": first, "stop": min(labels, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
-        for number, first in enumerate(range(0, labels, LABEL_SLICE))
+        {"first": first, "stop": min(texts, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
+        for number, first in enumerate(range(0, texts, LABEL_SLICE))
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))
     for done in map_files(context.storage, items, LabelWorker, arguments, encoder_pool(), times):
@@ -214,7 +216,7 @@ def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) ->
 def exact_index(storage: Storage, encoder: int, gpu_dtype: str | None) -> ShardedIndex:
     """Exact search over the label vectors of ``encoder``; ``gpu_dtype``: see :class:`ShardedIndex`."""
     vectors = map_label_vectors(storage, layout.label_vectors(encoder))
-    return ShardedIndex.from_vectors(vectors, gpu_dtype=gpu_dtype)
+    return ShardedIndex.from_vectors(vectors, gpu_dtype=gpu_dtype, texts=read_label_texts(storage))
 
 
 def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | None:
@@ -223,18 +225,18 @@ def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | Non
 
 
 def label_texts(storage: Storage) -> list[str]:
-    """The texts of all labels, by label number."""
+    """The preferred texts of all labels, by label number."""
     texts: list[str] = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
     return texts
 
 
 class LabelWorker:
-    """Actor: embeds slices of the labels."""
+    """Actor: embeds slices of the labels' texts."""
 
     def __init__(self, storage: Storage, config: EncoderConfig, folder: str | None) -> None:
         self.storage = storage
         self.encoder = load_encoder(storage, config, folder)
-        self.texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
+        self.texts = all_texts(storage)
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
@@ -282,7 +284,8 @@ class ShortlistWorker:
         self.searcher = HybridSearcher(exact_index(storage, self.cycle, on_gpu), table, lexical)
         self.base: tuple[Encoder, PairScorer] | None = None
         if self.cycle:
-            similarity = PairScorer(map_label_vectors(storage, layout.label_vectors(0)), table, lexical)
+            vectors = map_label_vectors(storage, layout.label_vectors(0))
+            similarity = PairScorer(vectors, table, lexical, read_label_texts(storage))
             self.base = load_encoder(storage, config, None), similarity
 
     def __call__(self, item: WorkItem) -> Done:

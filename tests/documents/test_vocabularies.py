@@ -18,8 +18,8 @@ TURTLE = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
 @prefix owl: <http://www.w3.org/2002/07/owl#> .
 @prefix v: <http://v.test/> .
 v:scheme a skos:ConceptScheme ; skos:prefLabel "All of it"@en .
-v:sea a skos:Concept ; skos:prefLabel "The sea"@en, "Das Meer"@de ; skos:altLabel "Ocean"@en, "Brine"@en, "See"@de ;
-    skos:definition "Salt water."@en ; skos:scopeNote "Not lakes."@en .
+v:sea a skos:Concept ; skos:prefLabel "The sea"@en, "Das Meer"@de, "Die See"@de ;
+    skos:altLabel "Ocean"@en, "Brine"@en, "See"@de ; skos:definition "Salt water."@en ; skos:scopeNote "Not lakes."@en .
 v:bee a skos:Concept ; skos:prefLabel "Bees"@en-GB, "Bienen"@de ; skos:scopeNote "Insects."@en .
 v:old a skos:Concept ; skos:prefLabel "Old"@en ; owl:deprecated true .
 v:plain a skos:Concept ; skos:prefLabel "No language" .
@@ -57,10 +57,12 @@ def test_skos_in_turtle(write: Callable[[str, str], Path]) -> None:
         ("plain", "No language", ""),
         ("sea", "The sea", "Salt water."),
     ]
-    assert found.synonyms == 2
+    assert found.table["alternatives"].to_pylist() == [[], [], ["Brine", "Ocean"]]
+    assert _read(write("v.ttl", TURTLE), label_language="en", label_alternatives_column="").alternatives == {}
     assert found.rejected["reason"].to_pylist() == ["empty label: no prefLabel in en, only in de"]
     german = _read(write("v.ttl", TURTLE), label_language="DE")
     assert [text for _, text, _ in _rows(german)] == ["Bienen", "Nur deutsch", "No language", "Das Meer"]
+    assert german.alternatives == {3: ["Die See", "See"]}
     # Three concepts have a German label and two an English one.
     assert _rows(_read(write("v.ttl", TURTLE))) == _rows(german)
 
