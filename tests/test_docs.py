@@ -9,6 +9,7 @@ import pytest
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.inputs import document_sources, label_sources
+from ezxmc_ray.documents.labels import read_labels
 from ezxmc_ray.documents.lists import ListReader
 from ezxmc_ray.documents.readers import read_rows
 from tools import picture
@@ -59,11 +60,20 @@ def test_the_forms_that_the_page_on_data_shows_are_read(tmp_path: Path) -> None:
         prepare = PrepareConfig(documents=[f"{tmp_path}/{name}"], labels=[f"{tmp_path}/{name}"])
         source = (label_sources(prepare) if labels else document_sources(prepare, prepare.documents, "--input"))[0]
         found[name] = [row.values or {"reason": row.reason} for row in read_rows(source.source, source.columns, ())]
+    alternatives = {"sea": ["Ocean", "The deep, salty water"]}
+    forms = {"l.jsonl": alternatives, "l.csv": alternatives, "s.csv": {"sea": ["Ocean"]}}
+    for (name, expected), content in zip(forms.items(), blocks["Alternatives of a label"], strict=True):
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+        labels_read = read_labels(label_sources(PrepareConfig(labels=[f"{tmp_path}/{name}"])), "synonyms")
+        ids = labels_read.table["id"].to_pylist()
+        assert {ids[number]: texts for number, texts in labels_read.alternatives.items()} == expected
+        assert labels_read.table["text"].to_pylist() == ["Sea", "Bees"]
+    assert found["v.ttl"][0]["alternatives"] == ["Star science"]
     texts = {name: [row["text"] for row in rows] for name, rows in found.items() if name != "lists.csv"}
     assert texts.pop("d.csv") == ["It manages windows;\nall of them.", "It plays music."]
     assert texts.pop("d.json") == texts.pop("d.jsonl") == ["It manages windows.", "It plays music."]
     assert texts.pop("v.txt") == ["Astronomy", "Botany", "Chemistry"] == [*texts.pop("v.tsv"), "Chemistry"]
     assert texts == {"l.jsonl": ["X Window System", "Sound"], "v.ttl": ["Astronomy"]}
-    ids = {"Home, garden": 0, "Toys": 1}
-    gold = [ListReader(ids.get, "labels", None).read(row["labels"], 1) for row in found["lists.csv"]]
+    numbers = {"Home, garden": 0, "Toys": 1}
+    gold = [ListReader(numbers.get, "labels", None).read(row["labels"], 1) for row in found["lists.csv"]]
     assert [one and one.numbers for one in gold] == [[0], [0, 1], [0, 1]]

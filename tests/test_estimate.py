@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ def test_with_many_labels_their_encoding_is_what_a_shortlist_costs() -> None:
     config = load_config(None, [])
     more, less = (rows(config, amounts=one)["cycle 0 shortlist"]["seconds"] for one in (many, few))
     assert more - less == pytest.approx((27_754 - 50) * 0.1 / 90)
+
+
+def test_alternatives_are_encoded_and_indexed_and_are_no_labels() -> None:
+    config = load_config(None, ["curriculum.cycles=2"])
+    found, plain = rows(config, amounts=replace(AMOUNTS, alternatives=900)), rows(config)
+    more = {step: found[step]["seconds"] - row["seconds"] for step, row in plain.items()}
+    encoding = ["cycle 0 shortlist", "cycle 1 select", "cycle 2 shortlist", "index"]
+    assert [step for step, seconds in more.items() if seconds] == encoding
+    assert more["cycle 0 shortlist"] == pytest.approx(900 * 0.1 / 90)
+    counted = ("labels", "pairs", "label priors")
+    assert all(found[step][name] == row[name] for step, row in plain.items() for name in counted)
 
 
 def test_what_is_asked_beside_the_pairs_is_counted() -> None:

@@ -40,10 +40,20 @@ SEPARATORS = {"semicolon": ";", "pipe": "|", "comma": ",", "tab": "\t", "newline
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Labels by id, and documents: id, title, text, split ("": none), gold label ids, of which some are unknown."""
+    """Labels by id, and documents: id, title, text, split ("": none), gold label ids, of which some are unknown.
+
+    ``others``: texts of labels beside their own, by id; ``further``: more rows of labels, (id, text).
+    """
 
     labels: dict[str, str]
     documents: list[tuple[str, str, str, str, list[str]]]
+    others: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    further: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def label_rows(self) -> list[tuple[str, str, list[str]]]:
+        """All rows of labels: id, text, other texts."""
+        own = [(one, text, self.others.get(one, [])) for one, text in self.labels.items()]
+        return own + [(one, text, []) for one, text in self.further]
 
 
 @st.composite
@@ -57,7 +67,10 @@ def tables(draw: Any) -> Table:
         gold = draw(st.lists(st.one_of(known, TEXTS), max_size=3, unique_by=_compared))
         split = draw(st.sampled_from(["train", "train", "test", "Validation", ""]))
         documents.append((one, draw(TEXTS), draw(TEXTS), split, gold))
-    return Table(labels, documents)
+    others = {one: draw(st.lists(st.one_of(TEXTS, st.just(text)), max_size=3)) for one, text in labels.items()}
+    further = draw(st.lists(st.tuples(st.sampled_from(ids), TEXTS), max_size=2))
+    further = [(unicodedata.normalize(draw(st.sampled_from(["NFC", "NFD"])), one), text) for one, text in further]
+    return Table(labels, documents, others, further)
 
 
 def _otherwise(label_id: str, way: int) -> str:
@@ -88,7 +101,7 @@ def _selector(sign: str) -> bool:
 class Meant:
     """The labels and documents that a table means, how many of its rows are none, gold labels that are unknown."""
 
-    labels: list[tuple[str, str]]
+    labels: list[tuple[str, str, list[str]]]
     documents: list[tuple[str, str, str, str, list[str] | None]]
     bad: int
     unknown: int
@@ -96,9 +109,10 @@ class Meant:
 
 def meant(table: Table) -> Meant:
     """Row after row, as docs/data.md says."""
-    labels = [(one, text) for one, text in table.labels.items() if _seen(one) and _seen(text)]
-    known = {_compared(one): one for one, _ in labels}
-    documents, bad, unknown = [], len(table.labels) - len(labels), 0
+    rows = [row for row in table.label_rows() if _seen(row[0]) and _seen(row[1])]
+    labels = _united(rows)
+    known = {_compared(one): one for one, _, _ in labels}
+    documents, bad, unknown = [], len(table.label_rows()) - len(rows), 0
     for one, title, text, split, gold in table.documents:
         named = [label for label in gold if label.strip()]
         if not _seen(one) or not (_seen(title) or _seen(text)) or not all(map(_seen, named)):
@@ -112,9 +126,28 @@ def meant(table: Table) -> Meant:
     return Meant(labels, documents, bad, unknown)
 
 
-def came_out(storage: Any) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
+def _united(rows: list[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
+    """Labels of ``rows``; what further rows of one say are other texts of it."""
+    labels: list[tuple[str, str, list[str]]] = []
+    for one, text, others in rows:
+        same = [label for label in labels if _nfc(label[0]) == _nfc(one)]
+        if not same:
+            labels.append((one, text, []))
+        _, preferred, found = same[0] if same else labels[-1]
+        for other in [text, *others]:
+            if _seen(other) and _nfc(other) not in map(_nfc, [preferred, *found]):
+                found.append(other)
+    return labels
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def came_out(storage: Any) -> tuple[list[tuple[str, str, list[str]]], list[tuple[Any, ...]]]:
     """Labels and documents of a run."""
-    labels = [(row["id"], row["text"]) for row in storage.read_table("labels.parquet").to_pylist()]
+    rows = storage.read_table("labels.parquet").to_pylist()
+    labels = [(row["id"], row["text"], row.get("alternatives", [])) for row in rows]
     documents = []
     for name in storage.list("documents", ".parquet"):
         rows = storage.read_table(name).to_pylist()
@@ -127,6 +160,7 @@ def came_out(storage: Any) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]
 
 
 COLUMNS = ("id", "title", "text", "split", "labels")
+LABEL_COLUMNS = ("id", "text", "alternatives")
 Knobs = dict[str, Any]
 
 
@@ -169,6 +203,30 @@ def write_csv(folder: Path, table: Table) -> tuple[Table, Knobs]:
         rows.writerow(COLUMNS)
         rows.writerows([*one[:4], cell] for one, cell in zip(table.documents, cells, strict=True))
     return table, knobs
+
+
+def write_labels_json(path: Path, table: Table, separator: str) -> None:
+    _json_lines(path, [dict(zip(LABEL_COLUMNS, row, strict=True)) for row in table.label_rows()])
+
+
+def write_labels_parquet(path: Path, table: Table, separator: str) -> None:
+    kinds = [pa.string(), pa.string(), pa.list_(pa.string())]
+    columns = zip(*table.label_rows(), strict=True)
+    pq.write_table(pa.table([pa.array(*one) for one in zip(columns, kinds, strict=True)], LABEL_COLUMNS), path)
+
+
+def write_labels_csv(path: Path, table: Table, separator: str) -> None:
+    """Other texts with ``separator`` between where none of them holds it or a bracket, else as JSON."""
+    texts = [text for row in table.label_rows() for text in row[2]]
+    plain = not any(set("[({;|\t\n" + separator) & set(text) or text != text.strip() for text in texts)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, quoting=csv.QUOTE_ALL)
+        rows.writerow(LABEL_COLUMNS)
+        for one, text, others in table.label_rows():
+            rows.writerow([one, text, separator.join(others) if plain else json.dumps(others)])
+
+
+LABEL_WRITERS = {"l.jsonl": write_labels_json, "l.parquet": write_labels_parquet, "l.csv": write_labels_csv}
 
 
 def _in_parts(table: Table) -> dict[str, list[tuple[str, str, str, str, list[str]]]]:
@@ -244,7 +302,7 @@ def run(sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
     yield prepare
 
 
-@given(table=tables(), name=st.sampled_from(list(WRITERS)))
+@given(table=tables(), name=st.sampled_from(list(WRITERS)), labels_name=st.sampled_from(list(LABEL_WRITERS)))
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -252,13 +310,16 @@ def run(sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
     derandomize=EXAMPLES == 500,
     suppress_health_check=list(HealthCheck),
 )
-def test_a_table_comes_out_as_it_went_in(run: Callable[..., Any], table: Table, name: str) -> None:
+def test_a_table_comes_out_as_it_went_in(run: Callable[..., Any], table: Table, name: str, labels_name: str) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as where:
         folder = Path(where)
         written, knobs = WRITERS[name](folder, table)
         if "xmc_directory" not in knobs:
-            _json_lines(folder / "labels.jsonl", [{"id": one, "text": text} for one, text in table.labels.items()])
-            knobs |= {"documents": [f"{folder}/{name}"], "labels": [f"{folder}/labels.jsonl"]}
+            LABEL_WRITERS[labels_name](
+                folder / labels_name, table, SEPARATORS[knobs.get("list_separator", "semicolon")]
+            )
+            knobs |= {"documents": [f"{folder}/{name}"], "labels": [f"{folder}/{labels_name}"]}
+            knobs["repeated_labels"] = "synonyms"
         expected = meant(written)
         refused = _why_refused(expected, "xmc_directory" in knobs)
         if refused:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from ezxmc_ray.report import build_report
+from ezxmc_ray.report import build_report, page
 from ezxmc_ray.report.model_card import model_card, write_model_card
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 
@@ -37,6 +38,16 @@ def test_the_card_says_what_the_run_knows(make_run: Any) -> None:
     for told in ("3,000 documents and 8,000 labels", "2 of at most 2. Shipped: **cycle_1**", "ezxmc-ray 0.1.0"):
         assert told in card
     assert "unchanged" not in card and "Undefined" not in card and "None" not in card
+
+
+def test_the_card_and_the_page_say_that_labels_have_alternatives(make_run: Any) -> None:
+    report = build_report(*make_run())
+    assert (
+        "other texts" not in model_card(report) and "alternatives" not in page.render(report).partition("</header>")[0]
+    )
+    report["counts"]["prepare"] |= {"labels_with_alternatives": 1200, "alternatives": 3400}
+    assert "1,200 labels have other texts beside their own (3,400 in all)" in model_card(report)
+    assert re.search(r"8,000 labels with 3,400 alternatives</p>\s+</header>", page.render(report))
 
 
 def test_the_header_is_what_sentence_transformers_cards_have(make_run: Any) -> None:

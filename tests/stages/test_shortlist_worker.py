@@ -3,6 +3,8 @@ says how similar it finds the same labels."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,24 @@ import torch
 from transformers import BertModel
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import load_config
+from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import EXACT_FACTORY
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.index.lexical_files import open_lexical_table, write_lexical_files
+from ezxmc_ray.stages.index import Plan, Slice, build_one
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, tell_unreadable
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, content_hash
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    LABELS_SCHEMA,
+    LABELS_WITH_ALTERNATIVES,
+    SHORTLIST_SCHEMA,
+    content_hash,
+)
+from ezxmc_ray.tagger import Tagger, TagSettings
 from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
@@ -91,6 +103,74 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
             np.testing.assert_allclose(one["similarity"], own[row, one["labels"]], atol=1e-5)
             assert one["similarity"] == sorted(one["similarity"], reverse=True)
         np.testing.assert_allclose(later["base_similarity"], similarity[0][row, later["labels"]], atol=1e-5)
+
+
+ALTERNATIVES = [["salt lamp", "iron"], [], ["wheel of bread", "cloud", "paint cloud"], *[[]] * 6, ["music"]]
+ALL_TEXTS = [*LABEL_TEXTS, *(text for texts in ALTERNATIVES for text in texts)]
+OWNERS = [*range(len(LABEL_TEXTS)), *(label for label, texts in enumerate(ALTERNATIVES) for _ in texts)]
+DOCUMENTS = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
+
+
+@pytest.fixture
+def settings(storage: Storage, tmp_path: Path) -> Config:
+    """Of the run, whose labels have alternatives now; the vectors of all texts are there, and their words."""
+    labels = storage.read_table(layout.LABELS, LABELS_SCHEMA).to_pylist()
+    rows = [{**row, "alternatives": texts} for row, texts in zip(labels, ALTERNATIVES, strict=True)]
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_WITH_ALTERNATIVES))
+    model = f"encoder.model={save_tiny_bert(tmp_path / 'base', 0.0)}"
+    limits = ["encoder.max_document_tokens=16", "encoder.max_label_tokens=16", "encoder.dtype=float32"]
+    settings = load_config(None, [model, *limits, f"lexical.weight={WEIGHT}", f"shortlist.size={SIZE}"])
+    for cycle, folder in enumerate([None, STUDENT]):
+        vectors, worker = layout.label_vectors(cycle), LabelWorker(storage, settings.encoder, folder)
+        for first, stop in ((0, 7), (7, len(ALL_TEXTS))):
+            worker({"first": first, "stop": stop, "file": f"{vectors}/shard-{first:05d}.parquet"})
+        assert join_label_vectors(storage, vectors).labels == len(ALL_TEXTS)
+    write_lexical_files(storage, "labels")
+    return settings
+
+
+def best_similarity(storage: Storage, settings: Config, model: str) -> np.ndarray:
+    """Of every document and label, over all texts one by one: float64 [documents, labels]."""
+    encoder = Encoder.load(model, settings.encoder)
+    documents = encoder.encode_documents([""] * len(DOCUMENTS), DOCUMENTS).vectors
+    cosine = documents @ encoder.encode_labels(ALL_TEXTS).vectors.T
+    everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(DOCUMENTS), 1))
+    best = np.full(everything.shape, -np.inf)
+    for row, label in enumerate(OWNERS):
+        best[:, label] = np.maximum(best[:, label], cosine[:, row])
+    assert (best > cosine[:, : len(LABEL_TEXTS)]).any()
+    shares = open_lexical_table(storage, "labels").shares([""] * len(DOCUMENTS), DOCUMENTS, everything)
+    return np.asarray(best + WEIGHT * shares)
+
+
+def test_a_label_is_shortlisted_by_its_best_text(storage: Storage, settings: Config) -> None:
+    by_base, by_student = (
+        best_similarity(storage, settings, name) for name in (settings.encoder.model, storage.path(STUDENT))
+    )
+    for cycle, own in enumerate((by_base, by_student)):
+        worker = ShortlistWorker(storage, ShortlistSettings(settings, [None, STUDENT][cycle], cycle, 1.0, 1.0))
+        worker({"shard": 0, "file": "shortlist.parquet"})
+        for row, one in enumerate(storage.read_table("shortlist.parquet", SHORTLIST_SCHEMA).to_pylist()):
+            labels = one["labels"]
+            assert len(set(labels)) == SIZE and row not in labels
+            np.testing.assert_allclose(one["similarity"], own[row, labels], atol=1e-5)
+            np.testing.assert_allclose(one["base_similarity"], by_base[row, labels], atol=1e-5)
+            others = np.setdiff1d(np.arange(len(LABEL_TEXTS)), [*labels, row])
+            assert own[row, others].max() <= one["similarity"][-1] + 1e-5
+
+
+def test_a_document_is_tagged_by_the_best_text_and_gets_the_preferred_one(storage: Storage, settings: Config) -> None:
+    shutil.copytree(storage.path(STUDENT), storage.path(layout.STUDENT))
+    slices, plan = [Slice(0, 0, 6), Slice(1, 6, len(ALL_TEXTS))], Plan(EXACT_FACTORY, 1, 1.0)
+    infos = [asdict(build_one(storage, layout.label_vectors(1), one, plan).info) for one in slices]
+    tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, 3, -9.0, "labels", None))
+    similarity = best_similarity(storage, settings, storage.path(STUDENT))
+    tags = tagger.tag([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()
+    for row, one in enumerate(tags):
+        numbers = [LABEL_TEXTS.index(label) for label in one["label_ids"]]
+        assert one["label_texts"] == one["label_ids"] and len(set(numbers)) == 3
+        np.testing.assert_allclose(one["scores"], np.sort(similarity[row])[::-1][:3], atol=1e-5)
+        np.testing.assert_allclose(similarity[row, numbers], one["scores"], atol=1e-5)
 
 
 def test_texts_that_the_encoder_knows_nothing_of_are_counted(storage: Storage, tmp_path: Path) -> None:
