@@ -17,12 +17,13 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.context import Context, Prepared
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.label_vectors import find_label_vectors, join_label_vectors
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.stages import index as stage
 from ezxmc_ray.stages import shortlist
 from ezxmc_ray.stages.index import Plan, Slice, build_one, index, slices_of
-from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import label_vectors_schema
 
 LABELS, DIMENSION, CANDIDATES = 1500, 16, 30
@@ -76,10 +77,17 @@ def run_index(storage: Storage, queries: np.ndarray, monkeypatch: pytest.MonkeyP
     def run(*overrides: str) -> dict[str, Any]:
         config = load_config(None, ["lexical.weight=0", f"lexical.candidates={CANDIDATES}", *overrides])
         done = index(Context(config, storage))
-        assert done.rows == LABELS and done.files == [f"index/{shard['file']}" for shard in done.details["shards"]]
+        assert done.rows == storage_labels(storage) and done.files == [
+            f"index/{shard['file']}" for shard in done.details["shards"]
+        ]
         return done.details
 
     return run
+
+
+def storage_labels(storage: Storage) -> int:
+    found = read_manifest(storage, layout.DOCUMENTS)
+    return int(found.details["labels"]) if found else 0
 
 
 def share_found(storage: Storage, details: dict[str, Any], vectors: np.ndarray, queries: np.ndarray, k: int) -> float:
@@ -117,6 +125,34 @@ def test_auto_reaches_the_recall_that_it_tells(
         len(details["probes"]) == len(details["refined"]) == len(details["shards"]) == (3 if shard_labels == 600 else 1)
     )
     assert {one["cells"] for one in details["compared"]} > {1}
+
+
+@pytest.mark.parametrize(
+    "overrides", [["index.exact_below=10"], ["index.factory=IDMap2,Flat", "index.shard_labels=600"]]
+)
+def test_labels_with_several_texts_have_all_of_them_in_the_index(
+    run_index: Any, storage: Storage, vectors: np.ndarray, queries: np.ndarray, overrides: list[str]
+) -> None:
+    """Every third vector is an alternative of a label; the index and its measures are of texts."""
+    alternatives = LABELS // 3
+    known = Prepared(90, 80, 9, 10, LABELS - alternatives, 1, [90], "documents", "labels", None, alternatives)
+    write_manifest(storage, layout.DOCUMENTS, Manifest("prepare", "", 90, 1.0, details=dataclasses.asdict(known)))
+    details = run_index(*overrides)
+    shards = [ShardInfo(**shard) for shard in details["shards"]]
+    assert sum(shard.labels for shard in shards) == LABELS
+    owners = np.arange(alternatives) * 2
+    texts = LabelTexts(np.searchsorted(owners, np.arange(LABELS - alternatives + 1)))
+    assert texts.label_of_row[-3:].tolist() == owners[-3:].tolist()
+    found = ShardedIndex.load(storage, layout.INDEX, shards, texts=texts).search(queries, 30)[1]
+    best = np.full((len(queries), texts.labels), -np.inf)
+    for row, label in enumerate(texts.label_of_row):
+        best[:, label] = np.maximum(best[:, label], queries @ vectors[row])
+    exact = np.argsort(-best, axis=1)[:, :30]
+    assert all(len(set(row)) == 30 for row in found.tolist())
+    shared = np.mean(
+        [len(set(one) & set(other)) / 30 for one, other in zip(exact.tolist(), found.tolist(), strict=True)]
+    )
+    assert shared == 1.0 if "IDMap2,Flat" in overrides[0] else shared > 0.95
 
 
 def test_a_factory_that_is_given_is_measured_but_not_tuned(
