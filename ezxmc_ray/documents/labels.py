@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +70,13 @@ class LabelSet:
     separators: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Label:
+class _Label(NamedTuple):
     """What a row says of a label."""
 
     id: str
     text: str
     description: str
-    alternatives: list[str]
+    alternatives: Sequence[str] = ()
 
 
 class _Labels:
@@ -109,7 +108,8 @@ class _Labels:
         self.ids.append(label.id)
         self.texts.append(label.text)
         self.descriptions.append(label.description)
-        self._add_alternatives(self.numbers[-1], label.alternatives)
+        if label.alternatives:
+            self._add_alternatives(self.numbers[-1], label.alternatives)
 
     def _add_alternatives(self, number: int, texts: Sequence[str]) -> None:
         for text in texts:
@@ -171,9 +171,12 @@ def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -
     if not text:
         raise BadRow(f"empty label: {source.text_column} of {shown(label_id)} is empty")
     description = row.values.get(source.description_column) if source.description_column else None
+    description = as_text(description, source.description_column)
     others = row.values.get(source.alternatives_column)
-    found = reader.read(others, source.alternatives_column, f"{source.source.name}:{row.line}")
-    return _Label(label_id, text, as_text(description, source.description_column), found)
+    if others is None:
+        return _Label(label_id, text, description)
+    where = f"{source.source.name}:{row.line}"
+    return _Label(label_id, text, description, reader.read(others, source.alternatives_column, where))
 
 
 def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:
