@@ -18,7 +18,7 @@ import numpy as np
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
 from ezxmc_ray.index.exact import ExactShard
-from ezxmc_ray.index.gpu import most_neighbours, on_gpus
+from ezxmc_ray.index.gpu import TorchShard, most_neighbours, on_gpus
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.node_files import FileNote, checksum, node_file
 from ezxmc_ray.storage import Storage
@@ -51,6 +51,8 @@ class ShardedIndex:
         """
         self.shards = list(shards)
         self._gpu_shards = on_gpus(self.shards, gpu_dtype) if gpu_dtype is not None else []
+        if any(isinstance(shard, TorchShard) for shard in self._gpu_shards):
+            self.shards = self._gpu_shards  # all of the labels, in parts of their own
         self._texts = texts
         self.labels = texts.labels if texts else sum(int(shard.ntotal) for shard in self.shards)
 

@@ -62,6 +62,22 @@ def test_without_a_gpu_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not ShardedIndex.from_vectors(coarse_rows(3, 0), gpu_dtype="float32").is_on_gpus
 
 
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_labels_that_gpus_share_are_all_found(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated GPUs: CPUs hold the parts that they would hold, of which there are more than files."""
+    monkeypatch.setattr(
+        "ezxmc_ray.index.search.on_gpus",
+        lambda shards, dtype: [TorchShard(part, "cpu", dtype) for part in divided(shards, gpus)],
+    )
+    vectors, queries = coarse_rows(200, 0), coarse_rows(9, 1)
+    plain = ShardedIndex.from_vectors(vectors, shard_labels=120)
+    shared = ShardedIndex.from_vectors(vectors, shard_labels=120, gpu_dtype="float32")
+    assert shared.is_on_gpus and shared.labels == 200
+    for k in (5, 90):
+        for one, other in zip(plain.search(queries, k), shared.search(queries, k), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_gpus_are_used_as_configured() -> None:
     assert gpu_dtype(EncoderConfig(vector_dtype="float16"), IndexConfig()) == "float16"
     assert gpu_dtype(EncoderConfig(), IndexConfig(gpu=False)) is None
