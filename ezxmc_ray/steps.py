@@ -309,8 +309,9 @@ class RunPlan:
     def execute(self, step: Step) -> Manifest:
         """Run one step and commit its manifest, whose seconds are those of all starts of the step.
 
-        What is damaged of a step that is done is made anew, and the rest kept. If that gives the files that were there
-        before, the execution counts as the one before, so that no later step is stale.
+        What is damaged of a step that is done is made anew, and the rest kept. An execution is named by what went in
+        and what came out: one that gives the files that were there before makes no later step stale, also where only
+        the later steps know what these were, since it is the manifest that is damaged.
         """
         began = time.monotonic()
         before, damaged = read_manifest(self.storage, step.folder), self.damage(step)
@@ -334,9 +335,11 @@ class RunPlan:
         if before is not None and is_repair:
             earlier_s += before.seconds
         seconds, used = earlier_s + time.monotonic() - began, versions()
-        manifest = Manifest(step.stage, mark, done.rows, seconds, done.files, done.details, used, sizes, checksums)
+        commit = fingerprint([mark, checksums])
         if before is not None and is_repair and checksums == before.checksums:
-            manifest = replace(manifest, commit=before.commit)
+            commit = before.commit  # that of an older version was drawn
+        told = (done.rows, seconds, done.files, done.details, used, sizes, checksums, commit)
+        manifest = Manifest(step.stage, mark, *told)
         write_manifest(self.storage, step.folder, manifest)
         step.tidy()
         say(f"{step.name}: {done.rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")

@@ -59,10 +59,10 @@ _DISK_ERRORS = {
 class Manifest:
     """What a stage leaves behind when it is done.
 
-    ``fingerprint`` is of its inputs and its part of the configuration; ``commit`` names this very execution, so that
-    what was made from it can tell when it has been redone. ``files`` are relative to the run directory. ``details``
-    holds the stage's own counts (what was dropped, cut, skipped) and measures; the report reads them. ``sizes`` (bytes)
-    and ``checksums`` (:func:`checksum`) are of the files, by which integrity.py finds damage.
+    ``fingerprint`` is of its inputs and its part of the configuration; ``commit`` names what it gave, so that what was
+    made from it can tell when that is another. ``files`` are relative to the run directory. ``details`` holds the
+    stage's own counts (what was dropped, cut, skipped) and measures; the report reads them. ``sizes`` (bytes) and
+    ``checksums`` (:func:`checksum`) are of the files, by which integrity.py finds damage.
     """
 
     stage: str

@@ -100,18 +100,29 @@ def test_what_comes_out_otherwise_makes_later_steps_stale(finished: WritingStage
 
 
 @pytest.mark.parametrize("content", [b"", b'{"stage": "predict"', None])
+@pytest.mark.parametrize("salt", ["", "another"])
 def test_a_manifest_that_is_damaged_is_told_and_its_step_done_anew(
-    finished: WritingStages, settings: list[str], capsys: pytest.CaptureFixture[str], content: bytes | None
+    finished: WritingStages, settings: list[str], capsys: pytest.CaptureFixture[str], content: bytes | None, salt: str
 ) -> None:
     storage, path = storage_of(settings), "predictions/manifest.json"
     storage.write_bytes(
         path, storage.read_bytes(path).replace(b'"rows": 1', b'"rows": 2') if content is None else content
     )
     assert set(verification.known_damage(storage.root)) == {path} and states(settings)["predict"] == "damaged"
+    if salt:  # what is made anew comes out otherwise
+        finished.salt = salt
+        storage.remove("predictions/part-0")
     capsys.readouterr()
     run(settings)
     assert "predictions/manifest.json is damaged: predict is done anew" in " ".join(capsys.readouterr().out.split())
-    assert finished.took() == ["predict", "evaluate", "report"]
+    assert finished.took() == (["predict", "evaluate", "report"] if salt else ["predict"])
+    assert set(states(settings).values()) == {"done"}
+
+
+def test_a_damaged_manifest_of_the_shortlist_trains_nothing_anew(finished: WritingStages, settings: list[str]) -> None:
+    storage_of(settings).write_bytes("cycle-0/shortlist/manifest.json", b"{")
+    run(settings)
+    assert finished.took() == ["shortlist 0"]
 
 
 def test_a_note_of_what_was_begun_that_is_damaged_begins_the_step_anew(
