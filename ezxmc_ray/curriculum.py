@@ -317,8 +317,9 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
     """The student and the index of a finished run, for texts that are at hand."""
     plan = open_run(run, overrides)
     context = plan.context
-    read = (f"{layout.STUDENT}/", f"{layout.INDEX}/", layout.manifest(layout.DOCUMENTS), layout.LABELS)
-    steps = [one for one in plan.steps_of(0) if one.folder in (layout.DOCUMENTS, layout.STUDENT, layout.INDEX)]
+    folders = (layout.DOCUMENTS, layout.shortlist(0), layout.STUDENT, layout.INDEX)
+    read = (*(f"{name}/" for name in (layout.LEXICAL, *folders[2:])), layout.manifest(layout.DOCUMENTS), layout.LABELS)
+    steps = [one for one in plan.steps_of(0) if one.folder in folders]
     damaged = {name: what for step in steps for name, what in plan.damage(step).items()}
     if wrong := {name: what for name, what in damaged.items() if name.startswith(read)}:
         raise UserError(f"The run {run} cannot tag, it is damaged: {in_words(wrong)}; `ezxmc run` makes that anew.")

@@ -23,8 +23,8 @@ import yaml
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.storage import Manifest, Storage, checksum, damage_error, read_manifest
-from ezxmc_ray.tables import read_parquet
+from ezxmc_ray.storage import Manifest, Storage, checksum, counts_of, damage_error, read_manifest
+from ezxmc_ray.tables import VERDICTS_SCHEMA, read_parquet
 
 #: Bytes and files of one task, at most.
 TASK_BYTES, TASK_FILES = 64 << 20, 256
@@ -170,7 +170,7 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
             if written is not None:
                 right = _checksums(storage, [name])[name] == written
             elif name.endswith(".parquet"):
-                right = read_parquet(storage.path(name), storage.filesystem) is not None
+                right = _is_table(storage, name)
             elif name.endswith(layout.CONFIG):
                 right = is_as_written(storage.read_bytes(name)) and _is_mapping(storage.read_bytes(name))
             else:
@@ -182,6 +182,14 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
         else:
             found |= {} if right else {name: OTHER_CHECKSUM}
     return found
+
+
+def _is_table(storage: Storage, name: str) -> bool:
+    """Whether a Parquet file that no manifest lists can be read; of verdicts, whether it holds what these do."""
+    table = read_parquet(storage.path(name), storage.filesystem)
+    counts_of(table.schema)
+    wanted = VERDICTS_SCHEMA if name.startswith(f"{layout.VERDICTS}/") else pa.schema([])
+    return all(name in table.column_names and table.schema.field(name) == wanted.field(name) for name in wanted.names)
 
 
 def read_configuration(storage: Storage) -> dict[str, Any]:

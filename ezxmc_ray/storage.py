@@ -181,10 +181,10 @@ class Storage:
         """
         with self._whole(relative):
             table = read_parquet(self.path(relative), self.filesystem, columns)
-        if schema is None:
-            return table
-        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        return check(table, wanted, relative)
+            if schema is None:
+                return table
+            wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+            return check(table, wanted, relative)
 
     def read_shard(self, folder: str, shard: int, schema: pa.Schema, columns: Names | None = None) -> pa.Table:
         """The table of document shard ``shard`` in ``folder``, checked as :meth:`read_table` does."""
@@ -200,12 +200,6 @@ class Storage:
             yield writer
 
     @contextmanager
-    def open_stream(self, relative: str) -> Iterator[Any]:
-        """A file to write bytes to, one piece after the other; committed when the block ends well."""
-        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
-            yield sink
-
-    @contextmanager
     def _whole(self, relative: str) -> Iterator[None]:
         """For as long as a table is read: what is wrong with its file is a UserError that says what to do."""
         path = self.path(relative)
@@ -219,9 +213,7 @@ class Storage:
     def read_counts(self, relative: str) -> dict[str, int]:
         """The counts that :meth:`write_table` put into a Parquet file's footer; empty if there are none."""
         with self._whole(relative):
-            schema = pq.read_schema(self.path(relative), filesystem=self.filesystem)
-            found = json.loads((schema.metadata or {}).get(COUNTS, b"{}"))
-            return {str(name): int(value) for name, value in found.items()}
+            return counts_of(pq.read_schema(self.path(relative), filesystem=self.filesystem))
 
     def rows(self, relative: str) -> int:
         """Rows of a Parquet file, from its footer."""
@@ -231,7 +223,7 @@ class Storage:
     def write_table(self, relative: str, table: pa.Table, counts: dict[str, int] | None = None) -> None:
         """Commit ``table`` as Parquet (zstd), with ``counts`` of how it was made in its footer."""
         if counts is not None:
-            table = table.replace_schema_metadata({COUNTS: json.dumps(counts)})
+            table = table.replace_schema_metadata({COUNTS: json.dumps(counts | {CHECKSUM: _checksum_of(counts)})})
         with self.open_table(relative, table.schema) as writer:
             writer.write_table(table)
 
@@ -330,6 +322,14 @@ class Storage:
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)
+
+
+def counts_of(schema: pa.Schema) -> dict[str, int]:
+    """The counts in a footer; empty if there are none. Errors: ValueError for what is damaged."""
+    found = json.loads(schema.metadata.get(COUNTS, b"0") if schema.metadata else b"{}")
+    if not isinstance(found, dict) or found.pop(CHECKSUM, None) not in (None, _checksum_of(found)):
+        raise ValueError("the counts in its footer are not what was written")
+    return {str(name): int(value) for name, value in found.items()}
 
 
 def _with_one_put(uri: str) -> str:

@@ -183,7 +183,7 @@ def _open_output(storage: Storage, name: str) -> Iterator[Callable[[pa.Table], N
             yield sink.write_table
         return
     as_text = _csv_text if ending == ".csv" else _json_text
-    with storage.open_stream(name) as sink:
+    with storage.open_file(name) as sink:
         if ending == ".csv":
             sink.write((",".join(PREDICTIONS_SCHEMA.names) + "\n").encode())
         yield lambda table: sink.write(as_text(table).encode())

@@ -76,6 +76,20 @@ def verified(storage: Storage) -> Verified:
     return verify(storage, itertools.starmap)
 
 
+def test_verdicts_whose_footer_says_other_columns_or_counts_are_damaged(run: Storage) -> None:
+    table = run.read_table(BATCH)
+    run.write_table(BATCH, table, {"key.engine_ms": 12})
+    assert verified(run).damaged == {}
+    other_counts = {b"ezxmc.counts": b'{"key.engine_ms": 13, "checksum": "0d56bfc73dd3ad7a9aa00e5049b05df0"}'}
+    for damaged in (
+        table.rename_columns({"raw": "rav"}),
+        table.replace_schema_metadata(other_counts),
+        table.set_column(2, "raw", table["raw"].cast(pa.float64())),
+    ):
+        run.write_table(BATCH, damaged)
+        assert set(verified(run).damaged) == {BATCH}
+
+
 def test_what_is_whole_is_whole_and_only_the_page_has_no_checksum(run: Storage) -> None:
     found = verified(run)
     assert found.damaged == {}

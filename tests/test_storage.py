@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
@@ -17,7 +18,7 @@ import pytest
 from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
+from ezxmc_ray.storage import CHECKSUM, COUNTS, Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
 
@@ -225,6 +226,28 @@ def test_a_bit_that_flipped_in_a_table_is_found_when_it_is_read(storage: Storage
             assert "t.parquet is damaged (" in str(error) and "ezxmc verify" in str(error)
         else:
             assert found == table
+
+
+def test_no_turned_bit_in_a_footer_gives_other_counts_or_another_table(storage: Storage) -> None:
+    table = pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA)
+    storage.write_table("t.parquet", table, {"documents": 18})
+    whole, draw = storage.read_bytes("t.parquet"), np.random.default_rng(0)
+    found = 0
+    for place in draw.choice(8 * len(whole), 500, replace=False):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << int(place % 8)
+        storage.write_bytes("t.parquet", bytes(content))
+        try:
+            # Where a bit hides all that is noted in the footer, there are none (map_files asks for them).
+            assert storage.read_counts("t.parquet") in ({"documents": 18}, {})
+            assert storage.read_table("t.parquet", GOLD_SCHEMA).equals(table)
+        except UserError:
+            found += 1
+    assert found > 100
+    told = {COUNTS: json.dumps({"documents": 19, CHECKSUM: "0d56bfc73dd3ad7a9aa00e5049b05df0"})}
+    storage.write_table("t.parquet", table.replace_schema_metadata(told))
+    with pytest.raises(UserError, match=r"t\.parquet is damaged \(the counts in its footer are not what"):
+        storage.read_counts("t.parquet")
 
 
 def test_a_table_that_is_not_there_or_cut_off_is_one_sentence(storage: Storage) -> None:

@@ -47,7 +47,7 @@ from ezxmc_ray.cluster.session import (
 )
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Storage, damage_error
 
 __all__ = [
     "ENCODER_CPUS",
@@ -187,10 +187,14 @@ def map_files(
             missing.append(item)
             continue
         try:
-            yield {**storage.read_counts(item["file"]), HELD: 1}
+            counts = storage.read_counts(item["file"])
+            if not counts:
+                raise damage_error(storage.path(item["file"]), "its footer has no counts")
         except UserError as error:
             say(f"It is made anew: {error}")
             missing.append(item)
+        else:
+            yield {**counts, HELD: 1}
     yield from map_items(missing, worker, arguments, pool, times)
 
 

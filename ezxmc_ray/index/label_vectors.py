@@ -15,7 +15,7 @@ import numpy as np
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.node_files import FileNote, array_file, map_array
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Storage, damage_error
 from ezxmc_ray.tables import flat
 
 #: Labels whose vectors are read at once.
@@ -47,11 +47,16 @@ class LabelVectors:
 
 
 def find_label_vectors(storage: Storage, folder: str) -> LabelVectors | None:
-    """What the vectors in ``folder`` are; None: they have not been joined."""
-    if not storage.exists(f"{folder}/vectors.json"):
+    """What the vectors in ``folder`` are; None: they have not been joined, or are not there as the note says."""
+    note = f"{folder}/vectors.json"
+    if not storage.exists(note):
         return None
-    found = storage.read_json(f"{folder}/vectors.json")
-    return LabelVectors(**found | {"note": FileNote(**found["note"])})
+    try:
+        found = storage.read_note(note)
+        vectors = LabelVectors(**found | {"note": FileNote(**found["note"])})
+    except (KeyError, TypeError, ValueError):  # damaged
+        return None
+    return vectors if storage.sizes(folder).get(vectors.note.file) == vectors.note.bytes else None
 
 
 def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
@@ -82,13 +87,17 @@ def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
     }
     note = sink.note(f"{folder}/vectors.npy")
     vectors = LabelVectors(note, labels, dimension, np.dtype(dtype).name, joined)
-    storage.write_json(f"{folder}/vectors.json", dataclasses.asdict(vectors))
+    storage.write_note(f"{folder}/vectors.json", dataclasses.asdict(vectors))
     return vectors
 
 
 def map_label_vectors(storage: Storage, folder: str) -> np.ndarray:
-    """All label vectors in ``folder``: [n, d] as stored, mapped and read-only, rows of unit length."""
-    return map_array(storage, _known(storage, folder).note)
+    """All label vectors in ``folder``: [n, d] as stored, mapped and read-only, rows of unit length.
+
+    Errors: UserError for a file that is not there or not what was written, as far as its size and its header tell.
+    """
+    known = _known(storage, folder)
+    return map_array(storage, known.note, (known.labels, known.dimension), np.dtype(known.dtype))
 
 
 def label_vector_blocks(storage: Storage, folder: str, first: int, stop: int) -> Iterator[np.ndarray]:
@@ -113,5 +122,5 @@ def read_label_vectors(storage: Storage, folder: str, first: int, stop: int) -> 
 def _known(storage: Storage, folder: str) -> LabelVectors:
     found = find_label_vectors(storage, folder)
     if found is None:
-        raise RuntimeError(f"{folder} has no vectors.json: its slices were not joined before")
+        raise damage_error(storage.path(f"{folder}/vectors.npy"), "it is not what vectors.json beside it says")
     return found

@@ -76,13 +76,28 @@ def write_array(storage: Storage, file: str, array: np.ndarray) -> FileNote:
     return sink.note(file)
 
 
-def map_array(storage: Storage, note: FileNote) -> np.ndarray:
-    """The array in a .npy file, mapped and read-only. Errors: UserError as :func:`node_file`."""
+def map_array(storage: Storage, note: FileNote, shape: tuple[int, ...] | None = None, dtype: Any = None) -> np.ndarray:
+    """The array in a .npy file, of ``shape`` and ``dtype`` if these are given, mapped and read-only.
+
+    Errors: UserError as :func:`node_file`, and for another shape or dtype.
+    """
     path = node_file(storage, note)
     try:
-        return np.load(path, mmap_mode="r")
-    except ValueError as error:
+        array = np.load(path, mmap_mode="r")
+    except Exception as error:  # whatever becomes of a damaged header: it is parsed as Python's own text
         raise _damaged(storage, note) from error
+    if (shape or array.shape, dtype or array.dtype) != (array.shape, array.dtype):
+        raise _damaged(storage, note)
+    if isinstance(array, np.memmap) and array.offset + array.nbytes != note.bytes:
+        raise _damaged(storage, note)
+    return array
+
+
+def map_checked_array(storage: Storage, note: FileNote) -> np.ndarray:
+    """As :func:`map_array`; all bytes are held against the checksum first, as those of an object store always are."""
+    if checksum(node_file(storage, note)) != note.sha256:
+        raise _damaged(storage, note)
+    return map_array(storage, note)
 
 
 def node_file(storage: Storage, note: FileNote) -> Path:

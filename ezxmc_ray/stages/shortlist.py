@@ -33,7 +33,7 @@ from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
 from ezxmc_ray.index.label_texts import all_texts, read_label_texts
 from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors, join_label_vectors, map_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
@@ -75,7 +75,8 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
             unreadable += done.get("unreadable", 0)
             progress.advance(done["documents"], HELD in done)
     tell_unreadable(config.encoder.model, "documents", unreadable, documents)
-    files = vectors.files + [item["file"] for item in items]
+    words = lexical_files(storage) if config.lexical.weight and not cycle else []
+    files = vectors.files + words + [item["file"] for item in items]
     details = {
         "labels": known.labels,
         "label_texts": known.label_texts,

@@ -14,9 +14,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
 from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LexicalTable, lexical_arrays, word_stems
-from ezxmc_ray.index.lexical_files import has_lexical_files, open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA
@@ -91,6 +92,27 @@ def test_shares_are_bit_by_bit_those_of_scikit_learns_table(tmp_path: Path) -> N
     for table in (whole, parts, in_memory, mapped):
         np.testing.assert_array_equal(table.shares(titles, bodies, everything), expected)
     assert isinstance(mapped.arrays.weights, np.memmap) and not isinstance(in_memory.arrays.weights, np.memmap)
+
+
+@pytest.mark.parametrize("name", ["lexical.json", "words.npy", "weights.npy"])
+def test_words_that_are_damaged_are_a_sentence_and_are_made_anew(tmp_path: Path, name: str) -> None:
+    storage = Storage(str(tmp_path))
+    rows = [{"id": "1", "text": "chess game", "description": "", "content_hash": bytes(16)}]
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    write_lexical_files(storage, "labels")
+    assert set(lexical_files(storage)) == {f"lexical/{file.name}" for file in (tmp_path / "lexical").iterdir()}
+    file = tmp_path / "lexical" / name
+    whole = file.read_bytes()
+    for place in (0, 60, 8 * len(whole) - 20):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"lexical.*(is damaged|not what was written)"):
+            open_lexical_table(storage, "labels")
+    file.write_bytes(whole[:-3])
+    assert not has_lexical_files(storage, "labels")
+    write_lexical_files(storage, "labels")
+    assert has_lexical_files(storage, "labels") and file.read_bytes() == whole
 
 
 def test_the_files_of_other_labels_are_not_used(tmp_path: Path) -> None:
