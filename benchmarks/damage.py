@@ -122,7 +122,10 @@ def main() -> None:
                         print(json.dumps(rows[-1]), flush=True)
         order = list(names.values())
         rows.sort(key=lambda row: (order.index(row["file"]), DAMAGES.index(row["damage"])))
-    notes = [", ".join(f"{count} {outcome}" for outcome, count in Counter(row["outcome"] for row in rows).items())]
+    documents = pq.read_metadata(next((given.run / "documents").glob("*.parquet"))).num_rows
+    how_ray = "a simulated Ray" if given.simulated_ray else "one real Ray for all of them"
+    notes = [f"One call, on a run of {documents} documents in its first shard; `run` on {how_ray}."]
+    notes += [", ".join(f"{count} {outcome}" for outcome, count in Counter(row["outcome"] for row in rows).items())]
     publish(given.name, "Damaged files", {"rows": rows, "notes": notes})
     if any(row["outcome"] not in GOOD for row in rows):
         raise SystemExit(1)

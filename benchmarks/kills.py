@@ -22,14 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 
+from common.processes import alive, family, named, wait_for
 from common.publish import publish
 
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
@@ -132,14 +131,16 @@ def one_kill(
     driver = subprocess.Popen(command("judge", run, knobs), stdout=log, stderr=subprocess.STDOUT, env=environment)
     wait_for(lambda: bool(verdict_files(run)) or driver.poll() is not None, 300)
     time.sleep(delay)
-    family = psutil.Process(driver.pid).children(recursive=True)
+    below = family(driver.pid)
     held = sum(pq.read_metadata(file).num_rows for file in verdict_files(run))
-    os.kill(driver.pid if target == "driver" else victim(family, target).pid, signal.SIGKILL)
+    # The actor that holds the engine is the Ray worker with the most memory; or the engine's own process.
+    part = "EngineCore" if target == "engine" else "ray::"
+    os.kill(driver.pid if target == "driver" else named(below, part)[0].pid, signal.SIGKILL)
     killed = time.monotonic()
     status = driver.wait(timeout=500)
     gone = None
     if target == "driver":
-        wait_for(lambda: not any(alive(one) for one in family), 60)
+        wait_for(lambda: not any(map(alive, below)), 60)
         gone = round(time.monotonic() - killed, 1)
         status = subprocess.run(command("judge", run, knobs), stdout=log, stderr=log, env=environment).returncode
     if status:
@@ -159,33 +160,6 @@ def one_kill(
         "processes_gone_s": gone,
         "finished_s": round(time.monotonic() - killed, 1),
     }
-
-
-def victim(family: list[psutil.Process], target: str) -> psutil.Process:
-    """The actor that holds the engine (the Ray worker with the most memory), or the engine's own process."""
-
-    def name(process: psutil.Process) -> str:
-        return " ".join(process.cmdline())
-
-    wanted = "EngineCore" if target == "engine" else "ray::"
-    return max((one for one in family if alive(one) and wanted in name(one)), key=lambda one: one.memory_info().rss)
-
-
-def alive(process: psutil.Process) -> bool:
-    """Whether the process still runs."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Until ``condition`` holds; SystemExit after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"waited {seconds} s in vain")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ MANIFEST, BEGUN, DAMAGE = "manifest.json", ".begun.json", ".damaged.json"
 #: What unfinished steps have taken so far.
 SPENT = ".spent.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
-#: What ``prepare`` holds of its sources until it is done.
+#: Where ``prepare`` makes its new tables; what it holds there of its sources until it is done.
+PREPARE_NEW = ".prepare"
 PREPARE_PARTS = "documents/.parts"
 #: The words of the labels, for who searches.
 LEXICAL = "lexical"

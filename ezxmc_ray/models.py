@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit, hub_config
+from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -183,7 +183,9 @@ def _unpacked(gguf: Path, reference: str) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+        remove_leftovers(target.parent)
+        beside = Path(temporary_name(str(target)))
+        beside.mkdir()
     except OSError as error:
         raise UserError(
             f"The model {reference} cannot be unpacked into the cache {target.parent} ({error.strerror}): make room "
@@ -191,7 +193,6 @@ def _unpacked(gguf: Path, reference: str) -> Path:
         ) from error
     try:
         _unpack_gguf(gguf, beside)
-        os.chmod(beside, 0o755)  # mkdtemp's directories are for their owner only; a cache may be shared
         os.rename(beside, target)
     except OSError as error:
         if not target.is_dir():  # else another process was first, with the same content

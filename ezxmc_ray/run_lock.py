@@ -22,8 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.leftovers import remove_leftovers
+from ezxmc_ray.leftovers import remove_leftovers, remove_temporary_folders
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage, check_writable
 
@@ -35,8 +36,13 @@ LOCK = ".lock"
 
 @contextmanager
 def run_lock(storage: Storage) -> Iterator[None]:
-    """Hold the run directory for the length of the block; UserError if another process holds it."""
+    """Hold the run directory for the length of the block; UserError if another process holds it.
+
+    What killed processes left goes: half-written files, the folder in which a ``prepare`` made its tables.
+    """
     with _file_lock(storage) if storage.is_local else _object_lock(storage):
+        remove_temporary_folders()
+        storage.remove(layout.PREPARE_NEW)
         yield
 
 

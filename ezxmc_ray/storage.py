@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from pyarrow import fs
 from ezxmc_ray import layout
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.leftovers import temporary_name
+from ezxmc_ray.leftovers import temporary_folder, temporary_name
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
@@ -245,13 +244,13 @@ class Storage:
         if self.is_local:
             yield Path(self.path(relative))
             return
-        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+        with temporary_folder() as folder:
             names = self.list(relative, recursive=True)
             for name in names or [relative]:
-                target = Path(folder) / "copy" / name
+                target = folder / "copy" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 fs.copy_files(self.path(name), str(target), self.filesystem, fs.LocalFileSystem())
-            yield Path(folder) / "copy" / relative
+            yield folder / "copy" / relative
 
     def remove(self, relative: str) -> None:
         """Remove a file or a directory with all below it; nothing happens if it is not there."""

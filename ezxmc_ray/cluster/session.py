@@ -26,6 +26,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.leftovers import temporary_prefix
 from ezxmc_ray.progress import StageProgress, doing
 from ezxmc_ray.watchdog import start_watchdog
 
@@ -134,7 +135,7 @@ def native_output_logged() -> Iterator[str]:
 
     Python's own ``sys.stderr`` stays where it is. The file goes with the block, unless an error that names it ends it.
     """
-    with tempfile.NamedTemporaryFile("w", prefix="ezxmc-ray-", suffix=".log", delete=False) as log:
+    with tempfile.NamedTemporaryFile("w", prefix=temporary_prefix("ezxmc-ray"), suffix=".log", delete=False) as log:
         sys.stderr.flush()
         kept, stderr, named = os.dup(2), sys.stderr, False
         os.dup2(log.fileno(), 2)

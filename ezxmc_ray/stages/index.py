@@ -13,13 +13,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import resource
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +39,7 @@ from ezxmc_ray.index.build import (
 from ezxmc_ray.index.label_vectors import find_label_vectors, label_vector_blocks
 from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, merge_nearest, nearest_labels, recall_at
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
@@ -198,12 +196,9 @@ def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built
     else:
         built = build_from_blocks(blocks, count, labels.first, plan.factory, plan.probes)
     name = f"shard-{labels.number:03d}.faiss"
-    scratch = Path(tempfile.mkdtemp(prefix="ezxmc-"))
-    try:
+    with temporary_folder() as scratch:
         info = save_shard(built, scratch / name, labels.first)
         storage.upload(scratch / name, f"{layout.INDEX}/{name}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     return Built(info, time.monotonic() - began, peak, measured)
 

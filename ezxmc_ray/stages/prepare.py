@@ -39,9 +39,6 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 
-#: Where the new tables are made, below the run directory.
-NEW = ".prepare"
-
 
 def prepare(context: Context) -> StageResult:
     """Check and shard the input; returns documents, files (relative to the run) and details of the manifest.
@@ -52,8 +49,8 @@ def prepare(context: Context) -> StageResult:
     """
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
-    run.remove(NEW)
-    storage = run.below(NEW)
+    run.remove(layout.PREPARE_NEW)
+    storage = run.below(layout.PREPARE_NEW)
     try:
         how = (config.prepare.repeated_labels, config.prepare.list_separator)
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels, *how)
@@ -81,13 +78,13 @@ def prepare(context: Context) -> StageResult:
         storage.remove(layout.PREPARE_PARTS)
         for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
             if storage.exists(name):
-                run.rename(f"{NEW}/{name}", name)
+                run.rename(f"{layout.PREPARE_NEW}/{name}", name)
             else:
                 run.remove(name)
     finally:
         if storage.exists(layout.REJECTED):
-            run.rename(f"{NEW}/{layout.REJECTED}", layout.REJECTED)
-        run.remove(NEW)
+            run.rename(f"{layout.PREPARE_NEW}/{layout.REJECTED}", layout.REJECTED)
+        run.remove(layout.PREPARE_NEW)
     for sentence in told:
         say(sentence)
     return StageResult(details["documents"], _files(shards, details["gold_documents"]), details)

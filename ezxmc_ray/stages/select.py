@@ -16,11 +16,9 @@ the order differs.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import starmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
 from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, stops
+from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
@@ -130,9 +129,9 @@ def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
 def ship(storage: Storage, config: Config, folder: str | None) -> None:
     """Task: make student/ a SentenceTransformer directory of the chosen encoder."""
     encoder = load_encoder(storage, config.encoder, folder)
-    with tempfile.TemporaryDirectory(prefix="ezxmc-") as scratch:
-        encoder.save(scratch)
-        copy_into(storage, Path(scratch), layout.STUDENT)
+    with temporary_folder() as scratch:
+        encoder.save(str(scratch))
+        copy_into(storage, scratch, layout.STUDENT)
 
 
 def score_encoders(

@@ -8,7 +8,6 @@ points of the curves, and the event files of TensorBoard.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ray import train as ray_train
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import to_dict
+from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.train_settings import TrainSettings
@@ -42,8 +42,8 @@ def train_worker(settings: TrainSettings) -> None:
     """What every training worker runs (one process of the DDP group)."""
     if not torch.cuda.is_available():
         torch.set_num_threads(cpu_threads(os.environ.get("OMP_NUM_THREADS", "")))
-    with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
-        worker = TrainWorker(settings, Path(folder))
+    with temporary_folder() as folder:
+        worker = TrainWorker(settings, folder)
         worker.train()
         worker.finish()
 
@@ -200,7 +200,7 @@ class TrainWorker:
         """Report a checkpoint of the model, the optimizer and the counts; a barrier for all workers. Its seconds."""
         began, checkpoint = time.monotonic(), None
         self.progress["checkpoints"] += 1
-        with tempfile.TemporaryDirectory(prefix="ezxmc-") as folder:
+        with temporary_folder() as folder:
             if self.rank == 0:
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "stopping": self.stopping.state()}
                 torch.save(state, os.path.join(folder, "state.pt"))
