@@ -1,0 +1,3 @@
+"""Fixtures of other folders that the fuzzer uses."""
+
+from tests.verdicts.conftest import make_run  # noqa: F401
