@@ -318,7 +318,8 @@ def open_tagger(run: str, overrides: list[str]) -> Tagger:
     plan = open_run(run, overrides)
     context = plan.context
     folders = (layout.DOCUMENTS, layout.shortlist(0), layout.STUDENT, layout.INDEX)
-    read = (*(f"{name}/" for name in (layout.LEXICAL, *folders[2:])), layout.manifest(layout.DOCUMENTS), layout.LABELS)
+    whole = (f"{name}/" for name in (layout.LEXICAL, layout.STUDENT, layout.INDEX))
+    read = (*whole, *map(layout.manifest, folders[:2]), layout.LABELS)
     steps = [one for one in plan.steps_of(0) if one.folder in folders]
     damaged = {name: what for step in steps for name, what in plan.damage(step).items()}
     if wrong := {name: what for name, what in damaged.items() if name.startswith(read)}:

@@ -212,6 +212,19 @@ def _is_mapping(content: bytes) -> bool:
         return False
 
 
+def begun_with(storage: Storage, folder: str) -> str | None:
+    """The fingerprint with which the stage that writes ``folder`` was begun; None: it was not, or the note is damaged."""
+    name = layout.begun(folder)
+    try:
+        told = storage.read_json(name) if storage.exists(name) else None
+        fingerprint = (
+            storage.read_note(name).get("fingerprint") if isinstance(told, dict) else told
+        )  # an older version's
+    except ValueError:
+        return None
+    return fingerprint if isinstance(fingerprint, str) else None
+
+
 def _is_note(storage: Storage, name: str) -> bool:
     """Whether a JSON file that no manifest lists is as it was written, as far as that can be told."""
     told = json.loads(storage.read_bytes(name))
@@ -219,7 +232,7 @@ def _is_note(storage: Storage, name: str) -> bool:
         return bool(storage.read_note(name)) or not told
     folder, _, last = name.rpartition("/")
     manifest = read_manifest(storage, folder) if last == layout.BEGUN else None
-    return manifest is None or told == manifest.fingerprint
+    return manifest is None or told == manifest.fingerprint  # of an older version
 
 
 def note_damage(storage: Storage, damaged: Mapping[str, str]) -> None:

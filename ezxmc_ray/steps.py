@@ -20,7 +20,15 @@ from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
 from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
-from ezxmc_ray.integrity import NO_MANIFEST, checksums_of, damaged_files, in_words, noted_damage, written_sizes
+from ezxmc_ray.integrity import (
+    NO_MANIFEST,
+    begun_with,
+    checksums_of,
+    damaged_files,
+    in_words,
+    noted_damage,
+    written_sizes,
+)
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.spent import seconds_spent
@@ -356,13 +364,9 @@ class RunPlan:
     def _keep_only(self, folder: str, mark: str) -> None:
         """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
         begun = layout.begun(folder)
-        try:
-            is_begun = self.storage.exists(begun) and self.storage.read_json(begun) == mark
-        except ValueError:  # damaged
-            is_begun = False
-        if not is_begun:
+        if begun_with(self.storage, folder) != mark:
             self.storage.remove(folder)
-            self.storage.write_json(begun, mark)
+            self.storage.write_note(begun, {"fingerprint": mark})
 
     def damage(self, step: Step) -> dict[str, str]:
         """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,

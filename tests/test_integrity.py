@@ -14,6 +14,7 @@ from ezxmc_ray import verification
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import (
     Verified,
+    begun_with,
     checked,
     checksums_of,
     clear_damage,
@@ -120,6 +121,11 @@ def test_notes_carry_a_checksum_and_what_was_begun_is_that_which_was_done(run: S
     run.write_bytes("verdicts/key/placement.json", content.replace(b"3", b"7"))
     run.write_json("student/.begun.json", "e")
     assert set(verified(run).damaged) == {"verdicts/key/placement.json", "student/.begun.json"}
+    assert begun_with(run, "student") == "e"  # as an older version wrote it
+    run.write_note("student/.begun.json", {"fingerprint": "f"})
+    assert begun_with(run, "student") == "f" and begun_with(run, "index") is None
+    run.write_bytes("student/.begun.json", run.read_bytes("student/.begun.json").replace(b'"f"', b'"g"'))
+    assert "student/.begun.json" in verified(run).damaged and begun_with(run, "student") is None
 
 
 def test_a_note_that_is_no_json_is_damaged(run: Storage) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import RunTasks
+from ezxmc_ray.integrity import begun_with
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
 
 def step_of(storage: Storage, cycle: int) -> int | None:
     """A number for the judging of ``cycle`` that is under way, the same after a kill; None outside of a run."""
-    begun = layout.begun(layout.examples(cycle))
-    return int(storage.read_json(begun), 16) if storage.exists(begun) else None
+    begun = begun_with(storage, layout.examples(cycle))
+    return int(begun, 16) if begun else None
 
 
 def asked_by(storage: Storage, key: str, folder: str, step: int) -> dict[str, int]:
