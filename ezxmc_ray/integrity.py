@@ -213,16 +213,15 @@ def _is_mapping(content: bytes) -> bool:
 
 
 def begun_with(storage: Storage, folder: str) -> str | None:
-    """The fingerprint with which the stage that writes ``folder`` was begun; None: it was not, or the note is damaged."""
+    """The fingerprint with which the stage that writes ``folder`` was begun; None if it was not, or the note is broken."""
     name = layout.begun(folder)
     try:
         told = storage.read_json(name) if storage.exists(name) else None
-        fingerprint = (
-            storage.read_note(name).get("fingerprint") if isinstance(told, dict) else told
-        )  # an older version's
+        if isinstance(told, dict):  # older versions noted the fingerprint alone
+            told = storage.read_note(name).get("fingerprint")
     except ValueError:
         return None
-    return fingerprint if isinstance(fingerprint, str) else None
+    return told if isinstance(told, str) else None
 
 
 def _is_note(storage: Storage, name: str) -> bool:

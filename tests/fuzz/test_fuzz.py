@@ -35,7 +35,7 @@ from ezxmc_ray.tables import EXPORTED_VERDICTS_SCHEMA
 from ezxmc_ray.teacher.prompts import load_template
 from ezxmc_ray.verdicts.summary import compact, summary
 from ezxmc_ray.verdicts.transfer import export_verdicts, import_verdicts
-from tests.fuzz.mutations import VALUES, fuzzed, nearly
+from tests.fuzz.mutations import VALUES, fuzzed, in_time, nearly
 from tests.verdicts.judged_run import OLD, Run
 
 ROWS: list[dict[str, Any]] = [
@@ -117,7 +117,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     def run(**knobs: Any) -> None:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         config = Config(prepare=PrepareConfig(test_share=0, held_out_share=0, on_bad_rows="skip", **knobs))
-        with suppress(UserError):
+        with in_time(), suppress(UserError):
             prepare_stage.prepare(Context(config, Storage(str(tmp_path / "run"))))
 
     return run
@@ -157,7 +157,7 @@ def test_configurations(tmp_path: Path, data: Any, kinds: str) -> None:
         content = yaml.safe_dump({section: {key: data.draw(VALUES)}}, allow_unicode=True).encode()
     (tmp_path / "conf.yaml").write_bytes(content)
     overrides = data.draw(st.lists(st.one_of(st.text(max_size=9), st.just("seed=" + "9" * 5000)), max_size=1))
-    with suppress(UserError):
+    with in_time(), suppress(UserError):
         load_config(str(tmp_path / "conf.yaml"), overrides)
 
 
@@ -171,7 +171,7 @@ def test_prompt_templates(tmp_path: Path, data: Any, kinds: str) -> None:
         key = data.draw(st.sampled_from(list(whole)))
         content = yaml.safe_dump({**whole, key: data.draw(VALUES)}).encode()
     (tmp_path / "prompt.yaml").write_bytes(content)
-    with suppress(UserError):
+    with in_time(), suppress(UserError):
         load_template(str(tmp_path / "prompt.yaml"))
 
 
@@ -179,7 +179,7 @@ def test_prompt_templates(tmp_path: Path, data: Any, kinds: str) -> None:
 @fuzzed
 def test_worked_examples(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "examples.yaml").write_bytes(content)
-    with suppress(UserError):
+    with in_time(), suppress(UserError):
         load_template("generic", str(tmp_path / "examples.yaml"))
 
 
@@ -220,7 +220,7 @@ def test_imported_verdicts(judged: Run, tmp_path: Path, data: Any) -> None:
         changed = whole.set_column(columns.index(column), column, array)
         pq.write_table(changed if kind == "column" else changed.replace_schema_metadata(None), file)
     teacher = data.draw(st.sampled_from([None, "people", "configured", "../x", ""]))
-    with as_it_was(judged, tmp_path / "aside"), suppress(UserError):
+    with as_it_was(judged, tmp_path / "aside"), in_time(), suppress(UserError):
         import_verdicts(judged.context, str(file), teacher)
 
 
@@ -242,7 +242,7 @@ def judged(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> Run
 @fuzzed
 def test_files_of_a_run(judged: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: Any) -> None:
     storage = judged.storage
-    with suppress(UserError):
+    with in_time(), suppress(UserError):
         curriculum.status(judged.path)  # so that what it notes is there
     name = data.draw(st.sampled_from([one for one in storage.list(recursive=True) if ".lock" not in one]))
     content = data.draw(nearly([storage.read_bytes(name)]))
@@ -256,7 +256,7 @@ def test_files_of_a_run(judged: Run, tmp_path: Path, capsys: pytest.CaptureFixtu
             lambda: export_verdicts(context, str(tmp_path / "out.parquet"), None),
             lambda: compact(context, None),
         ):
-            with suppress(UserError):
+            with in_time(), suppress(UserError):
                 read()
         note_damage(storage, verify(storage, starmap).damaged)
         if noted_damage(storage):
