@@ -213,7 +213,7 @@ def _is_mapping(content: bytes) -> bool:
 
 
 def begun_with(storage: Storage, folder: str) -> str | None:
-    """The fingerprint with which the stage that writes ``folder`` was begun; None if it was not, or the note is broken."""
+    """The fingerprint with which the stage that writes ``folder`` was begun; None if it was not, or that is damaged."""
     name = layout.begun(folder)
     try:
         told = storage.read_json(name) if storage.exists(name) else None
