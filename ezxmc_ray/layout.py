@@ -24,6 +24,8 @@ TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"
 #: The chosen student, the index over its label vectors, what both say of every document, what that is worth.
 STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
 MODEL_CARD = "student/README.md"
+#: How the files of held-out documents beside a cycle's examples begin.
+HELD_OUT = "held-out-"
 EVALUATION_SAMPLE = "evaluation/sample.parquet"
 #: How many documents each label is gold for, while rankings are measured.
 LABEL_COUNTS = "evaluation/label_counts.parquet"
@@ -54,6 +56,31 @@ def shortlist(cycle: int) -> str:
 def examples(cycle: int) -> str:
     """The folder of a cycle's shortlists joined with their verdicts."""
     return f"cycle-{cycle}/examples"
+
+
+def summary(cycle: int) -> str:
+    """The folder of what a reader of a cycle's examples must know before it reads the first."""
+    return f"cycle-{cycle}/examples/summary"
+
+
+def shard_counts(cycle: int, scope: str) -> str:
+    """The file of how many documents of each shard are trained on in a cycle; scope: student/summary.py."""
+    return f"{summary(cycle)}/{scope}-shards.parquet"
+
+
+def label_documents(cycle: int, scope: str) -> str:
+    """The file of how many documents that are trained on in a cycle have each label in their shortlist."""
+    return f"{summary(cycle)}/{scope}-labels.parquet"
+
+
+def held_out(cycle: int, group: int) -> str:
+    """The file of the held-out documents of a group of shards of a cycle's examples."""
+    return f"{summary(cycle)}/{HELD_OUT}{group:05d}.parquet"
+
+
+def label_document_parts(cycle: int) -> str:
+    """The folder of the parts of :func:`label_documents`, a file a group of shards, while examples are joined."""
+    return f"cycle-{cycle}/label_documents"
 
 
 def pending_priors(cycle: int) -> str:

@@ -34,7 +34,7 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.spent import seconds_spent
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
-from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, SUMMARY_SCHEMAS
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.versions import versions
@@ -225,7 +225,8 @@ class RunPlan:
             return judged
 
         def inputs() -> list[Any]:
-            return [self._commit(layout.shortlist(cycle)), *self._teacher(folder), EXAMPLES_SCHEMA.names, SCALES]
+            written = [EXAMPLES_SCHEMA.names, SCALES, *(schema.names for schema in SUMMARY_SCHEMAS)]
+            return [self._commit(layout.shortlist(cycle)), *self._teacher(folder), *written]
 
         folder = layout.examples(cycle)
         return Step(f"cycle {cycle} judge", "judge", folder, inputs, run)

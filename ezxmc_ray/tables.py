@@ -106,6 +106,24 @@ EXAMPLES_SCHEMA = pa.schema(
     ]
 )
 
+#: cycle-N/examples/summary/held-out-NNNNN.parquet: the held-out documents of some shards of the examples, in their
+#: order.
+HELD_OUT_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        *[EXAMPLES_SCHEMA.field(name) for name in ("row", "labels", "similarity", "base_similarity", "verdict")],
+    ]
+)
+
+#: cycle-N/examples/summary/<scope>-shards.parquet: a row a shard. ``rows``: train documents with a shortlist, which are
+#: trained on; ``empty_shortlists``: train documents without; ``held_out``: documents with one that are not trained on.
+SHARD_COUNTS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("rows", "empty_shortlists", "held_out")])
+
+#: cycle-N/examples/summary/<scope>-labels.parquet, a row a label, by label number: shortlists that are trained on with
+#: the label in them. Labels after the last one with any have no row.
+LABEL_DOCUMENTS_SCHEMA = pa.schema([("documents", pa.int64())])
+SUMMARY_SCHEMAS = (HELD_OUT_SCHEMA, SHARD_COUNTS_SCHEMA, LABEL_DOCUMENTS_SCHEMA)
+
 #: predictions/shard-NNNNN.parquet and the output of ``ezxmc tag``: lists in falling score.
 PREDICTIONS_SCHEMA = pa.schema(
     [

@@ -17,7 +17,7 @@ from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.batches import BatchPlan, Part
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
@@ -62,9 +62,9 @@ def _train(encoder: Encoder, reader: PairReader, config: Config, epochs: float) 
     objective = Objective(config.student, SCALE, YES_THRESHOLD)
     trainer = StudentTrainer(encoder, objective, steps, encoder.device, config.seed)
 
-    def texts(one: tuple[int, list[Row]]) -> StepInput:
-        step, rows = one
-        return trainer.tokenize(reader.read(rows, step))
+    def texts(one: tuple[int, Part]) -> StepInput:
+        step, part = one
+        return trainer.tokenize(reader.read(part.rows, step))
 
-    batches = enumerate(plan.batches(0, steps))
+    batches = enumerate(plan.parts(0, steps))
     return sum(trainer.step(batch).documents for batch in prefetch(texts, batches, READ_AHEAD))

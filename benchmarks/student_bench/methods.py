@@ -34,7 +34,7 @@ from ezxmc_ray.stages.shortlist import label_texts, lexical_table
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage
-from ezxmc_ray.student.batches import BatchPlan, Row
+from ezxmc_ray.student.batches import BatchPlan, Part
 from ezxmc_ray.student.data import ExampleReader
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
 from ezxmc_ray.student.objective import Objective
@@ -177,11 +177,11 @@ def _trainer(job: Job, config: Config, encoder: Encoder, steps: int) -> StudentT
 def _timed_steps(trainer: StudentTrainer, reader: ExampleReader, plan: BatchPlan, steps: int) -> tuple[int, float]:
     """Documents and seconds of ``steps`` steps."""
 
-    def texts(rows: list[Row]) -> StepInput:
-        return trainer.tokenize(reader.read(rows))
+    def texts(part: Part) -> StepInput:
+        return trainer.tokenize(reader.read(part))
 
     began = time.perf_counter()
-    documents = sum(trainer.step(one).documents for one in prefetch(texts, plan.batches(0, steps), READ_AHEAD))
+    documents = sum(trainer.step(one).documents for one in prefetch(texts, plan.parts(0, steps), READ_AHEAD))
     return documents, time.perf_counter() - began
 
 

@@ -42,8 +42,9 @@ from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.stages.shortlist import lexical_table
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA
-from ezxmc_ray.verdicts.examples import make_examples
+from ezxmc_ray.verdicts.examples import example_groups, make_examples
 from ezxmc_ray.verdicts.transfer import import_verdicts
 
 EXAMPLES_FOLDER = "cycle-0/examples"
@@ -259,6 +260,7 @@ def derive(base: str, run: str, pick: Callable[[Sequence[float], float], list[in
         left -= len(rows)
         kept = [_picked(row, pick(row["verdict"], threshold)) for row in rows]
         target.write_table(name, pa.Table.from_pylist(kept, schema=EXAMPLES_SCHEMA))
+    summarize_examples(target, 0, example_groups(len(source.list(EXAMPLES_FOLDER, ".parquet"))))
     if left:
         raise UserError(
             f"Only {documents - left} train documents have a yes, and {documents} are timed: lower --steps."

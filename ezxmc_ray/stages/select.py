@@ -2,8 +2,8 @@
 
     ezxmc select conf.yaml
 
-In: the examples of every cycle (held-out documents; each encoder's own shortlist, all judged) and the encoders. Out:
-student/, a copy of the chosen encoder: the base encoder if no cycle was better. Inside the curriculum the same
+In: the held-out documents of every cycle (each encoder's own shortlist, all judged; beside its examples), the encoders.
+Out: student/, a copy of the chosen encoder: the base encoder if no cycle was better. Inside the curriculum the same
 comparison says whether the newest encoder is worth another cycle (cycles.py has the rule): cycle-c/selection/.
 
 How: for each held-out document, the labels that any encoder shortlisted form a pool. A label's gain is the share that
@@ -36,8 +36,9 @@ from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
-from ezxmc_ray.tables import EXAMPLES_SCHEMA, flat
+from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import fit_min_score
+from ezxmc_ray.verdicts.examples import example_groups
 
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
 ADDED_UP = (
@@ -141,18 +142,18 @@ def score_encoders(
 
     ``scales``: of the cycles' examples, one an encoder. ``lead``: of the last encoder over the best one before it.
     """
-    tasks = [(storage, config, group, scales) for group in shard_groups(shards)]
+    tasks = [(storage, config, groups, scales) for groups in shard_groups(len(example_groups(shards)))]
     parts = sorted(run_tasks(score_group, tasks), key=lambda part: int(part[0]))
     return summarize(np.concatenate([table for _, table in parts]))
 
 
-def score_group(storage: Storage, config: Config, shards: range, scales: list[TargetScale]) -> tuple[int, np.ndarray]:
-    """Task: the first of ``shards``, and nDCG@5 of their held-out documents by every encoder, float64 [documents,
-    encoders]."""
+def score_group(storage: Storage, config: Config, groups: range, scales: list[TargetScale]) -> tuple[int, np.ndarray]:
+    """Task: the first of ``groups`` of shards, and nDCG@5 of their held-out documents by every encoder, float64
+    [documents, encoders]."""
     kind = "verdict" if config.student.target == "verdict" else "fusion"
     values: list[list[float]] = []
-    for shard in shards:
-        for lists in _held_out_lists(storage, len(scales), shard):
+    for group in groups:
+        for lists in _held_out_lists(storage, len(scales), group):
             pool = sorted({label for shortlist in lists for label in shortlist.labels.tolist()})
             if not pool:
                 continue
@@ -160,7 +161,7 @@ def score_group(storage: Storage, config: Config, shards: range, scales: list[Ta
             gain = dict(zip(pool, gains, strict=True))
             orders = [[gain[label] for label in shortlist.labels.tolist()] for shortlist in lists]
             values.append([graded_ndcg(order, list(gains)) for order in orders])
-    return shards.start, np.array(values, dtype=np.float64).reshape(-1, len(scales))
+    return groups.start, np.array(values, dtype=np.float64).reshape(-1, len(scales))
 
 
 def pool_target(pool: list[int], lists: Sequence[Shortlist], kind: str, scales: Sequence[TargetScale]) -> np.ndarray:
@@ -229,23 +230,23 @@ class Shortlist:
     verdict: np.ndarray
 
 
-def _held_out_lists(storage: Storage, encoders: int, shard: int) -> Iterator[list[Shortlist]]:
-    """The shortlists, one an encoder, of each held-out document that every encoder has one of; by row."""
-    found: list[dict[int, Shortlist]] = []
+def _held_out_lists(storage: Storage, encoders: int, group: int) -> Iterator[list[Shortlist]]:
+    """The shortlists, one an encoder, of each held-out document that every encoder has one of; by shard and row."""
+    found: list[dict[tuple[int, int], Shortlist]] = []
     for encoder in range(encoders):
-        table = _held_out(storage, encoder, shard, ["row", "labels", "similarity", "verdict"])
+        table = _held_out(storage, encoder, group)
         columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
         shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
-        found.append(dict(zip(table["row"].to_pylist(), shortlists, strict=True)))
-    for row in sorted(found[0]):
-        if all(row in one for one in found):
-            yield [one[row] for one in found]
+        places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True)
+        found.append(dict(zip(places, shortlists, strict=True)))
+    for place in sorted(found[0]):
+        if all(place in one for one in found):
+            yield [one[place] for one in found]
 
 
-def _held_out(storage: Storage, encoder: int, shard: int, columns: list[str]) -> pa.Table:
-    """``columns`` of the held-out documents' examples in a shard of cycle ``encoder``."""
-    table = storage.read_shard(layout.examples(encoder), shard, EXAMPLES_SCHEMA, [*columns, "held_out"])
-    return table.filter(table["held_out"]).select(columns)
+def _held_out(storage: Storage, encoder: int, group: int) -> pa.Table:
+    """The held-out documents of a group of shards of cycle ``encoder``."""
+    return storage.read_table(layout.held_out(encoder, group), HELD_OUT_SCHEMA)
 
 
 def fit_threshold(
@@ -255,15 +256,16 @@ def fit_threshold(
 
     -1, which keeps all, where no held-out pair got a yes. The order of the pairs is of no account.
     """
-    parts = list(run_tasks(held_out_pairs, [(storage, chosen, group) for group in shard_groups(shards)]))
+    tasks = [(storage, chosen, groups) for groups in shard_groups(len(example_groups(shards)))]
+    parts = list(run_tasks(held_out_pairs, tasks))
     scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
     is_yes = verdicts >= yes_threshold
     return float(fit_min_score(scores, is_yes)) if is_yes.any() else -1.0
 
 
-def held_out_pairs(storage: Storage, chosen: int, shards: range) -> tuple[np.ndarray, np.ndarray]:
-    """Task: similarities and verdicts of the held-out pairs of ``shards``, float32 [pairs] each."""
-    tables = [_held_out(storage, chosen, shard, ["similarity", "verdict"]) for shard in shards]
+def held_out_pairs(storage: Storage, chosen: int, groups: range) -> tuple[np.ndarray, np.ndarray]:
+    """Task: similarities and verdicts of the held-out pairs of ``groups`` of shards, float32 [pairs] each."""
+    tables = [_held_out(storage, chosen, group) for group in groups]
     similarity, verdict = (
         np.concatenate([flat(table[name]) for table in tables]) for name in ("similarity", "verdict")
     )

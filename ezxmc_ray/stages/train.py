@@ -28,7 +28,7 @@ from ray.train.v2.api import data_parallel_trainer
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
-from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, run_task, user_errors, wait_for_gpus
+from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, user_errors, wait_for_gpus
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -36,8 +36,14 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.stages.train_snapshot import mend_snapshot
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.batches import MIN_WORKER_DOCUMENTS, BatchPlan, global_batch_size, scaled_learning_rate
-from ezxmc_ray.student.data import ExampleReader
+from ezxmc_ray.student.batches import (
+    MIN_WORKER_DOCUMENTS,
+    BatchPlan,
+    global_batch_size,
+    lanes_of,
+    scaled_learning_rate,
+)
+from ezxmc_ray.student.summary import ALL, OWN, read_shard_counts
 from ezxmc_ray.student.trackers import check_trackers
 
 #: Workers where there is no GPU, at most.
@@ -55,8 +61,8 @@ def train(context: Context, cycle: int) -> StageResult:
     check_training(config)
     earlier = range(cycle) if config.student.past_verdicts else range(0)
     thresholds = [context.judged(one).yes_threshold for one in earlier]
-    known = run_task(count_examples, storage, cycle, thresholds)
-    if config.student.validate_every_steps and not known["held_out"]:
+    known = read_shard_counts(storage, cycle, ALL if thresholds else OWN)
+    if config.student.validate_every_steps and not known["held_out"].any():
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but cycle {cycle} has no held-out "
             "documents to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
@@ -66,8 +72,10 @@ def train(context: Context, cycle: int) -> StageResult:
     commit = context.manifest(layout.examples(cycle)).commit
     name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit])
     remove_trainings(storage, cycle, kept=name)
-    batch_size = begun_batch_size(storage, cycle, name, config, sum(known["rows"]))
-    plan = BatchPlan(known["rows"], batch_size, config.seed)
+    examples = int(known["rows"].sum())
+    batch_size = begun_batch_size(storage, cycle, name, config, examples)
+    lanes = lanes_of(config.student, batch_size)
+    plan = BatchPlan(known["rows"], batch_size, config.seed, lanes)
     steps, judged = plan.total_steps(config.student.epochs), context.judged(cycle)
     scale, threshold, command = judged.scale, judged.yes_threshold, uuid.uuid4().hex
     settings = TrainSettings(config, storage, cycle, steps, batch_size, scale, threshold, thresholds, command)
@@ -78,14 +86,15 @@ def train(context: Context, cycle: int) -> StageResult:
         **outcome,
         "steps": steps,
         "batch_size": batch_size,
+        "lanes": lanes,
         "learning_rate": scaled_learning_rate(config.student, batch_size),
         "documents_per_s": outcome["documents"] / max(1e-9, seconds),
         "start_seconds": time.monotonic() - began - (seconds - earlier_s),
         "loss": config.student.loss,
         "target": config.student.target,
-        "examples": sum(known["rows"]),
-        "examples_of_earlier_cycles": known["earlier"],
-        "skipped_documents": known["empty_shortlists"],
+        "examples": examples,
+        "examples_of_earlier_cycles": examples - int(read_shard_counts(storage, cycle, OWN)["rows"].sum()),
+        "skipped_documents": int(known["empty_shortlists"].sum()),
         "dropped_documents_per_epoch": plan.dropped_rows,
     }
     folder = layout.cycle_student(cycle)
@@ -140,18 +149,6 @@ def _check_document_tokens(config: Config) -> None:
     from ezxmc_ray.student.loop import check_document_tokens
 
     check_document_tokens(Encoder.load(config.encoder.model, config.encoder, "cpu"), config.student)
-
-
-def count_examples(storage: Storage, cycle: int, earlier_thresholds: list[float]) -> dict[str, Any]:
-    """Task: rows a shard that are trained on, and how many of all come from ``earlier`` cycles; train documents with an
-    empty shortlist, held-out documents with one."""
-    reader = ExampleReader(storage, cycle, earlier_thresholds=earlier_thresholds)
-    return {
-        "rows": reader.rows_of_shards,
-        "earlier": reader.earlier,
-        "empty_shortlists": reader.empty_shortlists,
-        "held_out": reader.held_out,
-    }
 
 
 def count_workers(config: Config) -> int:

@@ -24,9 +24,10 @@ from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.storage import copy_into
-from ezxmc_ray.student.batches import BatchPlan, Row, scaled_learning_rate
+from ezxmc_ray.student.batches import BatchPlan, Part, lanes_of, scaled_learning_rate
 from ezxmc_ray.student.checkpoints import CheckpointClock
-from ezxmc_ray.student.data import ExampleReader, HeldOut, held_out_documents
+from ezxmc_ray.student.data import ExampleReader, Gather, HeldOut, alone, held_out_documents
+from ezxmc_ray.student.forward import gathered_on_cpus
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.trackers import Trackers, open_trackers
@@ -91,11 +92,13 @@ class TrainWorker:
             # The curves of an older training would stand beside those of this one.
             self.storage.remove(layout.tensorboard(self.cycle))
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
-        self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed)
+        lanes = lanes_of(student, settings.batch_size)
+        self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed, lanes)
+        self.gather: Gather = gathered_on_cpus() if self.world > 1 else alone
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
-            wanted = held_out_documents(self.storage, self.cycle, student.validation_documents)
-            self.held_out = wanted[self.rank :: self.world]
+            wanted = student.validation_documents
+            self.held_out = held_out_documents(self.storage, self.cycle, wanted, self.rank, self.world)
         self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
         self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it
 
@@ -107,7 +110,8 @@ class TrainWorker:
         held = self.trainer.step_number
         clock = CheckpointClock(student.checkpoint_every_s)
         report_phase("first step")
-        for texts in prefetch(self._texts, self.plan.batches(self.trainer.step_number, steps), READ_AHEAD):
+        parts = self.plan.parts(self.trainer.step_number, steps, self.rank, self.world)
+        for texts in prefetch(self._texts, parts, READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
             # The first worker's clock decides for all.
@@ -157,8 +161,8 @@ class TrainWorker:
         self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})
         return trackers
 
-    def _texts(self, rows: list[Row]) -> StepInput:
-        return self.trainer.tokenize(self.reader.read(rows, self.rank, self.world))
+    def _texts(self, part: Part) -> StepInput:
+        return self.trainer.tokenize(self.reader.read(part, self.gather))
 
     def _outcome(self) -> dict[str, Any]:
         validation = {"validation_curve": self.stopping.curve, "best_step": self.stopping.best_step}

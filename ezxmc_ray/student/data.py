@@ -1,15 +1,16 @@
 """Reading the examples of a cycle: from rows of the batch plan to texts, verdicts and similarities of a batch.
 
-Comes in: ``cycle-N/examples/shard-NNNNN.parquet`` (of this cycle and those before) with the documents' shards and the
-labels' texts. Goes out: for each global batch the part of one worker. Held-out documents are never trained on, and read
-by :func:`held_out_documents` only; documents with an empty shortlist are left out and counted. A shard is read once a
-window and kept while the plan works on it.
+Comes in: ``cycle-N/examples/`` (of this cycle and those before), a file a shard and the summary of all, with the
+documents' shards and the labels' texts. Goes out: for each global batch the part of one worker. Held-out documents are
+never trained on, and read by :func:`held_out_documents` only; documents with an empty shortlist are left out and
+counted. A worker reads the shards of its own rows, ahead and in threads, and keeps them while the plan works on them;
+what the others' documents are judged with it is told by them.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,32 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.batches import Row
+from ezxmc_ray.student.batches import Part
 from ezxmc_ray.student.negatives import in_batch_weights, positives
+from ezxmc_ray.student.summary import (
+    ALL,
+    OWN,
+    has_shortlist,
+    latest,
+    read_held_out,
+    read_label_documents,
+    read_shard_counts,
+    usable,
+)
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, rows_of
+
+#: Shards that are read at once.
+READERS = 4
+_READ = [name for name in EXAMPLES_SCHEMA.names if name != "raw"]
+#: A worker's labels (int32, distinct) and the highest verdict of each of its documents (float32).
+Told = tuple[np.ndarray, np.ndarray]
+#: Gives what every worker has told, this one among them, in their order; all of them must call it.
+Gather = Callable[[Told], Sequence[Told]]
+
+
+def alone(told: Told) -> Sequence[Told]:
+    """The :data:`Gather` of a single worker."""
+    return [told]
 
 
 @dataclass(frozen=True)
@@ -80,11 +104,9 @@ class ExampleReader:
 
     ``earlier_thresholds``: the least verdict that is a yes in each of the cycles before, where their verdicts count too
     (student.past_verdicts), else none. Documents that only earlier cycles judged are then among them, with the latest
-    of their shortlists; ``earlier`` counts them. The scale of their targets is that of ``cycle``, though it comes of
-    its own pairs. A label that an earlier cycle's verdict calls right is then no negative of its document.
-    ``label_texts``: by label number; None: read from labels.parquet. ``cached_shards``: shards held in memory; two
-    windows of the plan, since a batch may reach over the end of a window. ``held_out``: documents with a shortlist that
-    are not trained on.
+    of their shortlists. The scale of their targets is that of ``cycle``, though it comes of its own pairs. A label that
+    an earlier cycle's verdict calls right is then no negative of its document.
+    ``label_texts``: by label number; None: read from labels.parquet.
     """
 
     def __init__(
@@ -93,40 +115,34 @@ class ExampleReader:
         cycle: int,
         documents_dir: str = layout.DOCUMENTS,
         label_texts: Sequence[str] | None = None,
-        cached_shards: int = 16,
         earlier_thresholds: Sequence[float] = (),
     ) -> None:
-        self.storage = storage
+        self.storage, self.cycle = storage, cycle
         self.documents_dir = documents_dir
-        self.shards = storage.list(layout.examples(cycle), suffix=".parquet")
         self._earlier_thresholds = earlier_thresholds
         self._label_texts = _label_texts(storage, label_texts)
-        self._cached_shards = cached_shards
-        self._cache: OrderedDict[int, _Shard] = OrderedDict()
-        self.rows_of_shards: list[int] = []
-        self.empty_shortlists = self.held_out = self.earlier = 0
-        self._label_counts = np.zeros(len(self._label_texts), np.int64)
-        for name in self.shards:
-            columns = ["row", "held_out", "labels"]
-            newest = storage.read_table(name, EXAMPLES_SCHEMA, columns)
-            table = _latest(newest, self._earlier(name, columns).values())
-            trained = pc.invert(table["held_out"])
-            usable = _usable(table)
-            self.rows_of_shards.append(len(usable))
-            self._label_counts += np.bincount(_flat(usable["labels"], np.int32), minlength=len(self._label_texts))
-            self.earlier += len(usable) - len(_usable(newest))
-            self.empty_shortlists += _count(trained) - len(usable)
-            self.held_out += _count(pc.and_(table["held_out"], _has_shortlist(table)))
+        scope = ALL if earlier_thresholds else OWN
+        #: int64 [shards]
+        self.rows_of_shards = read_shard_counts(storage, cycle, scope)["rows"]
+        self._label_documents = read_label_documents(storage, cycle, scope, len(self._label_texts))
+        self._readers = ThreadPoolExecutor(READERS)
+        self._shards: dict[int, Future[_Shard]] = {}
 
-    def read(self, rows: Sequence[Row], rank: int = 0, world: int = 1) -> Batch:
-        """The part of worker ``rank`` of ``world`` of a global batch; it may have no documents at all.
+    def read(self, part: Part, gather: Gather = alone) -> Batch:
+        """What ``part`` of a global batch comes to; it may have no documents at all.
 
-        Documents are dealt by length, so that all workers have about as many tokens.
+        Workers that share rows deal the documents by length, so that all of them have about as many tokens.
         """
-        everyone = [(self._shard(shard), row) for shard, row in rows]
-        shortlists = [shard.labels[row] for shard, row in everyone]
-        numbers = np.unique(np.concatenate([np.empty(0, np.int32), *shortlists])).astype(np.int32)
-        mine = sorted(everyone, key=lambda one: -one[0].lengths[one[1]])[rank::world]
+        self._read_ahead(part.shards)
+        everyone = [(self._shards[shard].result(), row) for shard, row in part.rows]
+        mine = sorted(everyone, key=lambda one: -one[0].lengths[one[1]])[part.place :: part.sharing]
+        told = gather(
+            (
+                _distinct([shard.labels[row] for shard, row in mine]),
+                np.array([_highest(shard.verdict[row]) for shard, row in mine], np.float32),
+            )
+        )
+        numbers = _distinct([labels for labels, _ in told])
         verdict = np.full((len(mine), len(numbers)), np.nan, dtype=np.float32)
         similarity = verdict.copy()
         excluded = np.zeros(verdict.shape, dtype=bool)
@@ -136,51 +152,41 @@ class ExampleReader:
             columns = np.searchsorted(numbers, shard.labels[row])
             verdict[place, columns] = shard.verdict[row]
             similarity[place, columns] = shard.similarity[row]
-            excluded[place] = np.isin(text_numbers, text_numbers[columns])
+            of_text = np.zeros(len(numbers), bool)  # by number of the text
+            of_text[text_numbers[columns]] = True
+            excluded[place] = of_text[text_numbers]
             if len(shard.earlier_yes[row]):
                 right = set(self._label_texts.take(pa.array(shard.earlier_yes[row])).to_pylist())
                 excluded[place] |= [text in right for text in label_texts]
             excluded[place, columns] = False
             excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
-        best = [_highest(shard.verdict[row]) for shard, row in everyone]
         return Batch(
             texts,
             numbers,
             label_texts,
-            in_batch_weights(self._label_counts[numbers], sum(self.rows_of_shards), len(rows)),
+            in_batch_weights(self._label_documents[numbers], int(self.rows_of_shards.sum()), part.documents),
             verdict,
             similarity,
             excluded,
-            np.array(best, dtype=np.float32),
+            np.concatenate([best for _, best in told]),
         )
 
-    def _earlier(self, name: str, columns: list[str] | None = None) -> dict[int, pa.Table]:
-        """What the earlier cycles whose verdicts count have of the shard ``name``, by cycle, the latest one first."""
-        file = name.rpartition("/")[2]
-        return {
-            cycle: self.storage.read_table(f"{layout.examples(cycle)}/{file}", EXAMPLES_SCHEMA, columns)
-            for cycle in reversed(range(len(self._earlier_thresholds)))
-        }
-
-    def _shard(self, number: int) -> _Shard:
-        if number not in self._cache:
-            self._cache[number] = self._load(number)
-            if len(self._cache) > self._cached_shards:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number]
+    def _read_ahead(self, shards: Sequence[int]) -> None:
+        """Have ``shards`` read, the first of them first, and hold no others."""
+        self._shards = {one: self._shards.get(one) or self._readers.submit(self._load, one) for one in shards}
 
     def _load(self, number: int) -> _Shard:
-        """Read an example shard and the documents' shard of the same name, usable rows only."""
-        file = self.shards[number].rpartition("/")[2]
-        newest = self.storage.read_table(self.shards[number], EXAMPLES_SCHEMA)
-        earlier = self._earlier(self.shards[number])
-        examples = _usable(_latest(newest, earlier.values()))
-        judged = _judged_shortlists(examples)
-        table = self.storage.read_table(
-            f"{self.documents_dir}/{file}", DOCUMENTS_SCHEMA, columns=["title", "text", "excluded"]
+        """Read an example shard and the documents' shard of the same number, usable rows only."""
+        cycles = [self.cycle, *reversed(range(len(self._earlier_thresholds)))]
+        newest, *before = (
+            self.storage.read_shard(layout.examples(cycle), number, EXAMPLES_SCHEMA, _READ) for cycle in cycles
         )
+        earlier = dict(zip(cycles[1:], before, strict=True))
+        examples = usable(latest(newest, earlier.values()))
+        judged = _judged_shortlists(examples)
+        columns = ["title", "text", "excluded"]
+        table = self.storage.read_shard(self.documents_dir, number, DOCUMENTS_SCHEMA, columns)
         table = rows_of(table, examples["row"].to_numpy())
         # Texts of more than 2 GiB together are not one array of the plain type.
         texts = pc.fill_null(table["text"].cast(pa.large_string()), "").combine_chunks()
@@ -210,26 +216,33 @@ class HeldOut:
 
 
 def held_out_documents(
-    storage: Storage, cycle: int, limit: int, documents_dir: str = layout.DOCUMENTS
+    storage: Storage, cycle: int, limit: int, rank: int = 0, world: int = 1, documents_dir: str = layout.DOCUMENTS
 ) -> list[HeldOut]:
-    """The first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards."""
-    found: list[HeldOut] = []
-    label_texts = _label_texts(storage, None)
-    for name in storage.list(layout.examples(cycle), suffix=".parquet"):
+    """Of the first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards,
+    the share of worker ``rank`` of ``world``."""
+    found: list[tuple[int, int, _JudgedShortlist]] = []
+    for table in read_held_out(storage, cycle):
         if len(found) >= limit:
             break
-        examples = storage.read_table(name, EXAMPLES_SCHEMA)
-        examples = examples.filter(pc.and_(examples["held_out"], _has_shortlist(examples)))
-        table = storage.read_table(
-            f"{documents_dir}/{name.rpartition('/')[2]}", DOCUMENTS_SCHEMA, columns=["title", "text"]
+        table = table.filter(has_shortlist(table))
+        places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), _judged_shortlists(table), strict=True)
+        found += [one for one in places if np.isfinite(one[2].verdict).all()]
+    found = found[:limit]
+    mine = found[rank * len(found) // world : (rank + 1) * len(found) // world]
+    label_texts = _label_texts(storage, None)
+    texts: list[dict[str, str | None]] = []
+    for shard in dict.fromkeys(shard for shard, _, _ in mine):
+        table = storage.read_shard(documents_dir, shard, DOCUMENTS_SCHEMA, ["title", "text"])
+        texts += rows_of(table, np.array([row for one, row, _ in mine if one == shard])).to_pylist()
+    return [
+        HeldOut(
+            document_text(text["title"] or "", text["text"] or ""),
+            label_texts.take(pa.array(one.labels)).to_pylist(),
+            one.verdict,
+            one.similarity,
         )
-        texts = rows_of(table, examples["row"].to_numpy()).to_pylist()
-        for text, one in zip(texts, _judged_shortlists(examples), strict=True):
-            if np.isfinite(one.verdict).all():
-                document = document_text(text["title"] or "", text["text"] or "")
-                labels = label_texts.take(pa.array(one.labels)).to_pylist()
-                found.append(HeldOut(document, labels, one.verdict, one.similarity))
-    return found[:limit]
+        for text, (_, _, one) in zip(texts, mine, strict=True)
+    ]
 
 
 def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
@@ -237,15 +250,6 @@ def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
         return pa.array(given, pa.large_string())
     texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, columns=["text"])["text"]
     return pa.chunked_array(texts.chunks, pa.string()).cast(pa.large_string()).combine_chunks()
-
-
-def _latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:
-    """The rows of ``newest``, and those of other documents in ``earlier``, whose first one has the later verdicts."""
-    found = newest
-    for table in earlier:
-        known = pc.is_in(table["row"], value_set=found["row"].combine_chunks())
-        found = pa.concat_tables([found, table.filter(pc.invert(known))])
-    return found
 
 
 def _yes_labels(rows: np.ndarray, judged: Sequence[tuple[pa.Table, float]]) -> list[np.ndarray]:
@@ -260,19 +264,6 @@ def _yes_labels(rows: np.ndarray, judged: Sequence[tuple[pa.Table, float]]) -> l
     order = np.argsort(of, kind="stable")
     bounds = (np.searchsorted(of, rows, side, sorter=order) for side in ("left", "right"))
     return [labels[order[first:last]] for first, last in zip(*bounds, strict=True)]
-
-
-def _has_shortlist(table: pa.Table) -> pa.ChunkedArray:
-    return pc.greater(pc.fill_null(pc.list_value_length(table["labels"]), 0), 0)
-
-
-def _count(rows: pa.ChunkedArray) -> int:
-    return pc.sum(rows).as_py() or 0
-
-
-def _usable(table: pa.Table) -> pa.Table:
-    """The rows that are trained on and have a shortlist."""
-    return table.filter(pc.and_(pc.invert(table["held_out"]), _has_shortlist(table)))
 
 
 def _flat(column: pa.ChunkedArray, dtype: type) -> np.ndarray:
@@ -293,6 +284,11 @@ def _judged_shortlists(examples: pa.Table) -> list[_JudgedShortlist]:
         *(_lists(examples[key], np.float32) for key in ("base_similarity", "verdict")),
     )
     return [_JudgedShortlist(*lists) for lists in zip(*columns, strict=True)]
+
+
+def _distinct(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """The numbers in ``labels``, rising: int32."""
+    return np.unique(np.concatenate([np.empty(0, np.int32), *labels])).astype(np.int32)
 
 
 def _highest(verdict: np.ndarray) -> float:

@@ -104,6 +104,21 @@ def gather_rows(own: Tensor, rows_per_worker: int) -> Tensor:
     return gathered
 
 
+def gathered_on_cpus() -> Callable[[Any], list[Any]]:
+    """A function that gives what every worker gives it, in their order. All workers must call this, and that.
+
+    It has a process group of its own, on the CPUs, so that a thread may use it beside the training.
+    """
+    group = distributed.new_group(backend="gloo")
+
+    def gather(own: Any) -> list[Any]:
+        found: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, own, group)
+        return found
+
+    return gather
+
+
 class _GatherRows(torch.autograd.Function):
     """all_gather, whose gradient is the sum over the workers of what each found for these rows."""
 

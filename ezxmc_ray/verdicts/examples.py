@@ -1,7 +1,7 @@
 """The examples of a cycle: its shortlists joined with their verdicts, calibrated. No question to the teacher.
 
-In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/; the measures of the calibrated
-verdicts (scale, threshold of yes, histogram) for the manifest.
+In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/ and its summary; the measures of the
+calibrated verdicts (scale, threshold of yes, histogram) for the manifest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig, to_dict
 from ezxmc_ray.context import Context, RunTasks, StageResult, shard_groups
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.summary import Counts, SummaryPart, write_summary
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, HASH, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold
@@ -27,15 +28,22 @@ HISTOGRAM_BINS = 256
 MAX_TASKS = 256
 
 
+def example_groups(shards: int) -> list[range]:
+    """The shards that a task joins, and that share a file of the summary."""
+    return shard_groups(shards, MAX_TASKS)
+
+
 def make_examples(context: Context, cycle: int, key: str, calibration: str, run_tasks: RunTasks) -> StageResult:
     """Join and measure; returns pairs, files and details of the manifest."""
     storage, config = context.storage, context.teacher
-    groups = shard_groups(context.shards, MAX_TASKS)
+    groups = example_groups(context.shards)
     if calibration == "label_prior":
         list(run_tasks(write_label_priors, [(storage, key, cycle)]))
-    tasks = [(storage, key, cycle, group, config, calibration) for group in groups]
-    joined = [shard for group in run_tasks(join_examples, tasks) for shard in group]
+    tasks = [(storage, key, cycle, number, group, config, calibration) for number, group in enumerate(groups)]
+    done = sorted(run_tasks(join_examples, tasks), key=lambda one: int(one[0]))
     storage.remove(layout.label_priors(cycle))
+    (summary,) = run_tasks(write_summary, [(storage, cycle, [counts for _, counts, _ in done])])
+    joined = [shard for _, _, shards in done for shard in shards]
     sums, own = (sum((one[name] for one in joined), TargetSums()) for name in ("sums", "own"))
     pairs = sums.pairs
     low, high = (min(one["low"] for one in joined), max(one["high"] for one in joined)) if pairs else (0.0, 1.0)
@@ -53,7 +61,7 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str, run_
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
     }
     files = [layout.shard_file(layout.examples(cycle), shard) for shard in range(context.shards)]
-    return StageResult(pairs, files, details)
+    return StageResult(pairs, files + summary, details)
 
 
 def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
@@ -67,22 +75,31 @@ def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
 
 
 def join_examples(
-    storage: Storage, key: str, cycle: int, shards: range, config: TeacherConfig, calibration: str
-) -> list[dict[str, Any]]:
-    """Task: write cycle-c/examples/ of ``shards``; returns the sums that the scales are made of, shard by shard:
+    storage: Storage, key: str, cycle: int, group: int, shards: range, config: TeacherConfig, calibration: str
+) -> tuple[int, Counts, list[dict[str, Any]]]:
+    """Task: write cycle-c/examples/ of ``shards``; returns the ``group``'s number, its counts for the summary, and the
+    sums that the scales are made of, shard by shard:
 
     ``sums``: of the target, whose similarity is the base encoder's; ``own``: with that of the cycle's encoder.
     """
     shortlist_pairs, priors = ShortlistPairs(storage, key, cycle), None
     if calibration == "label_prior":
         priors = storage.read_table(layout.label_priors(cycle))["raw"].to_numpy()
-    return [_join_shard(shortlist_pairs, priors, shard, config, calibration) for shard in shards]
+    part, sums = SummaryPart(storage, cycle), []
+    for shard in shards:
+        table, found = _join_shard(shortlist_pairs, priors, shard, config, calibration)
+        part.add(shard, table)
+        sums.append(found)
+    return group, part.write(group), sums
 
 
 def _join_shard(
     shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, config: TeacherConfig, calibration: str
-) -> dict[str, Any]:
-    """Join a shard; ``priors``: float32 [labels], what each label scores by itself, None for no calibration by it."""
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Join a shard: its examples, and what they add up to.
+
+    ``priors``: float32 [labels], what each label scores by itself, None for no calibration by it.
+    """
     storage, cycle = shortlist_pairs.storage, shortlist_pairs.cycle
     pairs = shortlist_pairs.pairs(shard)
     raw = shortlist_pairs.raw(shard, pairs)
@@ -102,9 +119,10 @@ def _join_shard(
         pa.ListArray.from_arrays(offsets, pa.array(raw, pa.float32())),
         pa.ListArray.from_arrays(offsets, pa.array(verdict, pa.float32())),
     ]
-    storage.write_shard(layout.examples(cycle), shard, pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA))
+    table = pa.Table.from_arrays(columns, schema=EXAMPLES_SCHEMA)
+    storage.write_shard(layout.examples(cycle), shard, table)
     sums, own = (sums_of(verdict, flat(rows[name])) for name in ("base_similarity", "similarity"))
-    return {
+    return table, {
         "sums": sums,
         "own": own,
         "low": float(verdict.min(initial=np.inf)),

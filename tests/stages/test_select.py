@@ -21,9 +21,11 @@ from ezxmc_ray.stages.select import (
     with_asked,
 )
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
 from ezxmc_ray.tables import EXAMPLES_SCHEMA
+from ezxmc_ray.verdicts.examples import example_groups
 
 
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
@@ -70,7 +72,9 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     lists = {"labels": [1, 2], "similarity": [0.75, 0.25], "base_similarity": [0.5, 0.5], "raw": [0.9, 0.1]}
     rows = [{"row": 0, "held_out": True, "verdict": [0.9, 0.1], **lists}]
     rows.append({"row": 1, "held_out": False, "verdict": [1.0, 1.0], **lists})
-    storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
+    for cycle in (0, 1):
+        storage.write_shard(f"cycle-{cycle}/examples", 0, pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
+    summarize_examples(storage, 1, [range(1)])
     assert fit_threshold(storage, 1, 1, threshold) == expected
 
 
@@ -100,6 +104,7 @@ def test_encoders_are_scored_alike_however_the_documents_are_cut(tmp_path: Path)
                     for number, (row, held) in enumerate(zip(all_rows[start : start + cut], held_out, strict=True))
                 ]
                 storage.write_shard(f"cycle-{encoder}/examples", shard, pa.Table.from_pylist(part, EXAMPLES_SCHEMA))
+            summarize_examples(storage, encoder, example_groups(shard + 1))
     scales = [TargetScale(0.0, 1.0, 0.5, 0.3)] * 2
     whole, several = Storage(str(tmp_path / "60")), Storage(str(tmp_path / "7"))
     scores = score_encoders(whole, config, 1, scales)

@@ -17,6 +17,7 @@ from ezxmc_ray.stages.train import check_training, count_workers
 from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
@@ -63,6 +64,7 @@ def write_examples(storage: Storage, held_out: int) -> None:
         {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
     ]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    summarize_examples(storage, 0, [range(1)])
     scale = {"verdict_mean": 0.3, "verdict_std": 0.5, "similarity_mean": 0.4, "similarity_std": 0.1}
     details = {"scale": scale, "own_scale": scale, "yes_threshold": 0.5, "pairs_asked": 0}
     details |= {"teacher": {"readout": "yes_no"}}

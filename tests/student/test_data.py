@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.data import ExampleReader, held_out_documents
+from ezxmc_ray.student.batches import Part, Row
+from ezxmc_ray.student.data import ExampleReader, Told, held_out_documents
 from ezxmc_ray.student.negatives import in_batch_weights
+from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
@@ -38,6 +41,11 @@ def example(row: int, labels: list[int], verdict: list[float | None], held_out: 
     }
 
 
+def whole(*rows: Row) -> Part:
+    """The part of a single worker."""
+    return Part(list(rows), len(rows), list(dict.fromkeys(shard for shard, _ in rows)))
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     storage = Storage(str(tmp_path))
@@ -58,18 +66,35 @@ def storage(tmp_path: Path) -> Storage:
         {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
     ]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    for shard in (0, 1):
+        storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
+    summarize_examples(storage, 1, [range(1), range(1, 2)])
     return storage
 
 
-def test_held_out_documents_and_empty_shortlists_are_left_out_and_counted(storage: Storage) -> None:
+def test_a_reader_reads_no_example_before_the_first_batch_and_its_own_shards_only(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    read_table = Storage.read_table
+    monkeypatch.setattr(Storage, "read_table", lambda *a, **k: read.append(a[1]) or read_table(*a, **k))
     reader = ExampleReader(storage, 1)
-    assert reader.rows_of_shards == [2, 2]
-    assert (reader.empty_shortlists, reader.held_out) == (1, 1)
+    assert reader.rows_of_shards.tolist() == [2, 2]
+    assert sorted(read) == [f"cycle-1/examples/summary/own-{name}.parquet" for name in ("labels", "shards")] + [
+        "labels.parquet"
+    ]
+    read.clear()
+    others = np.array([2, 8], np.int32), np.array([0.25, 0.75], np.float32)  # what another worker tells
+    batch = reader.read(Part([(1, 0)], 3, [1]), lambda told: [others, told])
+    assert sorted(read) == ["cycle-1/examples/shard-00001.parquet", "documents/shard-00001.parquet"]
+    assert batch.document_texts == ["title 10\ntext 10"] and batch.label_numbers.tolist() == [2, 5, 8]
+    assert batch.best_verdict.tolist() == [0.25, 0.75, 0.125] and batch.verdict.shape == (1, 3)
+    np.testing.assert_array_equal(batch.label_weights, in_batch_weights(np.array([2, 1, 1]), 4, 3))
 
 
 def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     nan = np.nan
-    batch = ExampleReader(storage, 1).read([(0, 1), (1, 0), (0, 0)])
+    batch = ExampleReader(storage, 1).read(whole((0, 1), (1, 0), (0, 0)))
     # The longest text first.
     assert batch.document_texts == ["title 10\ntext 10", "title 4\ntext 4", "title 1\ntext 1"]
     assert batch.label_numbers.tolist() == [2, 3, 5, 7, 8] and batch.label_numbers.dtype == np.int32
@@ -82,7 +107,7 @@ def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
     )
     assert batch.verdict.dtype == batch.similarity.dtype == np.float32
     np.testing.assert_array_equal(batch.excluded, [[False] * 5, [False] * 5, [False, True, True, False, False]])
-    assert batch.best_verdict.tolist() == [0.75, 0.125, 1.0] and batch.global_documents == 3
+    assert batch.best_verdict.tolist() == [0.125, 0.75, 1.0] and batch.global_documents == 3
     # Of four documents that are trained on; the held-out one has labels 2 and 3 as well.
     np.testing.assert_array_equal(batch.label_weights, in_batch_weights(np.array([2, 1, 1, 1, 1]), 4, 3))
 
@@ -91,7 +116,7 @@ def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage
     texts = [f"label {number}" for number in range(9)]
     texts[8] = texts[7]  # document 1 was judged with label 7, document 4 with label 8
     texts[5] = texts[2]  # document 1 with 2, document 10 with 5, document 4 with 2
-    batch = ExampleReader(storage, 1, label_texts=texts).read([(0, 1), (1, 0), (0, 0)])
+    batch = ExampleReader(storage, 1, label_texts=texts).read(whole((0, 1), (1, 0), (0, 0)))
     assert batch.label_numbers.tolist() == [2, 3, 5, 7, 8]
     # Document 1's own excluded labels are 3 and 5.
     expected = {"10": [True, False, False, False, False], "4": [False, False, True, True, False]}
@@ -100,22 +125,40 @@ def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage
         assert row == expected[text.split()[-1]], text
 
 
-def test_workers_read_their_documents_and_know_the_labels_of_all(storage: Storage) -> None:
-    reader = ExampleReader(storage, 1, label_texts=LABEL_TEXTS)
+def parts_of(storage: Storage, parts: list[Part]) -> list[Any]:
+    """What each of several workers reads, who tell each other what theirs are judged with."""
+    told: list[Told] = []
+    other = np.array([2], np.int32), np.zeros(1, np.float32)
+    for part in parts:
+        ExampleReader(storage, 1).read(part, lambda own: [told.append(own) or own, other])
+    return [ExampleReader(storage, 1).read(part, lambda own: told) for part in parts]
+
+
+def assert_parts(parts: list[Any], joint: Any) -> None:
+    """Together the documents of the batch ``joint``, each with the labels of all."""
+    assert sorted(text for part in parts for text in part.document_texts) == sorted(joint.document_texts)
+    assert {tuple(part.label_numbers) for part in parts} == {tuple(joint.label_numbers)}
+    assert {tuple(sorted(part.best_verdict)) for part in parts} == {tuple(sorted(joint.best_verdict))}
+    for part in parts:
+        rows = [joint.document_texts.index(text) for text in part.document_texts]
+        for name in ("verdict", "similarity", "excluded"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(joint, name)[rows])
+        np.testing.assert_array_equal(part.label_weights, joint.label_weights)
+        assert part.label_texts == joint.label_texts
+
+
+def test_workers_of_one_lane_deal_its_documents_by_length(storage: Storage) -> None:
     rows = [(0, 1), (1, 0), (0, 0)]
-    parts = [reader.read(rows, rank, 4) for rank in range(4)]
-    assert [part.document_texts for part in parts] == [
-        ["title 10\ntext 10"],
-        ["title 4\ntext 4"],
-        ["title 1\ntext 1"],
-        [],
-    ]
-    assert {tuple(part.label_numbers) for part in parts} == {(2, 3, 5, 7, 8)}
-    assert {tuple(part.best_verdict) for part in parts} == {(0.75, 0.125, 1.0)}
-    whole = reader.read(rows)
-    np.testing.assert_array_equal(np.concatenate([part.verdict for part in parts]), whole.verdict)
-    np.testing.assert_array_equal(np.concatenate([part.excluded for part in parts]), whole.excluded)
-    assert parts[3].verdict.shape == (0, 5)
+    parts = parts_of(storage, [Part(rows, 3, [0, 1], place, 4) for place in range(4)])
+    texts = [["title 10\ntext 10"], ["title 4\ntext 4"], ["title 1\ntext 1"], []]
+    assert [part.document_texts for part in parts] == texts and parts[3].verdict.shape == (0, 5)
+    assert_parts(parts, ExampleReader(storage, 1).read(whole(*rows)))
+
+
+def test_workers_of_several_lanes_read_their_rows_and_know_the_labels_of_all(storage: Storage) -> None:
+    parts = parts_of(storage, [Part([(0, 1), (0, 0)], 3, [0]), Part([(1, 0)], 3, [1]), Part([], 3, [])])
+    assert [len(part.document_texts) for part in parts] == [2, 1, 0]
+    assert_parts(parts, ExampleReader(storage, 1).read(whole((0, 1), (0, 0), (1, 0))))
 
 
 def test_held_out_documents_come_with_their_shortlists(storage: Storage) -> None:
@@ -124,20 +167,24 @@ def test_held_out_documents_come_with_their_shortlists(storage: Storage) -> None
     assert found[0].label_texts == ["label 2", "label 3"]
     assert found[0].verdict.tolist() == [0.5, 0.5] and found[0].similarity.tolist() == pytest.approx([0.9, 0.8])
     assert held_out_documents(storage, 1, limit=0) == []
+    shares = [held_out_documents(storage, 1, 10, rank, 3) for rank in range(3)]
+    assert [[one.document_text for one in share] for share in shares] == [[], [], ["title 2\ntext 2"]]
 
 
 def test_a_document_without_any_verdict_is_known_as_such(storage: Storage) -> None:
-    batch = ExampleReader(storage, 1).read([(1, 1)])
+    batch = ExampleReader(storage, 1).read(whole((1, 1)))
     assert np.isnan(batch.verdict).all() and batch.best_verdict.tolist() == [-np.inf]
 
 
-def test_shards_are_read_once_while_they_are_in_the_window(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = ExampleReader(storage, 1, cached_shards=1)
+def test_shards_are_read_ahead_once_and_held_while_they_are_wanted(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ExampleReader(storage, 1)
     loaded: list[int] = []
     load = reader._load
     monkeypatch.setattr(reader, "_load", lambda number: loaded.append(number) or load(number))
-    for rows in ([(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)], [(0, 0)]):
-        reader.read(rows)
+    for row, shards in (((0, 0), [0, 1]), ((0, 1), [0, 1]), ((1, 0), [1]), ((1, 1), [1]), ((0, 0), [0])):
+        reader.read(Part([row], 1, shards))
     assert loaded == [0, 1, 0]
 
 
@@ -147,12 +194,11 @@ def test_documents_that_only_earlier_cycles_judged_come_along(storage: Storage) 
     storage.write_table(
         "cycle-0/examples/shard-00000.parquet", pa.Table.from_pylist([*past, held_out], EXAMPLES_SCHEMA)
     )
-    storage.write_table("cycle-0/examples/shard-00001.parquet", pa.Table.from_pylist([], EXAMPLES_SCHEMA))
-    assert ExampleReader(storage, 1).rows_of_shards == [2, 2]
+    summarize_examples(storage, 1, [range(2)])
+    assert ExampleReader(storage, 1).rows_of_shards.tolist() == [2, 2]
     reader = ExampleReader(storage, 1, earlier_thresholds=[0.9])
-    assert (reader.rows_of_shards, reader.held_out, reader.empty_shortlists) == ([3, 2], 1, 1)
-    assert (reader.earlier, ExampleReader(storage, 1).earlier) == (1, 0)
-    batch = reader.read([(0, row) for row in range(3)])
+    assert reader.rows_of_shards.tolist() == [3, 2]
+    batch = reader.read(whole(*((0, row) for row in range(3))))
     assert batch.label_numbers.tolist() == [1, 2, 3, 7, 8]
     known = {text: row for text, row in zip(batch.document_texts, batch.verdict.tolist(), strict=True)}
     nan = np.nan
@@ -169,8 +215,9 @@ def test_the_latest_of_the_shortlists_before_counts(storage: Storage) -> None:
     for cycle, label in ((0, 4), (2, 6)):
         rows = [example(row, [label], [1.0]) for row in ((0, 2) if cycle else (0, 1, 2, 4))]
         storage.write_table(f"cycle-{cycle}/examples/shard-00000.parquet", pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
+    summarize_examples(storage, 2, [range(1)])
     reader = ExampleReader(storage, 2, earlier_thresholds=[0.9, 0.9])
-    batch = reader.read([(0, row) for row in range(reader.rows_of_shards[0])])
+    batch = reader.read(whole(*((0, row) for row in range(reader.rows_of_shards[0]))))
     known = {text: row for text, row in zip(batch.document_texts, np.isfinite(batch.verdict), strict=True)}
     judged = {text[6:7]: batch.label_numbers[row].tolist() for text, row in known.items()}
     assert judged == {"0": [6], "2": [6], "1": [2, 7], "4": [3, 8]}
@@ -185,9 +232,11 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES_SCHEMA))
     newest = [example(1, [7, 2], [1.0, 0.25]), example(4, [3, 8], [0.0, 0.75])]
     storage.write_table(f"cycle-2/{shard}", pa.Table.from_pylist(newest, EXAMPLES_SCHEMA))
+    summarize_examples(storage, 2, [range(1)])
 
     def excluded(thresholds: list[float], texts: list[str]) -> dict[str, list[int]]:
-        batch = ExampleReader(storage, 2, label_texts=texts, earlier_thresholds=thresholds).read([(0, 0), (0, 1)])
+        reader = ExampleReader(storage, 2, label_texts=texts, earlier_thresholds=thresholds)
+        batch = reader.read(whole((0, 0), (0, 1)))
         found = zip(batch.document_texts, batch.excluded, strict=True)
         return {text[6:7]: batch.label_numbers[row].tolist() for text, row in found}
 

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.data import Batch
 from tests.student.toy import gradients, learn, save_tiny_bert, trainer
-from tests.student.worker import CASES, PARTS, batch_of, take_steps
+from tests.student.worker import CASES, PARTS, READ, WORLDS, batch_of, batch_read, take_steps, write_run
 
 ROOT = Path(__file__).parents[2]
+Found = list[dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +25,49 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    """What each of three processes found, of which this one is the first: loss and gradients by case."""
-    folder = tmp_path_factory.mktemp("workers")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the run that the workers read."""
+    found = tmp_path_factory.mktemp("workers")
+    write_run(Storage(str(found / "run")))
+    return found
+
+
+@pytest.fixture(scope="module")
+def workers(model: Path, folder: Path) -> Found:
+    """What each process found, of which this one is the first: loss and gradients by number of workers and case."""
     script = str(Path(__file__).with_name("worker.py"))
-    world, store = len(PARTS), folder / "store"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    others = range(1, max(WORLDS))
     started = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(world), str(model), str(store), f"{folder}/{rank}.npz"],
-            env=environment,
+            [sys.executable, script, str(rank), str(model), str(folder), f"{folder}/{rank}.npz"], env=environment
         )
-        for rank in range(1, world)
+        for rank in others
     ]
-    own = take_steps(0, world, model, store)
-    assert [process.wait(240) for process in started] == [0] * (world - 1)
-    return [own, *(dict(np.load(folder / f"{rank}.npz")) for rank in range(1, world))]
+    own = take_steps(0, model, folder)
+    assert [process.wait(240) for process in started] == [0] * len(others)
+    return [own, *(dict(np.load(folder / f"{rank}.npz")) for rank in others)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_workers_find_the_gradients_of_one_on_the_joint_batch(
-    case: str, model: Path, workers: list[dict[str, np.ndarray]]
+def test_workers_find_the_gradients_of_one_on_the_joint_batch(case: str, model: Path, workers: Found) -> None:
+    batch = batch_of(CASES[case]["loss"], None)
+    assert_gradients(model, batch, workers, f"{len(PARTS)}/{case}", **CASES[case])
+
+
+@pytest.mark.parametrize("case", READ)
+@pytest.mark.parametrize("world", WORLDS)
+def test_workers_that_read_their_parts_find_the_gradients_of_one_that_reads_all(
+    case: str, world: int, model: Path, folder: Path, workers: Found
 ) -> None:
-    alone = trainer(model, 3, max_gradient_norm=1e9, **CASES[case])
-    expected = learn(alone, batch_of(CASES[case]["loss"], None))
+    batch = batch_read(folder, READ[case])
+    assert len(batch.document_texts) == 6
+    assert_gradients(model, batch, workers[:world], f"{world}/{case}")
+
+
+def assert_gradients(model: Path, batch: Batch, workers: Found, case: str, **knobs: object) -> None:
+    alone = trainer(model, 3, max_gradient_norm=1e9, **knobs)
+    expected = learn(alone, batch)
     assert np.mean([found[f"{case}/loss"] for found in workers]) == pytest.approx(expected.loss, rel=1e-5)
     own = gradients(alone)
     assert max(float(np.abs(gradient).max()) for gradient in own.values()) > 1e-2

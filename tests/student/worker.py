@@ -1,6 +1,7 @@
-"""One of several real processes (gloo) that take the same steps: ``worker.py RANK WORLD MODEL STORE OUTPUT``.
+"""One of several real processes (gloo) that take the same steps: ``worker.py RANK MODEL FOLDER OUTPUT``.
 
-OUTPUT, an .npz file: each case's loss and gradients.
+FOLDER: with a run that has judged examples (:func:`write_run`), for all processes. OUTPUT, an .npz file: loss and
+gradients by number of workers and case.
 """
 
 from __future__ import annotations
@@ -9,19 +10,29 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from ezxmc_ray.student.data import Batch
-from tests.student.toy import LOSSES, gradients, learn, toy_batch, trainer
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.batches import BatchPlan
+from ezxmc_ray.student.data import Batch, ExampleReader, Gather, alone
+from ezxmc_ray.student.forward import gathered_on_cpus
+from ezxmc_ray.student.summary import summarize_examples
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
+from tests.student.toy import LABELS, LOSSES, TOPICS, gradients, learn, toy_batch, trainer
 
+#: Numbers of workers that take the steps, one after the other.
+WORLDS = (3, 2)
 #: Two documents, one document, none: a worker may have nothing to do.
 PARTS = [slice(0, 2), slice(2, 3), slice(3, 3)]
 CASES: dict[str, dict[str, object]] = {
     **{loss: {"loss": loss} for loss in LOSSES},
     "gradient cache": {"loss": "listwise", "gradient_cache": True},
 }
+#: The workers read their parts of a batch of six documents.
+READ = {f"read, {lanes} lanes": lanes for lanes in (1, 2, 3)}
 
 
 def batch_of(loss: object, rank: int | None) -> Batch:
@@ -34,20 +45,54 @@ def batch_of(loss: object, rank: int | None) -> Batch:
     return batch
 
 
-def take_steps(rank: int, world: int, model: Path, store: Path) -> dict[str, np.ndarray]:
-    """Take a step of every case, as one of the workers: loss and gradients by case."""
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+def write_run(storage: Storage) -> None:
+    """Five shards of four judged documents."""
+    draw = np.random.default_rng(0)
+    for shard in range(5):
+        documents, examples = [], []
+        for row in range(4):
+            words = draw.choice(TOPICS, 2 + 3 * row).tolist()
+            text = " ".join(words)
+            document = {"id": f"{shard}-{row}", "title": "", "text": text, "split": "train", "held_out": False}
+            documents.append(document | {"content_hash": content_hash("", text), "excluded": [row]})
+            labels = draw.permutation(np.arange(4, len(LABELS)))[:3].tolist()
+            lists = {name: draw.random(3).tolist() for name in ("similarity", "base_similarity", "raw", "verdict")}
+            examples.append({"row": row, "held_out": False, "labels": labels, **lists})
+        storage.write_shard("documents", shard, pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
+        storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
+    summarize_examples(storage, 0, [range(5)])
+    rows = [{"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABELS]
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
+
+
+def batch_read(folder: Path, lanes: int, rank: int = 0, world: int = 1, gather: Gather = alone) -> Batch:
+    """A worker's part of the first global batch."""
+    reader = ExampleReader(Storage(str(folder / "run")), 0)
+    plan = BatchPlan(reader.rows_of_shards, 6, 7, lanes, window_shards=1)
+    return reader.read(next(plan.parts(0, 1, rank, world)), gather)
+
+
+def take_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Take a step of every case, as one of the workers: loss and gradients by number of workers and case."""
     found: dict[str, np.ndarray] = {}
-    for name, knobs in CASES.items():
-        one = trainer(model, 3, rank=rank, world=world, max_gradient_norm=1e9, **knobs)
-        one.module = DistributedDataParallel(one.module)
-        result = learn(one, batch_of(knobs["loss"], rank))
-        found[f"{name}/loss"] = np.array(result.loss)
-        found |= {f"{name}/{weights}": gradient for weights, gradient in gradients(one).items()}
-    distributed.destroy_process_group()
+    for world in WORLDS:
+        if rank >= world:
+            continue
+        store = f"file://{folder}/store-{world}"
+        distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+        gather = gathered_on_cpus()
+        batches = {name: batch_read(folder, lanes, rank, world, gather) for name, lanes in READ.items()}
+        if world == len(PARTS):
+            batches |= {name: batch_of(knobs["loss"], rank) for name, knobs in CASES.items()}
+        for name, batch in batches.items():
+            one = trainer(model, 3, rank=rank, world=world, max_gradient_norm=1e9, **CASES.get(name, {}))
+            one.module = DistributedDataParallel(one.module)
+            found[f"{world}/{name}/loss"] = np.array(learn(one, batch).loss)
+            found |= {f"{world}/{name}/{weights}": gradient for weights, gradient in gradients(one).items()}
+        distributed.destroy_process_group()
     return found
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    np.savez(sys.argv[5], **take_steps(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])))
+    np.savez(sys.argv[4], **take_steps(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])))

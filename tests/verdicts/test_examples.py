@@ -16,12 +16,16 @@ from ezxmc_ray.config import load_config
 from ezxmc_ray.context import JudgedCycle
 from ezxmc_ray.stages import select
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, content_hash
 from ezxmc_ray.verdicts import examples
 
 RAW = [[1.0, 0.0], [0.5, 0.25, 0.75]]
 OWN, START = [[0.9, 0.7], [0.8, 0.6, 0.5]], [[0.3, 0.4], [0.1, 0.2, 0.0]]
+
+
+Made = tuple[Storage, dict[str, Any], list[str]]
 
 
 class AnsweredPairs:
@@ -39,8 +43,8 @@ class AnsweredPairs:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict[str, Any]]:
-    """Two shards of a document each, joined; and what the manifest says of them."""
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """Two shards of a document each, joined; what the manifest says of them, and their files."""
     monkeypatch.setattr(examples, "ShortlistPairs", AnsweredPairs)
     storage = Storage(str(tmp_path))
     for shard, (own, start) in enumerate(zip(OWN, START, strict=True)):
@@ -49,15 +53,16 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, dict
         storage.write_shard("documents", shard, pa.Table.from_pylist(rows, DOCUMENTS_SCHEMA))
         row = {"row": 0, "labels": list(range(len(own))), "similarity": own, "base_similarity": start}
         storage.write_shard("cycle-1/shortlist", shard, pa.Table.from_pylist([row], SHORTLIST_SCHEMA))
+        storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
     done = examples.make_examples(context, 1, "key", "none", starmap)
     assert done.rows == 5
-    return storage, done.details
+    return storage, done.details, done.files
 
 
-def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[str, Any]]) -> None:
-    storage, details = made
+def test_each_similarity_has_its_own_column_and_scale(made: Made) -> None:
+    storage, details, _ = made
     verdicts: list[float] = []
     for shard, (own, start, raw) in enumerate(zip(OWN, START, RAW, strict=True)):
         (row,) = storage.read_shard("cycle-1/examples", shard, EXAMPLES_SCHEMA).to_pylist()
@@ -77,8 +82,20 @@ def test_each_similarity_has_its_own_column_and_scale(made: tuple[Storage, dict[
         )
 
 
-def test_the_threshold_of_a_yes_is_fitted_or_given(made: tuple[Storage, dict[str, Any]]) -> None:
-    storage, fitted = made
+def test_the_summary_is_that_of_the_examples_and_belongs_to_them(made: Made) -> None:
+    storage, _, files = made
+    names = [name for name in files if "/summary/" in name]
+    written = {name: storage.read_table(name) for name in names}
+    assert storage.list("cycle-1/examples/summary") == sorted(names)
+    assert sorted(files) == sorted([*names, *storage.list("cycle-1/examples", ".parquet")])
+    assert storage.list("cycle-1/label_documents") == []
+    storage.remove("cycle-1/examples/summary")
+    assert summarize_examples(storage, 1, examples.example_groups(2)) == names
+    assert {name: storage.read_table(name) for name in names} == written
+
+
+def test_the_threshold_of_a_yes_is_fitted_or_given(made: Made) -> None:
+    storage, fitted, _ = made
     assert fitted["yes_threshold"] != 0
     # Of log ratios: P(yes) of a half and more.
     teacher = load_config(None, ["teacher.readout=yes_no", "teacher.yes_threshold=0"]).teacher
