@@ -7,6 +7,7 @@ Nothing that Ray does itself is shown so.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -46,7 +47,7 @@ def _fit(name: str, settings: Any, workers: int) -> None:
         "torch": SimpleNamespace(get_device=lambda: torch.device("cpu")),
     }
     with mock.patch.object(train_worker, "ray_train", SimpleNamespace(**of_train)):
-        train_worker.train_worker(settings)
+        train_worker.train_worker(settings, time.monotonic())
 
 
 @contextmanager

@@ -246,9 +246,10 @@ def _in_a_thread(function: Callable[[], Any]) -> None:
 
 
 def _train_worker(told: dict[str, TrainSettings]) -> None:
+    began = time.monotonic()
     from ezxmc_ray.stages.train_worker import train_worker  # whose libraries the driver need not import
 
-    train_worker(told["settings"])
+    train_worker(told["settings"], began)
 
 
 def _cpus(workers: int) -> int:

@@ -39,12 +39,12 @@ CURVE_POINTS = 500
 READ_AHEAD = 2
 
 
-def train_worker(settings: TrainSettings) -> None:
-    """What every training worker runs (one process of the DDP group)."""
+def train_worker(settings: TrainSettings, began: float) -> None:
+    """What every training worker runs (one process of the DDP group); ``began``: at this time of time.monotonic()."""
     if not torch.cuda.is_available():
         torch.set_num_threads(cpu_threads(os.environ.get("OMP_NUM_THREADS", "")))
     with temporary_folder() as folder:
-        worker = TrainWorker(settings, folder)
+        worker = TrainWorker(settings, folder, began)
         worker.train()
         worker.finish()
 
@@ -61,11 +61,11 @@ def cpu_threads(omp_num_threads: str) -> int:
 class TrainWorker:
     """One worker: its trainer, its part of the data, and what is known of the training so far.
 
-    ``folder``: of this machine, for what goes from there into the run's directory.
+    ``folder``: of this machine, for what goes from there into the run's directory. ``began``: the worker's start.
     """
 
-    def __init__(self, settings: TrainSettings, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(self, settings: TrainSettings, folder: Path, began: float) -> None:
+        self.settings, self.folder, self.began = settings, folder, began
         self.config, self.storage, self.cycle = settings.config, settings.storage, settings.cycle
         context = ray_train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -114,6 +114,8 @@ class TrainWorker:
         for texts in prefetch(self._texts, parts, READ_AHEAD):
             result = self.trainer.step(texts)
             step = self.trainer.step_number
+            if step == held + 1:
+                self.progress["first_step_seconds"] = time.monotonic() - self.began
             # The first worker's clock decides for all.
             due = float(self.rank == 0 and clock.due())
             loss, truncated, due = self._sums(result.loss / self.world, texts.truncated, due)
@@ -226,6 +228,7 @@ class TrainWorker:
         progress: dict[str, Any] = {"documents": 0, "truncated_readings": 0, "training_seconds": 0.0}
         progress |= {"checkpoints": 0, "checkpoint_seconds": 0.0, "command": command, "earlier_seconds": 0.0}
         progress |= {"stopped_at": None, "loss_curve": [], "resumed_at": [], "lost_trackers": {}}
+        progress["first_step_seconds"] = None
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:
             return progress

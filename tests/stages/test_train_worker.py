@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,7 +68,7 @@ def worker_of(folder: Path, encoder: Path, batch_size: int, steps: int, *knobs: 
     if not storage.exists("labels.parquet"):
         write_examples(storage, held_out=0)
     settings = TrainSettings(config, storage, 0, steps, batch_size, SCALE, 0.5, [], "command")
-    return TrainWorker(settings, folder)
+    return TrainWorker(settings, folder, time.monotonic() - 100)
 
 
 def test_checkpoints_are_counted_and_training_goes_on_from_the_last(
@@ -79,7 +80,10 @@ def test_checkpoints_are_counted_and_training_goes_on_from_the_last(
     assert 0 < first.progress["checkpoint_seconds"] < first.progress["training_seconds"]
     again = worker_of(tmp_path, encoder, 8, 10)
     assert again.progress["resumed_at"] == [9] and again.progress["checkpoints"] == 9
+    assert 100 < first.progress["first_step_seconds"] < 100 + 60
+    again.progress["first_step_seconds"] = None
     again.train()
+    assert 100 < again.progress["first_step_seconds"] < 100 + 60  # of the last start
     losses = [[point["loss"] for point in one.progress["loss_curve"]] for one in (again, first)]
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1])
 
