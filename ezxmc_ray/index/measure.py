@@ -151,19 +151,19 @@ def tune(index: Any, first: int, nearest: Nearest, recall: float) -> tuple[int, 
     cell_of = _cells_of(cells)
     order = cells.quantizer.search(nearest.queries, cells.nlist)[1]
     reach = reach_of(order, cell_of, np.bincount(cell_of, minlength=cells.nlist), first, nearest)
-    least, best = np.inf, (int(cells.nlist), REFINED[-1])
     tried = reach.probes_for((1 + recall) / 2)
+    choices = [(np.inf, int(cells.nlist), REFINED[-1])]
     for refined in REFINED:
-        if REFINING_COST * refined * k >= least:
-            break
         kept = _found(index, first, nearest, tried, refined) / reach.met[tried - 1]  # by the codes
-        probes = reach.probes_for(recall / kept)
-        cost = reach.visited[probes - 1] + REFINING_COST * refined * k
-        if kept >= recall and cost < least:
-            least, best = cost, (probes, refined)
-    probes, refined = best
-    while (found := _found(index, first, nearest, probes, refined)) < recall and probes < cells.nlist:
-        probes = min(cells.nlist, probes + max(1, probes // 16))
+        if kept >= recall:
+            probes = reach.probes_for(recall / kept)
+            choices.append((reach.visited[probes - 1] + REFINING_COST * refined * k, probes, refined))
+    # What the codes keep falls with the cells: the cheapest choice may not reach it however many are visited.
+    for _, probes, refined in sorted(choices):
+        while (found := _found(index, first, nearest, probes, refined)) < recall and probes < cells.nlist:
+            probes = min(cells.nlist, probes + max(1, probes // 16))
+        if found >= recall:
+            break
     return probes, refined, found
 
 

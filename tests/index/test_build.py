@@ -30,7 +30,7 @@ def unit_rows(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
 def test_few_labels_are_searched_exactly_and_so_are_all_on_gpus() -> None:
     config = IndexConfig(exact_below=10_000)
     assert is_exact(config, 10_000, gpus=0) and not is_exact(config, 10_001, gpus=0)
-    assert is_exact(config, 10_001, gpus=2)
+    assert is_exact(config, 10_001, gpus=1) and is_exact(config, 10_001, gpus=2)
     assert not is_exact(IndexConfig(exact_below=10_000, gpu=False), 10_001, gpus=2)
 
 
@@ -89,7 +89,7 @@ def test_too_few_labels_to_train_are_one_sentence() -> None:
 
 def test_a_saved_shard_is_a_plain_faiss_file(tmp_path: Path) -> None:
     vectors = unit_rows(50, 16)
-    path = tmp_path / "index" / "shard-001.faiss"
+    path = tmp_path / "run" / "index" / "shard-001.faiss"
     info = save_shard(build_shard(vectors, 100, "IDMap2,Flat"), path, 100)
     assert [file.name for file in path.parent.iterdir()] == ["shard-001.faiss"]
     assert (info.file, info.first_label, info.labels) == ("shard-001.faiss", 100, 50)
