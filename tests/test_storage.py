@@ -18,7 +18,7 @@ import pytest
 from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import CHECKSUM, COUNTS, Manifest, Storage, read_manifest, write_manifest
+from ezxmc_ray.storage import CHECKSUM, COUNTS, Manifest, Storage, _with_one_put, read_manifest, write_manifest
 from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
 
@@ -46,7 +46,17 @@ def test_a_storage_can_be_sent_to_another_process(storage: Storage) -> None:
     assert pickle.loads(pickle.dumps(storage)).read_json("x.json") == 1
 
 
+def test_a_relative_place_is_the_same_for_a_process_that_works_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = pickle.dumps(Storage("run"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(sent).path("x") == f"{tmp_path}/run/x"
+
+
 def test_a_small_file_is_one_request_on_s3_unless_the_address_says_otherwise() -> None:
+    assert _with_one_put("s3://bucket/run") == "s3://bucket/run?allow_delayed_open=true"
     for address, one_put in (
         ("s3://bucket/run?region=us-east-1", True),
         ("s3://bucket/run?region=us-east-1&allow_delayed_open=false", False),
@@ -106,6 +116,14 @@ def test_upload_and_local_copy_a_directory(storage: Storage, tmp_path: Path) -> 
     with storage.local("student") as path:
         assert (path / "a").read_text() == "1"
         assert (path / "sub" / "b").read_text() == "2"
+
+
+def test_upload_and_local_copy_a_file(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"content")
+    storage.upload(tmp_path / "one", "folder/other")
+    assert storage.list("folder") == ["folder/other"]
+    with storage.local("folder/other") as path:
+        assert path.read_bytes() == b"content"
 
 
 def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
