@@ -50,7 +50,7 @@ class HybridSearcher:
             return self.index.search(vectors, k, excluded)
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
         similarity = fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
-        order = np.lexsort((np.where(labels == NO_LABEL, np.iinfo(np.int32).max, labels), -similarity), axis=1)[:, :k]
+        order = np.lexsort((labels, -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)
 
 

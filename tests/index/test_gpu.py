@@ -15,6 +15,9 @@ from ezxmc_ray.index.exact import ExactShard
 from ezxmc_ray.index.gpu import TorchShard, divided, gpu_dtype, gpu_error, on_gpus
 from ezxmc_ray.index.search import ShardedIndex
 
+#: First label, labels and GPU of the parts of five and of four labels on two GPUs.
+SHARES = [(0, 3, 0), (3, 2, 1), (5, 2, 0), (7, 2, 1)]
+
 
 def coarse_rows(rows: int, seed: int) -> np.ndarray:
     """Small whole numbers: exact in float16, inner products exact in float32, and many equal."""
@@ -76,6 +79,25 @@ def test_labels_that_gpus_share_are_all_found(gpus: int, monkeypatch: pytest.Mon
     for k in (5, 90):
         for one, other in zip(plain.search(queries, k), shared.search(queries, k), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_every_gpu_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated GPUs: what would be put where."""
+    put: list[tuple[int, int, str, object]] = []
+    monkeypatch.setattr(
+        gpu, "TorchShard", lambda part, device, dtype: put.append((part.first_label, part.ntotal, device, dtype))
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    on_gpus([ExactShard(coarse_rows(5, 0), 0), ExactShard(coarse_rows(4, 0), 5)], "float16")
+    assert put == [(first, count, f"cuda:{device}", "float16") for first, count, device in SHARES]
+    for name, simulated in (
+        ("get_num_gpus", lambda: 2),
+        ("StandardGpuResources", lambda: "resources"),
+        ("index_cpu_to_gpu", lambda *arguments: arguments),
+    ):
+        monkeypatch.setattr(faiss, name, simulated, raising=False)
+    cells = [build_shard(coarse_rows(40, 0), 0, "IVF2,Flat") for _ in range(3)]
+    assert on_gpus(cells) == [("resources", device, cells[i]) for i, device in enumerate((0, 1, 0))]
 
 
 def test_gpus_are_used_as_configured() -> None:

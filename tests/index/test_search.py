@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.build import build_shard, save_shard
-from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.build import ShardInfo, build_shard, save_shard
+from ezxmc_ray.index.search import ShardedIndex, load_shard
 from ezxmc_ray.storage import Storage
 
 
@@ -107,6 +108,14 @@ def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
     damaged.unlink()
     with pytest.raises(UserError, match=r"^index/shard-080\.faiss of the run .* is not there or .*\.$"):
         ShardedIndex.load(storage, "index", infos)
+
+
+def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    content = b"no index"
+    (tmp_path / "shard.faiss").write_bytes(content)
+    info = ShardInfo("shard.faiss", 0, 1, hashlib.sha256(content).hexdigest(), len(content))
+    with pytest.raises(UserError, match=r"^FAISS cannot read .*shard\.faiss \(.+\): remove it and run again\.$"):
+        load_shard(Storage(str(tmp_path.parent)), tmp_path.name, info)
 
 
 def test_faiss_and_torch_share_a_process() -> None:
