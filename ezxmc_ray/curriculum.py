@@ -31,6 +31,7 @@ from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, 
 from ezxmc_ray.integrity import clear_damage, in_words, read_configuration, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.report.shipped import shipped
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
@@ -127,19 +128,8 @@ def _shipped(storage: Storage) -> str:
     """Which encoder a finished run ships, and what it is worth where test documents have gold labels."""
     selected, evaluated = read_manifest(storage, layout.STUDENT), read_manifest(storage, layout.EVALUATION)
     chosen = selected.details.get("chosen_cycle") if selected else None
-    encoder = 0 if chosen is None else chosen + 1
-    shipped = (
-        f"It ships the student of cycle {encoder - 1}"
-        if encoder
-        else "No cycle made a better encoder than the untrained one, so it ships that: more documents, more labels or "
-        "another teacher.model may help"
-    )
     metrics = (evaluated.details.get("metrics") if evaluated else None) or {}
-    values = [metrics.get(name, {}).get("P@1") for name in (encoder_name(encoder), encoder_name(0))]
-    if values[0] is None:
-        return f"{shipped}."
-    against = f" (untrained: {values[1]:.1f} %)" if encoder and values[1] is not None else ""
-    return f"{shipped}. Its first label is a gold one for {values[0]:.1f} % of the test documents{against}."
+    return shipped(chosen, metrics.get(encoder_name(0 if chosen is None else chosen + 1)), metrics.get(encoder_name(0)))
 
 
 def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from ezxmc_ray import layout
 from ezxmc_ray.metrics import BIN_MEASURES, MEASURES, PROPENSITY_MEASURES
 from ezxmc_ray.report import plots
+from ezxmc_ray.report.shipped import shipped
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
@@ -92,17 +93,7 @@ def _headline(report: dict[str, Any]) -> str:
     metrics, chosen = report["metrics"], report["chosen_cycle"]
     if report["selection"] is None:
         return "The run is not finished: no encoder has been chosen yet."
-    shipped = (
-        "No cycle made a better encoder than the untrained one, which is therefore what this run ships"
-        if chosen is None
-        else f"The student of cycle {chosen} is what this run ships"
-    )
-    if not metrics or not metrics["chosen"]:
-        return f"{shipped}. No test document has gold labels, so no measures are shown."
-    after, before = metrics["chosen"]["P@1"], (metrics.get("untrained") or {}).get("P@1")
-    against = "" if chosen is None or before is None else f", against {before:.1f} % with the untrained encoder"
-    documents = metrics["chosen"]["documents"]
-    return f"{shipped}. Its first label is a gold one for {after:.1f} % of {documents:,} test documents{against}."
+    return shipped(chosen, (metrics or {}).get("chosen"), (metrics or {}).get("untrained"))
 
 
 def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] | None:

@@ -207,12 +207,19 @@ def test_a_readout_that_is_named_instead_of_found_redoes_nothing(stages: FakeSta
 
 def test_a_finished_run_says_which_encoder_it_ships_and_what_that_is_worth(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert curriculum._shipped(storage).startswith("No cycle made a better encoder than the untrained one")
+    student = "The student of cycle 0 is what this run ships"
+    untrained = (
+        "No cycle made a better encoder than the untrained one, which is therefore what this run ships: more doc"
+    )
+    assert curriculum._shipped(storage).startswith(untrained)
     write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": 0}))
-    assert curriculum._shipped(storage) == "It ships the student of cycle 0."
-    metrics = {"untrained": {"P@1": 32.5}, "cycle_0": {"P@1": 44.54}}
+    assert curriculum._shipped(storage) == f"{student}. No test document has gold labels, so no measures are shown."
+    metrics = {"untrained": {"P@1": 32.5, "documents": 1200}, "cycle_0": {"P@1": 44.54, "documents": 1200}}
     write_manifest(storage, "evaluation", Manifest("evaluate", "f", 9, 1.0, details={"metrics": metrics}))
     assert curriculum._shipped(storage) == (
-        "It ships the student of cycle 0. Its first label is a gold one for 44.5 % of the test documents "
-        "(untrained: 32.5 %)."
+        f"{student}. Its first label is a gold one for 44.5 % of 1,200 test documents, against 32.5 % with the "
+        "untrained encoder."
     )
+    write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": None}))
+    assert curriculum._shipped(storage).startswith(untrained)
+    assert curriculum._shipped(storage).endswith("Its first label is a gold one for 32.5 % of 1,200 test documents.")
