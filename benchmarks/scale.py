@@ -5,6 +5,7 @@
     python benchmarks/scale.py engines --name simulated-engines                sixty-four engines beside the ideal
     python benchmarks/scale.py index --name index --data DIRECTORY              which index, and how fast
     python benchmarks/scale.py growth --name growth --data DIRECTORY            what a document costs as they grow
+    python benchmarks/scale.py train --name simulated-train --data DIRECTORY    until a training's first step is done
 
 ``PART --help`` lists a part's options.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-PARTS = ("ceiling", "engines", "growth", "index", "judge")
+PARTS = ("ceiling", "engines", "growth", "index", "judge", "train")
 
 
 def main() -> int:

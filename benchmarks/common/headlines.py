@@ -150,6 +150,15 @@ def _index(result: Result) -> str:
     return found + (f"; {best['kind']} {best['queries_per_cpu_s_batch_1']:.0f} queries" if best else "")
 
 
+def _train(result: Result) -> str:
+    first = ", ".join(f"{row['first_step_s']:.0f} s with {row['workers']} workers" for row in result["rows"])
+    one = result["rows"][0]
+    return (
+        f"from a worker's start to the first step {first}; {one['files_before_first_step']} files are read for it; "
+        f"checkpoints take {result['checkpoint_share']:.1%} of the time"
+    )
+
+
 RULES: dict[str, Callable[[Result], str]] = {
     "demo": _demo,
     "encode": _encode,
@@ -160,4 +169,5 @@ RULES: dict[str, Callable[[Result], str]] = {
     "student": _student,
     "teacher": _teacher,
     "teacher_quality": _teacher_quality,
+    "train": _train,
 }
