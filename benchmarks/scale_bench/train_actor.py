@@ -103,7 +103,7 @@ def simulated_ray_train(told: dict[str, Any], rank: int, storage: Any) -> Iterat
         for board in ("report_phase", "report_done"):
             patches.enter_context(mock.patch.object(train_worker, board, lambda *_: None))
         if told["simulated"]:
-            patches.enter_context(simulated_others(told))
+            patches.enter_context(simulated_others(told, storage))
         else:
             store = f"file://{told['folder']}/simulated-store"
             distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=told["workers"])
@@ -111,7 +111,7 @@ def simulated_ray_train(told: dict[str, Any], rank: int, storage: Any) -> Iterat
 
 
 @contextmanager
-def simulated_others(told: dict[str, Any]) -> Iterator[None]:
+def simulated_others(told: dict[str, Any], storage: Any) -> Iterator[None]:
     """The workers after this one, the first: what they tell it is by chance, and there at once."""
     import numpy as np
     import torch
@@ -119,11 +119,13 @@ def simulated_others(told: dict[str, Any]) -> Iterator[None]:
 
     from ezxmc_ray.stages import train_worker
     from ezxmc_ray.student import loop
+    from ezxmc_ray.student.summary import OWN, read_label_documents
 
+    shortlisted = np.flatnonzero(read_label_documents(storage, 0, OWN, told["labels"])).astype(np.int32)
     draw, count = np.random.default_rng(0), told["workers"] - 1
 
     def gather(own: Any) -> list[Any]:
-        labels = [np.unique(draw.integers(0, told["labels"], LABELS)).astype(np.int32) for _ in range(count)]
+        labels = [np.unique(draw.choice(shortlisted, LABELS)) for _ in range(count)]
         return [own, *((one, draw.random(DOCUMENTS).astype(np.float32)) for one in labels)]
 
     def gather_rows(own: Tensor, rows_per_worker: int) -> Tensor:
