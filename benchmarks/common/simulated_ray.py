@@ -57,6 +57,8 @@ def simulated_ray() -> Iterator[None]:
         session.run_tasks: _run_tasks,
         session.run_task: _run_task,
         session.cluster_gpus: lambda: 0,
+        session.cluster_cpus: lambda: 1,
+        session.node_cpus: lambda: 1,
         session.ray_cluster: lambda config: nullcontext(),
         pools.map_items: _map,
         pools.map_over_engines: _map,
