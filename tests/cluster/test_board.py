@@ -85,7 +85,7 @@ def test_a_local_ray_is_reached_from_its_machine_only() -> None:
     """Whichever of its processes one asks. And from another process of it, which joins by the address."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     assert host == "127.0.0.1"
-    assert run_task(os.nice, 0) == os.nice(0)  # a worker is there
+    assert run_task(lambda: os.nice(0)) == os.nice(0)  # a worker is there
     of_ray = {one.pid: one.name() for one in descendants(os.getpid())}
     listening = [one for one in psutil.net_connections("tcp") if one.pid in of_ray and one.status == psutil.CONN_LISTEN]
     assert {"gcs_server", "raylet"} <= {of_ray[one.pid] for one in listening}
