@@ -23,6 +23,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,11 @@ def main() -> None:
     given = parse()
     cases = [Case(stage, "SIGTERM") for stage in WRITES] + [Case(stage, "SIGKILL", to) for stage, to in KILLS]
     cases += [Case(stage, "SIGINT") for stage in WRITES]
-    cases = [one for one in cases if one.stage in given.stages and one.signal in given.signals]
+    cases = [one for one in cases if one.stage in given.stages and one.signal in given.signals][given.skip :]
     deadline = time.monotonic() + 60 * given.minutes
     draw = random.Random(given.seed)
-    with tempfile.TemporaryDirectory(prefix="sig-") as scratch:  # short: Ray's sockets lie below it
+    short = tempfile.TemporaryDirectory(prefix="sig-")  # Ray's sockets lie below it
+    with nullcontext(given.folder) if given.folder else short as scratch:
         runs = Runs(Path(scratch), given.documents)
         rows = [runs.disturbed(case, draw) for case in cases if time.monotonic() < deadline]
     good = sum(row["as_it_should"] for row in rows)
@@ -110,7 +112,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="of the result file")
     parser.add_argument("--documents", type=int, default=96)
+    parser.add_argument("--folder", help="a short path to work in, whose undisturbed run is used again by a later call")
     parser.add_argument("--stages", nargs="*", default=list(WRITES))
+    parser.add_argument("--skip", type=int, default=0, help="so many cases, which an earlier call has tried")
     parser.add_argument("--signals", nargs="*", default=["SIGTERM", "SIGINT", "SIGKILL"])
     parser.add_argument("--minutes", type=float, default=120, help="no case is begun later; those left out are named")
     parser.add_argument("--seed", type=int, default=0)
@@ -121,9 +125,11 @@ class Runs:
     """The undisturbed run in ``scratch``, and copies of it that are disturbed."""
 
     def __init__(self, scratch: Path, documents: int) -> None:
-        self.conf = write_small_run(scratch / "whole", documents)
+        self.conf = scratch / "whole" / "conf.yaml"
+        if not self.conf.exists():
+            write_small_run(scratch / "whole", documents)
         self.whole, self.copy, self.temporary = scratch / "whole" / "run", scratch / "run", scratch / "t"
-        self.temporary.mkdir()
+        self.temporary.mkdir(exist_ok=True)
         self.log = scratch / "log"
         if status := self._start(self.whole).wait(LIMIT_S):
             raise SystemExit(f"the undisturbed run ended with {status}:\n{self.log.read_text()}")

@@ -17,8 +17,9 @@ import numpy as np
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
 from ezxmc_ray.cycles import cycles_run
+from ezxmc_ray.integrity import NO_MANIFEST
 from ezxmc_ray.integrity import RunTasks as RunTasks
-from ezxmc_ray.storage import Manifest, Storage, read_manifest
+from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout
 
@@ -101,8 +102,13 @@ class Context:
     storage: Storage
 
     def manifest(self, folder: str) -> Manifest:
-        """The manifest of a stage that has been done before this one; RuntimeError if it has not."""
+        """The manifest of a stage that has been done before this one; RuntimeError if it has not.
+
+        Errors: UserError for one that is damaged.
+        """
         found = read_manifest(self.storage, folder)
+        if found is None and self.storage.exists(layout.manifest(folder)):
+            raise damage_error(self.storage.path(layout.manifest(folder)), NO_MANIFEST)
         if found is None:
             raise RuntimeError(f"{folder} has no manifest: its stage was not run before this one")
         return found

@@ -17,6 +17,7 @@ EXAMPLES = int(os.environ.get("EZXMC_EXAMPLES", "6"))
 FRAGMENTS = (
     *(sign.encode() for sign in "\0\n\r\"',:{}[]<#é\ufeff"),
     *(word.encode() for word in ("null", "NaN", "-1", "1e999", "2024-02-30", "true", "{label}", "!!float ")),
+    b'"\\ud800"',
     b"[" * 3000,
     b'{"a":' * 3000,
     b"- " * 3000,

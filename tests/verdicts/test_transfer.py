@@ -58,6 +58,24 @@ def test_an_export_imported_into_an_empty_run_of_the_same_data_leaves_nothing_pe
     assert first.equals(again)
 
 
+def test_a_run_whose_manifest_of_documents_is_damaged_is_a_sentence(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run(OLD)
+    run.judge()
+    export_verdicts(run.context, str(tmp_path / "out.parquet"), None)
+    run.storage.write_bytes("documents/manifest.json", b"{")
+    for work in (
+        lambda: import_verdicts(run.context, str(tmp_path / "out.parquet"), None),
+        lambda: export_verdicts(run.context, str(tmp_path / "again.parquet"), None),
+        lambda: summary(run.context),
+    ):
+        with pytest.raises(
+            UserError, match=r"documents/manifest\.json is damaged \(not the manifest that was written\)"
+        ):
+            work()
+
+
 def test_an_export_names_documents_and_labels_that_the_run_has(make_run: Callable[..., Run], tmp_path: Path) -> None:
     make_run(OLD).judge()
     run = make_run(names(70) + OLD[1:])

@@ -18,6 +18,7 @@ example's labels in turn, a yes before a no; a likelihood prompt shows the label
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -32,6 +33,7 @@ from ezxmc_ray.errors import UserError, one_line
 DOCUMENT = "{document}"
 LABEL = "{label}"
 DESCRIPTION = "{description}"
+MAX_VERSION_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,15 @@ def _is_template(name: str) -> bool:
 def _yaml(content: str, where: str) -> Any:
     try:
         # BaseLoader leaves every scalar a string: to YAML's other loaders a bare yes or no is a truth value.
-        return yaml.load(content, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
+        values = yaml.load(content, Loader=yaml.BaseLoader)
+        json.dumps(values, ensure_ascii=False).encode()  # half a character ("\\ud800") is no text
+    except RecursionError as error:
+        raise UserError(
+            f"The {where} is nested too deeply: write keys, lists and texts as the templates do."
+        ) from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UserError(f"The {where} is not YAML: {one_line(error)}.") from error
+    return values
 
 
 def _parse(content: str, where: str) -> PromptTemplate:
@@ -145,8 +153,9 @@ def _parse(content: str, where: str) -> PromptTemplate:
         "described_label": str,
     }
     values = _section(_yaml(content, where), known, ("name", "version"), where)
-    if not values["version"].isdecimal():
-        raise UserError(f"The {where}: version {values['version']!r} is not a whole number.")
+    if not values["version"].isdecimal() or len(values["version"]) > MAX_VERSION_DIGITS:
+        shown = values["version"][: 2 * MAX_VERSION_DIGITS]
+        raise UserError(f"The {where}: version {shown!r} is not a whole number of at most {MAX_VERSION_DIGITS} digits.")
     yes_no, likelihood = values.get("yes_no"), values.get("likelihood")
     described = values.get("described_label", PromptTemplate.described_label)
     if LABEL not in described or DESCRIPTION not in described:
