@@ -63,12 +63,12 @@ PROCESSES = {
     "watchdog": "ezxmc_ray.watchdog",
 }
 KILLS = (
-    ("shortlist", "encoder actor"),
     ("judge", "engine actor"),
-    ("judge", "command"),
+    ("train", "training worker"),
+    ("shortlist", "encoder actor"),
     ("judge", "watchdog"),
     ("judge", "watchdog, command"),
-    ("train", "training worker"),
+    ("judge", "command"),
     ("train", "command"),
     ("predict", "encoder actor"),
     ("evaluate", "encoder actor"),
@@ -88,8 +88,8 @@ class Case:
 def main() -> None:
     """Disturb, give again, look, publish."""
     given = parse()
-    cases = [Case(stage, "SIGTERM") for stage in WRITES] + [Case(stage, "SIGKILL", to) for stage, to in KILLS]
-    cases += [Case(stage, "SIGINT") for stage in WRITES]
+    cases = [Case(stage, "SIGKILL", to) for stage, to in KILLS]
+    cases += [Case(stage, name) for name in ("SIGTERM", "SIGINT") for stage in WRITES]
     cases = [one for one in cases if one.stage in given.stages and one.signal in given.signals][given.skip :]
     deadline = time.monotonic() + 60 * given.minutes
     draw = random.Random(given.seed)
@@ -236,10 +236,11 @@ class Runs:
         }
 
     def _left(self) -> list[str]:
-        """Temporary files and folders in the run, and of ours in the folder for such."""
+        """Temporary files and folders in the run, and of ours in the folder for such; a log stays there for a day."""
         found = [path.name for path in self.copy.rglob("*.tmp-*")]
         found += [path.name for path in self.copy.glob(".prepare*")]
-        return found + [path.name for path in self.temporary.glob("ezxmc-*") if "home" not in path.name]
+        ours = (path.name for path in self.temporary.glob("ezxmc-*"))
+        return found + [name for name in ours if "home" not in name and not name.endswith(".log")]
 
 
 def pairs_of(run: Path) -> list[tuple[bytes, ...]]:

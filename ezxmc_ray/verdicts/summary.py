@@ -113,9 +113,9 @@ def _files(store: VerdictStore) -> int:
 
 
 def lookup_of(context: Context) -> ShardLookup:
-    """Where the run's documents lie; nowhere, if it is not prepared."""
-    manifest = read_manifest(context.storage, layout.DOCUMENTS)
-    return ShardLookup.of_shards(context.storage, int(manifest.details["shards"]) if manifest else 0)
+    """Where the run's documents lie; nowhere, if it is not prepared. Errors: UserError for a damaged manifest."""
+    is_prepared = context.storage.exists(layout.manifest(layout.DOCUMENTS))
+    return ShardLookup.of_shards(context.storage, context.shards if is_prepared else 0)
 
 
 def held_key(context: Context, teacher: str | None) -> str:

@@ -115,7 +115,7 @@ def test_the_likelihood_form_ends_in_the_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[" * 3000, "- " * 3000, '["\\ud800"]', "- {document: a, yes: [b], no: [*c]}"])
 def test_a_file_of_examples_that_no_parser_takes_is_a_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "examples.yaml").write_text(content)
-    with pytest.raises(UserError, match="is nested too deeply|is not YAML"):
+    with pytest.raises(UserError, match=r"is nested too deeply|is not YAML"):
         load_template("generic", str(tmp_path / "examples.yaml"))
 
 
@@ -123,5 +123,5 @@ def test_a_version_of_thousands_of_digits_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(
         f"name: n\nversion: {'9' * 5000}\nlikelihood: {{text: '{{document}} {{label}}'}}\n"
     )
-    with pytest.raises(UserError, match="version '9{18}' is not a whole number of at most 9 digits"):
+    with pytest.raises(UserError, match=r"version '9{18}' is not a whole number of at most 9 digits"):
         load_template(str(tmp_path / "t.yaml"))
