@@ -4,7 +4,8 @@
 
 A small run (common/small_run.py: real small models, vLLM) is made once. Then, case after case, what a stage and nothing
 else has written is removed from a copy, `ezxmc run` is given, and at a random moment while that stage is at work a
-process gets a signal: the command itself, or with kill -9 also an actor, a training worker or the command's watchdog.
+process gets a signal: the command itself, or with kill -9 also the command's watchdog, or an actor or a training worker
+as soon as it is at work.
 Where the command ends, all its processes must be gone within 30 s, and it is given again; where it goes on it must end
 well by itself. Afterwards the run must be complete, whole by `ezxmc verify`, with the verdicts' pairs each once and the
 predictions of the undisturbed run. ``left``: temporary files that are there after all that.
@@ -55,6 +56,8 @@ MANIFESTS = {
     "predict": "predictions",
     "evaluate": "evaluation",
 }
+#: Who gets the signal as soon as it is at work.
+AT_WORK = ("encoder actor", "engine actor", "training worker")
 #: Words in the command lines of processes that are killed by themselves.
 PROCESSES = {
     "encoder actor": "ray::_Process.do",
@@ -174,7 +177,7 @@ class Runs:
         self.log.write_bytes(b"")
         command, begun = self._start(self.copy), self.copy / WRITES[case.stage][1]
         wait_for(lambda: begun.exists() or command.poll() is not None, LIMIT_S)
-        time.sleep(delay)
+        time.sleep(0 if case.to in AT_WORK else delay)
         below = family(command.pid)
         victims = [self._victim(command, below, one) for one in case.to.split(", ")]
         done = (self.copy / MANIFESTS[case.stage] / "manifest.json").exists()
@@ -186,7 +189,7 @@ class Runs:
         for victim in filter(None, victims):
             os.kill(victim, getattr(signal, case.signal))
             below |= family(command.pid)
-        return self._what_came(case, command, below, delay)
+        return self._what_came(case, command, below, 0 if case.to in AT_WORK else delay)
 
     def _victim(self, command: subprocess.Popen[bytes], below: set[psutil.Process], to: str) -> int | None:
         """The pid of who gets the signal; waits for one that is not there yet."""
