@@ -5,10 +5,10 @@
 A small run (common/small_run.py: real small models, vLLM) is made once. Then, case after case, what a stage and nothing
 else has written is removed from a copy, `ezxmc run` is given, and at a random moment while that stage is at work a
 process gets a signal: the command itself, or with kill -9 also the command's watchdog, or an actor or a training worker
-as soon as it is at work.
-Where the command ends, all its processes must be gone within 30 s, and it is given again; where it goes on it must end
-well by itself. Afterwards the run must be complete, whole by `ezxmc verify`, with the verdicts' pairs each once and the
-predictions of the undisturbed run. ``left``: temporary files that are there after all that.
+as soon as it is at work. Where the command ends, all its processes must be gone within 30 s, and it is given again;
+where it goes on it must end well by itself. Afterwards the run must be complete, whole by `ezxmc verify`, with the
+verdicts' pairs each once and the predictions of the undisturbed run. ``left``: temporary files that are there after all
+that.
 
 Exit status 1 if a case did not end as it should.
 """
@@ -61,7 +61,7 @@ AT_WORK = ("encoder actor", "engine actor", "training worker")
 #: Words in the command lines of processes that are killed by themselves.
 PROCESSES = {
     "encoder actor": "ray::_Process.do",
-    "engine actor": "ray::MapWorker",
+    "engine actor": "ray::MapWorker(Map(UserErrorBoundary)).submit",
     "training worker": "RayTrainWorker",
     "watchdog": "ezxmc_ray.watchdog",
 }
