@@ -44,6 +44,7 @@ def _fit(name: str, settings: Any, workers: int) -> None:
         "get_context": lambda: context,
         "get_checkpoint": lambda: None,
         "report": lambda *_, **__: None,
+        "Checkpoint": SimpleNamespace(from_directory=lambda folder: None),
         "torch": SimpleNamespace(get_device=lambda: torch.device("cpu")),
     }
     with mock.patch.object(train_worker, "ray_train", SimpleNamespace(**of_train)):
