@@ -51,6 +51,14 @@ def _judge(result: Result) -> str:
     return f"a simulated engine works {busy} pairs/s{motion}; {rows[0]['cpu_us_per_pair']:.0f} µs of CPU a pair"
 
 
+def _engines(result: Result) -> str:
+    [row] = result["rows"]
+    return (
+        f"{row['engines']} simulated engines of {row['pairs/s of an engine']:,.0f} pairs/s come to "
+        f"{row['efficiency']:.1%} of their ideal; the driver bounds at {row['driver_documents_per_s']:,.0f} documents/s"
+    )
+
+
 def _encode(result: Result) -> str:
     rows = {row["method"]: row for row in result["rows"]}
     ours = rows["ezxmc, auto"]
@@ -161,6 +169,7 @@ def _train(result: Result) -> str:
 
 RULES: dict[str, Callable[[Result], str]] = {
     "demo": _demo,
+    "engines": _engines,
     "encode": _encode,
     "index": _index,
     "judge": _judge,
