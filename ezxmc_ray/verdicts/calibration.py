@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.readout import resolve_readout
 
+#: What a teacher is read by, as teacher.readout names it.
+READOUTS = ("yes_no", "likelihood", "classify")
 BINS = 256
 _MIN_PROBABILITY = 1e-6
 
@@ -32,7 +34,7 @@ def calibrate(raw: ArrayLike, prior: ArrayLike | None, readout: str, method: str
     ``prior`` [n]: raw scores of the labels beside no document, for label_prior. ``method`` auto is resolved by
     ``readout`` as in :func:`resolve_calibration`. NaN stays NaN.
     """
-    if readout not in ("yes_no", "likelihood", "classify") or method not in ("auto", "none", "label_prior"):
+    if readout not in READOUTS or method not in ("auto", "none", "label_prior"):
         raise ValueError(f"no calibration {method!r} of the read-out {readout!r}")
     method = _method(readout, method)
     verdicts = additive(raw, readout)

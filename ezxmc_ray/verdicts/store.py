@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
+from ezxmc_ray.verdicts.calibration import READOUTS
 
 PRIORS, ABSENT = "priors", "absent"
 #: Marks in a footer what is of the step that had a batch judged, and no cost of its own.
@@ -174,9 +175,9 @@ class VerdictStore:
         self._storage.write_note(f"{self._root}/{layout.TEACHER_NOTE}", description)
 
     def description(self) -> dict[str, Any] | None:
-        """Which teacher the verdicts are from; None if nothing is noted."""
+        """Which teacher the verdicts are from; None if nothing is noted, or a read-out that there is none of."""
         found: dict[str, Any] | None = self._note(layout.TEACHER_NOTE)
-        return found
+        return found if found is None or found.get("readout") in (None, *READOUTS) else None
 
     def write_placement(self, placement: dict[str, Any]) -> None:
         """Note that every folder holds what it should where the run's documents lie as ``placement`` says."""

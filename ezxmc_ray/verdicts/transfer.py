@@ -27,7 +27,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.run_lock import run_lock
@@ -42,6 +41,7 @@ from ezxmc_ray.tables import (
     read_parquet,
 )
 from ezxmc_ray.teacher.engine import describe
+from ezxmc_ray.verdicts.calibration import READOUTS
 from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
 from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.store import ABSENT, PRIORS, VerdictStore, table_keys
@@ -205,11 +205,10 @@ def _described(description: Any) -> dict[str, Any] | None:
     """An export's word on its teacher, checked; ValueError for what no export says."""
     if description is None:
         return None
-    readouts = set(TeacherConfig.__dataclass_fields__["readout"].metadata["choices"]) - {"auto"}
     key = description.get("key") if isinstance(description, dict) else None
     if not isinstance(key, str) or not _NAME.fullmatch(key):
         raise ValueError("its note on the teacher names none")
-    if description.get("readout") not in (None, *readouts):
+    if description.get("readout") not in (None, *READOUTS):
         raise ValueError(f"its teacher has the unknown read-out {description['readout']!r}")
     return dict(description)
 

@@ -98,3 +98,12 @@ def test_the_command_needs_no_ray(make_run: Callable[..., Run]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_note_with_a_readout_that_there_is_none_of_says_nothing(make_run: Callable[..., Run]) -> None:
+    run = make_run(OLD)
+    run.judge()
+    run.store().write_description({"key": KEY, "readout": "1219d15c"})
+    assert run.store().description() is None
+    (row,) = summary(run.context)
+    assert row["pairs"] == len(OLD) * PAIRS and row["model"] is None
