@@ -18,6 +18,7 @@ import pytest
 from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.leftovers import temporary_name
 from ezxmc_ray.storage import CHECKSUM, COUNTS, Manifest, Storage, _with_one_put, read_manifest, write_manifest
 from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
@@ -124,6 +125,16 @@ def test_upload_and_local_copy_a_file(storage: Storage, tmp_path: Path) -> None:
     assert storage.list("folder") == ["folder/other"]
     with storage.local("folder/other") as path:
         assert path.read_bytes() == b"content"
+
+
+def test_folders_and_files_are_told_by_their_names_without_what_is_being_written(storage: Storage) -> None:
+    for name in ("a/one", "a/b/two", "c/three"):
+        storage.write_bytes(name, name.encode())
+    storage.write_bytes(temporary_name("a/one"), b"part")
+    assert storage.folders() == ["a", "c"] and storage.folders("a") == ["a/b"]
+    assert storage.sizes("a") == {"a/one": 5}
+    assert storage.sizes(recursive=True) == {"a/one": 5, "a/b/two": 7, "c/three": 7}
+    assert storage.list("", recursive=True) == ["a/b/two", "a/one", "c/three"]
 
 
 def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
