@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,16 +213,32 @@ def _is_mapping(content: bytes) -> bool:
         return False
 
 
+def note_begun(storage: Storage, folder: str, fingerprint: str) -> None:
+    """Note that the stage that writes ``folder`` is begun; with a number drawn for it, since another run may have the
+    same fingerprint."""
+    storage.write_note(layout.begun(folder), {"fingerprint": fingerprint, "number": secrets.randbits(63)})
+
+
 def begun_with(storage: Storage, folder: str) -> str | None:
     """The fingerprint with which the stage that writes ``folder`` was begun; None if it was not, or that is damaged."""
+    told = _begun(storage, folder).get("fingerprint")
+    return told if isinstance(told, str) else None
+
+
+def begun_number(storage: Storage, folder: str) -> int | None:
+    """The number that was drawn when the stage was begun; None as :func:`begun_with`, and of an older version."""
+    told = _begun(storage, folder).get("number")
+    return told if isinstance(told, int) else None
+
+
+def _begun(storage: Storage, folder: str) -> dict[str, Any]:
     name = layout.begun(folder)
     try:
-        told = storage.read_json(name) if storage.exists(name) else None
-        if isinstance(told, dict):  # older versions noted the fingerprint alone
-            told = storage.read_note(name).get("fingerprint")
+        told = storage.read_json(name) if storage.exists(name) else {}
+        # Older versions noted the fingerprint alone.
+        return storage.read_note(name) if isinstance(told, dict) and told else {"fingerprint": told}
     except ValueError:
-        return None
-    return told if isinstance(told, str) else None
+        return {}
 
 
 def _is_note(storage: Storage, name: str) -> bool:

@@ -26,6 +26,7 @@ from ezxmc_ray.integrity import (
     checksums_of,
     damaged_files,
     in_words,
+    note_begun,
     noted_damage,
     written_sizes,
 )
@@ -364,10 +365,9 @@ class RunPlan:
 
     def _keep_only(self, folder: str, mark: str) -> None:
         """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
-        begun = layout.begun(folder)
         if begun_with(self.storage, folder) != mark:
             self.storage.remove(folder)
-            self.storage.write_note(begun, {"fingerprint": mark})
+            note_begun(self.storage, folder, mark)
 
     def damage(self, step: Step) -> dict[str, str]:
         """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,

@@ -12,14 +12,17 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import RunTasks
-from ezxmc_ray.integrity import begun_with
+from ezxmc_ray.integrity import begun_number, begun_with
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
 
 def step_of(storage: Storage, cycle: int) -> int | None:
     """A number for the judging of ``cycle`` that is under way, the same after a kill; None outside of a run."""
-    begun = begun_with(storage, layout.examples(cycle))
+    folder = layout.examples(cycle)
+    if (number := begun_number(storage, folder)) is not None:
+        return number
+    begun = begun_with(storage, folder)
     return int(begun, 16) if begun else None
 
 

@@ -204,7 +204,8 @@ def test_a_lost_output_and_changed_gold_redo_neither_judging_nor_training(
     shutil.rmtree(copy.run / "index")
     done = ezxmc("run", *copy.arguments, f"prepare.documents=[{documents}]")
     assert done.returncode == 0, done.stderr
-    assert steps_in(done.stdout) == ["prepare", "index", "predict", "evaluate", "report"]
+    # The index comes out as it was, so that what follows it is not stale.
+    assert steps_in(done.stdout) == ["prepare", "index", "evaluate", "report"]
     assert copy.rows("predictions") == project.rows("predictions")
     assert copy.rows("gold") != project.rows("gold")
 

@@ -6,6 +6,7 @@ gradients by number of workers and case.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def take_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
             one.module = DistributedDataParallel(one.module)
             found[f"{world}/{name}/loss"] = np.array(learn(one, batch).loss)
             found |= {f"{world}/{name}/{weights}": gradient for weights, gradient in gradients(one).items()}
+        # One that outlives its group ends it with Python's lock in hand, for which a thread of the group may wait.
+        del one
+        gc.collect()
         distributed.destroy_process_group()
     return found
 

@@ -10,6 +10,7 @@ import pytest
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import note_begun
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.verdicts.costs import step_of, with_all_starts
@@ -153,7 +154,10 @@ def test_what_a_step_asked_adds_up_over_its_starts_and_stays_when_files_are_made
     storage, pairs = Storage(str(tmp_path)), pairs_of(range(6), range(2))
     storage.write_json(layout.begun(layout.examples(0)), "00ff")
     step = step_of(storage, 0)
-    assert step == 255 and step_of(storage, 1) is None
+    assert step == 255 and step_of(storage, 1) is None  # as an older version noted it
+    for other in ("one", "other"):
+        note_begun(Storage(f"{tmp_path}/{other}"), layout.examples(0), "00ff")
+    assert len({step_of(Storage(f"{tmp_path}/{other}"), 0) for other in ("one", "other", ".")}) == 3
     store.append(SHARD, table_of(pairs[:2], [0.5] * 2), {"computed_tokens": 7, "engine_ms": 3000})
     for number, rows in ((step, pairs[2:5]), (1, pairs[5:7]), (step, pairs[7:11])):
         cost = {"computed_tokens": 10 * len(rows), "engine_ms": 500}
