@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from functools import cache
 
 from ezxmc_ray import __version__
 
 
 def versions() -> dict[str, str]:
     """Versions of what produced a stage's output."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     names = (
         "ray",
         "torch",

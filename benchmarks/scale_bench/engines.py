@@ -57,7 +57,9 @@ class SimulatedJudgeWorker:
 def main(arguments: Sequence[str]) -> int:
     """Measure and publish; returns the exit status."""
     given = parse(arguments)
-    ray.init(num_cpus=given.engines, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=given.engines, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False
+    )
     try:
         at_work, idle = (judge_all(given, rate) for rate in (given.rate, 0.0))
     finally:

@@ -154,9 +154,10 @@ def test_the_references_last_layer_is_float32_like_the_fast_engines(
 ) -> None:
     """In bfloat16 logits near 20 come in steps of 1/8; the rest of the network rounds as well, but less."""
     config = replace(config_of(small_teacher, "yes_no"), dtype="bfloat16")
-    exact = raw(reference_engines["yes_no"], BATCH)
-    wide = np.abs(raw(TransformersEngine(load_teacher(config)), BATCH) - exact)
-    narrow = np.abs(raw(TransformersEngine(load_teacher(replace(config, head_dtype="model"))), BATCH) - exact)
+    batch = BATCH[:2]  # bfloat16 takes long where the hardware has none
+    exact = raw(reference_engines["yes_no"], batch)
+    wide = np.abs(raw(TransformersEngine(load_teacher(config)), batch) - exact)
+    narrow = np.abs(raw(TransformersEngine(load_teacher(replace(config, head_dtype="model"))), batch) - exact)
     assert wide.mean() < 0.8 * narrow.mean()
 
 
