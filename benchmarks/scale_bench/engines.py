@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+import ray.data
 
 from common.publish import publish
 from ezxmc_ray.cluster.board import report_done, watched
@@ -32,6 +33,8 @@ from ezxmc_ray.stages.judge import item_documents, work_items
 from ezxmc_ray.stages.judge_worker import LOOK_S, PAIRS, Counts
 
 SHARD_ROWS, SHORTLIST = 4096, 10
+#: All actors are to be there before the first item is given out.
+STARTED_WITHIN_S = 1800
 
 
 class SimulatedJudgeWorker:
@@ -60,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     ray.init(
         "local", num_cpus=given.engines, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False
     )
+    # A cluster has its actors at about the same time; here they would come one after the other, and work meanwhile.
+    ray.data.DataContext.get_current().wait_for_min_actors_s = STARTED_WITHIN_S
     try:
         at_work, idle = (judge_all(given, rate) for rate in (given.rate, 0.0))
     finally:
