@@ -17,6 +17,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--documents", type=int, default=0, help="learn from so many and rank so many, 0 = all")
 
 
+def add_texts_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the benchmarks that recombine documents and labels ask for alike."""
+    parser.add_argument("--name", required=True, help="of the result file")
+    parser.add_argument("--data", type=Path, default=os.environ.get("EZXMC_DATA"), help="directory; or EZXMC_DATA")
+
+
 def choice(known: Any) -> Callable[[str], list[str]]:
     """The type of an option that takes some of ``known`` by commas, in their order."""
 

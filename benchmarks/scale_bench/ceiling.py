@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from common.arguments import add_texts_arguments
 from common.publish import publish
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", type=Path, default=os.environ.get("EZXMC_DATA"), help="directory; or EZXMC_DATA")
+    add_texts_arguments(parser)
     parser.add_argument("--documents", type=int, default=960, help="of ten pairs each")
     parser.add_argument("--readout", default="yes_no", choices=["yes_no", "likelihood"])
     parser.add_argument("--profile", help="file for cProfile's statistics")

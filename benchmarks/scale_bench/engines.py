@@ -31,8 +31,8 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.judge import item_documents, work_items
 from ezxmc_ray.stages.judge_worker import LOOK_S, PAIRS, Counts
+from scale_bench.judge import SHARD_ROWS, SHORTLIST
 
-SHARD_ROWS, SHORTLIST = 4096, 10
 #: All actors are to be there before the first item is given out.
 STARTED_WITHIN_S = 1800
 

@@ -36,6 +36,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 
+from common.arguments import add_texts_arguments
 from common.data import read_rows
 from common.publish import publish
 from ezxmc_ray import layout
@@ -136,8 +137,7 @@ def main(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", type=Path, default=os.environ.get("EZXMC_DATA"), help="directory; or EZXMC_DATA")
+    add_texts_arguments(parser)
     parser.add_argument("--rates", type=int, nargs="*", default=[870, 5_000, 12_000], help="pairs/s of the engines")
     parser.add_argument("--seconds", type=float, default=60, help="of an engine's work, for each rate")
     parser.add_argument("--slow-motion", type=float, default=1, help="so many times slower than real")

