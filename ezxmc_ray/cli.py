@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ezxmc_ray import __version__
+from ezxmc_ray.commands import tagging, verdicts
+from ezxmc_ray.commands.arguments import Configuration, Overrides, Run
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
 from ezxmc_ray.shown import shown
@@ -29,14 +30,12 @@ from ezxmc_ray.terminal import (
     print_damage,
     print_plan,
     print_table,
-    print_verdicts,
     print_verified,
-    tag_lines,
 )
+from ezxmc_ray.version import __version__
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
-    from ezxmc_ray.context import Context
 
 #: Each stage and what it does, in the order of a run.
 STAGES = {
@@ -84,13 +83,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Configuration = Annotated[str, typer.Argument(metavar="CONF", help="the configuration, a YAML file")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="a.b=c", help="knobs to set, for example teacher.model=org/name")
-]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="the directory or object-store URI of a run")]
-VerdictFile = Annotated[str, typer.Argument(metavar="FILE", help="a Parquet file of verdicts, a path or a URI")]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -168,38 +160,7 @@ for _stage, _explanation in STAGES.items():
     _add_stage(_stage, _explanation)
 
 
-@app.command(help="Tag new documents, or texts from the terminal.")
-def tag(
-    run: Run,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE|a.b=c", help="more input files, and knobs such as predict.top_k=3"),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="documents: JSON, Parquet or CSV; several may be given; without it, one text a line",
-        ),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="a file for the tags: .parquet, .jsonl or .csv")
-    ] = None,
-) -> None:
-    """Tags for files, or for lines from the terminal."""
-    knobs = [word for word in overrides or [] if "=" in word]
-    files = [*(inputs or []), *(word for word in overrides or [] if "=" not in word)]
-    if files and not inputs:
-        raise UserError(f"{files[0]!r} is neither an override (a.b=c) nor an input file; put --input before files.")
-    if output is not None and not files:
-        raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
-    from ezxmc_ray import curriculum
-
-    if files:
-        curriculum.tag(run, files, output, knobs)
-    else:
-        tag_lines(curriculum.open_tagger(run, knobs))
+app.add_typer(tagging.app)
 
 
 @app.command(help="Print the configuration with every knob explained.")
@@ -239,62 +200,7 @@ def verify(run: Run) -> None:
         raise typer.Exit(1)
 
 
-verdicts = typer.Typer(help="Show, export, import or compact the verdicts of a run.", no_args_is_help=True)
-app.add_typer(verdicts, name="verdicts")
-TeacherKey = Annotated[
-    str | None, typer.Option("--teacher", metavar="KEY", help="whose: a teacher key, or configured for the run's own")
-]
-
-
-@verdicts.command("show", help="Whose verdicts a run holds, and what they cost.")
-def show_verdicts(run: Run, teacher: TeacherKey = None) -> None:
-    """A table of the teachers."""
-    from ezxmc_ray.verdicts.summary import summary
-
-    print_verdicts(summary(_context(run), teacher))
-
-
-@verdicts.command("export", help="Write one teacher's verdicts to a Parquet file, with document and label ids.")
-def export_verdicts(run: Run, file: VerdictFile, teacher: TeacherKey = None) -> None:
-    """A file for another run, or for people."""
-    from ezxmc_ray.verdicts import transfer
-
-    pairs = transfer.export_verdicts(_context(run), file, teacher)
-    print(shown(f"Exported {pairs:,} verdicts to {file}"))
-
-
-@verdicts.command("import", help="Take in an export, or a Parquet file with the columns document_id, label_id and raw.")
-def import_verdicts(
-    run: Run,
-    file: VerdictFile,
-    teacher: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="whose verdicts a file made by hand holds: configured, a key, or a new name"),
-    ] = None,
-) -> None:
-    """Verdicts of another run, or of people."""
-    from ezxmc_ray.verdicts import transfer
-
-    done = transfer.import_verdicts(_context(run), file, teacher)
-    print(
-        f"Imported {done.new:,} verdicts of the teacher {done.key}; {done.pairs - done.new:,} more in the file "
-        "were held already and stay as they were"
-    )
-
-
-@verdicts.command("compact", help="Make one file of many.")
-def compact_verdicts(run: Run, teacher: TeacherKey = None) -> None:
-    """Fewer files, the same verdicts."""
-    from ezxmc_ray.verdicts.summary import compact
-
-    before, after = compact(_context(run), teacher)
-    print(f"Made {after:,} files of {before:,}")
-
-
-def _context(run: str) -> Context:
-    from ezxmc_ray.curriculum import open_run
-
-    return open_run(run).context
+app.add_typer(verdicts.app, name="verdicts")
 
 
 @app.command(help="Compare runs: quality, what it cost, differences with intervals.")

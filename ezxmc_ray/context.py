@@ -7,7 +7,7 @@ cycle ``c``: encoder 0 is the base encoder, encoder ``c`` the student of cycle `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import Config, TeacherConfig, fingerprinted_settings
+from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, fingerprinted_settings, from_dict
 from ezxmc_ray.cycles import cycles_run
-from ezxmc_ray.integrity import NO_MANIFEST
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
 from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
@@ -161,6 +162,28 @@ class Context:
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the base encoder of the configuration."""
         return None if encoder == 0 else layout.cycle_student(encoder - 1)
+
+
+def stored_configuration(storage: Storage) -> Config:
+    """The configuration that a run was made with. Errors: UserError for a file that is damaged, or of a version with
+    other knobs."""
+    values, path = read_configuration(storage), storage.path(layout.CONFIG)
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(
+            f"The configuration of the run, {path}, cannot be used: {str(error).rstrip('.')}; give `ezxmc run` with "
+            "the configuration that the run was made with, which writes it anew."
+        ) from error
+
+
+def open_context(run: str, overrides: Sequence[str] = ()) -> Context:
+    """A run that exists already, with its own configuration and ``overrides``. Errors: UserError if it is none."""
+    storage = Storage(run)
+    if not storage.exists(layout.CONFIG):
+        raise UserError(f"{run} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
+    config = replace(stored_configuration(storage), run=run)
+    return Context(apply_overrides(config, list(overrides)), storage)
 
 
 def judged_dtype(storage: Storage, folder: str) -> str | None:

@@ -9,18 +9,18 @@ goes on where it was, and a changed setting redoes the stages that depend on it,
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import dropwhile, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed, check_names
-from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, differences, from_dict, to_dict
-from ezxmc_ray.context import encoder_name
+from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
+from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
@@ -28,7 +28,7 @@ from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
-from ezxmc_ray.integrity import clear_damage, in_words, read_configuration, signed
+from ezxmc_ray.integrity import clear_damage, in_words, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.report.shipped import shipped
@@ -39,13 +39,44 @@ from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 
-if TYPE_CHECKING:
-    from ezxmc_ray.tagger import Tagger
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run is: ``path``: its directory or URI; ``report_html`` and ``report_json``: paths of its report.
+
+    ``metrics``: measures of the chosen encoder on the test documents, and ``untrained_metrics`` of the base encoder,
+    0 to 1 by name (P@1, R@10, …); None where no test document has gold labels. ``labels_per_document``: predicted.
+    """
+
+    path: str
+    report_html: str
+    report_json: str
+    metrics: dict[str, float] | None
+    untrained_metrics: dict[str, float] | None
+    labels_per_document: float
 
 
-def run(config: Config) -> None:
-    """Go through all steps; what is done already is not done again."""
+def run(config: Config) -> RunResult:
+    """Go through all steps; what is done already is not done again.
+
+    Errors: UserError for what the user can mend; what is done by then is kept, and the next call goes on there.
+    """
     _go(config, None)
+    return _result(config)
+
+
+def _result(config: Config) -> RunResult:
+    storage = Storage(config.run)
+    metrics, _, untrained = _metrics(storage)
+    predicted = read_manifest(storage, layout.PREDICTIONS)
+    return RunResult(
+        config.run,
+        storage.path(layout.REPORT_HTML),
+        storage.path(layout.REPORT_JSON),
+        metrics,
+        untrained,
+        float(predicted.details.get("labels_per_document", 0.0)) if predicted else 0.0,
+    )
 
 
 def run_stage(config: Config, stage: str) -> None:
@@ -126,10 +157,16 @@ def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -
 
 def _shipped(storage: Storage) -> str:
     """Which encoder a finished run ships, and what it is worth where test documents have gold labels."""
+    chosen, cycle, untrained = _metrics(storage)
+    return shipped(cycle, chosen, untrained)
+
+
+def _metrics(storage: Storage) -> tuple[dict[str, float] | None, int | None, dict[str, float] | None]:
+    """Measures of the chosen encoder, its cycle (None: it is the base encoder), and measures of the base encoder."""
     selected, evaluated = read_manifest(storage, layout.STUDENT), read_manifest(storage, layout.EVALUATION)
     chosen = selected.details.get("chosen_cycle") if selected else None
     metrics = (evaluated.details.get("metrics") if evaluated else None) or {}
-    return shipped(chosen, metrics.get(encoder_name(0 if chosen is None else chosen + 1)), metrics.get(encoder_name(0)))
+    return metrics.get(encoder_name(0 if chosen is None else chosen + 1)), chosen, metrics.get(encoder_name(0))
 
 
 def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:
@@ -153,7 +190,7 @@ def _note_configuration(config: Config, storage: Storage) -> None:
     """Write config.yaml, without credentials; if the run was made with another configuration, say what differs."""
     new = without_credentials(to_dict(config))
     try:
-        old = to_dict(_stored_configuration(storage)) if storage.exists(layout.CONFIG) else None
+        old = to_dict(stored_configuration(storage)) if storage.exists(layout.CONFIG) else None
     except UserError as error:
         say(f"{error} It is written anew.")
         old = None
@@ -247,23 +284,8 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
 
 def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
     """The plan of a run that exists already, with its own configuration and ``overrides``."""
-    storage = Storage(run)
-    if not storage.exists(layout.CONFIG):
-        raise UserError(f"{run} is not a run: it has no {layout.CONFIG}; give the directory that `ezxmc run` wrote.")
-    config = dataclasses.replace(_stored_configuration(storage), run=run)
-    return RunPlan(apply_overrides(config, overrides or []), storage)
-
-
-def _stored_configuration(storage: Storage) -> Config:
-    """Errors: UserError for a file that is damaged, or of a version with other knobs."""
-    values, path = read_configuration(storage), storage.path(layout.CONFIG)
-    try:
-        return from_dict(values)
-    except UserError as error:
-        raise UserError(
-            f"The configuration of the run, {path}, cannot be used: {str(error).rstrip('.')}; give `ezxmc run` with "
-            "the configuration that the run was made with, which writes it anew."
-        ) from error
+    context = open_context(run, overrides or [])
+    return RunPlan(context.config, context.storage)
 
 
 def status(run: str) -> list[dict[str, Any]]:
@@ -301,67 +323,6 @@ def _cycles_known(plan: RunPlan, done: dict[str, bool]) -> int:
     if stopped is not None and done.get(f"cycle {stopped} select"):
         return stopped
     return plan.config.curriculum.cycles
-
-
-def open_tagger(run: str, overrides: list[str]) -> Tagger:
-    """The student and the index of a finished run, for texts that are at hand."""
-    plan = open_run(run, overrides)
-    context = plan.context
-    folders = (layout.DOCUMENTS, layout.shortlist(0), layout.STUDENT, layout.INDEX)
-    whole = (f"{name}/" for name in (layout.LEXICAL, layout.STUDENT, layout.INDEX))
-    read = (*whole, *map(layout.manifest, folders[:2]), layout.LABELS)
-    steps = [one for one in plan.steps_of(0) if one.folder in folders]
-    damaged = {name: what for step in steps for name, what in plan.damage(step).items()}
-    if wrong := {name: what for name, what in damaged.items() if name.startswith(read)}:
-        raise UserError(f"The run {run} cannot tag, it is damaged: {in_words(wrong)}; `ezxmc run` makes that anew.")
-    index = read_manifest(context.storage, layout.INDEX)
-    built = index.details if index else {}
-    student, documents = (read_manifest(context.storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
-    if student and documents:
-        expected = {
-            "student": student.commit,
-            "label_fingerprint": documents.details["label_fingerprint"],
-            "match_settings": context.match_settings,
-        }
-    if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
-        raise UserError(
-            f"The index of {run} is missing, or older than its labels, its student or its encoder and lexical "
-            f"settings: finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
-        )
-    config = context.config
-    shards = built["shards"]
-    from ezxmc_ray.index.gpu import gpu_dtype
-    from ezxmc_ray.tagger import Tagger, TagSettings
-
-    settings = TagSettings(
-        config.encoder,
-        config.lexical,
-        shards,
-        config.predict.top_k,
-        context.min_score,
-        context.prepared.label_fingerprint,
-        gpu_dtype(config.encoder, config.index),
-    )
-    return Tagger(context.storage, settings)
-
-
-def tag(run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:
-    """Tag the documents in ``inputs`` with a finished run; ``output`` is tags.parquet if it is None."""
-    from ezxmc_ray.tagger import check_output, tag_files
-
-    target = output or "tags.parquet"
-    check_output(target)
-    tagger = open_tagger(run, overrides)
-    counts = tag_files(tagger, inputs, target, open_run(run, overrides).config.prepare)
-    say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {target}")
-    for count, what in (
-        (counts.without_labels, "documents have no label of at least predict.min_score"),
-        (counts.without_text, "documents have a title only"),
-        (counts.truncated, "documents were cut at encoder.max_document_tokens"),
-        (counts.rejected, f"bad rows were left out; {target}.rejected.parquet says which and why"),
-    ):
-        if count:
-            say(f"{count:,} {what}.")
 
 
 def _done_or_unreadable(plan: RunPlan, step: Step) -> bool:

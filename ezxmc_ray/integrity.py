@@ -104,6 +104,15 @@ def damaged_files(storage: Storage, manifest: Manifest, noted: Mapping[str, str]
     return {name: what for name, what in found.items() if what}
 
 
+def step_damage(storage: Storage, folder: str, noted: Mapping[str, str]) -> dict[str, str]:
+    """As :func:`damaged_files`, of the step that wrote ``folder``; its manifest, if that is damaged; nothing if there
+    is none."""
+    manifest, path = read_manifest(storage, folder), layout.manifest(folder)
+    if manifest is None:
+        return {path: NO_MANIFEST} if storage.exists(path) else {}
+    return damaged_files(storage, manifest, noted)
+
+
 def _wrong_size(manifest: Manifest, name: str, size: int | None) -> str:
     if size is None:
         return "missing"

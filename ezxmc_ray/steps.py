@@ -21,13 +21,13 @@ from ezxmc_ray.cycles import compares, documents_per_cycle, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.integrity import (
-    NO_MANIFEST,
     begun_with,
     checksums_of,
     damaged_files,
     in_words,
     note_begun,
     noted_damage,
+    step_damage,
     written_sizes,
 )
 from ezxmc_ray.models import resolve_model, weights_fingerprint
@@ -372,10 +372,7 @@ class RunPlan:
     def damage(self, step: Step) -> dict[str, str]:
         """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,
         with a few words each; its manifest, if that is damaged; nothing if there is none."""
-        manifest, path = read_manifest(self.storage, step.folder), layout.manifest(step.folder)
-        if manifest is None:
-            return {path: NO_MANIFEST} if self.storage.exists(path) else {}
-        return damaged_files(self.storage, manifest, self.noted_damage)
+        return step_damage(self.storage, step.folder, self.noted_damage)
 
     def done(self, step: Step) -> bool:
         """Whether ``step`` needs no work: fingerprint as noted, files whole; the steps before it must be done."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ezxmc_ray.config import Config
     from ezxmc_ray.integrity import Verified
     from ezxmc_ray.report.compare import Comparison
-    from ezxmc_ray.tagger import Tagger
+    from ezxmc_ray.tagging.files import TagCounts
+    from ezxmc_ray.tagging.tagger import Tagger
 
 #: Texts that are tagged together when they come from a pipe; on a terminal each is answered at once.
 LINES_PER_BATCH = 64
@@ -124,7 +125,7 @@ def tag_lines(tagger: Tagger) -> None:
     texts = (line for line in lines if line)
     cut = 0
     while batch := _next(texts, 1 if interactive else LINES_PER_BATCH):
-        tags, truncated = tagger.tag([str(number) for number in range(len(batch))], [""] * len(batch), batch)
+        tags, truncated = tagger.tag_columns([str(number) for number in range(len(batch))], [""] * len(batch), batch)
         cut += truncated
         for text, row in zip(batch, tags.to_pylist(), strict=True):
             if not interactive:
@@ -136,6 +137,21 @@ def tag_lines(tagger: Tagger) -> None:
             print(flush=True)
     if cut:
         print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
+
+
+def say_tagged(counts: TagCounts, output: str) -> None:
+    """What tagging files into ``output`` did."""
+    from ezxmc_ray.progress import say
+
+    say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {output}")
+    for count, what in (
+        (counts.without_labels, "documents have no label of at least predict.min_score"),
+        (counts.without_text, "documents have a title only"),
+        (counts.truncated, "documents were cut at encoder.max_document_tokens"),
+        (counts.rejected, f"bad rows were left out; {output}.rejected.parquet says which and why"),
+    ):
+        if count:
+            say(f"{count:,} {what}.")
 
 
 def _next(texts: Iterator[str], count: int) -> list[str]:

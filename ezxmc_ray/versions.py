@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from functools import cache
 
-from ezxmc_ray import __version__
+from ezxmc_ray.version import __version__
 
 
 def versions() -> dict[str, str]:

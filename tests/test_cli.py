@@ -22,17 +22,25 @@ from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
+from ezxmc_ray.tagging import files
+from ezxmc_ray.tagging.tagger import Tagger
 
 
 class FakeTagger:
     """Answers each text with its own words as labels, none for "nothing", and says that one text a call was cut."""
 
-    def tag(self, ids: list[str], titles: list[str], texts: list[str]) -> tuple[pa.Table, int]:
+    def tag_columns(self, ids: list[str], titles: list[str], texts: list[str]) -> tuple[pa.Table, int]:
         words = [[] if text == "nothing" else text.split() for text in texts]
         scores = [[1 / (n + 1) for n in range(len(found))] for found in words]
         columns = [ids, [[f"id:{w}" for w in found] for found in words], words, scores]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)]
         return pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA), 1
+
+    def __enter__(self) -> FakeTagger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 class FakeCurriculum(types.ModuleType):
@@ -73,13 +81,6 @@ class FakeCurriculum(types.ModuleType):
             {"step": "index", "state": "missing", "rows": None, "seconds": None},
         ]
 
-    def tag(self, run: str, inputs: list[str], output: str | None, overrides: list[str]) -> None:
-        self._note("tag", run, inputs, output, overrides)
-
-    def open_tagger(self, run: str, overrides: list[str]) -> FakeTagger:
-        self._note("open_tagger", run, overrides)
-        return FakeTagger()
-
 
 @pytest.fixture
 def curriculum(monkeypatch: pytest.MonkeyPatch) -> FakeCurriculum:
@@ -87,6 +88,24 @@ def curriculum(monkeypatch: pytest.MonkeyPatch) -> FakeCurriculum:
     monkeypatch.setitem(sys.modules, "ezxmc_ray.curriculum", fake)
     monkeypatch.setattr(sys.modules["ezxmc_ray"], "curriculum", fake, raising=False)
     return fake
+
+
+@pytest.fixture
+def tagging(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the tagger was loaded with and what files it was to tag, in order; nothing is loaded."""
+    calls: list[tuple[Any, ...]] = []
+
+    def load(where: str, overrides: list[str]) -> FakeTagger:
+        calls.append(("load", where, overrides))
+        return FakeTagger()
+
+    def tag_files(tagger: FakeTagger, inputs: list[str], output: str) -> files.TagCounts:
+        calls.append(("tag_files", inputs, output))
+        return files.TagCounts(documents=2, labels=3, truncated=1)
+
+    monkeypatch.setattr(Tagger, "load", load)
+    monkeypatch.setattr(files, "tag_files", tag_files)
+    return calls
 
 
 @pytest.fixture
@@ -137,7 +156,9 @@ def test_status_prints_a_line_a_step_and_what_is_damaged(
     assert ["damaged:", "labels.parquet", "(missing)"] in lines
 
 
-def test_tag_takes_several_files_and_overrides(curriculum: FakeCurriculum) -> None:
+def test_tag_takes_several_files_and_overrides(
+    tagging: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (
         "runs/mine",
         "--input",
@@ -150,17 +171,21 @@ def test_tag_takes_several_files_and_overrides(curriculum: FakeCurriculum) -> No
         "out.parquet",
     )
     assert call("tag", *words) == 0
-    assert curriculum.calls == [
-        ("tag", "runs/mine", ["a.jsonl", "c.csv", "b.jsonl"], "out.parquet", ["predict.top_k=3"])
+    assert tagging == [
+        ("load", "runs/mine", ["predict.top_k=3"]),
+        ("tag_files", ["a.jsonl", "c.csv", "b.jsonl"], "out.parquet"),
     ]
+    assert capsys.readouterr().out == (
+        "Tagged 2 documents with 3 labels: out.parquet\n1 documents were cut at encoder.max_document_tokens.\n"
+    )
 
 
 def test_tag_without_input_reads_one_text_a_line(
-    curriculum: FakeCurriculum, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tagging: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("red wine\n\n  nothing\n"))
     assert call("tag", "runs/mine", "predict.top_k=3") == 0
-    assert curriculum.calls == [("open_tagger", "runs/mine", ["predict.top_k=3"])]
+    assert tagging == [("load", "runs/mine", ["predict.top_k=3"])]
     printed = capsys.readouterr()
     assert printed.out == (
         "red wine\n  1.000\tred\t(id:red)\n  0.500\twine\t(id:wine)\n\n"

@@ -9,6 +9,7 @@ import pytest
 
 from ezxmc_ray import cli, curriculum, layout
 from ezxmc_ray.config import Config, PrepareConfig, to_dict
+from ezxmc_ray.context import stored_configuration
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents import inputs
 from ezxmc_ray.errors import UserError
@@ -97,7 +98,7 @@ def test_a_run_goes_on_by_its_configuration_and_says_of_no_difference(
     storage = Storage(str(tmp_path / "run"))
     curriculum._note_configuration(CONFIG, storage)
     curriculum._note_configuration(CONFIG, storage)
-    curriculum._note_configuration(curriculum._stored_configuration(storage), storage)
+    curriculum._note_configuration(stored_configuration(storage), storage)
     assert "differs" not in capsys.readouterr().out
 
 

@@ -1,7 +1,7 @@
 """From texts to token ids: special tokens, prompt, and what is read of a text that is longer than its limit.
 
 Comes in: a fast tokenizer and texts. Goes out: token ids within a limit with the count of the texts that were cut, and
-padded tensors. Three ways to read a long text: its head; its head and its tail (arXiv 1905.05583, section 5.3.1, which
+padded arrays. Three ways to read a long text: its head; its head and its tail (arXiv 1905.05583, section 5.3.1, which
 found the two together best); or chunks of it, one after the other. Little more of a long text is tokenized than read.
 """
 
@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 #: Characters that are tokenized first for each token that is read: most languages have 3 to 5 a token. Where they are
 #: too few, so many times more.
@@ -84,8 +82,8 @@ class TextReader:
         ids = self._tokenize([prompt])[0]
         return ids[: len(ids) - len(self.after)]
 
-    def features(self, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 [n, longest] on the CPU, padded on the tokenizer's side."""
+    def features(self, token_ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        """``input_ids`` and ``attention_mask``, int64 [n, longest], padded on the tokenizer's side."""
         longest = max(map(len, token_ids))
         input_ids = np.full((len(token_ids), longest), self.pad_id, dtype=np.int64)
         attention_mask = np.zeros_like(input_ids)
@@ -93,7 +91,7 @@ class TextReader:
             start = longest - len(ids) if self.tokenizer.padding_side == "left" else 0
             input_ids[row, start : start + len(ids)] = ids
             attention_mask[row, start : start + len(ids)] = 1
-        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _cut(
         self,

@@ -33,3 +33,7 @@ class ExactShard:
             best.add_result(scores, labels + start)
         best.finalize()
         return best.D, best.I + self.first_label
+
+    def vectors_at(self, places: np.ndarray) -> np.ndarray:
+        """The vectors in these ``places`` (int64 [m], from 0): float32 [m, d]."""
+        return np.asarray(self.vectors[places], np.float32)

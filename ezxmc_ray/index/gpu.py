@@ -44,6 +44,10 @@ class TorchShard:
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
         return scores, labels + self.first_label
 
+    def vectors_at(self, places: np.ndarray) -> np.ndarray:
+        """The vectors in these ``places`` (int64 [m], from 0): float32 [m, d]."""
+        return np.asarray(self.vectors[self.torch.from_numpy(places).to(self.device)].float().cpu().numpy())
+
     def _search_some(self, queries: Any, k: int) -> tuple[Any, Any]:
         queries = queries.to(self.device)
         scores = queries.new_empty((len(queries), 0))

@@ -49,6 +49,26 @@ class HybridSearcher:
         if self.lexical is None:
             return self.index.search(vectors, k, excluded)
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
+        return self._best(cosine, labels, titles, texts, k)
+
+    def search_among(
+        self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], k: int, among: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` of the labels ``among`` (rising label numbers, int32 [m]) of highest similarity of each document.
+
+        The encoder proposes among them as it does among all. The rest as in :meth:`search`.
+        """
+        fetch = k if self.lexical is None else max(k, self.config.candidates)
+        cosine, labels = self.index.search_among(vectors, fetch, among)
+        if self.lexical is None:
+            return cosine, labels
+        return self._best(cosine, labels, titles, texts, k)
+
+    def _best(
+        self, cosine: np.ndarray, labels: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` of highest similarity of the ``labels`` that were proposed."""
+        assert self.lexical is not None
         similarity = fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
         order = np.lexsort((labels, -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)

@@ -9,6 +9,7 @@ What is on a disk is mapped, so that the processes of a machine share it; on GPU
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from ezxmc_ray.index.node_files import FileNote, checksum, node_file
 from ezxmc_ray.storage import Storage
 
 NO_LABEL = -1
+#: FAISS notes where a label's code lies when it is asked for the first time; threads take turns.
+_making_maps = threading.Lock()
 #: Answers of all shards that are in memory at once, about 40 bytes each while they are put in order.
 MAX_ANSWERS = 1 << 22
 
@@ -131,6 +134,40 @@ class ShardedIndex:
             rows, fetch = rows[is_cut], 2 * fetch
         return scores, labels
 
+    def search_among(self, queries: np.ndarray, k: int, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` best of the labels ``among`` (rising label numbers, int32 [m]) of each query, all of them compared.
+
+        ``queries`` and what is returned: as in :meth:`search`.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        labels = np.full((len(queries), k), NO_LABEL, dtype=np.int32)
+        rows, counts = self._texts.rows_of(among) if self._texts else (among, None)
+        vectors = self._vectors_of(np.asarray(rows, np.int64)) if len(among) else np.zeros((0, queries.shape[1]))
+        at_once = max(1, MAX_ANSWERS // max(1, len(rows)))
+        for start in range(0, len(queries) if len(among) else 0, at_once):
+            part = queries[start : start + at_once] @ vectors.T
+            if counts is not None:
+                part = np.maximum.reduceat(part, np.cumsum(counts) - counts, axis=1)
+            order = np.argsort(-part, axis=1, kind="stable")[:, :k]
+            stop = order.shape[1]
+            scores[start : start + at_once, :stop] = np.take_along_axis(part, order, axis=1)
+            labels[start : start + at_once, :stop] = among[order]
+        return scores, labels
+
+    def _vectors_of(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors in these ``rows`` (int64 [m]) as near as the shards hold them: float32 [m, d]."""
+        starts = np.cumsum([0, *(int(shard.ntotal) for shard in self.shards)])
+        parts, places = [], []
+        for number, shard in enumerate(self.shards):
+            inside = np.flatnonzero((rows >= starts[number]) & (rows < starts[number + 1]))
+            if len(inside):
+                places.append(inside)
+                parts.append(vectors_of(shard, rows[inside], int(starts[number])))
+        vectors = np.empty((len(rows), parts[0].shape[1]), np.float32)
+        vectors[np.concatenate(places)] = np.concatenate(parts)
+        return vectors
+
     def _search_once(
         self, queries: np.ndarray, k: int, fetch: int, banned: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,6 +205,26 @@ class ShardedIndex:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, labels = index.search(queries, fetch)
         return scores, labels
+
+
+def vectors_of(shard: Any, rows: np.ndarray, first: int) -> np.ndarray:
+    """The vectors of these ``rows`` (int64 [m]) of a shard that begins at ``first``, by which it scores them.
+
+    Float32 [m, d]; of codes those of the finest kind that it has.
+    """
+    if isinstance(shard, ExactShard | TorchShard):
+        return shard.vectors_at(rows - first)
+    index: Any = faiss.downcast_index(shard)
+    if not isinstance(index, faiss.IndexIDMap):  # cells with ids of their own
+        cells = faiss.extract_index_ivf(index)
+        with _making_maps:
+            if cells.direct_map.type == faiss.DirectMap.NoMap:  # type: ignore[attr-defined]
+                cells.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
+        return np.asarray(index.reconstruct_batch(rows), np.float32)
+    index = faiss.downcast_index(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        index = faiss.downcast_index(index.refine_index)
+    return np.asarray(index.reconstruct_batch(rows - first), np.float32)
 
 
 def _without_repeats(scores: np.ndarray, labels: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -15,29 +15,20 @@ from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import cluster_gpus
 from ezxmc_ray.context import Context, StageResult
-from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, lengths
-from ezxmc_ray.tagger import Tagger, TagSettings
+from ezxmc_ray.tagging.opening import settings_of
+from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.tagger import Tagger
 
 
 def predict(context: Context) -> StageResult:
     """Tag all documents; returns rows, files and details of the manifest."""
     config = context.config
-    threshold = context.min_score
-    shards = context.manifest(layout.INDEX).details["shards"]
     make_search_files(context, [])
-    settings = TagSettings(
-        config.encoder,
-        config.lexical,
-        shards,
-        config.predict.top_k,
-        threshold,
-        context.prepared.label_fingerprint,
-        gpu_dtype(config.encoder, config.index),
-    )
+    settings = settings_of(context)
     items: list[WorkItem] = [
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]
@@ -55,7 +46,7 @@ def predict(context: Context) -> StageResult:
         )
     details = {
         "top_k": config.predict.top_k,
-        "min_score": threshold,
+        "min_score": settings.min_score,
         "min_score_is": "fitted" if config.predict.min_score is None else "given",
         "labels_per_document": total["labels"] / max(1, total["documents"]),
         "documents_without_labels": total["empty"],
@@ -80,7 +71,7 @@ class PredictWorker:
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
         self.tagger.encoder.on_part = partial(report_done, item["file"])
-        table, truncated = self.tagger.tag(*columns)
+        table, truncated = self.tagger.tag_columns(*columns)
         labels = lengths(table["label_ids"])
         counts = {
             "documents": len(table),

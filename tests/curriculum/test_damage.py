@@ -14,6 +14,7 @@ from ezxmc_ray import curriculum, verification
 from ezxmc_ray.context import StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.steps import RunPlan
+from ezxmc_ray.tagging.tagger import Tagger
 from tests.curriculum.fake_stages import ENDING, FakeStages, cycle, run, states, storage_of
 
 ONE_CYCLE = ["prepare", *cycle(0), "held-out shortlist 1", "judge 1", *ENDING]
@@ -144,7 +145,7 @@ def test_a_damaged_configuration_is_one_sentence_and_a_run_with_the_whole_one_wr
     assert flipped != whole
     for content in (b"", whole[: len(whole) // 2], flipped, b"\x00\xff", b"[1]", b"[" * 400):
         file.write_bytes(content)
-        for ask in (curriculum.status, curriculum.open_run, lambda run: curriculum.tag(run, ["x"], None, [])):
+        for ask in (curriculum.status, curriculum.open_run, Tagger.load):
             with pytest.raises(UserError, match=r"config\.yaml, is damaged.*give `ezxmc run`"):
                 ask(str(file.parent))
         assert verified(str(file.parent)) == {"config.yaml"}

@@ -69,7 +69,7 @@ def test_an_empty_text_and_a_very_long_one_have_vectors(encoder: Encoder, plain:
 
 def test_parts_of_texts_keep_their_order(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoder.encode_documents(TITLES, TEXTS)
-    monkeypatch.setattr("ezxmc_ray.encoder.encoder.PART_TEXTS", 2)
+    monkeypatch.setattr("ezxmc_ray.encoder.document_encoder.PART_TEXTS", 2)
     parts = encoder.encode_documents(TITLES, TEXTS)
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
     assert parts.truncated == whole.truncated == 1
@@ -78,7 +78,7 @@ def test_parts_of_texts_keep_their_order(encoder: Encoder, monkeypatch: pytest.M
 @pytest.mark.parametrize("failing_part", [0, 2])
 def test_an_error_while_tokenising_ahead_is_raised(monkeypatch: pytest.MonkeyPatch, failing_part: int) -> None:
     encoder = Encoder.load(MINILM, EXACT, "cpu")
-    monkeypatch.setattr("ezxmc_ray.encoder.encoder.PART_TEXTS", 2)
+    monkeypatch.setattr("ezxmc_ray.encoder.document_encoder.PART_TEXTS", 2)
     read, parts = encoder.reader.head, []
 
     def failing(texts: list[str], prompt: str, max_tokens: int) -> object:

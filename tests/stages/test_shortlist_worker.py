@@ -4,7 +4,6 @@ says how similar it finds the same labels."""
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,8 @@ from ezxmc_ray.tables import (
     SHORTLIST_SCHEMA,
     content_hash,
 )
-from ezxmc_ray.tagger import Tagger, TagSettings
+from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.tagger import Tagger
 from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert
 
@@ -162,10 +162,10 @@ def test_a_label_is_shortlisted_by_its_best_text(storage: Storage, settings: Con
 def test_a_document_is_tagged_by_the_best_text_and_gets_the_preferred_one(storage: Storage, settings: Config) -> None:
     shutil.copytree(storage.path(STUDENT), storage.path(layout.STUDENT))
     slices, plan = [Slice(0, 0, 6), Slice(1, 6, len(ALL_TEXTS))], Plan(EXACT_FACTORY, 1, 1.0)
-    infos = [asdict(build_one(storage, layout.label_vectors(1), one, plan).info) for one in slices]
+    infos = [build_one(storage, layout.label_vectors(1), one, plan).info for one in slices]
     tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, 3, -9.0, "labels", None))
     similarity = best_similarity(storage, settings, storage.path(STUDENT))
-    tags = tagger.tag([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()
+    tags = tagger.tag_columns([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()
     for row, one in enumerate(tags):
         numbers = [LABEL_TEXTS.index(label) for label in one["label_ids"]]
         assert one["label_texts"] == one["label_ids"] and len(set(numbers)) == 3

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,20 +16,23 @@ import pytest
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
-from ezxmc_ray.tagger import tag_files
+from ezxmc_ray.tagging.files import tag_files
 from ezxmc_ray.terminal import tag_lines
 
 
 class FakeTagger:
     """Gives every document the label x."""
 
-    def tag(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
+    def __init__(self, prepare: PrepareConfig | None = None) -> None:
+        self.settings = SimpleNamespace(prepare=prepare or PrepareConfig())
+
+    def tag_columns(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
         labels = [{"id": i, "label_ids": ["x"], "label_texts": ["X"], "scores": [0.5]} for i in ids]
         return pa.Table.from_pylist(labels, PREDICTIONS_SCHEMA), 0
 
 
 def tag(source: Path, output: Path) -> int:
-    return tag_files(FakeTagger(), [str(source)], str(output), PrepareConfig()).documents  # type: ignore[arg-type]
+    return tag_files(FakeTagger(), [str(source)], str(output)).documents  # type: ignore[arg-type]
 
 
 def write(path: Path, *rows: dict[str, str]) -> Path:
@@ -84,7 +88,7 @@ def test_the_ending_of_the_output_says_how_it_is_written(tmp_path: Path, ending:
 @pytest.mark.parametrize("name", ["out.xlsx", "out", "out.jsonl.gz", "folder/"])
 def test_another_ending_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"--output .* must end in one of \.parquet, \.jsonl, \.csv"):
-        tag_files(FakeTagger(), ["gone.jsonl"], f"{tmp_path}/{name}", PrepareConfig())  # type: ignore[arg-type]
+        tag_files(FakeTagger(), ["gone.jsonl"], f"{tmp_path}/{name}")  # type: ignore[arg-type]
 
 
 def test_a_file_with_content_is_never_tagged_as_no_documents(tmp_path: Path) -> None:
@@ -112,8 +116,8 @@ def test_rows_without_a_column_of_ids_are_called_by_their_numbers(tmp_path: Path
 def test_a_text_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", {"id": "a", "title": "t", "abstract": "long"})
     with pytest.raises(UserError, match=r"No file of --input has a column 'Abstract' \(prepare.text_column; did"):
-        tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv", PrepareConfig(text_column="Abstract"))  # type: ignore[arg-type]
-    counts = tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv", PrepareConfig())  # type: ignore[arg-type]
+        tag_files(FakeTagger(PrepareConfig(text_column="Abstract")), [str(source)], f"{tmp_path}/a.csv")  # type: ignore[arg-type]
+    counts = tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv")  # type: ignore[arg-type]
     assert (counts.documents, counts.without_text) == (1, 1)
 
 
@@ -121,7 +125,7 @@ def test_what_a_terminal_would_obey_is_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Hostile(FakeTagger):
-        def tag(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
+        def tag_columns(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
             row = {"id": "0", "label_ids": ["i\r\u202e"], "label_texts": ["two\nlines\t\x1b]0;x\x07é\u200d"]}
             return pa.Table.from_pylist([{**row, "scores": [0.5]}], PREDICTIONS_SCHEMA), 0
 

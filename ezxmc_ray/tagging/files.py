@@ -1,4 +1,8 @@
-"""What a finished run is for: texts in, labels out, with the student and the index, without the LLM and without Ray."""
+"""Files of documents in, a file of tags out, a batch at a time.
+
+Comes in: a :class:`Tagger`, and files as ``prepare`` reads them. Goes out: Parquet, JSON lines or CSV, and beside it
+the rows that could not be used.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from ezxmc_ray import layout
-from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
+from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import check_named
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
 from ezxmc_ray.documents.inputs import document_sources
@@ -24,14 +26,9 @@ from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
 from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.index.hybrid import HybridSearcher
-from ezxmc_ray.index.label_texts import read_label_texts
-from ezxmc_ray.index.lexical_files import open_lexical_table
-from ezxmc_ray.index.search import ShardedIndex
-from ezxmc_ray.integrity import checked
 from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
+from ezxmc_ray.tables import PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
+from ezxmc_ray.tagging.tagger import Tagger
 
 #: Documents that are encoded and searched at once.
 TAG_BATCH = 1024
@@ -53,63 +50,6 @@ class TagCounts:
     rejected: int = 0
 
 
-@dataclass(frozen=True)
-class TagSettings:
-    """How a run tags. ``shards``: as the index's manifest has them; ``min_score``: a similarity (index/hybrid.py).
-
-    ``gpu_dtype``: see :class:`ShardedIndex`.
-    """
-
-    encoder: EncoderConfig
-    lexical: LexicalConfig
-    shards: list[dict[str, Any]]
-    top_k: int
-    min_score: float
-    label_fingerprint: str
-    gpu_dtype: str | None
-
-
-class Tagger:
-    """The student and the index of the run in ``storage``."""
-
-    def __init__(self, storage: Storage, settings: TagSettings) -> None:
-        from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
-
-        with checked(storage, layout.STUDENT) as student:
-            self.encoder = Encoder.load(str(student), settings.encoder)
-        shards = [ShardInfo(**shard) for shard in settings.shards]
-        texts = read_label_texts(storage)
-        index = ShardedIndex.load(storage, layout.INDEX, shards, settings.gpu_dtype, texts)
-        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
-        table = open_lexical_table(storage, settings.label_fingerprint) if settings.lexical.weight else None
-        self.searcher = HybridSearcher(index, table, settings.lexical)
-        self.label_ids, self.label_texts = labels["id"], labels["text"]
-        self.top_k, self.min_score = settings.top_k, settings.min_score
-
-    def tag(
-        self,
-        ids: Sequence[str],
-        titles: Sequence[str],
-        texts: Sequence[str],
-        excluded: Sequence[Sequence[int]] | None = None,
-    ) -> tuple[pa.Table, int]:
-        """Up to ``top_k`` labels of at least ``min_score`` a document: PREDICTIONS_SCHEMA; and how many were cut."""
-        encoded = self.encoder.encode_documents(titles, texts)
-        scores, labels = self.searcher.search(encoded.vectors, titles, texts, self.top_k, excluded)
-        keep = (labels >= 0) & (scores >= self.min_score)
-        # What passes the threshold is a prefix of each row, since scores fall.
-        counts = keep.sum(axis=1)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-        numbers = pa.array(labels[keep], pa.int32())
-        columns = [
-            pa.array(ids, pa.string()),
-            pa.ListArray.from_arrays(offsets, self.label_ids.take(numbers).combine_chunks()),
-            pa.ListArray.from_arrays(offsets, self.label_texts.take(numbers).combine_chunks()),
-            pa.ListArray.from_arrays(offsets, pa.array(scores[keep], pa.float32())),
-        ]
-        return pa.Table.from_arrays(columns, schema=PREDICTIONS_SCHEMA), encoded.truncated
-
-
 def check_output(output: str) -> None:
     """UserError unless ``output`` ends as one of the formats that tags are written in."""
     if os.path.splitext(output)[1].lower() not in OUTPUTS:
@@ -118,7 +58,7 @@ def check_output(output: str) -> None:
         )
 
 
-def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareConfig) -> TagCounts:
+def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     """Tag the documents in ``inputs`` (paths, globs or URIs; formats as in ``prepare``), commit ``output``.
 
     Its ending says how: .parquet (PREDICTIONS_SCHEMA), .jsonl, or .csv (lists as JSON in the cells). Documents stream
@@ -127,6 +67,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
     that lack the configured columns, or of which no row can be used.
     """
     check_output(output)
+    prepare = tagger.settings.prepare or PrepareConfig()
     sources = document_sources(prepare, inputs, "--input")
     storage, name = _target(output, [one.source for one in sources])
     counts, columns = TagCounts(), dict[str, None]()
@@ -135,7 +76,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str, prepare: PrepareCo
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
             bad = RejectedRows(source.source.name, number)
             for ids, titles, texts in _document_batches(source, bad, columns):
-                table, truncated = tagger.tag(ids, titles, texts)
+                table, truncated = tagger.tag_columns(ids, titles, texts)
                 write(table)
                 labels = lengths(table["label_ids"])
                 counts.documents += len(ids)

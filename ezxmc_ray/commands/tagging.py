@@ -1,0 +1,67 @@
+"""``ezxmc tag`` and ``ezxmc export``: what a finished run is for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ezxmc_ray.commands.arguments import Run, RunOrBundle
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.shown import shown
+from ezxmc_ray.terminal import say_tagged, tag_lines
+
+app = typer.Typer()
+
+
+@app.command(help="Tag new documents, or texts from the terminal.")
+def tag(
+    run: RunOrBundle,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE|a.b=c", help="more input files, and knobs such as predict.top_k=3"),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="documents: JSON, Parquet or CSV; several may be given; without it, one text a line",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE", help="a file for the tags: .parquet, .jsonl or .csv")
+    ] = None,
+) -> None:
+    """Tags for files, or for lines from the terminal."""
+    knobs = [word for word in overrides or [] if "=" in word]
+    files = [*(inputs or []), *(word for word in overrides or [] if "=" not in word)]
+    if files and not inputs:
+        raise UserError(f"{files[0]!r} is neither an override (a.b=c) nor an input file; put --input before files.")
+    if output is not None and not files:
+        raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
+    target = output or "tags.parquet"
+    from ezxmc_ray.tagging.files import check_output, tag_files
+    from ezxmc_ray.tagging.tagger import Tagger
+
+    check_output(target)
+    with Tagger.load(run, knobs) as tagger:
+        if files:
+            say_tagged(tag_files(tagger, files, target), target)
+        else:
+            tag_lines(tagger)
+
+
+@app.command(help="Write what a service needs of a run, and nothing else: student, index, words, labels.")
+def export(
+    run: Run,
+    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="a new directory or URI, or an older export")],
+    encoder: Annotated[
+        str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")
+    ] = "onnx",
+) -> None:
+    """A bundle, which ``ezxmc tag`` and ``Tagger.load`` take in place of a run."""
+    from ezxmc_ray.tagging.export import export_bundle
+
+    done = export_bundle(run, directory, encoder)
+    print(shown(f"Exported {run} to {directory}: {done.labels:,} labels, {done.bytes / 1e6:,.1f} MB"))

@@ -1,0 +1,138 @@
+"""A bundle: what a service needs of a run and nothing else, in a directory that ``ezxmc export`` wrote.
+
+    bundle.json                    settings, and size and checksum of every other file; written last
+    README.md                      how to use it
+    <files>/encoder/               the student, for ONNX Runtime (encoder/onnx_encoder.py)
+    <files>/student/               or as sentence-transformers loads it
+    <files>/index/  lexical/  labels.parquet      as in the run
+
+Comes in: a directory or a URI. Goes out: storage and settings for :class:`Tagger`. The folder ``<files>`` has another
+name in each export, so that an export over an older one is there as a whole or not at all, whenever it is stopped.
+Reading a bundle imports neither Ray nor PyTorch, nor what runs are made by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ezxmc_ray import layout
+from ezxmc_ray.config import (
+    Config,
+    EncoderConfig,
+    LexicalConfig,
+    PredictConfig,
+    PrepareConfig,
+    apply_overrides,
+    fingerprinted_settings,
+)
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.storage import Storage, checksum
+from ezxmc_ray.tagging.settings import TagSettings
+
+BUNDLE, README = "bundle.json", "README.md"
+#: Raise when a bundle is no longer what older versions read.
+VERSION = 1
+#: Where the student lies in the files of a bundle.
+ONNX_FOLDER = "encoder"
+#: Knobs of ``prepare`` that say how files of documents are read; the others are about the run's own inputs.
+READING = ("format", "csv_separator", "id_column", "title_column", "text_column")
+#: Copied from an object store with checks of its own (index/node_files.py).
+_CHECKED_WHEN_COPIED = (f"{layout.INDEX}/", f"{layout.LEXICAL}/")
+
+
+def is_bundle(storage: Storage) -> bool:
+    """Whether the directory is a bundle."""
+    return storage.exists(BUNDLE)
+
+
+def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What bundle.json says. ``files``: ``bytes`` and ``checksum`` (storage.checksum) of each, by name."""
+    prepare = settings.prepare or PrepareConfig()
+    return {
+        "version": VERSION,
+        "folder": folder,
+        "encoder": dataclasses.asdict(settings.encoder) | {"model": "the student of this bundle"},
+        "onnx": settings.onnx,
+        "lexical": dataclasses.asdict(settings.lexical),
+        "predict": {"top_k": settings.top_k, "min_score": settings.min_score},
+        "prepare": {name: getattr(prepare, name) for name in READING},
+        "label_fingerprint": settings.label_fingerprint,
+        "shards": [dataclasses.asdict(shard) for shard in settings.shards],
+        "files": {name: dict(told) for name, told in files.items()},
+    }
+
+
+def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
+    """The files of a bundle, and how it tags.
+
+    ``overrides``: knobs of ``predict`` and ``prepare``, and of the encoder's speed. Errors: UserError for a bundle of
+    another version, for files that are damaged, of another bundle or missing, and for a knob that the index was built
+    with.
+    """
+    storage = Storage(where)
+    told = _note(storage)
+    files = storage.below(told["folder"])
+    _check_files(files, told["files"])
+    encoder, lexical = EncoderConfig(**told["encoder"]), LexicalConfig(**told["lexical"])
+    made = Config(
+        encoder=encoder,
+        lexical=lexical,
+        predict=PredictConfig(**told["predict"]),
+        prepare=PrepareConfig(**told["prepare"]),
+    )
+    config = apply_overrides(made, list(overrides))
+    for section in ("encoder", "lexical"):
+        if fingerprinted_settings(config, section) != fingerprinted_settings(made, section):
+            raise UserError(
+                f"The index of the bundle {where} was built with other settings of {section}: set them in a run, and "
+                "export it again."
+            )
+    settings = TagSettings(
+        config.encoder,
+        config.lexical,
+        [ShardInfo(**one) for one in told["shards"]],
+        config.predict.top_k,
+        -1.0 if config.predict.min_score is None else config.predict.min_score,
+        told["label_fingerprint"],
+        None if told["onnx"] else config.encoder.vector_dtype,
+        ONNX_FOLDER if told["onnx"] else layout.STUDENT,
+        told["onnx"],
+        config.prepare,
+    )
+    return files, settings
+
+
+def _note(storage: Storage) -> dict[str, Any]:
+    try:
+        told = storage.read_note(BUNDLE)
+    except FileNotFoundError as error:
+        raise UserError(f"{storage.root} is not a bundle: it has no {BUNDLE}.") from error
+    except ValueError as error:
+        raise _damaged(storage, BUNDLE, one_line(error, 120)) from error
+    if told.get("version") != VERSION:
+        raise UserError(
+            f"The bundle {storage.root} is of version {told.get('version')}, and this ezxmc reads version {VERSION}: "
+            "export it again with this version, or install the one that it was made with."
+        )
+    return told
+
+
+def _check_files(files: Storage, told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Errors: UserError for the first file that is missing or not what was written."""
+    there = files.sizes(recursive=True)
+    for name, one in told.items():
+        if name not in there:
+            raise _damaged(files, name, "it is missing")
+        if there[name] != one["bytes"]:
+            raise _damaged(files, name, f"it has {there[name]:,} bytes, {one['bytes']:,} were written")
+        if files.is_local or not name.startswith(_CHECKED_WHEN_COPIED):
+            with files.filesystem.open_input_stream(files.path(name), compression=None) as content:
+                if checksum(content) != one["checksum"]:
+                    raise _damaged(files, name, "its content is not what was written")
+
+
+def _damaged(storage: Storage, name: str, reason: str) -> UserError:
+    return UserError(f"The bundle is damaged: {storage.path(name)} ({reason}); export it again (`ezxmc export`).")

@@ -1,0 +1,148 @@
+"""``ezxmc export``: a finished run as a bundle (bundle.py), for machines without Ray, vLLM or PyTorch.
+
+Comes in: a run. Goes out: a directory that :meth:`Tagger.load` opens. What was written is loaded and tried before it
+counts: the same labels as the run's own tagger, which encodes in float32 for this, as a bundle does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray import layout
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, write_lexical_files
+from ezxmc_ray.integrity import checked, checksums_of
+from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.storage import Storage, check_writable
+from ezxmc_ray.tagging.bundle import BUNDLE, ONNX_FOLDER, README, bundle_note, is_bundle
+from ezxmc_ray.tagging.opening import open_for_tagging
+from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.version import __version__
+
+ENCODERS = ("onnx", "torch")
+#: How far scores of the bundle and of the run may lie apart.
+CLOSE = 1e-5
+#: Labels whose texts are tagged to try a bundle.
+TRIED_LABELS = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: ``labels``, and ``bytes`` in all."""
+
+    labels: int
+    bytes: int
+
+
+def export_bundle(run: str, directory: str, encoder: str = "onnx") -> Exported:
+    """Write a bundle of ``run`` into ``directory`` (a path or a URI), which is empty, absent, or an older bundle.
+
+    ``encoder``: onnx, or torch: as sentence-transformers loads it, which needs PyTorch where it is used. Errors:
+    UserError for a run that cannot tag, a directory that holds something else, an encoder that ONNX Runtime does not
+    run, and a bundle that does not tag as the run does.
+    """
+    if encoder not in ENCODERS:
+        raise UserError(f"--encoder {encoder} is not one of {', '.join(ENCODERS)}.")
+    source, settings = open_for_tagging(run)
+    target = Storage(directory)
+    if not is_bundle(target) and target.sizes(recursive=True):
+        raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
+    check_writable(target)
+    folder = f"files-{secrets.token_hex(8)}"
+    files = target.below(folder)
+    settings = dataclasses.replace(
+        settings,
+        encoder=dataclasses.replace(settings.encoder, dtype="float32"),
+        onnx=encoder == "onnx",
+        encoder_folder=ONNX_FOLDER if encoder == "onnx" else layout.STUDENT,
+    )
+    try:
+        _copy(source, files, settings)
+        _try(source, files, settings)
+        sizes = files.sizes(recursive=True)
+        checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
+        told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
+        readme = _readme(source, settings, told)
+        target.write_bytes(README, readme.encode())
+        target.write_note(BUNDLE, bundle_note(settings, folder, told))
+    except BaseException:
+        files.remove("")
+        raise
+    for old in target.folders():
+        if old.startswith("files-") and old != folder:
+            target.remove(old)
+    return Exported(source.rows(layout.LABELS), sum(sizes.values()))
+
+
+def _copy(source: Storage, files: Storage, settings: TagSettings) -> None:
+    """Copy labels, index and words, and write the encoder."""
+    files.write_bytes(layout.LABELS, source.read_bytes(layout.LABELS))
+    for shard in settings.shards:
+        _copy_file(source, files, f"{layout.INDEX}/{shard.file}")
+    if settings.lexical.weight:
+        if not has_lexical_files(source, settings.label_fingerprint):  # of an older run
+            write_lexical_files(source, settings.label_fingerprint)
+        for name in lexical_files(source):
+            _copy_file(source, files, name)
+    with checked(source, layout.STUDENT) as student:
+        if settings.onnx:
+            from ezxmc_ray.encoder.encoder import Encoder
+            from ezxmc_ray.encoder.onnx_export import export_onnx
+
+            with temporary_folder() as written:
+                export_onnx(Encoder.load(str(student), settings.encoder, "cpu"), written)
+                files.upload(written, ONNX_FOLDER)
+        else:
+            for one in sorted(path for path in student.rglob("*") if path.is_file() and not path.name.startswith(".")):
+                if one.name != layout.MANIFEST:
+                    files.upload(one, f"{layout.STUDENT}/{one.relative_to(student).as_posix()}")
+
+
+def _copy_file(source: Storage, files: Storage, name: str) -> None:
+    with source.local(name) as path:
+        files.upload(Path(path), name)
+
+
+def _try(source: Storage, files: Storage, settings: TagSettings) -> None:
+    """Errors: UserError where the bundle's tagger gives other labels or scores than the run's."""
+    run = Tagger(source, dataclasses.replace(settings, onnx=False, encoder_folder=layout.STUDENT, gpu_dtype=None))
+    bundle = Tagger(files, settings)
+    texts = run.label_texts.slice(0, TRIED_LABELS).to_pylist()
+    ours, theirs = (one.rank([""] * len(texts), texts, min_score=-np.inf) for one in (run, bundle))
+    apart = np.abs(ours.scores - theirs.scores)
+    # Labels of one score, but for rounding, may change places.
+    if float(np.max(apart, initial=0.0)) > CLOSE:
+        raise UserError(
+            f"The bundle gives other scores than the run (up to {apart.max():.1e} apart): give --encoder torch."
+        )
+
+
+def _readme(source: Storage, settings: TagSettings, files: Mapping[str, Mapping[str, Any]]) -> str:
+    labels, size = source.rows(layout.LABELS), sum(one["bytes"] for one in files.values())
+    return f"""\
+# A tagger of {labels:,} labels
+
+Written by `ezxmc export` (ezxmc-ray {__version__}): an encoder, an index of the labels and the labels' words,
+{size / 1e6:,.0f} MB. It needs neither the LLM that taught it, nor Ray{", nor PyTorch" if settings.onnx else ""}.
+
+    pip install 'ezxmc-ray[{"tag" if settings.onnx else "run"}]'
+
+```python
+from ezxmc_ray import Tagger
+
+tagger = Tagger.load("this directory")
+for label in tagger.tag(["a text"], k=5)[0]:
+    print(label.score, label.text, label.label_id)
+```
+
+`ezxmc tag DIRECTORY --input documents.jsonl --output tags.jsonl` tags files. `bundle.json` has a checksum of every
+file; a damaged one is named when the tagger is loaded.
+"""

@@ -1,0 +1,68 @@
+"""Opening a run for tagging: only if what it tags with is whole and belongs together.
+
+Comes in: a run directory. Goes out: its storage, and :class:`TagSettings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ezxmc_ray import layout
+from ezxmc_ray.context import Context, open_context
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.index.gpu import gpu_dtype
+from ezxmc_ray.integrity import in_words, noted_damage, step_damage
+from ezxmc_ray.storage import Storage, read_manifest
+from ezxmc_ray.tagging.settings import TagSettings
+
+
+def open_for_tagging(run: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
+    """The run, with ``overrides`` of its own configuration. Errors: UserError as :func:`checked_settings`."""
+    context = open_context(run, overrides)
+    return context.storage, checked_settings(context)
+
+
+def settings_of(context: Context) -> TagSettings:
+    """Of a run whose index is built."""
+    config = context.config
+    return TagSettings(
+        config.encoder,
+        config.lexical,
+        [ShardInfo(**shard) for shard in context.manifest(layout.INDEX).details["shards"]],
+        config.predict.top_k,
+        context.min_score,
+        context.prepared.label_fingerprint,
+        gpu_dtype(config.encoder, config.index),
+        prepare=config.prepare,
+    )
+
+
+def checked_settings(context: Context) -> TagSettings:
+    """As :func:`settings_of`. Errors: UserError for a run that is damaged, or whose index is missing or too old."""
+    storage = context.storage
+    folders = (layout.DOCUMENTS, layout.shortlist(0), layout.STUDENT, layout.INDEX)
+    whole = (f"{name}/" for name in (layout.LEXICAL, layout.STUDENT, layout.INDEX))
+    read = (*whole, *map(layout.manifest, folders[:2]), layout.LABELS)
+    noted = noted_damage(storage)
+    damaged = {name: what for folder in folders for name, what in step_damage(storage, folder, noted).items()}
+    if wrong := {name: what for name, what in damaged.items() if name.startswith(read)}:
+        raise UserError(
+            f"The run {context.config.run} cannot tag, it is damaged: {in_words(wrong)}; `ezxmc run` makes that anew."
+        )
+    index = read_manifest(storage, layout.INDEX)
+    built = index.details if index else {}
+    student, documents = (read_manifest(storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
+    if student and documents:
+        expected = {
+            "student": student.commit,
+            "label_fingerprint": documents.details["label_fingerprint"],
+            "match_settings": context.match_settings,
+        }
+    if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
+        run = context.config.run
+        raise UserError(
+            f"The index of {run} is missing, or older than its labels, its student or its encoder and lexical "
+            f"settings: finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
+        )
+    return settings_of(context)

@@ -1,0 +1,29 @@
+"""How a tagger tags, whether it is a run's or a bundle's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ezxmc_ray import layout
+from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
+from ezxmc_ray.index.build import ShardInfo
+
+
+@dataclass(frozen=True)
+class TagSettings:
+    """How a run tags. ``min_score``: a similarity (index/hybrid.py); ``gpu_dtype``: see :class:`ShardedIndex`.
+
+    ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
+    the columns of files that are tagged.
+    """
+
+    encoder: EncoderConfig
+    lexical: LexicalConfig
+    shards: list[ShardInfo]
+    top_k: int
+    min_score: float
+    label_fingerprint: str
+    gpu_dtype: str | None = None
+    encoder_folder: str = layout.STUDENT
+    onnx: bool = False
+    prepare: PrepareConfig | None = None

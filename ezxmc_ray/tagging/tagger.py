@@ -1,0 +1,225 @@
+"""What a finished run is for: texts in, labels out, with the student and the index, without the LLM and without Ray.
+
+Comes in: a run directory, or what ``ezxmc export`` made of one; texts. Goes out: labels with their scores. The command,
+the stage ``predict``, the server and Python programs all tag by this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray import layout
+from ezxmc_ray.encoder.document_encoder import DocumentEncoder
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.hybrid import HybridSearcher
+from ezxmc_ray.index.label_texts import read_label_texts
+from ezxmc_ray.index.lexical_files import open_lexical_table
+from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
+from ezxmc_ray.integrity import checked
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
+from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
+from ezxmc_ray.tagging.settings import TagSettings
+
+#: Documents that are encoded and searched at once.
+TAG_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A label of a text. ``score``: its similarity: the cosine, and what the words add (index/hybrid.py)."""
+
+    label_id: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Labels of documents: ``scores`` float32 and ``labels`` (label numbers) int32, [q, k], falling; ``counts`` int64
+    [q]: how many of a row pass the threshold, which are its first. ``truncated``: documents that were cut."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    truncated: int
+
+
+class Tagger:
+    """Tags texts with the labels of a run; several threads may share one.
+
+    >>> with Tagger.load(run) as tagger:  # doctest: +SKIP
+    ...     [[label.text for label in labels] for labels in tagger.tag(["A text editor with colours."], k=2)]
+    [['works with: text', 'use: editing']]
+    """
+
+    def __init__(self, storage: Storage, settings: TagSettings) -> None:
+        """See :meth:`load`; ``storage``: of a run that is known to be whole."""
+        self.encoder = _load_encoder(storage, settings)
+        texts = read_label_texts(storage)
+        index = ShardedIndex.load(storage, layout.INDEX, settings.shards, settings.gpu_dtype, texts)
+        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
+        table = open_lexical_table(storage, settings.label_fingerprint) if settings.lexical.weight else None
+        self.searcher = HybridSearcher(index, table, settings.lexical)
+        self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
+        self.settings = settings
+        self.top_k, self.min_score = settings.top_k, settings.min_score
+
+    @classmethod
+    def load(cls, where: str, overrides: Sequence[str] = ()) -> Tagger:
+        """The tagger of a run, or of a bundle that ``ezxmc export`` wrote.
+
+        Args:
+            where: a directory or an object-store URI.
+            overrides: knobs of a run, such as ``predict.top_k=3``.
+
+        Errors: UserError for what is neither, is not finished, is damaged, or does not belong together.
+        """
+        if is_bundle(Storage(where)):
+            return cls(*open_bundle(where, overrides))
+        from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
+
+        return cls(*open_for_tagging(where, overrides))
+
+    def __enter__(self) -> Tagger:
+        """The tagger itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to do: files are mapped, and let go with the tagger."""
+
+    @property
+    def labels(self) -> pa.Table:
+        """All labels, by label number: columns ``id`` and ``text``."""
+        return pa.table({"id": self.label_ids, "text": self.label_texts})
+
+    def tag(
+        self,
+        texts: Sequence[str],
+        k: int | None = None,
+        min_score: float | None = None,
+        titles: Sequence[str] | None = None,
+        among: Sequence[str] | None = None,
+    ) -> list[list[Tagged]]:
+        """The labels of each of ``texts``, best first.
+
+        Args:
+            texts: of the documents.
+            k: labels a document at most; None: as the run's predict.top_k says.
+            min_score: least score of a label; None: as the run has it, fitted or given; -1 keeps all.
+            titles: of the same documents; None: they have none.
+            among: ids of labels; no other is given. None: all labels.
+
+        Errors: UserError for a bad k, titles that are not as many as texts, and ids that no label has.
+        """
+        ranked = self.rank([""] * len(texts) if titles is None else titles, texts, k, min_score, among=among)
+        rows = zip(*(column.to_pylist() for column in self._lists(ranked)), strict=True)
+        return [[Tagged(*one) for one in zip(*row, strict=True)] for row in rows]
+
+    def tag_table(
+        self,
+        documents: pa.Table,
+        k: int | None = None,
+        min_score: float | None = None,
+        among: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The labels of the rows of a table: PREDICTIONS_SCHEMA (columns id, label_ids, label_texts, scores).
+
+        ``documents``: string columns ``text``, ``title`` and ``id``, the last two of which may be absent; without ids
+        rows are called by their number. The rest as in :meth:`tag`.
+        """
+        if "text" not in documents.column_names:
+            raise UserError(
+                f"The table has no column text, only {', '.join(documents.column_names) or 'none'}; rename one."
+            )
+        count = len(documents)
+        ids = documents["id"].to_pylist() if "id" in documents.column_names else list(map(str, range(count)))
+        titles = documents["title"].to_pylist() if "title" in documents.column_names else [""] * count
+        texts = [text or "" for text in documents["text"].to_pylist()]
+        return self._table(ids, self.rank([title or "" for title in titles], texts, k, min_score, among=among))
+
+    def tag_columns(
+        self,
+        ids: Sequence[str],
+        titles: Sequence[str],
+        texts: Sequence[str],
+        excluded: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[pa.Table, int]:
+        """PREDICTIONS_SCHEMA, by the run's own k and least score; and how many documents were cut.
+
+        ``excluded``: label numbers that each document must not get.
+        """
+        ranked = self.rank(titles, texts, excluded=excluded)
+        return self._table(ids, ranked), ranked.truncated
+
+    def rank(
+        self,
+        titles: Sequence[str],
+        texts: Sequence[str],
+        k: int | None = None,
+        min_score: float | None = None,
+        excluded: Sequence[Sequence[int]] | None = None,
+        among: Sequence[str] | None = None,
+    ) -> Ranked:
+        """As :meth:`tag`, in label numbers; ``excluded``: as in :meth:`tag_columns`."""
+        k = self.top_k if k is None else k
+        if k < 1:
+            raise UserError(f"k={k} labels a text make no sense: give 1 or more.")
+        if len(titles) != len(texts):
+            raise UserError(f"There are {len(titles):,} titles for {len(texts):,} texts: give as many, or none.")
+        k = min(k, len(self.label_ids))
+        numbers = None if among is None else self.numbers_of(among)
+        encoded = self.encoder.encode_documents(titles, texts)
+        if numbers is None:
+            scores, labels = self.searcher.search(encoded.vectors, titles, texts, k, excluded)
+        else:
+            scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, k, numbers)
+        keep = (labels != NO_LABEL) & (scores >= (self.min_score if min_score is None else min_score))
+        # What passes the threshold is a prefix of each row, since scores fall.
+        return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated)
+
+    def numbers_of(self, label_ids: Sequence[str]) -> np.ndarray:
+        """The label numbers of ``label_ids``, rising, int32. Errors: UserError for ids that no label has."""
+        unknown = [one for one in label_ids if one not in self._number_of]
+        if unknown:
+            more = f" and {len(unknown) - 3:,} more" if len(unknown) > 3 else ""
+            raise UserError(f"No label has the id {', '.join(map(repr, unknown[:3]))}{more}.")
+        return np.unique(np.array([self._number_of[one] for one in label_ids], np.int32))
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {label: number for number, label in enumerate(self.label_ids.to_pylist())}
+
+    def _lists(self, ranked: Ranked) -> list[pa.ListArray]:
+        """Ids, texts, and scores of the labels that pass, by document."""
+        keep = np.arange(ranked.labels.shape[1]) < ranked.counts[:, None]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(ranked.counts)]), pa.int32())
+        numbers = pa.array(ranked.labels[keep], pa.int32())
+        flat = (
+            self.label_ids.take(numbers),
+            self.label_texts.take(numbers),
+            pa.array(ranked.scores[keep], pa.float32()),
+        )
+        return [pa.ListArray.from_arrays(offsets, values) for values in flat]
+
+    def _table(self, ids: Sequence[str], ranked: Ranked) -> pa.Table:
+        return pa.Table.from_arrays([pa.array(ids, pa.string()), *self._lists(ranked)], schema=PREDICTIONS_SCHEMA)
+
+
+def _load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:
+    with checked(storage, settings.encoder_folder) as folder:
+        if settings.onnx:
+            from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder
+
+            return OnnxEncoder.load(folder, settings.encoder)
+        from ezxmc_ray.encoder.encoder import Encoder  # seconds of imports, not for who only names this class
+
+        return Encoder.load(str(folder), settings.encoder)
