@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     except typer.TyperException as error:
         _fail(_usage_sentence(error))
     except Exception as error:
-        mistake = _user_error(error)
+        mistake = _user_error(error) or _not_installed(error)
         if mistake is None:
             raise
         _fail(str(mistake))
@@ -283,6 +283,16 @@ def _user_error(error: BaseException) -> UserError | None:
         current = wrapped if isinstance(wrapped, BaseException) else current.__cause__
     mistakes = [found for found in seen if isinstance(found, UserError)]
     return next((found for found in mistakes if not hasattr(found, "cause")), None)
+
+
+def _not_installed(error: BaseException) -> UserError | None:
+    """The sentence for a package that is not there: machines that only tag lack most of them."""
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "ezxmc_ray").startswith("ezxmc_ray"):
+        return None
+    return UserError(
+        f"The package {error.name} is not installed, which this command needs: install what requirements/ locks "
+        "(README), or pip install 'ezxmc-ray[gpu]'."
+    )
 
 
 if __name__ == "__main__":

@@ -20,12 +20,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from ezxmc_ray.cli import STAGES
-from tools.lock import exactly, fresh_pip, name_of, normal, pins, public
+from tools.lock import exactly, fresh_pip, name_of, normal, pins, public, requirements_of
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CORE = PROJECT["project"]["dependencies"]
-EXTRAS = PROJECT["project"]["optional-dependencies"]
+CORE, EXTRAS = requirements_of(PROJECT)
 PYTHONS = ["3.11", "3.12", "3.13"]
 #: A shell script that is this Python.
 THIS_PYTHON = f'exec {sys.executable} "$@"'

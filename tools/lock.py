@@ -36,7 +36,7 @@ def main() -> int:
         print("error: The locks are made on Linux x86_64 with Python 3.11.", file=sys.stderr)
         return 2
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    core, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
+    core, extras = requirements_of(project)
     models, left_out = project["tool"]["lock"]["models"], project["tool"]["lock"]["left-out-of-cpu"]
     with tempfile.TemporaryDirectory(prefix="ezxmc-lock-") as folder:
         pip = fresh_pip(Path(folder))
@@ -52,6 +52,14 @@ def main() -> int:
     write("gpu", "vLLM on CUDA", gpu | weights)
     write("dev", "What make test and make lint need, beside cpu.txt", without(dev, cpu.keys() | set(left_out)))
     return 1 if missing else 0
+
+
+def requirements_of(project: Mapping[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
+    """What a run needs everywhere, and by extra what it needs besides; ``project``: pyproject.toml."""
+    extras = project["project"]["optional-dependencies"]
+    core = [*project["project"]["dependencies"], *extras["run"]]
+    own = f"{project['project']['name']}["
+    return core, {name: [one for one in wanted if not one.startswith(own)] for name, wanted in extras.items()}
 
 
 def fresh_pip(folder: Path) -> list[str]:

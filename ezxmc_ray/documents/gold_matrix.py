@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from ezxmc_ray.documents.sources import Source, read_lines
 from ezxmc_ray.errors import UserError, one_line
@@ -74,6 +73,8 @@ def _load(content: bytes) -> dict[str, npt.NDArray[Any]]:
 
 def _matrix(arrays: dict[str, npt.NDArray[Any]]) -> Any:
     """scipy.sparse.csr_matrix; ValueError for arrays that are none."""
+    from scipy import sparse  # which machines that only tag do not have
+
     kind = arrays["format"].item()
     kind = kind.decode("ascii") if isinstance(kind, bytes) else str(kind)
     if kind not in _ARRAYS:
@@ -89,12 +90,12 @@ def _matrix(arrays: dict[str, npt.NDArray[Any]]) -> Any:
     if kind == "coo":
         _check_indices(first, shape[0], len(data))
         _check_indices(second, shape[1], len(data))
-        return scipy.sparse.coo_matrix((data, (first, second)), shape=shape).tocsr()
+        return sparse.coo_matrix((data, (first, second)), shape=shape).tocsr()
     rows, columns = shape if kind == "csr" else shape[::-1]
     _check_indices(first, columns, len(data))
     if len(second) != rows + 1 or second[0] != 0 or second[-1] != len(data) or (second[1:] < second[:-1]).any():
         raise ValueError(f"its indptr does not part {len(data)} values into {rows} rows")
-    make = scipy.sparse.csr_matrix if kind == "csr" else scipy.sparse.csc_matrix
+    make = sparse.csr_matrix if kind == "csr" else sparse.csc_matrix
     matrix = make((data, first, second), shape=shape).tocsr()
     matrix.sum_duplicates()
     return matrix

@@ -1,0 +1,166 @@
+"""Bundles: the same labels as the run, nothing imported that is not needed, and damage that is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ezxmc_ray.encoder import onnx_export
+from ezxmc_ray.encoder.document_encoder import DocumentEncoder
+from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging import export
+from ezxmc_ray.tagging.export import export_bundle
+from ezxmc_ray.tagging.tagger import Tagger
+from tests.student.toy import LABELS, TOPICS
+from tests.tagging.made_run import make_run
+
+HEAVY = ("ray", "torch", "transformers", "sentence_transformers", "vllm", "scipy", "sklearn", "matplotlib", "jinja2")
+TEXTS = [*TOPICS, *LABELS, "a long text " * 40, "", "größe 文 🙂"]
+
+
+def assert_alike(one: Tagger, other: Tagger) -> None:
+    ours, theirs = (tagger.rank([""] * len(TEXTS), TEXTS, k=6, min_score=-9.0) for tagger in (one, other))
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    apart = ours.labels != theirs.labels  # two labels of one score, but for rounding
+    assert apart.mean() < 0.02
+    assert ours.truncated == theirs.truncated > 0
+
+
+def test_a_bundle_gives_the_labels_and_scores_of_the_run(tagger: Tagger, bundle: Path) -> None:
+    with Tagger.load(str(bundle)) as lean:
+        assert isinstance(lean.encoder, OnnxEncoder)
+        assert_alike(tagger, lean)
+        assert (lean.top_k, lean.min_score) == (tagger.top_k, tagger.min_score)
+        assert lean.labels.equals(tagger.labels)
+        assert Tagger.load(str(bundle), ["predict.top_k=2", "prepare.text_column=body"]).top_k == 2
+
+
+def test_the_encoder_may_stay_with_pytorch(run: str, tagger: Tagger, tmp_path: Path) -> None:
+    export_bundle(run, str(tmp_path / "bundle"), "torch")
+    assert_alike(tagger, Tagger.load(str(tmp_path / "bundle")))
+    assert not list((tmp_path / "bundle").rglob("*.onnx"))
+
+
+def test_a_bundle_is_loaded_and_tags_without_what_runs_are_made_by(bundle: Path) -> None:
+    program = (
+        f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\n"
+        "from ezxmc_ray import Tagger\nfrom ezxmc_ray.tagging import files\n"
+        "print([one.text for one in Tagger.load(sys.argv[1]).tag(['a salt lamp'], k=3)[0]])"
+    )
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([one.text for one in Tagger.load(str(bundle)).tag(["a salt lamp"], k=3)[0]])
+
+
+def test_a_flipped_byte_in_any_file_is_found_and_named(bundle: Path, tmp_path: Path) -> None:
+    files = sorted(path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file())
+    assert len(files) > 8
+    for file in files:
+        shutil.copytree(bundle, tmp_path / "copy", dirs_exist_ok=True)
+        content = bytearray((tmp_path / "copy" / file).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "copy" / file).write_bytes(content)
+        if file.name == "README.md":
+            Tagger.load(str(tmp_path / "copy"))
+            continue
+        with pytest.raises(UserError, match=file.name):
+            Tagger.load(str(tmp_path / "copy"))
+
+
+def test_files_of_another_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "run", shard_labels=100)
+    export_bundle(str(tmp_path / "run"), str(tmp_path / "other"), "torch")
+    for folder in ("index", "encoder"):
+        shutil.copytree(bundle, tmp_path / "mixed", dirs_exist_ok=True)
+        ours, theirs = (next(one.glob("files-*")) for one in (tmp_path / "mixed", tmp_path / "other"))
+        shutil.rmtree(ours / folder)
+        if folder == "index":
+            shutil.copytree(theirs / folder, ours / folder)
+        with pytest.raises(UserError, match=rf"The bundle is damaged: .*/{folder}/.*export it again"):
+            Tagger.load(str(tmp_path / "mixed"))
+
+
+def test_a_bundle_of_another_version_and_other_settings_are_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was built with other settings of lexical"):
+        Tagger.load(str(bundle), ["lexical.weight=0.9"])
+    shutil.copytree(bundle, tmp_path / "copy")
+    storage = Storage(str(tmp_path / "copy"))
+    storage.write_note("bundle.json", storage.read_note("bundle.json") | {"version": 99})
+    with pytest.raises(UserError, match="is of version 99, and this ezxmc reads version 1"):
+        Tagger.load(str(tmp_path / "copy"))
+    (tmp_path / "copy" / "bundle.json").write_text("{")
+    with pytest.raises(UserError, match=r"The bundle is damaged: .*bundle\.json"):
+        Tagger.load(str(tmp_path / "copy"))
+
+
+def test_an_export_over_an_older_one_is_there_as_a_whole_or_not_at_all(
+    run: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    before = Storage(str(tmp_path / "copy")).sizes(recursive=True)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for where in ("_copy", "_try", "_readme"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(export, where, stop)
+            export_bundle(run, str(tmp_path / "copy"), "torch")
+        assert Storage(str(tmp_path / "copy")).sizes(recursive=True) == before
+    old = Tagger.load(str(tmp_path / "copy"))
+    export_bundle(run, str(tmp_path / "copy"), "torch")
+    assert len(list((tmp_path / "copy").glob("files-*"))) == 1
+    assert_alike(old, Tagger.load(str(tmp_path / "copy")))  # the old one's files are gone, and it goes on
+
+
+def test_only_a_bundle_or_nothing_is_written_over(run: str, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds something else than a bundle: name an empty directory"):
+        export_bundle(run, str(tmp_path))
+    with pytest.raises(UserError, match="--encoder tensorflow is not one of onnx, torch"):
+        export_bundle(run, str(tmp_path / "new"), "tensorflow")
+
+
+def test_an_encoder_that_onnx_runtime_reads_otherwise_is_not_exported(
+    run: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = next(bundle.rglob("*.onnx"))  # it takes seconds to write
+    monkeypatch.setattr(onnx_export, "_write", lambda written, example, path: shutil.copy(network, path))
+    real = OnnxEncoder.forward
+    monkeypatch.setattr(OnnxEncoder, "forward", lambda self, groups: np.roll(real(self, groups), 1, axis=1))
+    with pytest.raises(UserError, match=r"its vectors in ONNX Runtime lie up to .* apart\): give --encoder torch"):
+        export_bundle(run, str(tmp_path / "bundle"))
+    monkeypatch.setattr(OnnxEncoder, "forward", real)
+    reading = DocumentEncoder.document_tokens
+    monkeypatch.setattr(OnnxEncoder, "document_tokens", lambda self, texts: reading(self, [*texts[:-1], "x"]))
+    with pytest.raises(UserError, match=r"its tokenizer\.json alone reads 'word word"):
+        export_bundle(run, str(tmp_path / "bundle"))
+    monkeypatch.setattr(onnx_export, "_write", stop_with(ModuleNotFoundError("no", name="onnxscript")))
+    with pytest.raises(UserError, match="exporter needs onnxscript, which is not installed"):
+        export_bundle(run, str(tmp_path / "bundle"))
+    assert not (tmp_path / "bundle" / "bundle.json").exists() and not list((tmp_path / "bundle").glob("files-*/*"))
+
+
+def stop_with(error: Exception) -> object:
+    def stop(*arguments: object) -> None:
+        raise error
+
+    return stop
+
+
+def test_a_bundle_says_nothing_of_the_machine_that_made_it(run: str, bundle: Path) -> None:
+    told = (bundle / "bundle.json").read_text() + (bundle / "README.md").read_text()
+    assert str(Path(run).parent) not in told and str(Path.home()) not in told
+    assert json.loads((bundle / "bundle.json").read_text())["encoder"]["model"] == "the student of this bundle"
