@@ -40,6 +40,8 @@ from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.versions import versions
 
+#: Raise when a selection finds more than before.
+SELECT_VERSION = 2
 #: Bytes of a step's files whose checksums are taken in the command's own process.
 READ_HERE_BYTES = 256 << 20
 
@@ -272,7 +274,7 @@ class RunPlan:
     def _select(self) -> Step:
         def inputs() -> list[Any]:
             cycles = range(self.context.cycles + 1)
-            return [[self._commit(layout.examples(cycle)) for cycle in cycles], self._target()]
+            return [[self._commit(layout.examples(cycle)) for cycle in cycles], self._target(), SELECT_VERSION]
 
         return Step("select", "select", layout.STUDENT, inputs, lambda: self._run("select"))
 

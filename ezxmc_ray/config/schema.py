@@ -323,6 +323,12 @@ class PredictConfig:
         least=-1_000,
         most=1_000,
     )
+    precision: float | None = knob(
+        None,
+        "share of the predicted labels that the teacher would say yes to, 0 to 1, by which min_score=null is fitted: the more, the fewer labels, or none; null: as many as agree best with its yes (F1)",
+        above=0,
+        most=0.99,
+    )
 
 
 @dataclass

@@ -31,13 +31,18 @@ from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
 from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, stops
 from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.metrics.thresholds import (
+    fit_min_score,
+    fit_probability,
+    precision_thresholds,
+    probability_error,
+)
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
-from ezxmc_ray.verdicts.calibration import fit_min_score
 from ezxmc_ray.verdicts.examples import example_groups
 
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
@@ -70,7 +75,7 @@ def select(context: Context) -> StageResult:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    threshold = fit_threshold(storage, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
+    thresholds = fit_thresholds(storage, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -78,7 +83,7 @@ def select(context: Context) -> StageResult:
         "compared_by": f"nDCG@{SCORED_AT} under the teacher's judgment of the held-out documents",
         "scores": scores,
         "documents": outcome["documents"],
-        "min_score": threshold,
+        **thresholds,
         "pairs": {
             "budget": config.curriculum.pair_budget or None,
             "judged": sum(one.pairs for one in judged),
@@ -249,24 +254,35 @@ def _held_out(storage: Storage, encoder: int, group: int) -> pa.Table:
     return storage.read_table(layout.held_out(encoder, group), HELD_OUT_SCHEMA)
 
 
-def fit_threshold(
+def fit_thresholds(
     storage: Storage, chosen: int, shards: int, yes_threshold: float, run_tasks: RunTasks = starmap
-) -> float:
-    """The similarity above which the chosen encoder's labels are most like the teacher's yes (F1, held-out).
+) -> dict[str, Any]:
+    """What the chosen encoder's similarities are worth by the teacher's yes on the held-out pairs.
 
-    -1, which keeps all, where no held-out pair got a yes. The order of the pairs is of no account.
+    ``min_score``: of the highest F1; -1, which keeps all, where no pair got a yes. ``precision_thresholds`` and
+    ``probability``: see metrics/thresholds.py, None without a yes. ``probability_error``: of the latter.
     """
     tasks = [(storage, chosen, groups) for groups in shard_groups(len(example_groups(shards)))]
-    parts = list(run_tasks(held_out_pairs, tasks))
-    scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (0, 1))
+    # In the order of the shards, by which a document's pairs are beside each other.
+    parts = sorted(run_tasks(held_out_pairs, tasks), key=lambda part: int(part[0]))
+    scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (1, 2))
     is_yes = verdicts >= yes_threshold
-    return float(fit_min_score(scores, is_yes)) if is_yes.any() else -1.0
+    if not is_yes.any():
+        return {"min_score": -1.0, "precision_thresholds": None, "probability": None, "probability_error": None}
+    curve = fit_probability(scores, is_yes)
+    return {
+        "min_score": fit_min_score(scores, is_yes),
+        "precision_thresholds": precision_thresholds(scores, is_yes),
+        "probability": dataclasses.asdict(curve) if curve else None,
+        "probability_error": probability_error(scores, is_yes),
+    }
 
 
-def held_out_pairs(storage: Storage, chosen: int, groups: range) -> tuple[np.ndarray, np.ndarray]:
-    """Task: similarities and verdicts of the held-out pairs of ``groups`` of shards, float32 [pairs] each."""
+def held_out_pairs(storage: Storage, chosen: int, groups: range) -> tuple[int, np.ndarray, np.ndarray]:
+    """Task: the first of ``groups`` of shards, and similarities and verdicts of their held-out pairs, float32 [pairs]
+    each."""
     tables = [_held_out(storage, chosen, group) for group in groups]
     similarity, verdict = (
         np.concatenate([flat(table[name]) for table in tables]) for name in ("similarity", "verdict")
     )
-    return similarity, verdict
+    return groups.start, similarity, verdict

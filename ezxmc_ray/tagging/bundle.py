@@ -29,6 +29,7 @@ from ezxmc_ray.config import (
 )
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.metrics.thresholds import ProbabilityCurve
 from ezxmc_ray.storage import Storage, checksum
 from ezxmc_ray.tagging.settings import TagSettings
 
@@ -59,6 +60,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "lexical": dataclasses.asdict(settings.lexical),
         "predict": {"top_k": settings.top_k, "min_score": settings.min_score},
         "prepare": {name: getattr(prepare, name) for name in READING},
+        "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
         "label_fingerprint": settings.label_fingerprint,
         "shards": [dataclasses.asdict(shard) for shard in settings.shards],
         "files": {name: dict(told) for name, told in files.items()},
@@ -98,6 +100,7 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         -1.0 if config.predict.min_score is None else config.predict.min_score,
         told["label_fingerprint"],
         None if told["onnx"] else config.encoder.vector_dtype,
+        ProbabilityCurve.of(told["probability"]),
         ONNX_FOLDER if told["onnx"] else layout.STUDENT,
         told["onnx"],
         config.prepare,

@@ -13,6 +13,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.integrity import in_words, noted_damage, step_damage
+from ezxmc_ray.metrics.thresholds import ProbabilityCurve
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.settings import TagSettings
 
@@ -34,6 +35,7 @@ def settings_of(context: Context) -> TagSettings:
         context.min_score,
         context.prepared.label_fingerprint,
         gpu_dtype(config.encoder, config.index),
+        ProbabilityCurve.of(context.manifest(layout.STUDENT).details.get("probability")),
         prepare=config.prepare,
     )
 

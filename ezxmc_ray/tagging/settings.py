@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.metrics.thresholds import ProbabilityCurve
 
 
 @dataclass(frozen=True)
 class TagSettings:
     """How a run tags. ``min_score``: a similarity (index/hybrid.py); ``gpu_dtype``: see :class:`ShardedIndex`.
 
-    ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
-    the columns of files that are tagged.
+    ``probability``: of a teacher's yes; None where it was not fitted. ``encoder_folder``: where the student lies;
+    ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names the columns of files that are tagged.
     """
 
     encoder: EncoderConfig
@@ -24,6 +25,7 @@ class TagSettings:
     min_score: float
     label_fingerprint: str
     gpu_dtype: str | None = None
+    probability: ProbabilityCurve | None = None
     encoder_folder: str = layout.STUDENT
     onnx: bool = False
     prepare: PrepareConfig | None = None

@@ -33,11 +33,16 @@ TAG_BATCH = 1024
 
 @dataclass(frozen=True)
 class Tagged:
-    """A label of a text. ``score``: its similarity: the cosine, and what the words add (index/hybrid.py)."""
+    """A label of a text. ``score``: its similarity: the cosine, and what the words add (index/hybrid.py).
+
+    ``probability``: of the teacher's yes at this score, by its verdicts on held-out documents; None where there were
+    too few of them.
+    """
 
     label_id: str
     text: str
     score: float
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,12 @@ class Tagger:
         Errors: UserError for a bad k, titles that are not as many as texts, and ids that no label has.
         """
         ranked = self.rank([""] * len(texts) if titles is None else titles, texts, k, min_score, among=among)
-        rows = zip(*(column.to_pylist() for column in self._lists(ranked)), strict=True)
-        return [[Tagged(*one) for one in zip(*row, strict=True)] for row in rows]
+        curve = self.settings.probability
+        found = []
+        for ids, names, scores in zip(*(column.to_pylist() for column in self._lists(ranked)), strict=True):
+            chances = curve(scores).tolist() if curve else [None] * len(scores)
+            found.append([Tagged(*one) for one in zip(ids, names, scores, chances, strict=True)])
+        return found
 
     def tag_table(
         self,

@@ -81,21 +81,6 @@ def yes_threshold_of(verdicts: ArrayLike) -> float:
     return yes_threshold(counts, edges)
 
 
-def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:
-    """The similarity that, as a least score, predicts the teacher's yes with the highest F1; of equals the higher.
-
-    ``similarity`` float32 [n], ``is_yes`` bool [n]; the answer is one of the similarities.
-    """
-    scores, yes = np.asarray(similarity, dtype=np.float32), np.asarray(is_yes, dtype=bool)
-    if not len(scores):
-        raise ValueError("a least score needs at least one pair")
-    order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(yes[order])
-    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal similarities are in or out together
-    f1 = 2 * hits[ends] / (ends + 1 + hits[-1])
-    return float(scores[ends[np.argmax(f1)]])
-
-
 def additive(raw: ArrayLike, readout: str) -> NDArray[np.float64]:
     """Raw scores, float64 [n], in a space where a difference is a log ratio: logits, or log likelihoods as they are."""
     values = np.asarray(raw, dtype=np.float64)

@@ -14,7 +14,7 @@ from ezxmc_ray.cycles import stops
 from ezxmc_ray.stages.select import (
     ADDED_UP,
     Shortlist,
-    fit_threshold,
+    fit_thresholds,
     pool_target,
     score_encoders,
     summarize,
@@ -75,7 +75,10 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     for cycle in (0, 1):
         storage.write_shard(f"cycle-{cycle}/examples", 0, pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
     summarize_examples(storage, 1, [range(1)])
-    assert fit_threshold(storage, 1, 1, threshold) == expected
+    found = fit_thresholds(storage, 1, 1, threshold)
+    assert found["min_score"] == expected
+    assert (found["precision_thresholds"] is None) == (expected == -1)
+    assert found["probability"] is found["probability_error"] is None  # of two pairs
 
 
 def test_encoders_are_scored_alike_however_the_documents_are_cut(tmp_path: Path) -> None:
@@ -110,7 +113,9 @@ def test_encoders_are_scored_alike_however_the_documents_are_cut(tmp_path: Path)
     scores = score_encoders(whole, config, 1, scales)
     assert 10 < scores["documents"] < 50
     assert score_encoders(several, config, 9, scales) == scores
-    assert fit_threshold(several, 1, 9, 0.5) == fit_threshold(whole, 1, 1, 0.5) > 0
+    fitted = fit_thresholds(whole, 1, 1, 0.5)
+    assert fit_thresholds(several, 1, 9, 0.5) == fitted
+    assert fitted["min_score"] > 0 and len(fitted["probability"]["scores"]) > 1 and 0 < fitted["probability_error"] < 1
 
 
 def test_the_pools_target_takes_all_encoders_alike() -> None:

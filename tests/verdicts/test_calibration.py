@@ -8,7 +8,6 @@ import pytest
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.verdicts.calibration import (
     calibrate,
-    fit_min_score,
     resolve_calibration,
     yes_threshold,
     yes_threshold_of,
@@ -83,20 +82,3 @@ def test_the_threshold_of_merged_histograms_is_that_of_all() -> None:
 
 def test_verdicts_that_are_all_equal_all_count_as_yes() -> None:
     assert (np.full(5, 3.0) >= yes_threshold_of(np.full(5, 3.0))).all()
-
-
-def test_the_least_score_is_the_best_f1_by_a_plain_loop() -> None:
-    rng = np.random.default_rng(4)
-    for _ in range(20):
-        similarity = rng.integers(0, 12, 40).astype(np.float32) / 12
-        yes = rng.random(40) < similarity
-        best = {
-            float(t): 2 * (yes & (similarity >= t)).sum() / ((similarity >= t).sum() + yes.sum())
-            for t in np.unique(similarity)
-        }
-        highest = max(t for t, f1 in best.items() if f1 == max(best.values()))
-        assert fit_min_score(similarity, yes) == highest
-
-
-def test_with_no_yes_at_all_only_the_most_similar_stays() -> None:
-    assert fit_min_score([0.25, 0.75, 0.5], [False, False, False]) == 0.75

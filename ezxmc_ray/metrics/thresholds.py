@@ -1,0 +1,132 @@
+"""From a similarity to what it is worth: the chance of a teacher's yes, and least scores by F1 or by precision.
+
+Comes in: similarities of pairs of held-out documents, and which of them got a yes. Goes out: thresholds, and a curve
+that the tagger reads chances from. Nothing here has seen a gold label: what is promised is the teacher's yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: Pairs of neighbouring similarity that are a point of the curve together, at least, and points at most.
+LEAST_PAIRS, MOST_POINTS = 20, 200
+#: Parts of the pairs that the curve's error is measured on, each by the curve of the others.
+FOLDS = 5
+#: Bins of a chance, from 0 to 1, in which promised and found shares are compared.
+ERROR_BINS = 10
+#: The precisions that thresholds are fitted for.
+PRECISIONS = tuple(percent / 100 for percent in range(1, 100))
+
+
+@dataclass(frozen=True)
+class ProbabilityCurve:
+    """The chance of a teacher's yes by similarity: ``probabilities`` at the rising ``scores``, linear between."""
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __call__(self, similarity: ArrayLike) -> NDArray[np.float64]:
+        """The chance at each similarity, float64 in its shape, 0 to 1; beyond the ends as at the ends."""
+        return np.asarray(np.interp(np.asarray(similarity, np.float64), self.scores, self.probabilities))
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any] | None) -> ProbabilityCurve | None:
+        """The curve in a manifest's details, as dataclasses.asdict wrote it; None: there was nothing to fit it on."""
+        return cls(tuple(told["scores"]), tuple(told["probabilities"])) if told else None
+
+
+def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:
+    """The similarity that, as a least score, predicts the teacher's yes with the highest F1; of equals the higher.
+
+    ``similarity`` float32 [n], ``is_yes`` bool [n]; the answer is one of the similarities.
+    """
+    scores, counts, hits = _by_threshold(similarity, is_yes)
+    f1 = 2 * hits / (counts + hits[-1])
+    return float(scores[np.argmax(f1)])
+
+
+def precision_thresholds(similarity: ArrayLike, is_yes: ArrayLike) -> list[float | None]:
+    """For each of :data:`PRECISIONS` the lowest least score above which so many pairs got a yes; None: there is none.
+
+    ``similarity`` float32 [n], ``is_yes`` bool [n]; the answers are similarities. A threshold is above at least
+    :data:`LEAST_PAIRS` pairs: one lucky pair at the top is no precision.
+    """
+    scores, counts, hits = _by_threshold(similarity, is_yes)
+    enough = counts >= LEAST_PAIRS
+    precision = hits / counts
+    found: list[float | None] = []
+    for wanted in PRECISIONS:
+        places = np.flatnonzero(enough & (precision >= wanted))
+        found.append(float(scores[places[-1]]) if len(places) else None)
+    return found
+
+
+def threshold_of_precision(thresholds: Sequence[float | None], precision: float) -> float | None:
+    """What :func:`precision_thresholds` found for ``precision``, rounded up to the next that it has."""
+    place = int(np.searchsorted(np.array(PRECISIONS), precision - 1e-9))
+    return thresholds[min(place, len(thresholds) - 1)]
+
+
+def fit_probability(similarity: ArrayLike, is_yes: ArrayLike) -> ProbabilityCurve | None:
+    """The curve of ``similarity`` (float32 [n]) and ``is_yes`` (bool [n]); None where there are too few pairs.
+
+    Isotonic regression (Zadrozny and Elkan, KDD 2002) of the shares of yes among neighbouring pairs, so many together
+    that a share says something; a pair of each kind is added to every share (Laplace), so that none is 0 or 1.
+    """
+    scores, yes = _sorted(similarity, is_yes)
+    points = min(MOST_POINTS, len(scores) // LEAST_PAIRS)
+    if points < 2:
+        return None
+    from sklearn.isotonic import IsotonicRegression  # seconds of imports, for who fits one
+
+    parts = np.array_split(np.arange(len(scores)), points)
+    centers = np.array([scores[part].mean() for part in parts])
+    shares = np.array([(yes[part].sum() + 1) / (len(part) + 2) for part in parts])
+    rising = IsotonicRegression().fit_transform(centers, shares, sample_weight=[len(part) for part in parts])
+    centers, first = np.unique(centers, return_index=True)
+    return ProbabilityCurve(tuple(centers.tolist()), tuple(rising[first].tolist()))
+
+
+def probability_error(similarity: ArrayLike, is_yes: ArrayLike) -> float | None:
+    """How far the curve's chances lie from the shares of yes that were found, 0 to 1; None where there are too few.
+
+    The expected calibration error (Naeini et al., AAAI 2015) in :data:`ERROR_BINS` bins. The pairs come in the order of
+    their documents; each fifth is measured by a curve of the others.
+    """
+    scores, yes = np.asarray(similarity, dtype=np.float64), np.asarray(is_yes, dtype=bool)
+    promised = np.full(len(scores), np.nan)
+    for part in np.array_split(np.arange(len(scores)), FOLDS):
+        others = np.ones(len(scores), bool)
+        others[part] = False
+        curve = fit_probability(scores[others], yes[others])
+        if curve is None:
+            return None
+        promised[part] = curve(scores[part])
+    bins = np.minimum((promised * ERROR_BINS).astype(int), ERROR_BINS - 1)
+    gaps = np.bincount(bins, promised - yes, ERROR_BINS)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def _sorted(similarity: ArrayLike, is_yes: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Both, by rising similarity."""
+    scores, yes = np.asarray(similarity, dtype=np.float64), np.asarray(is_yes, dtype=bool)
+    order = np.argsort(scores, kind="stable")
+    return scores[order], yes[order]
+
+
+def _by_threshold(
+    similarity: ArrayLike, is_yes: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Each similarity as a threshold, falling: how many pairs are not below it, and how many of these got a yes."""
+    scores, yes = np.asarray(similarity, dtype=np.float32), np.asarray(is_yes, dtype=bool)
+    if not len(scores):
+        raise ValueError("a least score needs at least one pair")
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(yes[order])
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal similarities are in or out together
+    return scores[ends], ends + 1, hits[ends]

@@ -1,0 +1,96 @@
+"""Least scores and chances, held against plain loops and against a world whose chances are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ezxmc_ray.metrics.thresholds import (
+    LEAST_PAIRS,
+    PRECISIONS,
+    ProbabilityCurve,
+    fit_min_score,
+    fit_probability,
+    precision_thresholds,
+    probability_error,
+    threshold_of_precision,
+)
+
+
+def test_the_least_score_is_the_best_f1_by_a_plain_loop() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        similarity = rng.integers(0, 12, 40).astype(np.float32) / 12
+        yes = rng.random(40) < similarity
+        best = {
+            float(t): 2 * (yes & (similarity >= t)).sum() / ((similarity >= t).sum() + yes.sum())
+            for t in np.unique(similarity)
+        }
+        highest = max(t for t, f1 in best.items() if f1 == max(best.values()))
+        assert fit_min_score(similarity, yes) == highest
+
+
+def test_with_no_yes_at_all_only_the_most_similar_stays() -> None:
+    assert fit_min_score([0.25, 0.75, 0.5], [False, False, False]) == 0.75
+
+
+def test_a_threshold_of_a_precision_is_the_lowest_that_has_it_by_a_plain_loop() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        similarity = (rng.integers(0, 30, 200) / 30).astype(np.float32)
+        yes = rng.random(200) < similarity**2
+        found = precision_thresholds(similarity, yes)
+        for wanted, threshold in zip(PRECISIONS, found, strict=True):
+            above = [similarity >= least for least in np.unique(similarity)]
+            lowest = [
+                float(least)
+                for least, kept in zip(np.unique(similarity), above, strict=True)
+                if kept.sum() >= LEAST_PAIRS and yes[kept].mean() >= wanted
+            ]
+            assert threshold == (min(lowest) if lowest else None)
+            assert threshold_of_precision(found, wanted) == threshold
+        assert threshold_of_precision(found, 0.505) == found[PRECISIONS.index(0.51)]
+        assert found[0] == 0.0
+
+
+def test_one_lucky_pair_is_no_precision() -> None:
+    similarity = np.linspace(1, 0, 100, dtype=np.float32)
+    yes = np.zeros(100, bool)
+    yes[0] = True
+    assert precision_thresholds(similarity, yes)[PRECISIONS.index(0.06)] is None
+    assert precision_thresholds(similarity, yes)[PRECISIONS.index(0.05)] == similarity[LEAST_PAIRS - 1]
+
+
+def test_the_curve_finds_the_chances_of_a_world_that_is_known() -> None:
+    rng = np.random.default_rng(6)
+    similarity = rng.random(20_000).astype(np.float32)
+    yes = rng.random(20_000) < similarity**2
+    curve = fit_probability(similarity, yes)
+    assert curve is not None
+    at = np.linspace(0.05, 0.95, 19)
+    assert np.abs(curve(at) - at**2).max() < 0.06
+    assert (np.diff(curve(np.linspace(-1, 2, 500))) >= 0).all()
+    assert 0 < curve(-5.0) < 0.03 and 0.9 < curve(5.0) < 1
+    error = probability_error(similarity, yes)
+    assert error is not None and error < 0.02
+    assert ProbabilityCurve.of({"scores": list(curve.scores), "probabilities": list(curve.probabilities)}) == curve
+
+
+def test_a_similarity_that_says_nothing_gives_everyone_the_same_chance() -> None:
+    rng = np.random.default_rng(7)
+    similarity, yes = rng.random(5_000), rng.random(5_000) < 0.3
+    curve = fit_probability(similarity, yes)
+    assert curve is not None and np.abs(curve([0.2, 0.5, 0.8]) - 0.3).max() < 0.06
+
+
+@pytest.mark.parametrize("pairs", [1, LEAST_PAIRS, 2 * LEAST_PAIRS - 1])
+def test_of_too_few_pairs_no_chance_is_told(pairs: int) -> None:
+    assert fit_probability(np.arange(pairs), np.arange(pairs) > 0) is None
+    assert probability_error(np.arange(pairs), np.arange(pairs) > 0) is None
+    assert ProbabilityCurve.of(None) is None
+
+
+def test_equal_similarities_are_one_point() -> None:
+    curve = fit_probability(np.repeat([0.1, 0.5], 60), np.repeat([False, True], 60))
+    assert curve is not None and set(np.round(curve.scores, 9)) == {0.1, 0.5}
+    assert curve.probabilities[0] < 0.1 and curve.probabilities[-1] > 0.9
