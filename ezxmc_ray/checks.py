@@ -41,12 +41,17 @@ def check_names(config: Config) -> None:
 
 def check_place(config: Config) -> None:
     """A cluster's nodes do not share the driver's working directory, which a Ray job even loses when it ends."""
-    joined = cluster_address(config.cluster)
-    _check_address(config.cluster)
-    if joined != "local" and "://" not in config.run and not os.path.isabs(os.path.expanduser(config.run)):
+    check_shared(config.cluster, "run", config.run)
+
+
+def check_shared(cluster: ClusterConfig, what: str, place: str) -> None:
+    """UserError where ``place``, which ``what`` names, is a relative path and the work is on a cluster's nodes."""
+    joined = cluster_address(cluster)
+    _check_address(cluster)
+    if joined != "local" and "://" not in place and not os.path.isabs(os.path.expanduser(place)):
         raise UserError(
-            f"run is {config.run}, a path relative to this process, but the run works on the Ray cluster at {joined}: "
-            "set run to a URI or an absolute path that every node reaches."
+            f"{what} is {place}, a path relative to this process, but the run works on the Ray cluster at {joined}: "
+            f"set {what} to a URI or an absolute path that every node reaches."
         )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ezxmc_ray.commands import tagging, verdicts
-from ezxmc_ray.commands.arguments import Configuration, Overrides, Run
+from ezxmc_ray.commands.arguments import AsJson, Configuration, Overrides, Run
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
 from ezxmc_ray.shown import shown
@@ -28,6 +28,7 @@ from ezxmc_ray.terminal import (
     explained,
     print_comparison,
     print_damage,
+    print_json,
     print_plan,
     print_table,
     print_verified,
@@ -78,7 +79,6 @@ A run that was stopped goes on where it was when the same command is given again
 app = typer.Typer(
     name="ezxmc",
     help=HELP,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -135,15 +135,20 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only say what would be done, and how long it may take")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: print JSON, for programs")] = False,
 ) -> None:
     """All stages of a run, or with ``--dry-run`` an estimate of them."""
+    if as_json and not dry_run:
+        raise UserError("--json needs --dry-run; of a run report.json in its directory is JSON.")
     config = _load(conf, overrides)
     from ezxmc_ray import curriculum
 
-    if dry_run:
-        print_plan(curriculum.dry_run(config))
-    else:
+    if not dry_run:
         curriculum.run(config)
+    elif as_json:
+        print_json(curriculum.dry_run(config))
+    else:
+        print_plan(curriculum.dry_run(config))
 
 
 def _add_stage(stage: str, explanation: str) -> None:
@@ -169,23 +174,34 @@ def config(
         str | None, typer.Argument(metavar="[CONF]", help="the configuration, a YAML file; without it, the defaults")
     ] = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """The resolved configuration as YAML; what differs from the default is marked."""
     words = list(overrides or [])
     if conf is not None and "=" in conf and not conf.endswith((".yaml", ".yml")):
         words.insert(0, conf)
         conf = None
-    for line in explained(_load(conf, words)):
+    loaded = _load(conf, words)
+    if as_json:
+        from ezxmc_ray.config import to_dict
+
+        print_json(to_dict(loaded))
+        return
+    for line in explained(loaded):
         print(line)
 
 
 @app.command(help="Say which steps of a run are done.")
-def status(run: Run) -> None:
+def status(run: Run, as_json: AsJson = False) -> None:
     """One line a step: state, rows, seconds; then what is damaged."""
     from ezxmc_ray import curriculum, verification
 
-    print_table(curriculum.status(run))
-    print_damage(verification.known_damage(run))
+    steps, damaged = curriculum.status(run), verification.known_damage(run)
+    if as_json:
+        print_json({"steps": steps, "damaged": damaged})
+        return
+    print_table(steps)
+    print_damage(damaged)
 
 
 @app.command(help="Read every file of a run and say which are damaged; exit status 1 if any is.")
@@ -213,6 +229,7 @@ def compare(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="also write a page like the report")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tables; differences are to the first run."""
     from ezxmc_ray.report import compare_page
@@ -224,7 +241,10 @@ def compare(
         compare_page.write_text(markdown, "--markdown", compare_page.markdown(comparison, measure))
     if html is not None:
         compare_page.write_text(html, "--html", compare_page.page(comparison, measure))
-    print_comparison(comparison, measure)
+    if as_json:
+        print_json(comparison.plain())
+    else:
+        print_comparison(comparison, measure)
 
 
 def _load(conf: str | None, overrides: Iterable[str] | None) -> Config:

@@ -6,6 +6,7 @@ needed, so that ``ezxmc --help`` answers at once.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,11 @@ PLAIN_WIDTH = 200
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON in ASCII, which no terminal takes for a command; without credentials."""
+    print(json.dumps(without_credentials(value), indent=2))
 
 
 def print_plan(plan: dict[str, Any]) -> None:

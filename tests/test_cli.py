@@ -6,6 +6,7 @@ A fake curriculum stands in for the real one, which needs Ray and models; it rec
 from __future__ import annotations
 
 import io
+import json
 import logging
 import signal
 import subprocess
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray import cli
-from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.commands import tagging
+from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
@@ -91,7 +93,7 @@ def curriculum(monkeypatch: pytest.MonkeyPatch) -> FakeCurriculum:
 
 
 @pytest.fixture
-def tagging(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+def tagged_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What the tagger was loaded with and what files it was to tag, in order; nothing is loaded."""
     calls: list[tuple[Any, ...]] = []
 
@@ -156,8 +158,45 @@ def test_status_prints_a_line_a_step_and_what_is_damaged(
     assert ["damaged:", "labels.parquet", "(missing)"] in lines
 
 
+def test_what_programs_read_is_json(
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = types.SimpleNamespace(known_damage=lambda run: {"labels.parquet": "missing \x1b"})
+    monkeypatch.setattr(sys.modules["ezxmc_ray"], "verification", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "ezxmc_ray.verification", fake)  # type: ignore[arg-type]
+    assert call("status", "runs/mine", "--json") == 0
+    told = json.loads(printed := capsys.readouterr().out)
+    assert [one["state"] for one in told["steps"]] == ["done", "missing"] and "\x1b" not in printed
+    assert told["damaged"] == {"labels.parquet": "missing \x1b"}
+    assert call("run", conf, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["steps"][0]["pairs"] == 12000
+    assert call("config", conf, "seed=4", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == to_dict(load_config(conf, ["seed=4"]))
+    assert call("run", conf, "--json") == 2
+    assert capsys.readouterr().err.startswith("ezxmc: --json needs --dry-run")
+
+
+def test_a_folder_of_tags_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(tagging, "_tag_folder", lambda *arguments: calls.append(arguments))
+    words = ("tag", "runs/mine", "--input", "a.jsonl", "predict.top_k=3", "--output", "tags/", "--format", "csv")
+    assert call(*words) == 0
+    assert calls == [("runs/mine", ["predict.top_k=3"], ["a.jsonl"], "tags/", "csv")]
+
+
+def test_a_package_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(where: str, overrides: list[str]) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(Tagger, "load", load)
+    assert call("tag", "runs/mine") == 2
+    assert capsys.readouterr().err.startswith("ezxmc: The package torch is not installed, which this command needs")
+
+
 def test_tag_takes_several_files_and_overrides(
-    tagging: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+    tagged_with: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (
         "runs/mine",
@@ -171,7 +210,7 @@ def test_tag_takes_several_files_and_overrides(
         "out.parquet",
     )
     assert call("tag", *words) == 0
-    assert tagging == [
+    assert tagged_with == [
         ("load", "runs/mine", ["predict.top_k=3"]),
         ("tag_files", ["a.jsonl", "c.csv", "b.jsonl"], "out.parquet"),
     ]
@@ -181,11 +220,11 @@ def test_tag_takes_several_files_and_overrides(
 
 
 def test_tag_without_input_reads_one_text_a_line(
-    tagging: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tagged_with: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("red wine\n\n  nothing\n"))
     assert call("tag", "runs/mine", "predict.top_k=3") == 0
-    assert tagging == [("load", "runs/mine", ["predict.top_k=3"])]
+    assert tagged_with == [("load", "runs/mine", ["predict.top_k=3"])]
     printed = capsys.readouterr()
     assert printed.out == (
         "red wine\n  1.000\tred\t(id:red)\n  0.500\twine\t(id:wine)\n\n"

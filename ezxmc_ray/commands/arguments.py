@@ -14,4 +14,5 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="the directory or object
 RunOrBundle = Annotated[
     str, typer.Argument(metavar="RUN", help="the directory or URI of a run, or of an export of one")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 VerdictFile = Annotated[str, typer.Argument(metavar="FILE", help="a Parquet file of verdicts, a path or a URI")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -30,8 +31,17 @@ def tag(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="a file for the tags: .parquet, .jsonl or .csv")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="a file for the tags: .parquet, .jsonl or .csv; - for JSON lines to the standard output; FOLDER/ for "
+            "a file for each input file, tagged on Ray's cluster; given again, it goes on where it was",
+        ),
     ] = None,
+    kind: Annotated[
+        str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")
+    ] = "parquet",
 ) -> None:
     """Tags for files, or for lines from the terminal."""
     knobs = [word for word in overrides or [] if "=" in word]
@@ -41,15 +51,39 @@ def tag(
     if output is not None and not files:
         raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
     target = output or "tags.parquet"
-    from ezxmc_ray.tagging.files import check_output, tag_files
+    if target.endswith("/"):
+        _tag_folder(run, knobs, files, target, kind)
+        return
+    from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger
 
     check_output(target)
     with Tagger.load(run, knobs) as tagger:
-        if files:
-            say_tagged(tag_files(tagger, files, target), target)
-        else:
+        if not files:
             tag_lines(tagger)
+            return
+        counts = tag_files(tagger, files, target)
+    if target != STDOUT:
+        say_tagged(counts, target)
+    elif counts.rejected:  # the standard output has tags and nothing else
+        print(f"{counts.rejected:,} bad rows were left out; with --output FILE they are listed.", file=sys.stderr)
+
+
+def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
+    """As ``tag``, of many files on a cluster."""
+    from ezxmc_ray.checks import check_shared
+    from ezxmc_ray.tagging.files import check_output
+    from ezxmc_ray.tagging.tagger import open_settings
+
+    check_output(f"{folder}tags.{kind}")
+    cluster = open_settings(run, knobs)[1].cluster
+    for what, place in (("the run", run), ("--output", folder)):
+        check_shared(cluster, what, place)
+    from ezxmc_ray.cluster.session import ray_cluster
+    from ezxmc_ray.stages.tag_folder import tag_folder
+
+    with ray_cluster(cluster):
+        say_tagged(tag_folder(run, knobs, files, folder, f".{kind}"), folder)
 
 
 @app.command(help="Write what a service needs of a run, and nothing else: student, index, words, labels.")

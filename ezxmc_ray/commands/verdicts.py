@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ezxmc_ray.commands.arguments import Run, VerdictFile
+from ezxmc_ray.commands.arguments import AsJson, Run, VerdictFile
 from ezxmc_ray.shown import shown
-from ezxmc_ray.terminal import print_verdicts
+from ezxmc_ray.terminal import print_json, print_verdicts
 
 if TYPE_CHECKING:
     from ezxmc_ray.context import Context
@@ -20,11 +20,15 @@ TeacherKey = Annotated[
 
 
 @app.command("show", help="Whose verdicts a run holds, and what they cost.")
-def show_verdicts(run: Run, teacher: TeacherKey = None) -> None:
+def show_verdicts(run: Run, teacher: TeacherKey = None, as_json: AsJson = False) -> None:
     """A table of the teachers."""
     from ezxmc_ray.verdicts.summary import summary
 
-    print_verdicts(summary(_context(run), teacher))
+    teachers = summary(_context(run), teacher)
+    if as_json:
+        print_json(teachers)
+    else:
+        print_verdicts(teachers)
 
 
 @app.command("export", help="Write one teacher's verdicts to a Parquet file, with document and label ids.")

@@ -8,7 +8,7 @@ of different versions can be compared; a difference is paired where both runs ra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,20 @@ class Comparison:
     entries: list[Entry]
     students: dict[str, list[Student]]
     notes: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON has it, but for what every document gained."""
+        return {
+            "first": self.first,
+            "entries": [asdict(replace(one, student=None)) | {"student": _plain(one.student)} for one in self.entries],  # type: ignore[arg-type]
+            "students": {name: [_plain(one) for one in students] for name, students in self.students.items()},
+            "notes": self.notes,
+        }
+
+
+def _plain(student: Student) -> dict[str, Any]:
+    told = {name: getattr(student, name) for name in ("name", "pairs", "shipped", "values", "intervals")}
+    return told | {"intervals": {name: interval and list(interval) for name, interval in student.intervals.items()}}
 
 
 def compare_runs(roots: Sequence[str]) -> Comparison:

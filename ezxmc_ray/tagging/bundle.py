@@ -70,9 +70,9 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
 def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
     """The files of a bundle, and how it tags.
 
-    ``overrides``: knobs of ``predict`` and ``prepare``, and of the encoder's speed. Errors: UserError for a bundle of
-    another version, for files that are damaged, of another bundle or missing, and for a knob that the index was built
-    with.
+    ``overrides``: knobs of ``predict``, ``prepare`` and ``cluster``, and of the encoder's speed. Errors: UserError
+    for a bundle of another version, for files that are damaged, of another bundle or missing, and for a knob that the
+    index was built with.
     """
     storage = Storage(where)
     told = _note(storage)
@@ -104,6 +104,7 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         ONNX_FOLDER if told["onnx"] else layout.STUDENT,
         told["onnx"],
         config.prepare,
+        config.cluster,
     )
     return files, settings
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,8 @@ from ezxmc_ray.tagging.tagger import Tagger
 TAG_BATCH = 1024
 #: Endings of the file that tags are written to.
 OUTPUTS = (".parquet", ".jsonl", ".csv")
+#: The output that is the standard output, as JSON lines.
+STDOUT = "-"
 #: Of a score in a text.
 SCORE_DIGITS = 6
 
@@ -49,10 +51,15 @@ class TagCounts:
     truncated: int = 0
     rejected: int = 0
 
+    def add(self, other: TagCounts) -> None:
+        """Count what ``other`` counted as well."""
+        for name, count in asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
 
 def check_output(output: str) -> None:
-    """UserError unless ``output`` ends as one of the formats that tags are written in."""
-    if os.path.splitext(output)[1].lower() not in OUTPUTS:
+    """UserError unless ``output`` is STDOUT, or ends as one of the formats that tags are written in."""
+    if output != STDOUT and os.path.splitext(output)[1].lower() not in OUTPUTS:
         raise UserError(
             f"--output {output} must end in one of {', '.join(OUTPUTS)}, which say how the tags are written."
         )
@@ -61,40 +68,62 @@ def check_output(output: str) -> None:
 def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     """Tag the documents in ``inputs`` (paths, globs or URIs; formats as in ``prepare``), commit ``output``.
 
-    Its ending says how: .parquet (PREDICTIONS_SCHEMA), .jsonl, or .csv (lists as JSON in the cells). Documents stream
-    through memory a batch at a time. Rows that cannot be used are left out and listed in
-    ``<output>.rejected.parquet`` (REJECTED_SCHEMA). Errors: UserError for inputs that do not exist or cannot be read,
-    that lack the configured columns, or of which no row can be used.
+    Its ending says how: .parquet (PREDICTIONS_SCHEMA), .jsonl, or .csv (lists as JSON in the cells); STDOUT: JSON lines
+    to the standard output. Documents stream through memory a batch at a time. Rows that cannot be used are left out and
+    listed in ``<output>.rejected.parquet`` (REJECTED_SCHEMA), with STDOUT only counted. Errors: UserError
+    for inputs that do not exist or cannot be read, that lack the configured columns, or of which no row can be used.
     """
     check_output(output)
     prepare = tagger.settings.prepare or PrepareConfig()
     sources = document_sources(prepare, inputs, "--input")
-    storage, name = _target(output, [one.source for one in sources])
     counts, columns = TagCounts(), dict[str, None]()
     rejected: list[pa.Table] = []
-    with _open_output(storage, name) as write:
+    storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])
+    with _to_stdout() if storage is None else open_output(storage, name) as write:
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
-            bad = RejectedRows(source.source.name, number)
-            for ids, titles, texts in _document_batches(source, bad, columns):
-                table, truncated = tagger.tag_columns(ids, titles, texts)
-                write(table)
-                labels = lengths(table["label_ids"])
-                counts.documents += len(ids)
-                counts.labels += int(labels.sum())
-                counts.without_labels += int((labels == 0).sum())
-                counts.without_text += texts.count("")
-                counts.truncated += truncated
-            rejected.append(bad.table().select(REJECTED_SCHEMA.names))
-        if columns:
-            check_named(prepare, ["text_column"], list(columns), "--input")
-        counts.rejected = sum(map(len, rejected))
-        if not counts.documents:
-            raise UserError(_nothing(inputs, pa.concat_tables(rejected)))
-    if counts.rejected:
-        storage.write_table(f"{name}.rejected.parquet", pa.concat_tables(rejected))
+            found, bad = tag_source(tagger, source, number, write, columns)
+            counts.add(found)
+            rejected.append(bad)
+        check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected))
+    if storage is not None:
+        write_rejected(storage, name, pa.concat_tables(rejected))
+    return counts
+
+
+def tag_source(
+    tagger: Tagger, source: DocumentSource, number: int, write: Callable[[pa.Table], None], columns: dict[str, None]
+) -> tuple[TagCounts, pa.Table]:
+    """Tag the documents of a file, the ``number``-th of its call; ``write`` takes tables of PREDICTIONS_SCHEMA.
+
+    ``columns`` takes up the names of all columns that were there. Returns counts, and the bad rows (REJECTED_SCHEMA).
+    """
+    counts, bad = TagCounts(), RejectedRows(source.source.name, number)
+    for ids, titles, texts in _document_batches(source, bad, columns):
+        table, truncated = tagger.tag_columns(ids, titles, texts)
+        write(table)
+        labels = lengths(table["label_ids"])
+        without = int((labels == 0).sum())
+        counts.add(TagCounts(len(ids), int(labels.sum()), without, texts.count(""), truncated))
+    counts.rejected = len(bad)
+    return counts, bad.table().select(REJECTED_SCHEMA.names)
+
+
+def check_tagged(
+    prepare: PrepareConfig, inputs: Sequence[str], counts: TagCounts, columns: dict[str, None], rejected: pa.Table
+) -> None:
+    """UserError where ``inputs`` lacked a column that ``prepare`` names, or had no usable document."""
+    if columns:
+        check_named(prepare, ["text_column"], list(columns), "--input")
+    if not counts.documents:
+        raise UserError(_nothing(inputs, rejected))
+
+
+def write_rejected(storage: Storage, name: str, rejected: pa.Table) -> None:
+    """Write the bad rows beside the tags ``name``, or remove those of an earlier call where there are none."""
+    if len(rejected):
+        storage.write_table(f"{name}.rejected.parquet", rejected)
     else:
         storage.remove(f"{name}.rejected.parquet")
-    return counts
 
 
 def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
@@ -102,7 +131,10 @@ def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
     folder, name = os.path.split(output)
     storage = Storage(folder or ".")
     if storage.is_folder(name):
-        raise UserError(f"--output {output} is a directory; name a file, for example {folder or '.'}/tags.parquet.")
+        raise UserError(
+            f"--output {output} is a directory; name a file, or end it with / for a file of tags "
+            "for each file of documents."
+        )
     if any(source.path == storage.path(name) for source in sources):
         raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
     check_writable(storage)
@@ -116,7 +148,13 @@ def _nothing(inputs: Sequence[str], rejected: pa.Table) -> str:
 
 
 @contextmanager
-def _open_output(storage: Storage, name: str) -> Iterator[Callable[[pa.Table], None]]:
+def _to_stdout() -> Iterator[Callable[[pa.Table], None]]:
+    """As :func:`open_output`, of the standard output."""
+    yield lambda table: print(_json_text(table), end="", flush=True)
+
+
+@contextmanager
+def open_output(storage: Storage, name: str) -> Iterator[Callable[[pa.Table], None]]:
     """A function that writes tables of PREDICTIONS_SCHEMA as the ending of ``name`` says."""
     ending = os.path.splitext(name)[1].lower()
     if ending == ".parquet":

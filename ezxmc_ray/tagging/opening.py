@@ -37,6 +37,7 @@ def settings_of(context: Context) -> TagSettings:
         gpu_dtype(config.encoder, config.index),
         ProbabilityCurve.of(context.manifest(layout.STUDENT).details.get("probability")),
         prepare=config.prepare,
+        cluster=config.cluster,
     )
 
 

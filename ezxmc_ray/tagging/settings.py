@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import EncoderConfig, LexicalConfig, PrepareConfig
+from ezxmc_ray.config import ClusterConfig, EncoderConfig, LexicalConfig, PrepareConfig
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.metrics.thresholds import ProbabilityCurve
 
@@ -16,6 +16,7 @@ class TagSettings:
 
     ``probability``: of a teacher's yes; None where it was not fitted. ``encoder_folder``: where the student lies;
     ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names the columns of files that are tagged.
+    ``cluster``: where many files are.
     """
 
     encoder: EncoderConfig
@@ -29,3 +30,4 @@ class TagSettings:
     encoder_folder: str = layout.STUDENT
     onnx: bool = False
     prepare: PrepareConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

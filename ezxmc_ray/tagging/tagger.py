@@ -86,11 +86,7 @@ class Tagger:
 
         Errors: UserError for what is neither, is not finished, is damaged, or does not belong together.
         """
-        if is_bundle(Storage(where)):
-            return cls(*open_bundle(where, overrides))
-        from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
-
-        return cls(*open_for_tagging(where, overrides))
+        return cls(*open_settings(where, overrides))
 
     def __enter__(self) -> Tagger:
         """The tagger itself."""
@@ -221,6 +217,15 @@ class Tagger:
 
     def _table(self, ids: Sequence[str], ranked: Ranked) -> pa.Table:
         return pa.Table.from_arrays([pa.array(ids, pa.string()), *self._lists(ranked)], schema=PREDICTIONS_SCHEMA)
+
+
+def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
+    """What :meth:`Tagger.load` makes a tagger of. Errors: as there."""
+    if is_bundle(Storage(where)):
+        return open_bundle(where, overrides)
+    from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
+
+    return open_for_tagging(where, overrides)
 
 
 def _load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:

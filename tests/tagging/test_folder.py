@@ -1,0 +1,80 @@
+"""Many files tagged into a folder, what is done kept. The pool of actors is simulated: one worker in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ezxmc_ray.cluster.pools import Pool
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages import tag_folder as stage
+from ezxmc_ray.tagging.tagger import Tagger
+from tests.student.toy import LABELS
+
+
+@pytest.fixture
+def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that the simulated pool was given; it stops before one that is called STOP."""
+    files: list[str] = []
+
+    def map_items(items: list[dict[str, Any]], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Any]:
+        for item in items:
+            if "STOP" in item["file"]:
+                raise KeyboardInterrupt
+            files.append(item["file"])
+            yield worker(*arguments)(item)
+
+    monkeypatch.setattr(stage, "map_items", map_items)
+    monkeypatch.setattr(stage, "encoder_pool", lambda: Pool(1, 1))
+    monkeypatch.setattr(stage, "watched", lambda progress: contextlib.nullcontext(StageProgress("tag", "documents")))
+    return files
+
+
+def write(path: Path, *texts: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"id": f"{path.stem} {text}", "text": text}) + "\n" for text in texts))
+
+
+def test_each_file_has_its_tags_and_what_is_done_is_kept(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    write(tmp_path / "in/a/one.jsonl", *LABELS[:3])
+    write(tmp_path / "in/b/one.jsonl", *LABELS[3:5], "")
+    write(tmp_path / "in/b/STOP.jsonl", *LABELS[5:])
+    out = tmp_path / "out"
+    call = (str(bundle), ["predict.top_k=2"], [str(tmp_path / "in")], f"{out}/", ".parquet")
+    with pytest.raises(KeyboardInterrupt):
+        stage.tag_folder(*call)
+    assert worked_on == ["a/one.jsonl.parquet"]
+    (tmp_path / "in/b/STOP.jsonl").rename(tmp_path / "in/b/two.jsonl")
+    counts = stage.tag_folder(*call)
+    assert worked_on == ["a/one.jsonl.parquet", "b/one.jsonl.parquet", "b/two.jsonl.parquet"]
+    assert (counts.documents, counts.labels, counts.rejected) == (10, 20, 1)
+    tagger = Tagger.load(str(bundle), ["predict.top_k=2"])
+    found = pq.read_table(out / "b/one.jsonl.parquet")
+    assert found["id"].to_pylist() == [f"one {text}" for text in LABELS[3:5]]
+    assert found["label_texts"].to_pylist() == [[one.text for one in row] for row in tagger.tag(LABELS[3:5])]
+    assert pq.read_table(out / "b/one.jsonl.parquet.rejected.parquet").num_rows == 1
+
+    assert stage.tag_folder(*call) == counts and len(worked_on) == 3
+    write(tmp_path / "in/a/one.jsonl", *LABELS[:2])
+    (out / "b/two.jsonl.parquet").write_bytes(b"cut off")
+    note = out / ".tagged/b/one.jsonl.parquet.json"
+    note.write_text(note.read_text().replace('"rejected": 1', '"rejected": 0'))
+    assert stage.tag_folder(*call).documents == 9
+    assert sorted(worked_on[3:]) == ["a/one.jsonl.parquet", "b/one.jsonl.parquet", "b/two.jsonl.parquet"]
+    stage.tag_folder(call[0], ["predict.top_k=1"], *call[2:])
+    assert len(worked_on) == 9
+
+
+def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    write(tmp_path / "in/one.jsonl", "", " ")
+    with pytest.raises(UserError, match=r"There is no usable document in .*one\.jsonl"):
+        stage.tag_folder(str(bundle), [], [str(tmp_path / "in")], str(tmp_path / "out"), ".csv")
+    with pytest.raises(UserError, match="--input: there is no file"):
+        stage.tag_folder(str(bundle), [], [str(tmp_path / "gone")], str(tmp_path / "out"), ".csv")
