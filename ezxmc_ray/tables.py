@@ -179,12 +179,18 @@ def read_parquet(path: str, filesystem: fs.FileSystem, columns: Sequence[str] | 
 
 
 def rows_of(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """``table``'s ``rows``, integers [n], in their order; as Table.take, which fails where the texts exceed 2 GiB."""
+    """``table``'s ``rows``, integers [n], in their order; as Table.take, which fails where the texts exceed 2 GiB.
+
+    So texts are large_string afterwards where the rows do not rise.
+    """
     rising, places = np.unique(rows, return_inverse=True)
     wanted = np.zeros(len(table), bool)
     wanted[rising] = True
     found = table.filter(pa.array(wanted))
-    return found if np.array_equal(places, np.arange(len(found))) else found.take(pa.array(places))
+    if np.array_equal(places, np.arange(len(found))):
+        return found
+    large = [one.with_type(pa.large_string()) if pa.types.is_string(one.type) else one for one in found.schema]
+    return found.cast(pa.schema(large)).take(pa.array(places))
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:

@@ -83,6 +83,11 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def compared(text: str) -> str:
+    """``text`` as an encoder tells texts apart at most: in form NFC, without case, blanks as one."""
+    return " ".join(composed(text).casefold().split())
+
+
 def _check_unicode(text: str, column: str) -> None:
     """JSON can write half a surrogate pair, which is no character and which no file can hold."""
     if text.isascii():  # known without a look at the signs

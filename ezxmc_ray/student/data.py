@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.index.label_texts import all_texts, read_label_texts
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Part
-from ezxmc_ray.student.negatives import in_batch_weights, positives
+from ezxmc_ray.student.negatives import Namesakes, in_batch_weights, positives
 from ezxmc_ray.student.summary import (
     ALL,
     OWN,
@@ -55,8 +56,9 @@ class Batch:
     ``label_numbers`` int32 [m], rising, with their ``label_texts``, the same for every worker; ``verdict`` and
     ``similarity`` (the base encoder's) float32 [b, m], NaN where the label is not in the document's shortlist (the
     verdict also where it was not judged); ``excluded`` bool [b, m]: labels that the document must not get, and those
-    not in its shortlist that got a yes in an earlier cycle, or have the very text of one that did or that is in it:
-    these would be its negatives; ``label_weights`` float64 [m], above 0: how much a label counts as a negative;
+    not in its shortlist that got a yes in an earlier cycle, or are called as one that did or that is in it
+    (negatives.Namesakes): these would be its negatives; ``label_weights`` float64 [m], above 0: how much a label counts
+    as a negative;
     ``best_verdict`` float32 [g]: the highest verdict of each of the g documents of the *global* batch (-inf: none
     judged), by which every worker knows how many of them teach something.
     """
@@ -106,7 +108,6 @@ class ExampleReader:
     (student.past_verdicts), else none. Documents that only earlier cycles judged are then among them, with the latest
     of their shortlists. The scale of their targets is that of ``cycle``, though it comes of its own pairs. A label that
     an earlier cycle's verdict calls right is then no negative of its document.
-    ``label_texts``: by label number; None: read from labels.parquet.
     """
 
     def __init__(
@@ -114,17 +115,18 @@ class ExampleReader:
         storage: Storage,
         cycle: int,
         documents_dir: str = layout.DOCUMENTS,
-        label_texts: Sequence[str] | None = None,
         earlier_thresholds: Sequence[float] = (),
     ) -> None:
         self.storage, self.cycle = storage, cycle
         self.documents_dir = documents_dir
         self._earlier_thresholds = earlier_thresholds
-        self._label_texts = _label_texts(storage, label_texts)
+        self._texts = _large(all_texts(storage))
+        self._text_rows = read_label_texts(storage)
         scope = ALL if earlier_thresholds else OWN
         #: int64 [shards]
         self.rows_of_shards = read_shard_counts(storage, cycle, scope)["rows"]
-        self._label_documents = read_label_documents(storage, cycle, scope, len(self._label_texts))
+        labels = self._text_rows.labels if self._text_rows else len(self._texts)
+        self._label_documents = read_label_documents(storage, cycle, scope, labels)
         self._readers = ThreadPoolExecutor(READERS)
         self._shards: dict[int, Future[_Shard]] = {}
 
@@ -146,31 +148,33 @@ class ExampleReader:
         verdict = np.full((len(mine), len(numbers)), np.nan, dtype=np.float32)
         similarity = verdict.copy()
         excluded = np.zeros(verdict.shape, dtype=bool)
-        label_texts = self._label_texts.take(pa.array(numbers)).to_pylist()
-        text_numbers = np.unique(label_texts, return_inverse=True)[1]
+        # Labels of an earlier cycle's yes count by their texts, whether or not the batch has them.
+        known = _distinct([numbers, *(shard.earlier_yes[row] for shard, row in mine)])
+        namesakes = self._namesakes(known)
         for place, (shard, row) in enumerate(mine):
             columns = np.searchsorted(numbers, shard.labels[row])
             verdict[place, columns] = shard.verdict[row]
             similarity[place, columns] = shard.similarity[row]
-            of_text = np.zeros(len(numbers), bool)  # by number of the text
-            of_text[text_numbers[columns]] = True
-            excluded[place] = of_text[text_numbers]
-            if len(shard.earlier_yes[row]):
-                right = set(self._label_texts.take(pa.array(shard.earlier_yes[row])).to_pylist())
-                excluded[place] |= [text in right for text in label_texts]
+            right = np.concatenate([shard.labels[row], shard.earlier_yes[row]])
+            excluded[place] = namesakes.of(np.searchsorted(known, right))[np.searchsorted(known, numbers)]
             excluded[place, columns] = False
             excluded[place] |= np.isin(numbers, shard.excluded[row])
         texts = [document_text(shard.titles[row].as_py(), shard.texts[row].as_py()) for shard, row in mine]
         return Batch(
             texts,
             numbers,
-            label_texts,
+            self._texts.take(pa.array(numbers)).to_pylist(),
             in_batch_weights(self._label_documents[numbers], int(self.rows_of_shards.sum()), part.documents),
             verdict,
             similarity,
             excluded,
             np.concatenate([best for _, best in told]),
         )
+
+    def _namesakes(self, labels: np.ndarray) -> Namesakes:
+        """Which of ``labels`` (numbers) are called alike."""
+        rows, counts = self._text_rows.rows_of(labels) if self._text_rows else (labels, np.ones(len(labels), int))
+        return Namesakes.among(self._texts.take(pa.array(rows)).to_pylist(), counts)
 
     def _read_ahead(self, shards: Sequence[int]) -> None:
         """Have ``shards`` read, the first of them first, and hold no others."""
@@ -188,10 +192,9 @@ class ExampleReader:
         columns = ["title", "text", "excluded"]
         table = self.storage.read_shard(self.documents_dir, number, DOCUMENTS_SCHEMA, columns)
         table = rows_of(table, examples["row"].to_numpy())
-        # Texts of more than 2 GiB together are not one array of the plain type.
-        texts = pc.fill_null(table["text"].cast(pa.large_string()), "").combine_chunks()
+        titles, texts = (_large(pc.fill_null(table[name], "")) for name in ("title", "text"))
         return _Shard(
-            pc.fill_null(table["title"], "").combine_chunks(),
+            titles,
             texts,
             pc.utf8_length(texts).to_numpy(),
             _lists(table["excluded"], np.int32),
@@ -229,7 +232,7 @@ def held_out_documents(
         found += [one for one in places if np.isfinite(one[2].verdict).all()]
     found = found[:limit]
     mine = found[rank * len(found) // world : (rank + 1) * len(found) // world]
-    label_texts = _label_texts(storage, None)
+    label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
     texts: list[dict[str, str | None]] = []
     for shard in dict.fromkeys(shard for shard, _, _ in mine):
         table = storage.read_shard(documents_dir, shard, DOCUMENTS_SCHEMA, ["title", "text"])
@@ -245,11 +248,9 @@ def held_out_documents(
     ]
 
 
-def _label_texts(storage: Storage, given: Sequence[str] | None) -> pa.Array:
-    if given is not None:
-        return pa.array(given, pa.large_string())
-    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, columns=["text"])["text"]
-    return pa.chunked_array(texts.chunks, pa.string()).cast(pa.large_string()).combine_chunks()
+def _large(texts: pa.ChunkedArray) -> pa.Array:
+    """``texts`` as one array, which more than 2 GiB of them are not in the plain type."""
+    return texts.cast(pa.large_string()).combine_chunks()
 
 
 def _yes_labels(rows: np.ndarray, judged: Sequence[tuple[pa.Table, float]]) -> list[np.ndarray]:

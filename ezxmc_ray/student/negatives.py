@@ -1,17 +1,20 @@
 """Which pairs of a batch are positives, which are negatives, and which are neither.
 
-Comes in: what the teacher said of a batch's pairs, the targets made of it, and how common the labels are. Goes out:
-masks over the pairs, bool [b, m], and weights of the labels. A label that a document was not judged with is a negative
-of it (*in-batch*), and it may well be a right one, a common label most of all: the masks and weights here keep the
-student from unlearning those.
+Comes in: what the teacher said of a batch's pairs, the targets made of it, the labels' texts, and how common the labels
+are. Goes out: masks over the pairs, bool [b, m], and weights of the labels. A label that a document was not judged with
+is a negative of it (*in-batch*), and it may well be a right one, a common label most of all, or one that is called what
+a right one is: the masks and weights here keep the student from unlearning those.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ezxmc_ray.documents.values import compared
 from ezxmc_ray.student.targets import TargetScale
 
 #: A few labels of one document each would else be most of what a batch of common labels pushes away.
@@ -21,6 +24,44 @@ MAX_WEIGHT = 10.0
 def positives(verdict: np.ndarray, yes_threshold: float) -> np.ndarray:
     """Pairs that the teacher says yes to: verdict (float [b, m], NaN: not judged) at or above the threshold."""
     return np.nan_to_num(verdict, nan=-np.inf) >= yes_threshold
+
+
+@dataclass(frozen=True)
+class Namesakes:
+    """Which of p labels are called alike: two of the same text, and two of which one's text is the other's alternative.
+
+    A common alternative alone does not make two labels alike: "Mercury" may be one of the planet and of the metal.
+    Texts are the same as values.compared has them. ``text``: int [p], the number of each label's own text.
+    ``alternative``, ``alternative_of``: int [r], numbers of texts that are an alternative, and of which label (its
+    place from 0 to p - 1); those that are the own text of none of the p labels are left out.
+    """
+
+    text: np.ndarray
+    alternative: np.ndarray
+    alternative_of: np.ndarray
+
+    @classmethod
+    def among(cls, texts: Sequence[str], counts: np.ndarray) -> Namesakes:
+        """Of labels with ``texts``, label after label, each one's own first; ``counts``: int [p], how many each has."""
+        first = np.cumsum(counts) - counts
+        names = [compared(text) for text in texts]
+        numbers: dict[str, int] = {}
+        own = [numbers.setdefault(names[row], len(numbers)) for row in first]
+        others = np.setdiff1d(np.arange(len(names)), first)
+        found = np.array([numbers.get(names[row], -1) for row in others], np.int64)
+        of = np.repeat(np.arange(len(counts)), counts)[others]
+        return cls(np.array(own, np.int64), found[found >= 0], of[found >= 0])
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """Whether each of the p labels is one of ``labels`` (places) or called alike; bool [p]."""
+        there, own = np.zeros(len(self.text), bool), np.zeros(len(self.text), bool)
+        there[labels] = True
+        own[self.text[labels]] = True  # by number of the text, of which there are p at most
+        names = own.copy()
+        names[self.alternative[there[self.alternative_of]]] = True
+        alike: np.ndarray = names[self.text]
+        alike[self.alternative_of[own[self.alternative]]] = True
+        return alike
 
 
 def doubtful(verdict: np.ndarray, target: np.ndarray, yes_threshold: float, scale: TargetScale) -> np.ndarray:

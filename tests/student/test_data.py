@@ -12,7 +12,13 @@ from ezxmc_ray.student.batches import Part, Row
 from ezxmc_ray.student.data import ExampleReader, Told, held_out_documents
 from ezxmc_ray.student.negatives import in_batch_weights
 from ezxmc_ray.student.summary import summarize_examples
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
+from ezxmc_ray.tables import (
+    DOCUMENTS_SCHEMA,
+    EXAMPLES_SCHEMA,
+    LABELS_SCHEMA,
+    LABELS_WITH_ALTERNATIVES,
+    content_hash,
+)
 
 LABEL_TEXTS = [f"label {number}" for number in range(9)]
 
@@ -41,6 +47,19 @@ def example(row: int, labels: list[int], verdict: list[float | None], held_out: 
     }
 
 
+def write_labels(storage: Storage, texts: list[str], alternatives: dict[int, list[str]] | None = None) -> None:
+    """labels.parquet; ``alternatives``: by label number."""
+    rows = [
+        {"id": f"id {number}", "text": text, "description": "", "content_hash": content_hash("", text)}
+        for number, text in enumerate(texts)
+    ]
+    schema = LABELS_SCHEMA
+    if alternatives is not None:
+        rows = [row | {"alternatives": alternatives.get(number, [])} for number, row in enumerate(rows)]
+        schema = LABELS_WITH_ALTERNATIVES
+    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, schema))
+
+
 def whole(*rows: Row) -> Part:
     """The part of a single worker."""
     return Part(list(rows), len(rows), list(dict.fromkeys(shard for shard, _ in rows)))
@@ -62,10 +81,7 @@ def storage(tmp_path: Path) -> Storage:
     storage.write_table("cycle-1/examples/shard-00000.parquet", pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
     examples = [example(0, [5], [0.125]), example(1, [1], [None])]
     storage.write_table("cycle-1/examples/shard-00001.parquet", pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
-    rows = [
-        {"id": text, "text": text, "description": "", "content_hash": content_hash("", text)} for text in LABEL_TEXTS
-    ]
-    storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    write_labels(storage, LABEL_TEXTS)
     for shard in (0, 1):
         storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
     summarize_examples(storage, 1, [range(1), range(1, 2)])
@@ -115,14 +131,27 @@ def test_a_batch_joins_documents_examples_and_labels(storage: Storage) -> None:
 def test_an_unjudged_label_of_a_judged_ones_text_is_no_negative(storage: Storage) -> None:
     texts = [f"label {number}" for number in range(9)]
     texts[8] = texts[7]  # document 1 was judged with label 7, document 4 with label 8
-    texts[5] = texts[2]  # document 1 with 2, document 10 with 5, document 4 with 2
-    batch = ExampleReader(storage, 1, label_texts=texts).read(whole((0, 1), (1, 0), (0, 0)))
+    texts[5] = texts[2].upper()  # document 1 with 2, document 10 with 5, document 4 with 2
+    write_labels(storage, texts)
+    batch = ExampleReader(storage, 1).read(whole((0, 1), (1, 0), (0, 0)))
     assert batch.label_numbers.tolist() == [2, 3, 5, 7, 8]
     # Document 1's own excluded labels are 3 and 5.
     expected = {"10": [True, False, False, False, False], "4": [False, False, True, True, False]}
     expected |= {"1": [False, True, True, False, True]}
     for text, row in zip(batch.document_texts, batch.excluded.tolist(), strict=True):
         assert row == expected[text.split()[-1]], text
+
+
+def test_an_unjudged_label_that_is_called_what_a_judged_one_is_called_too_is_no_negative(storage: Storage) -> None:
+    """By alternatives: 7 is called "label 8" too, 2 and 3 have one in common, and that of 8 is no label's own text."""
+    write_labels(storage, LABEL_TEXTS, {7: ["other", "LABEL 8"], 2: ["common"], 3: ["common"], 8: ["no label"]})
+    batch = ExampleReader(storage, 1).read(whole((0, 1), (1, 0), (0, 0)))
+    assert batch.label_texts == [LABEL_TEXTS[number] for number in (2, 3, 5, 7, 8)]
+    found = {text.split()[-1]: row for text, row in zip(batch.document_texts, batch.excluded.tolist(), strict=True)}
+    # Document 1 was judged with 7 and 2, document 4 with 3, 2 and 8, document 10 with 5; 1 has 3 and 5 excluded.
+    assert found["1"] == [False, True, True, False, True]
+    assert found["4"] == [False, False, False, True, False]
+    assert found["10"] == [False] * 5
 
 
 def parts_of(storage: Storage, parts: list[Part]) -> list[Any]:
@@ -234,8 +263,11 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     storage.write_table(f"cycle-2/{shard}", pa.Table.from_pylist(newest, EXAMPLES_SCHEMA))
     summarize_examples(storage, 2, [range(1)])
 
-    def excluded(thresholds: list[float], texts: list[str]) -> dict[str, list[int]]:
-        reader = ExampleReader(storage, 2, label_texts=texts, earlier_thresholds=thresholds)
+    def excluded(
+        thresholds: list[float], texts: list[str], alternatives: dict[int, list[str]] | None = None
+    ) -> dict[str, list[int]]:
+        write_labels(storage, texts, alternatives)
+        reader = ExampleReader(storage, 2, earlier_thresholds=thresholds)
         batch = reader.read(whole((0, 0), (0, 1)))
         found = zip(batch.document_texts, batch.excluded, strict=True)
         return {text[6:7]: batch.label_numbers[row].tolist() for text, row in found}
@@ -254,3 +286,7 @@ def test_what_an_earlier_cycle_calls_right_is_no_negative(storage: Storage) -> N
     storage.write_table(f"cycle-1/{shard}", pa.Table.from_pylist(past, EXAMPLES_SCHEMA))
     same = [*LABEL_TEXTS[:6], LABEL_TEXTS[8], *LABEL_TEXTS[7:]]
     assert excluded([2.0, 0.9], same) == {"1": [3, 8], "4": []}
+    # Nor the other way round: the other one is called what label 8 is called, or label 8 what the other one is.
+    assert excluded([2.0, 0.9], LABEL_TEXTS, {6: ["label 8"]}) == {"1": [3, 8], "4": []}
+    assert excluded([2.0, 0.9], LABEL_TEXTS, {8: ["label 6"]}) == {"1": [3, 8], "4": []}
+    assert excluded([2.0, 0.9], LABEL_TEXTS, {8: ["one"], 6: ["one"]}) == {"1": [3], "4": []}

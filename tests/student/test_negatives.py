@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from ezxmc_ray.config import StudentConfig
-from ezxmc_ray.student.negatives import doubtful, in_batch_weights, positives
+from ezxmc_ray.student.negatives import Namesakes, doubtful, in_batch_weights, positives
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.targets import TargetScale
 from tests.student.toy import SCALE, YES_THRESHOLD, toy_batch
@@ -19,6 +20,21 @@ NAN = np.nan
 def test_a_yes_is_at_or_above_the_threshold() -> None:
     verdict = np.array([[0.5, 0.49, NAN, 0.9]], np.float32)
     assert positives(verdict, 0.5).tolist() == [[True, False, False, True]]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_namesakes_are_those_of_a_plain_comparison(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    spellings = ["Sea", "SEA", "caf\u00e9", "cafe\u0301", "the  bee", "The bee ", "tax", "fen"]
+    labels = [random.choice(spellings, random.integers(1, 5)).tolist() for _ in range(random.integers(1, 9))]
+    same = [[unicodedata.normalize("NFC", one).casefold().split() for one in texts] for texts in labels]
+    some = random.integers(0, len(labels), random.integers(0, 4))
+    counts = np.array([len(texts) for texts in labels])
+    found = Namesakes.among([text for texts in labels for text in texts], counts).of(some)
+    assert found.tolist() == [
+        any(own == this or own in rest or this in others for this, *rest in (same[other] for other in some))
+        for own, *others in same
+    ]
 
 
 def test_a_no_is_doubtful_when_the_fused_score_calls_it_right() -> None:
