@@ -68,7 +68,7 @@ def test_the_forms_that_the_page_on_data_shows_are_read(tmp_path: Path) -> None:
         ids = labels_read.table["id"].to_pylist()
         assert {ids[number]: texts for number, texts in labels_read.alternatives.items()} == expected
         assert labels_read.table["text"].to_pylist() == ["Sea", "Bees"]
-    assert found["v.ttl"][0]["alternatives"] == ["Star science"]
+    assert found["v.ttl"][0]["alternatives"] == ["Astronmy", "Star science"]
     texts = {name: [row["text"] for row in rows] for name, rows in found.items() if name != "lists.csv"}
     assert texts.pop("d.csv") == ["It manages windows;\nall of them.", "It plays music."]
     assert texts.pop("d.json") == texts.pop("d.jsonl") == ["It manages windows.", "It plays music."]

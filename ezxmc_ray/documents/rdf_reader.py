@@ -2,7 +2,8 @@
 
 Comes in: a Source, whose ``language`` says which labels are taken. Goes out: RawRow after RawRow, in the order of the
 concepts' addresses: ``id`` is the address, ``text`` the prefLabel, ``description`` the definition (else the
-scopeNote), and ``alternatives`` further prefLabels and the altLabels. Deprecated concepts are no rows.
+scopeNote), and ``alternatives`` further prefLabels, the altLabels and the hiddenLabels: misspellings and the like, that
+a label is to be found by and that nobody is to see. Deprecated concepts are no rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from ezxmc_ray.errors import UserError, one_line
 _BASE = "file:///"
 #: Entities such as <!ENTITY owl "http://…"> are common; what they hold is never another entity.
 _NESTED_ENTITY = re.compile(rb"<!ENTITY\s+(?:%\s*)?[^\s>]+\s+(?:SYSTEM|PUBLIC|\"[^\"]*[&%]|'[^']*[&%])")
+#: SKOS-XL, where a label is a node of its own.
+_XL = "http://www.w3.org/2008/05/skos-xl#"
 #: rdflib's names of the formats.
 _SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
 
@@ -47,24 +50,38 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
     except Exception as error:  # classes of rdflib, of its parsers and of expat
         raise UserError(f"{source.name} cannot be read as {source.format}: {one_line(error)}.") from error
     deprecated = {one for one, value in graph.subject_objects(OWL.deprecated) if str(value).lower() in ("true", "1")}
-    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(SKOS.prefLabel, None)} - deprecated
-    concepts = {one for one in concepts if (one, RDF.type, SKOS.ConceptScheme) not in graph}
-    language = source.language or _language(graph.objects(one, SKOS.prefLabel) for one in concepts)
+    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(SKOS.prefLabel, None)}
+    concepts |= set(graph.subjects(rdflib.URIRef(f"{_XL}prefLabel"), None))
+    concepts = {one for one in concepts - deprecated if (one, RDF.type, SKOS.ConceptScheme) not in graph}
+    names = {one: _labels(graph, one, "prefLabel") for one in concepts}
+    language = source.language or _language(names.values())
     for number, concept in enumerate(sorted(concepts, key=str), 1):
+        preferred = _texts(names[concept], language)
         definitions = [
             *_texts(graph.objects(concept, SKOS.definition), language),
             *_texts(graph.objects(concept, SKOS.scopeNote), language),
         ]
-        names = _texts(graph.objects(concept, SKOS.prefLabel), language)
-        values: dict[str, Any] = {"id": str(concept), "text": names[0] if names else ""}
-        values["description"] = definitions[0] if definitions else ""
-        values["alternatives"] = [*names[1:], *_texts(graph.objects(concept, SKOS.altLabel), language)]
-        if names:
+        if preferred:
+            values: dict[str, Any] = {"id": str(concept), "text": preferred[0]}
+            values["description"] = definitions[0] if definitions else ""
+            others = [*names[concept], *_labels(graph, concept, "altLabel"), *_labels(graph, concept, "hiddenLabel")]
+            found = dict.fromkeys([*preferred, *_all_texts(others, language)])
+            values["alternatives"] = list(found)[1:]
             yield RawRow(number, values)
         else:
-            there = ", ".join(sorted({_tag(one) or "none" for one in graph.objects(concept, SKOS.prefLabel)}))
+            there = ", ".join(sorted({_tag(one) or "none" for one in names[concept]}))
             reason = f"empty label: no prefLabel in {language or 'no language'}, only in {there or 'none'}"
             yield RawRow(number, None, reason, str(concept))
+
+
+def _labels(graph: Any, concept: Any, kind: str) -> list[Any]:
+    """The concept's labels of a ``kind``: literals of SKOS, and those of the nodes that SKOS-XL has for them."""
+    from rdflib import URIRef
+    from rdflib.namespace import SKOS
+
+    nodes = graph.objects(concept, URIRef(_XL + kind))
+    forms = (one for node in nodes for one in graph.objects(node, URIRef(f"{_XL}literalForm")))
+    return [*graph.objects(concept, SKOS[kind]), *forms]
 
 
 def _tag(literal: Any) -> str:
@@ -74,10 +91,19 @@ def _tag(literal: Any) -> str:
 def _texts(literals: Iterable[Any], language: str) -> list[str]:
     """Those in ``language`` (en takes en-GB as well), else those in none; sorted, so that the first is always one."""
     found = list(literals)
-    fits = [one for one in found if _tag(one) == language or _tag(one).startswith(f"{language}-")]
+    fits = [one for one in found if _fits(one, language)]
     exact = [one for one in fits if _tag(one) == language]
     chosen = exact or fits or [one for one in found if not _tag(one)]
-    return sorted(str(one) for one in chosen)
+    return sorted({str(one) for one in chosen})
+
+
+def _all_texts(literals: Iterable[Any], language: str) -> list[str]:
+    """Those in ``language``, of whatever country, and those in none."""
+    return sorted({str(one) for one in literals if _fits(one, language) or not _tag(one)})
+
+
+def _fits(literal: Any, language: str) -> bool:
+    return _tag(literal) == language or _tag(literal).startswith(f"{language}-")
 
 
 def _language(labels: Iterable[Iterable[Any]]) -> str:

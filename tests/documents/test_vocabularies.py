@@ -19,7 +19,8 @@ TURTLE = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
 @prefix v: <http://v.test/> .
 v:scheme a skos:ConceptScheme ; skos:prefLabel "All of it"@en .
 v:sea a skos:Concept ; skos:prefLabel "The sea"@en, "Das Meer"@de, "Die See"@de ;
-    skos:altLabel "Ocean"@en, "Brine"@en, "See"@de ; skos:definition "Salt water."@en ; skos:scopeNote "Not lakes."@en .
+    skos:altLabel "Ocean"@en, "Brine"@en, "See"@de ; skos:hiddenLabel "Occean"@en, "Mehr"@de ;
+    skos:definition "Salt water."@en ; skos:scopeNote "Not lakes."@en .
 v:bee a skos:Concept ; skos:prefLabel "Bees"@en-GB, "Bienen"@de ; skos:scopeNote "Insects."@en .
 v:old a skos:Concept ; skos:prefLabel "Old"@en ; owl:deprecated true .
 v:plain a skos:Concept ; skos:prefLabel "No language" .
@@ -57,14 +58,33 @@ def test_skos_in_turtle(write: Callable[[str, str], Path]) -> None:
         ("plain", "No language", ""),
         ("sea", "The sea", "Salt water."),
     ]
-    assert found.table["alternatives"].to_pylist() == [[], [], ["Brine", "Ocean"]]
+    assert found.table["alternatives"].to_pylist() == [[], [], ["Brine", "Occean", "Ocean"]]
     assert _read(write("v.ttl", TURTLE), label_language="en", label_alternatives_column="").alternatives == {}
     assert found.rejected["reason"].to_pylist() == ["empty label: no prefLabel in en, only in de"]
     german = _read(write("v.ttl", TURTLE), label_language="DE")
     assert [text for _, text, _ in _rows(german)] == ["Bienen", "Nur deutsch", "No language", "Das Meer"]
-    assert german.alternatives == {3: ["Die See", "See"]}
+    assert german.alternatives == {3: ["Die See", "Mehr", "See"]}
     # Three concepts have a German label and two an English one.
     assert _rows(_read(write("v.ttl", TURTLE))) == _rows(german)
+
+
+def test_alternatives_of_skos_are_of_all_countries_and_of_no_language(write: Callable[[str, str], Path]) -> None:
+    turtle = TURTLE.replace('"Ocean"@en', '"Ocean"@en-US, "H2O", "Hav"@sv')
+    turtle = turtle.replace('"Bees"@en-GB', '"Bees"@en, "Bee"@en-GB')
+    found = _read(write("v.ttl", turtle), label_language="en")
+    assert [text for _, text, _ in _rows(found)] == ["Bees", "No language", "The sea"]
+    assert found.alternatives == {0: ["Bee"], 2: ["Brine", "H2O", "Occean", "Ocean"]}
+
+
+def test_skos_xl(write: Callable[[str, str], Path]) -> None:
+    turtle = """@prefix xl: <http://www.w3.org/2008/05/skos-xl#> .
+    @prefix v: <http://v.test/> .
+    v:sea xl:prefLabel v:one ; xl:altLabel [ xl:literalForm "Ocean"@en ] ;
+        xl:hiddenLabel [ xl:literalForm "Occean"@en ] .
+    v:one xl:literalForm "The sea"@en .
+    """
+    found = _read(write("v.ttl", turtle))
+    assert _rows(found) == [("sea", "The sea", "")] and found.alternatives == {0: ["Occean", "Ocean"]}
 
 
 def test_skos_in_other_syntaxes(write: Callable[[str, str], Path]) -> None:
