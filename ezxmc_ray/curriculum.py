@@ -25,7 +25,7 @@ from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
-from ezxmc_ray.documents.survey import survey
+from ezxmc_ray.documents.survey import count_labels, survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
 from ezxmc_ray.integrity import clear_damage, in_words, signed
@@ -229,7 +229,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         "run": without_credentials(config.run),
         "teacher": teacher,
         "documents": f"{amounts.documents:,}, of them {amounts.train:,} train ({amounts.held_out:,} held out)",
-        "labels": f"{amounts.labels:,}",
+        "labels": f"{amounts.labels:,}" + (f", {amounts.alternatives:,} alternatives" if amounts.alternatives else ""),
         "shards": shards_of(amounts.documents, config.prepare.shard_rows),
         "pairs": _pairs_in_words(config, sum(step["pairs"] or 0 for step in steps)),
         "label_priors": f"about {others:,}",
@@ -279,7 +279,8 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
         counts = (known.documents, known.train, known.held_out, known.test, known.labels)
         return Amounts(*counts, document_tokens=seen.document_tokens, alternatives=known.alternatives)
     held_out, test = round(seen.train * config.prepare.held_out_share), seen.documents - seen.train
-    return Amounts(seen.documents, seen.train, held_out, test, seen.labels, seen.document_tokens)
+    labels, alternatives = count_labels(inputs, config.prepare)
+    return Amounts(seen.documents, seen.train, held_out, test, labels, seen.document_tokens, alternatives)
 
 
 def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:

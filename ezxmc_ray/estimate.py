@@ -32,7 +32,7 @@ _CPU_FLAGS = Path("/proc/cpuinfo")
 @dataclass(frozen=True)
 class Amounts:
     """What there is to work on; ``document_tokens``: mean, as the teacher reads them; ``alternatives``: texts that
-    labels have beside their preferred one, as far as that is known."""
+    labels have beside their preferred one."""
 
     documents: int
     train: int

@@ -1,7 +1,8 @@
 """A quick look at documents before anything is prepared, for ``--dry-run``: how many, for training or not, how long.
 
-Comes in: document sources. Goes out: counts. Rows are counted, not checked; their split and their lengths are those of
-rows from all over each file (at most 2,000 a file), the split of a Parquet file that of every row.
+Comes in: document sources, label sources. Goes out: counts. Documents are counted by rows, not checked; their split and
+their lengths are those of rows from all over each file (at most 2,000 a file), the split of a Parquet file that of
+every row. Labels are read as prepare reads them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import Inputs
+from ezxmc_ray.documents.labels import read_labels
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.parquet_reader import column_values
 from ezxmc_ray.documents.readers import sample_rows
@@ -26,16 +28,15 @@ _ALL = 1 << 62
 
 @dataclass(frozen=True)
 class Survey:
-    """Documents and labels by count of rows, documents for training (estimated), mean tokens of one (estimated)."""
+    """Documents by count of rows, those for training (estimated), mean tokens of one (estimated)."""
 
     documents: int
-    labels: int
     train: int
     document_tokens: float
 
 
 def survey(inputs: Inputs, prepare: PrepareConfig, max_document_tokens: int) -> Survey:
-    """Count the rows and look at some of every document file. Errors: UserError as in reading."""
+    """Count the rows of every document file and look at some. Errors: UserError as in reading."""
     documents, train, tokens = 0, 0.0, 0.0
     for source in with_ids(inputs.documents, first_columns(inputs.documents)):
         most = prepare.limit_documents - documents if prepare.limit_documents else _ALL
@@ -51,8 +52,13 @@ def survey(inputs: Inputs, prepare: PrepareConfig, max_document_tokens: int) -> 
             splits = [one.get(source.split_column) for one in values]
         splits = splits or [None]
         train += count * _mean([_train(split, source, prepare) for split in splits])
-    labels = sum(sample_rows(one.source, [], one.required, 1, _ALL)[0] for one in inputs.labels)
-    return Survey(documents, labels, round(train), tokens / documents if documents else 0.0)
+    return Survey(documents, round(train), tokens / documents if documents else 0.0)
+
+
+def count_labels(inputs: Inputs, prepare: PrepareConfig) -> tuple[int, int]:
+    """Labels, and texts that they have beside their own. Errors: UserError as in reading."""
+    labels = read_labels(inputs.labels, prepare.repeated_labels, prepare.list_separator)
+    return labels.table.num_rows, sum(map(len, labels.alternatives.values()))
 
 
 def _characters(source: DocumentSource, values: dict[str, Any]) -> int:

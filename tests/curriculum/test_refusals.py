@@ -148,6 +148,19 @@ def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of
     assert unknown["teacher"] == "org/name, which cannot be looked at: No hub here."
 
 
+def test_a_dry_run_counts_alternatives_before_anything_is_prepared(
+    stages: FakeStages, settings: list[str], tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,text,alternatives\na,Sea,Ocean; Brine\nb,Bees,\n")
+    found = curriculum.dry_run(load_config(None, [*settings, f"prepare.labels={labels}"]))
+    assert found["labels"] == "2, 2 alternatives"
+    without = [*settings, f"prepare.labels={labels}", "prepare.label_alternatives_column="]
+    plain = curriculum.dry_run(load_config(None, without))
+    seconds, less = (next(one["seconds"] for one in plan["steps"] if one["step"] == "index") for plan in (found, plain))
+    assert plain["labels"] == "2" and seconds > less
+
+
 def refuse_hub(hub_id: str) -> str:
     raise UserError("No hub here.")
 

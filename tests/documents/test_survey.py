@@ -14,7 +14,7 @@ import pytest
 
 from ezxmc_ray.config import load_config
 from ezxmc_ray.documents.inputs import find_inputs
-from ezxmc_ray.documents.survey import Survey, survey
+from ezxmc_ray.documents.survey import Survey, count_labels, survey
 
 
 def look(folder: Path, name: str, *settings: str) -> Survey:
@@ -47,7 +47,7 @@ def write(folder: Path, name: str, documents: list[dict[str, Any]]) -> None:
 def test_test_documents_at_the_end_of_a_file_are_not_taken_for_train_documents(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, rows(11_080, 16_420))
     seen = look(tmp_path, name)
-    assert (seen.documents, seen.labels) == (27_500, 2)
+    assert seen.documents == 27_500
     assert seen.train == pytest.approx(11_080, abs=30)
     assert seen.document_tokens == pytest.approx(41 / 4, abs=0.5)
 
@@ -73,3 +73,21 @@ def test_only_the_documents_that_will_be_read_count(tmp_path: Path) -> None:
 def test_where_nothing_says_the_split_the_share_decides(tmp_path: Path) -> None:
     write(tmp_path, "documents.parquet", [{"id": str(number), "text": "x"} for number in range(1_000)])
     assert look(tmp_path, "documents.parquet", "prepare.test_share=0.25").train == 750
+
+
+def labels_in(folder: Path, name: str, content: str, *settings: str) -> tuple[int, int]:
+    (folder / name).write_text(content)
+    write(folder, "documents.jsonl.gz", rows(1, 1))
+    settings = (f"prepare.documents={folder}/documents.jsonl.gz", f"prepare.labels={folder}/{name}", *settings)
+    prepare = load_config(None, list(settings)).prepare
+    return count_labels(find_inputs(prepare), prepare)
+
+
+def test_labels_and_their_alternatives_are_those_of_prepare(tmp_path: Path) -> None:
+    table = 'id,text,alternatives\na,Sea,"Ocean; Sea; Brine"\nb,Bees,\n\na,Deep,\nc,,x\n'
+    assert labels_in(tmp_path, "labels.csv", table) == (2, 2)
+    assert labels_in(tmp_path, "labels.csv", table, "prepare.repeated_labels=synonyms") == (2, 3)
+    assert labels_in(tmp_path, "labels.csv", table, "prepare.label_alternatives_column=") == (2, 0)
+    skos = "@prefix skos: <http://www.w3.org/2004/02/skos/core#> . @prefix v: <http://v.test/> .\n"
+    skos += 'v:a skos:prefLabel "Sea"@en ; skos:altLabel "Ocean"@en ; skos:hiddenLabel "Occean"@en .\n'
+    assert labels_in(tmp_path, "labels.ttl", skos) == (1, 2)
