@@ -60,6 +60,10 @@ def test_the_forms_that_the_page_on_data_shows_are_read(tmp_path: Path) -> None:
         prepare = PrepareConfig(documents=[f"{tmp_path}/{name}"], labels=[f"{tmp_path}/{name}"])
         source = (label_sources(prepare) if labels else document_sources(prepare, prepare.documents, "--input"))[0]
         found[name] = [row.values or {"reason": row.reason} for row in read_rows(source.source, source.columns, ())]
+    (tmp_path / "objects.jsonl").write_text(blocks["JSON lines"][2], encoding="utf-8")
+    objects = document_sources(PrepareConfig(labels_column="subjects.uri"), [f"{tmp_path}/objects.jsonl"], "")[0]
+    rows = read_rows(objects.source, objects.columns, ())
+    assert [row.values and row.values["subjects.uri"] for row in rows] == [["x11", "gtk"]]
     alternatives = {"sea": ["Ocean", "The deep, salty water"]}
     forms = {"l.jsonl": alternatives, "l.csv": alternatives, "s.csv": {"sea": ["Ocean"]}}
     for (name, expected), content in zip(forms.items(), blocks["Alternatives of a label"], strict=True):

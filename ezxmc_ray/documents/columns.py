@@ -31,6 +31,12 @@ DOCUMENT_COLUMNS = {
         "keywords",
         "topics",
         "classes",
+        "labelids",
+        "gold",
+        "goldlabels",
+        "targets",
+        "descriptors",
+        "topic",
     ),
     "split_column": ("fold", "subset", "partition", "set"),
 }

@@ -8,6 +8,7 @@ line alone is a bad row, and reading goes on with the line behind it.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from ezxmc_ray.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|")
 _ADDRESS = re.compile(r"<([^<>\s]+)>")
+#: Lines by which one of Annif's files is known.
+_ANNIF_LINES = 100
 _EXCEL = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 #: A record is taken for swallowed rows only if so many lines of it look like one, each with so many columns.
 _LINES_LIKE_ROWS, _COLUMNS_LIKE_ROWS = 3, 3
@@ -77,11 +80,13 @@ def _annif_names(lines: _Lines, columns: Sequence[str]) -> list[str]:
     ``columns``: of labels id and text come first; of documents id, title, text, labels.
     """
     lines.taken.clear()
-    fields = next(lines, "").rstrip("\r\n").split("\t")
+    head = [text.rstrip("\r\n").split("\t") for text in itertools.islice(lines, _ANNIF_LINES)]
     lines.put_back(0)
-    if len(fields) >= 2 and _ADDRESS.fullmatch(fields[0]):
-        return [*columns[:2], *(f"field {number}" for number in range(3, len(fields) + 1))]
-    if len(fields) == 2 and fields[1].strip() and all(map(_ADDRESS.fullmatch, fields[1].split())):
+    rows = [fields for fields in head if any(map(str.strip, fields))]
+    if rows and len(rows[0]) >= 2 and _ADDRESS.fullmatch(rows[0][0]):
+        return [*columns[:2], *(f"field {number}" for number in range(3, max(map(len, rows)) + 1))]
+    subjects = [address for fields in rows for address in fields[-1].split()]
+    if subjects and len(rows[0]) == 2 and all(map(_ADDRESS.fullmatch, subjects)):
         return [columns[2], (columns[3] if len(columns) > 3 else "") or "labels"]
     return []
 
@@ -97,6 +102,8 @@ def _annif_rows(lines: _Lines, names: list[str]) -> Iterator[RawRow]:
             continue
         elif len(fields) < 2:
             yield RawRow(number, None, "ragged row: no tab in the line", snippet(text))
+        elif len(fields) > len(names):
+            yield RawRow(number, None, f"ragged row: {len(fields)} fields, not {len(names)}", snippet(text))
         else:
             values = dict(zip(names, fields, strict=False))
             if address := _ADDRESS.fullmatch(fields[0]):
@@ -132,6 +139,8 @@ def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
     try:
         header = next((row for row in csv.reader(lines, delimiter=separator, strict=True) if row), [])
     except csv.Error as error:
+        if "new-line" in str(error):
+            raise UserError(f"The lines of {source.name} end in carriage returns: save it with line feeds.") from error
         raise UserError(
             f"The header of {source.name} is broken CSV: {error}; write the columns' names there."
         ) from error
@@ -165,6 +174,13 @@ def _rows(lines: _Lines, header: list[str], separator: str) -> Iterator[RawRow]:
         elif _swallowed(lines, fields, header, separator):
             yield _broken(lines, "a quote that is not closed")
             lines.put_back(1)
+        elif len(header) > 1 and fields[0].strip() == header[0] and [one.strip() for one in fields] == header:
+            yield RawRow(
+                lines.taken[0][0],
+                None,
+                "repeated header: the columns' names once more",
+                snippet(separator.join(fields)),
+            )
         elif len(fields) != len(header):
             yield RawRow(lines.taken[0][0], None, _ragged(lines, fields, header), snippet(separator.join(fields)))
         else:

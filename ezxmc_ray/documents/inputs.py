@@ -13,7 +13,15 @@ from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.labels import LabelSource
 from ezxmc_ray.documents.lists import separator_of
-from ezxmc_ray.documents.sources import COMPRESSIONS, LABEL_FORMATS, TEXT_FORMATS, Source, common_folders, find_sources
+from ezxmc_ray.documents.sources import (
+    COMPRESSIONS,
+    LABEL_FORMATS,
+    TEXT_FORMATS,
+    Source,
+    common_folders,
+    find_sources,
+    open_location,
+)
 from ezxmc_ray.documents.splits import splits_of_files
 from ezxmc_ray.documents.xmc import find_xmc_sources
 from ezxmc_ray.errors import UserError
@@ -46,9 +54,23 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
             )
         return Inputs(*find_xmc_sources(prepare.xmc_directory), has_columns=False)
     documents = document_sources(prepare, prepare.documents, "prepare.documents")
+    labels = label_sources(prepare)
+    _check_apart(prepare, documents, labels)
     splits = splits_of_files([one.source for one in documents], prepare.split_column)
     with_splits = [replace(one, split=split) for one, split in zip(documents, splits, strict=True)]
-    return Inputs(label_sources(prepare), with_splits)
+    return Inputs(labels, with_splits)
+
+
+def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], labels: Sequence[LabelSource]) -> None:
+    """UserError for a file of documents and labels both, unless it is named by its path for both."""
+    named = {open_location(one)[1] for one in prepare.documents} & {open_location(one)[1] for one in prepare.labels}
+    both = {one.source.path for one in labels}.intersection(one.source.path for one in documents) - named
+    if both:
+        name = next(one.source.name for one in labels if one.source.path in both)
+        raise UserError(
+            f"{name} is among the files of prepare.labels and of prepare.documents, by a directory or a glob: name "
+            "them so that it is one of either."
+        )
 
 
 def label_sources(prepare: PrepareConfig) -> list[LabelSource]:

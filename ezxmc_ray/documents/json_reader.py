@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator
 
-from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, bad_line, lines_of, snippet
+from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, bad_line, check_encoding, lines_of, snippet
 from ezxmc_ray.errors import UserError
 
 _HEAD_BYTES, _BLOCK_BYTES = 1 << 16, 1 << 20
@@ -23,6 +23,7 @@ _BOM = codecs.BOM_UTF8
 def json_rows(source: Source) -> Iterator[RawRow]:
     """The rows of a file; blank lines are none. Errors: UserError for an array that is broken."""
     with source.open() as stream:
+        check_encoding(source, stream)
         if is_stream(stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]):
             yield from _values(source, stream)
             return

@@ -20,7 +20,7 @@ from ezxmc_ray.documents.alternatives import AlternativesReader
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_text, composed
+from ezxmc_ray.documents.values import as_id, as_text, compared, composed
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash
@@ -56,7 +56,8 @@ class LabelSet:
 
     ``table``: LABELS_SCHEMA, or LABELS_WITH_ALTERNATIVES where a label has some. ``numbers``: int32 [rows of all
     sources], the label number of each row (line - 1), or NO_LABEL; the row of a repeated id has the number of the
-    first. ``duplicate_texts``: labels whose text an earlier label has too. ``rejected``: rejected.REJECTED_PART.
+    first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
+    rejected.REJECTED_PART.
     ``columns``: those of the files that have some. ``alternatives``: by label number, of the labels that have some.
     ``separators``: see AlternativesReader.
     """
@@ -156,7 +157,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     table = pa.concat_tables([bad.table() for bad in rejected])
     if not labels.ids:
         raise UserError(_no_label(sources, table))
-    duplicates = len(labels.texts) - len(set(labels.texts))
+    duplicates = len(labels.texts) - len(set(map(compared, labels.texts)))
     numbers = np.array(labels.numbers, np.int32)
     separators = labels.reader.separators
     return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators)

@@ -25,6 +25,7 @@ SEPARATORS = {"semicolon": ";", "pipe": "|", "comma": ",", "tab": "\t", "newline
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[\w.]+"""
 _PRINTED = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*\s*[\])}}]", re.DOTALL)
 _PRINTED_ITEM = re.compile(rf"({_ITEM})\s*(,?)", re.DOTALL)
+EMPTY_SET = "set()"
 BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
 
@@ -70,6 +71,8 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
+            if text == EMPTY_SET:
+                return Gold([])
             if text[0] in BRACKETS and (items := list_in(text)) is not None:
                 return self._gold(items)
             if text[0] == "[" and self._given is None:

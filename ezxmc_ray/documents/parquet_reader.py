@@ -1,4 +1,5 @@
-"""Parquet: rows in batches of the columns that are wanted; a dotted name is a field of a struct column.
+"""Parquet: rows in batches of the columns that are wanted; a dotted name is a field of a column of structs, or of
+lists of them.
 
 Comes in: a Source and columns. Goes out: RawRow after RawRow. Bytes are read as UTF-8, wherever they lie in a value.
 What no Python value can hold (a date in the year 300,000) is a bad row.
@@ -15,22 +16,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ezxmc_ray.documents.sources import RawRow, Source
+from ezxmc_ray.documents.values import field_at
+from ezxmc_ray.errors import UserError
 
 _BATCH_ROWS = 1024
 _BAD_TEXT, _BAD_VALUE = object(), object()
 _REASONS = {id(_BAD_TEXT): "invalid UTF-8: column {!r}", id(_BAD_VALUE): "bad value: column {!r} is out of range"}
 
 
-def parquet_columns(schema: pa.Schema) -> list[str]:
-    """The columns, and the dotted paths of the fields of struct columns."""
-    return [path for field in schema for path in _paths(field.name, field.type) if path]
+def parquet_columns(source: Source, schema: pa.Schema) -> list[str]:
+    """The columns, and the dotted paths of the fields of structs. UserError for a name that two columns have."""
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{source.name} has two columns {twice!r}; give each column a name of its own.")
+    return _columns(schema)
 
 
 def parquet_rows(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[RawRow]:
     """The rows of an open file, counted from 1; of its columns those in ``columns``."""
     line = 0
     wanted = _wanted(parquet, columns)
-    for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+    for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=_roots(parquet, wanted)):
         yield from _rows_of(batch, wanted, line)
         line += batch.num_rows
 
@@ -41,7 +47,7 @@ def parquet_sample(parquet: pq.ParquetFile, columns: Sequence[str], size: int) -
     groups = range(0, parquet.num_row_groups, max(1, parquet.num_row_groups // 10))
     each, rows = -(-size // max(1, len(groups))), list[RawRow]()
     for group in groups:
-        batches = parquet.iter_batches(each, row_groups=[group], columns=wanted)
+        batches = parquet.iter_batches(each, row_groups=[group], columns=_roots(parquet, wanted))
         rows += [row for batch in itertools.islice(batches, 1) for row in _rows_of(batch, wanted, 0)]
     return rows
 
@@ -51,25 +57,44 @@ def column_values(source: Source, column: str, most: int) -> Iterator[Any]:
     with source.filesystem.open_input_file(source.path) as file:
         parquet = pq.ParquetFile(file, buffer_size=1 << 20)
         wanted = _wanted(parquet, [column])
-        batches = parquet.iter_batches(columns=wanted) if wanted else iter(())
-        yield from itertools.islice((value for batch in batches for value in _values(_column(batch, column))), most)
+        batches = parquet.iter_batches(columns=_roots(parquet, wanted)) if wanted else iter(())
+        yield from itertools.islice((value for batch in batches for value in _named(batch, column)), most)
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    return [path for field in schema for path in _paths(field.name, field.type) if path]
 
 
 def _paths(name: str, kind: pa.DataType) -> Iterator[str]:
     yield name
+    while _is_list(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _paths(f"{name}.{field.name}", field.type)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def _wanted(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
     """Those of ``columns`` that the file has, each once."""
-    there = set(parquet_columns(parquet.schema_arrow))
+    there = set(_columns(parquet.schema_arrow))
     return [name for name in dict.fromkeys(columns) if name and name in there]
 
 
+def _roots(parquet: pq.ParquetFile, names: Sequence[str]) -> list[str]:
+    """The columns in which ``names`` are."""
+    return [_root(parquet.schema_arrow, name) for name in names]
+
+
+def _root(schema: pa.Schema, name: str) -> str:
+    return name if name in schema.names else next(one for one in schema.names if name.startswith(f"{one}."))
+
+
 def _rows_of(batch: pa.RecordBatch, names: list[str], before: int) -> Iterator[RawRow]:
-    lists = [_values(_column(batch, name)) for name in names]
+    lists = [_named(batch, name) for name in names]
     for line, fields in enumerate(zip(*lists, strict=True) if names else [()] * batch.num_rows, before + 1):
         values = dict(zip(names, fields, strict=True))
         bad = [(name, _REASONS[id(value)]) for name, value in values.items() if id(value) in _REASONS]
@@ -80,15 +105,14 @@ def _rows_of(batch: pa.RecordBatch, names: list[str], before: int) -> Iterator[R
             yield RawRow(line, values)
 
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column, or a field of a struct column by its path."""
-    if name in batch.schema.names:
-        return batch.column(name)
-    root = next(one for one in batch.schema.names if name.startswith(f"{one}."))
-    column = batch.column(root)
-    for field in name[len(root) + 1 :].split("."):
-        column = pc.struct_field(column, field)
-    return column
+def _named(batch: pa.RecordBatch, name: str) -> list[Any]:
+    """The values of a column, or of a field by its path, as :func:`_values` gives them."""
+    root = _root(batch.schema, name)
+    column, path = batch.column(root), name[len(root) + 1 :].split(".") if name != root else []
+    while path and pa.types.is_struct(column.type):
+        column = pc.struct_field(column, path.pop(0))
+    values = _values(column)
+    return [one if id(one) in _REASONS else field_at(one, path) for one in values] if path else values
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -2,7 +2,8 @@
 
 Comes in: a Source, the columns that are wanted, and those that must be there. Goes out: RawRow after RawRow, in the
 order of the file; blank lines of JSON lines, CSV and lists are no rows. A dotted name of a column that is not there as
-it stands is a path into objects or structs. No row has a column that is called "", which stands for none.
+it stands is a path into objects or structs, or lists of them. No row has a column that is called "", which stands for
+none.
 """
 
 from __future__ import annotations
@@ -16,22 +17,17 @@ import pyarrow.parquet as pq
 
 from ezxmc_ray.documents.csv_reader import csv_rows
 from ezxmc_ray.documents.json_reader import is_stream, json_row, json_rows
+from ezxmc_ray.documents.list_reader import line_row, list_rows
 from ezxmc_ray.documents.parquet_reader import parquet_columns, parquet_rows, parquet_sample
 from ezxmc_ray.documents.rdf_reader import rdf_rows
-from ezxmc_ray.documents.sources import (
-    RawRow,
-    Required,
-    Source,
-    bad_line,
-    check_columns,
-    read_lines,
-    unreadable,
-)
+from ezxmc_ray.documents.sources import RawRow, Required, Source, check_columns, read_lines, unreadable
+from ezxmc_ray.documents.values import field_at
 
 #: What reading a damaged file raises; the names of a Parquet file's columns may be no UTF-8.
 _DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
 #: Columns of a JSON file that are kept in mind.
 _MAX_COLUMNS = 1000
+_ABSENT = object()
 _Item = TypeVar("_Item")
 Columns = dict[str, None]
 
@@ -45,7 +41,7 @@ def read_rows(
     read to its end, or if it has none of a group of ``required`` columns.
     """
     readers = {"jsonl": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}
-    readers |= {"lines": _line_rows, "list": _list_rows}
+    readers |= {"lines": _line_rows, "list": list_rows}
     reader = readers.get(source.format, rdf_rows)
     try:
         yield from reader(source, columns, required, {} if seen is None else seen)
@@ -64,7 +60,7 @@ def sample_rows(
         if source.format == "parquet":
             with source.filesystem.open_input_file(source.path) as file:
                 parquet = pq.ParquetFile(file)
-                check_columns(source, parquet_columns(parquet.schema_arrow), required)
+                check_columns(source, parquet_columns(source, parquet.schema_arrow), required)
                 return min(parquet.metadata.num_rows, most), parquet_sample(parquet, columns, size)
         parse = _cheap_parser(source)
         if parse is None:
@@ -81,7 +77,7 @@ def _cheap_parser(source: Source) -> Callable[[int, bytes | None], RawRow] | Non
     if source.format == "jsonl":
         with source.open() as stream:
             return None if is_stream(stream.peek()) else json_row
-    return _line_row if source.format == "lines" else None
+    return line_row if source.format == "lines" else None
 
 
 def _spread(items: Iterable[_Item], size: int, most: int) -> tuple[int, list[_Item]]:
@@ -102,10 +98,12 @@ def _json_rows(source: Source, columns: Sequence[str], required: Required, seen:
     for row in json_rows(source):
         if row.values is not None:
             row.values.pop("", None)
-            for path in paths:
-                _lift(row.values, path)
-            if not known.issuperset(row.values):
-                more = row.values if len(known) < _MAX_COLUMNS else [name for name in columns if name in row.values]
+            there: Iterable[str] = row.values
+            if paths:
+                there = {*row.values, *(".".join(path) for path in paths if _lift(row.values, path))}
+            if not known.issuperset(there):
+                more = row.values if len(known) < _MAX_COLUMNS else columns
+                more = [name for name in more if name in there]
                 known.update(more)
                 seen.update(dict.fromkeys(more))
         yield row
@@ -113,14 +111,16 @@ def _json_rows(source: Source, columns: Sequence[str], required: Required, seen:
         check_columns(source, seen, required)
 
 
-def _lift(values: dict[str, Any], path: list[str]) -> None:
-    """Give what lies at ``path`` the dotted name, unless there is a column of that name."""
-    found: Any = values
-    for name in path:
-        if not isinstance(found, dict) or name not in found:
-            return
-        found = found[name]
+def _lift(values: dict[str, Any], path: list[str]) -> bool:
+    """Give what lies at ``path`` the dotted name, unless there is a column of that name; whether it is one.
+
+    Of an empty list on the path nobody knows whether its items would have it.
+    """
+    found = field_at(values, path, _ABSENT)
+    if found is _ABSENT:
+        return False
     values.setdefault(".".join(path), found)
+    return bool(found != [])
 
 
 def _csv_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
@@ -134,7 +134,7 @@ def _csv_rows(source: Source, columns: Sequence[str], required: Required, seen: 
 def _parquet_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
     with source.filesystem.open_input_file(source.path) as file:
         parquet = pq.ParquetFile(file, buffer_size=1 << 20)
-        names = parquet_columns(parquet.schema_arrow)
+        names = parquet_columns(source, parquet.schema_arrow)
         check_columns(source, names, required)
         seen.update({name: None for name in names if "." not in name or name in columns})
         yield from parquet_rows(parquet, columns)
@@ -143,26 +143,4 @@ def _parquet_rows(source: Source, columns: Sequence[str], required: Required, se
 def _line_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
     """One text a line, blank ones too: its row (from 0) as ``id`` and the line as ``text``."""
     for number, line in read_lines(source):
-        yield _line_row(number, line)
-
-
-def _list_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
-    """One text a line, which is its own ``id``; blanks around it and blank lines do not count."""
-    for number, line in read_lines(source):
-        row = _line_row(number, line)
-        if row.values is not None:
-            text = row.values["text"].strip()
-            row.values.update(id=text, text=text)
-        if row.values is None or row.values["text"]:
-            yield row
-
-
-def _line_row(number: int, line: bytes | None) -> RawRow:
-    try:
-        return bad_line(number, None) if line is None else _text_row(number, line)
-    except UnicodeDecodeError as error:
-        return bad_line(number, line, error)
-
-
-def _text_row(number: int, line: bytes) -> RawRow:
-    return RawRow(number, {"id": str(number - 1), "text": line.decode("utf-8").rstrip("\r\n")})
+        yield line_row(number, line)

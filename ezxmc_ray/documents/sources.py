@@ -38,7 +38,7 @@ SNIPPET_CHARACTERS = 200
 _SHOWN, _CHARACTERS = 20, 60
 #: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
 Required = Sequence[tuple[str, tuple[str, ...]]]
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES, _ENCODING_BYTES = 1 << 20, 64
 _MAGIC = frozenset("*?[")
 
 
@@ -276,9 +276,22 @@ def _below(filesystem: fs.FileSystem, folder: str, been: set[str]) -> Iterator[f
 
 
 def read_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:
-    """Line number (from 1) and line, with its end, without a byte order mark; None for a line over MAX_LINE_BYTES."""
+    """Line number (from 1) and line, with its end, without a byte order mark; None for a line over MAX_LINE_BYTES.
+
+    Errors: UserError as :func:`check_encoding`.
+    """
     with source.open() as stream:
+        check_encoding(source, stream)
         yield from lines_of(stream)
+
+
+def check_encoding(source: Source, stream: io.BufferedReader) -> None:
+    """UserError for what begins as UTF-16 does, with its mark or without: half of it can pass for UTF-8."""
+    head = stream.peek(_ENCODING_BYTES)[:_ENCODING_BYTES]
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    is_wide = len(head) >= 8 and min(zeros) == 0 and max(zeros) >= len(head) // 2
+    if is_wide or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{source.name} is UTF-16: save it as UTF-8.")
 
 
 def lines_of(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:

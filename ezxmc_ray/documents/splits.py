@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from ezxmc_ray.documents.sources import COMPRESSIONS, Source, common_folders
-from ezxmc_ray.documents.values import split_word
+from ezxmc_ray.documents.values import SPLIT_WORDS, split_word
 from ezxmc_ray.errors import UserError
 
-_WORDS = r"(train(?:ing)?|test(?:ing)?|validation|valid|val|dev)"
+_WORDS = f"({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})"
 _FIRST = re.compile(rf"{_WORDS}(?![^\W_])", re.IGNORECASE)
 _LAST = re.compile(rf".*[-_.]{_WORDS}", re.IGNORECASE)
 
@@ -39,7 +39,7 @@ def _hive(source: Source, split_column: str) -> str | None:
     """What a folder key=value of the path says, where the key is the split column or split."""
     for folder in source.name.split("/")[:-1]:
         key, equals, value = folder.partition("=")
-        if equals and key in ("split", split_column):
+        if equals and key.lower() in ("split", split_column.lower()):
             word = split_word(unquote(value))
             if word is None:
                 raise UserError(
@@ -58,3 +58,10 @@ def _named(path: Sequence[str]) -> str | None:
     stem = stem.rpartition(".")[0] or stem
     found = _FIRST.match(stem) or _LAST.fullmatch(stem)
     return split_word(found[1]) if found else split_word(folders[-1]) if folders else None
+
+
+def other_keys(sources: Sequence[Source], split_column: str) -> list[str]:
+    """The keys of hive folders that say no split; they are read by nobody."""
+    folders = dict.fromkeys(folder for source in sources for folder in source.name.split("/")[:-1])
+    keys = dict.fromkeys(folder.partition("=")[0] for folder in folders if re.fullmatch(r"\w+=.*", folder))
+    return [key for key in keys if key.lower() not in ("split", split_column.lower())]

@@ -16,6 +16,7 @@ from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
 from ezxmc_ray.documents.sources import listed
+from ezxmc_ray.documents.splits import other_keys
 from ezxmc_ray.errors import UserError
 
 
@@ -101,6 +102,15 @@ def what_was_read(
         told.append(f"No file has a column {prepare.id_column!r}: the numbers of the rows, from 0, are the ids")
     if not inputs.has_columns and not gold:
         told.append(f"No gold labels: {prepare.xmc_directory} has none beside its texts (Y.trn.npz, trn_X_Y.txt)")
+    elif bare := [
+        one.source.name for one in settled.sources if one.label_rows and not (one.labels_column or one.gold_matrix)
+    ]:
+        told.append(f"No gold labels of {listed(bare)}: there are none beside it (Y.tst.npz, tst_X_Y.txt)")
+    if labels.duplicate_texts:
+        told.append(
+            f"{labels.duplicate_texts:,} labels have the text of an earlier one, but for case and blanks at most: only "
+            "a description tells them apart"
+        )
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     if labels.alternatives:
@@ -112,6 +122,8 @@ def what_was_read(
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:
         told += _columns_told(prepare, labels, _columns(checked))
+        if keys := other_keys([one.source for one in settled.sources], prepare.split_column):
+            told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
     return told
 
 

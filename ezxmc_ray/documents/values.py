@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,14 +22,18 @@ _VISIBLE = re.compile(
 )
 #: What a split may be called; documents for validation are taken for training, where some are held out.
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= {"eval": "test", "evaluation": "test"}  # as the data sets of Hugging Face have it
 _SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation")
+SPLIT_WORDS = tuple(_SPLITS)
+_ABSENT = object()
 
 
 def as_id(value: Any, column: str) -> str:
     """An id: a string as it is, a number in its shortest form (12.0 is "12")."""
     text = value if isinstance(value, str) else as_string(value)
     if text is None:
-        raise BadRow(f"bad id: {column} is {shown(value)}, not a string or a number")
+        field = f"; name its field, as in {column}.{next(iter(value))}" if isinstance(value, dict) and value else ""
+        raise BadRow(f"bad id: {column} is {shown(value)}, not a string or a number{field}")
     if not _VISIBLE.search(text):
         raise BadRow(f"empty id: {column} is empty or missing")
     _check_unicode(text, column)
@@ -76,6 +81,19 @@ def as_string(value: Any) -> str | None:
 def is_missing(value: Any) -> bool:
     """Null, or NaN, which is what pandas writes for null."""
     return value is None or (isinstance(value, float | Decimal) and value != value)
+
+
+def field_at(value: Any, path: Sequence[str], absent: Any = None) -> Any:
+    """What lies at ``path`` in objects within ``value``; of a list what lies there in each item that has it."""
+    for place, name in enumerate(path):
+        if isinstance(value, list):
+            all_found = (field_at(one, path[place:], _ABSENT) for one in value)
+            found = [one for one in all_found if one is not _ABSENT]
+            return found if found or not value else absent
+        if not isinstance(value, dict) or name not in value:
+            return absent
+        value = value[name]
+    return value
 
 
 def composed(text: str) -> str:

@@ -127,7 +127,10 @@ def test_texts_pass_unharmed(labels: LabelsById, text: str) -> None:
             "repeated label: labels repeats '0': that is no list of ids but a row of a 0/1 matrix",
         ),
         ({"id": "1", "text": "t", "labels": ["z", "z"]}, "repeated label: labels repeats 'z'"),
-        ({"id": "1", "text": "t", "labels": {"a": 1}}, "bad id: labels is {'a': 1}, not a string or a number"),
+        (
+            {"id": "1", "text": "t", "labels": {"a": 1}},
+            "bad id: labels is {'a': 1}, not a string or a number; name its field, as in labels.a",
+        ),
         (
             {"id": "1", "text": "t", "labels": "[a"},
             'bad labels: labels is \'[a\', which begins like a list and is none; write ["b", "c"] or b;c',

@@ -1,0 +1,151 @@
+"""Files that look like something else than they are, or hold what a reader may drop without a word.
+
+Each case: files as somebody wrote them, and the documents that they mean, or the sentence that refuses them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.documents.conftest import LABELS, Folder, Row
+
+CSV = "id,text,labels,split\np,Of hives.,bees,train\nq,Of duties.,tax;sea,test\n"
+MEANT = [("p", "train", ["bees"]), ("q", "test", ["tax", "sea"])]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["documents.csv", "documents.jsonl", "documents.txt"])
+def test_utf_16_is_refused(folder: Folder, name: str, encoding: str) -> None:
+    content = {"csv": CSV, "jsonl": '{"id": "1", "text": "x"}\n', "txt": "Of hives.\nOf duties.\n"}
+    folder.write(name, content[name.rpartition(".")[2]].encode(encoding))
+    assert folder.refused(name, on_bad_rows="skip") == f"…/{name} is UTF-16: save it as UTF-8."
+
+
+def test_a_file_of_zeros_is_not_taken_for_utf_16(folder: Folder) -> None:
+    folder.write("documents.csv", CSV.replace("Of hives.", "\x00" * 80))
+    assert folder.refused("documents.csv").splitlines()[1].endswith("title and text of 'p' are both empty")
+
+
+def test_lines_that_end_in_carriage_returns(folder: Folder) -> None:
+    folder.write("documents.csv", CSV.replace("\n", "\r"))
+    assert folder.refused("documents.csv").endswith("documents.csv end in carriage returns: save it with line feeds.")
+    folder.write("documents.txt", "Of hives.\rOf duties.\r\nOf boats.\n")
+    assert folder.prepare("documents.txt", on_bad_rows="skip", test_share=0) == [("1", "train", None)]
+    assert folder.details["rejected_by_reason"] == {"line end": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"id": "bees", "text": "Bees"}\n\n{"id": "tax", "text": "Taxes"}\n', "JSON: end its name in .jsonl"),
+        ('["Bees", "Taxes"]\n', "JSON: end its name in .jsonl"),
+        ("bees\tBees\ntax\tTaxes\n", "columns with tabs between: end its name in .tsv, and name the columns in its"),
+        ("__label__bees Of hives.\n__label__tax Of duties.\n", "fastText's format: write JSON lines"),
+        ("\ufefftext;id\nBees;bees\n", "a header of columns: end its name in .csv."),
+    ],
+)
+def test_a_list_that_is_none(folder: Folder, content: str, why: str) -> None:
+    folder.write("labels.txt", content)
+    folder.write("documents.csv", CSV)
+    told = folder.refused("documents.csv", labels=[str(folder.path / "labels.txt")])
+    assert told.startswith(f"…/labels.txt is to have a text a line, and holds {why}")
+
+
+def test_a_list_may_hold_signs_of_all_kinds(folder: Folder) -> None:
+    folder.write("documents.txt", '{not json}\n[\nid, text\nwith\ta tab\n__label__x\n"quoted"\n')
+    assert [one for one, *_ in folder.prepare("documents.txt", test_share=0)] == ["0", "1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "labels"), [("data", "data/labels.jsonl"), ("data", "data"), ("data/*", "data/l*")]
+)
+def test_a_file_is_one_of_documents_or_of_labels(folder: Folder, documents: str, labels: str) -> None:
+    folder.write("data/labels.jsonl", LABELS)
+    folder.write("data/documents.jsonl", [{"id": "p", "text": "Of hives."}])
+    told = folder.refused(documents, labels=[str(folder.path / labels)])
+    assert "is among the files of prepare.labels and of prepare.documents, by a directory or a glob" in told
+
+
+def test_a_file_that_is_named_for_both_is_both(folder: Folder) -> None:
+    found = folder.prepare("labels.jsonl", test_share=0)
+    assert [one for one, *_ in found] == ["bees", "tax", "sea"]
+
+
+def test_a_header_that_comes_again_is_no_row(folder: Folder) -> None:
+    folder.write("documents.csv", CSV + CSV.replace("p,", "r,").replace("q,", "s,"))
+    assert folder.refused("documents.csv").endswith("documents.csv:4: repeated header: the columns' names once more")
+    assert len(folder.prepare("documents.csv", on_bad_rows="skip")) == 4
+
+
+def test_two_columns_of_one_name(folder: Folder) -> None:
+    columns = [pa.array(["p"]), pa.array(["x"]), pa.array(["y"])]
+    folder.write("d.parquet", pa.Table.from_arrays(columns, names=["id", "text", "text"]))
+    assert folder.refused("d.parquet") == "…/d.parquet has two columns 'text'; give each column a name of its own."
+
+
+OBJECTS: list[Row] = [
+    {"id": "p", "text": "Of hives.", "subjects": [{"of": {"uri": "bees"}, "score": 1}], "split": "train"},
+    {"id": "q", "text": "Of duties.", "subjects": [{"of": {"uri": "tax"}}, {"of": {"uri": "sea"}}], "split": "test"},
+    {"id": "r", "text": "Of boats.", "subjects": [], "split": "train"},
+]
+
+
+@pytest.mark.parametrize("name", ["documents.jsonl", "documents.json", "documents.parquet"])
+def test_label_ids_in_lists_of_objects(folder: Folder, name: str) -> None:
+    folder.write(name, json.dumps(OBJECTS) if name.endswith(".json") else OBJECTS)
+    meant: list[Any] = [*MEANT, ("r", "train", [])]
+    assert folder.prepare(name, labels_column="subjects.of.uri") == meant
+    told = folder.refused(name, labels_column="subjects")
+    assert "not a string or a number; name its field, as in subjects.of" in told
+    assert "'subjects.of.url' (prepare.labels_column)" in folder.refused(name, labels_column="subjects.of.url")
+
+
+def test_hive_folders_in_any_case_and_those_that_say_no_split(folder: Folder) -> None:
+    for number, where in enumerate(["Split=Train/year=1", "Split=TEST/year=2", "Split=Dev/year=3"]):
+        folder.write(f"data/{where}/part.jsonl", [{"id": str(number), "text": "x"}])
+    found = folder.prepare("data")
+    assert sorted((one, split) for one, split, _ in found) == [("0", "train"), ("1", "test"), ("2", "train")]
+    assert folder.said[-1] == "Folders of the documents whose names are not used: year="
+
+
+def test_eval_is_a_test_set(folder: Folder) -> None:
+    folder.write("data/train.jsonl", [{"id": "a", "text": "x"}])
+    folder.write("data/eval-00000.jsonl", [{"id": "b", "text": "x"}, {"id": "c", "text": "x", "split": "train"}])
+    assert [(one, split) for one, split, _ in folder.prepare("data")] == [("b", "test"), ("c", "train"), ("a", "train")]
+
+
+def test_labels_that_only_case_or_composition_tells_apart_are_counted(folder: Folder) -> None:
+    texts = ["Caf\u00e9", "cafe\u0301", " CAF\u00c9", "Tea"]
+    folder.write("labels.jsonl", [{"id": str(number), "text": text} for number, text in enumerate(texts)])
+    folder.write("documents.csv", CSV)
+    folder.prepare("documents.csv", labels_column="")
+    assert folder.details["duplicate_label_texts"] == 2
+    assert folder.said[2].startswith("2 labels have the text of an earlier one, but for case and blanks at most")
+
+
+def test_annifs_corpus_may_begin_without_a_subject_and_has_two_fields(folder: Folder) -> None:
+    folder.write("labels.tsv", "<http://v/bees>\tBees\n<http://v/tax>\tTaxes\t12\n")
+    labels = [str(folder.path / "labels.tsv")]
+    folder.write("d.tsv", "Of nothing\t\r\nOf hives\t<http://v/bees> <http://v/tax>\r\n")
+    found = folder.prepare("d.tsv", labels=labels, test_share=0)
+    assert found == [("0", "train", None), ("1", "train", ["http://v/bees", "http://v/tax"])]
+    folder.write("d.tsv", "Of hives\t<http://v/bees>\nOf\tduties\t<http://v/tax>\n")
+    assert folder.refused("d.tsv", labels=labels).endswith("d.tsv:2: ragged row: 3 fields, not 2")
+
+
+def test_an_empty_set_as_python_prints_it(folder: Folder) -> None:
+    folder.write("documents.csv", "id,text,labels\np,Of hives.,{'bees'}\nq,Of boats.,set()\n")
+    assert folder.prepare("documents.csv", test_share=0) == [("p", "train", ["bees"]), ("q", "train", [])]
+
+
+def test_a_packed_file_of_several_parts_is_read_to_its_end(folder: Folder) -> None:
+    packed = [gzip.compress(part.encode()) for part in (CSV[:30], "", CSV[30:])]
+    folder.write("documents.csv.gz", b"".join(packed))
+    assert folder.prepare("documents.csv.gz") == MEANT
+    folder.write("documents.csv.gz", b"".join(packed)[:-9])
+    assert "cannot be read as CSV in gzip: Truncated" in folder.refused("documents.csv.gz")
