@@ -3,9 +3,10 @@
     python benchmarks/make_results.py
 
 RESULTS.md has a row a result; benchmarks/results/pages has a page a benchmark, with the tables of all its results.
-A result names its title, command, machine and date; ``rows`` (a list of flat objects) becomes a table, ``notes`` (a
-list of sentences) the text below it. A result of several tables names them as ``tables``: ``title`` and ``rows`` each,
-and in quality's older files, whose differences compare methods of several calls, a list of ``commands`` with a date.
+A result is what one call measured, and names its title, command, machine and date; ``rows`` (a list of flat objects)
+becomes a table, ``notes`` (a list of sentences) the text below it. A result of several tables names them as ``tables``:
+``title`` and ``rows`` each. One that measured nothing and compares older calls names their files as ``of``; the row of
+all of them in RESULTS.md is its row.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> None:
 
 def files() -> dict[Path, str]:
     """What each file is to hold."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    results = [json.loads(path.read_text()) | {"name": path.stem} for path in sorted(RESULTS.glob("*.json"))]
     pages: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         pages.setdefault(benchmark_of(result), []).append(result)
@@ -51,7 +52,8 @@ def files() -> dict[Path, str]:
         PAGES / f"{name}.md": f"# Results of benchmarks/{name}.py\n\n{MADE}\n" + "".join(map(section, some))
         for name, some in pages.items()
     }
-    return {OVERVIEW: HEAD + "".join(map(line, results)), **made}
+    compared = {name for result in results for name in result.get("of", [])}
+    return {OVERVIEW: HEAD + "".join(line(result) for result in results if result["name"] not in compared), **made}
 
 
 def line(result: dict[str, Any]) -> str:
@@ -62,32 +64,29 @@ def line(result: dict[str, Any]) -> str:
 
 
 def _command(result: dict[str, Any]) -> str:
-    """The command of ``result``; of an older file that several calls made, how many."""
-    calls = {by["command"] for one in result.get("tables", []) for by in one.get("commands", [])}
-    if len(calls) > 1:
-        return f"{len(calls)} calls of `python benchmarks/{benchmark_of(result)}.py`, on its page"
+    """The command of ``result``; of one that compares calls, how many."""
+    if "of" in result:
+        return f"{len(result['of'])} calls of `python benchmarks/{benchmark_of(result)}.py`, on its page"
     return f"`{result['command']}`"
 
 
 def section(result: dict[str, Any]) -> str:
     """One result as Markdown."""
-    about = f"{result['machine']} · {result['date']}"
-    if not any("commands" in one for one in result.get("tables", [])):  # else each table says by what it was measured
-        about = f"`{result['command']}` · {about}"
+    by = f"compares {', '.join(result['of'])}" if "of" in result else f"`{result['command']}`"
+    about = f"{result['name']}: {by} · {result['machine']} · {result['date']}"
     return "\n".join(["", f"## {result['title']}", "", about, "", *table(result)]).rstrip() + "\n"
 
 
 def table(result: dict[str, Any]) -> list[str]:
     """The lines of its ``tables`` (without any, of its ``rows``) and of its ``notes``."""
     tables = result["tables"] if "tables" in result else [{"rows": result["rows"]}]
-    lines = [line for one in tables for line in [*heading(one), *grid(one["rows"]), ""]]
+    lines = [line for one in tables for line in [*_heading(one), *grid(one["rows"]), ""]]
     return [*lines, *(f"- {note}" for note in result.get("notes", []))]
 
 
-def heading(one: dict[str, Any]) -> list[str]:
-    """The lines above a table that has a ``title`` or ``commands``."""
-    lines = [f"### {one['title']}", ""] if "title" in one else []
-    return lines + [line for by in one.get("commands", []) for line in (f"`{by['command']}` · {by['date']}", "")]
+def _heading(one: dict[str, Any]) -> list[str]:
+    """The lines above a table that has a ``title``."""
+    return [f"### {one['title']}", ""] if "title" in one else []
 
 
 def grid(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from common.headlines import headline
 from make_results import OVERVIEW, PAGES, files, line, section
 
@@ -15,7 +17,19 @@ def test_the_files_in_the_repository_are_those_that_the_results_make() -> None:
 def test_the_overview_is_one_short_page_with_a_row_a_result() -> None:
     lines = OVERVIEW.read_text().splitlines()
     assert len(lines) <= 40
-    assert sum(line.startswith("| [") for line in lines) == len(list(PAGES.parent.glob("*.json")))
+    results = list(PAGES.parent.glob("*.json"))
+    compared = [name for path in results for name in json.loads(path.read_text()).get("of", [])]
+    assert {*compared} <= {path.stem for path in results} and len(compared) == len({*compared})
+    assert sum(line.startswith("| [") for line in lines) == len(results) - len(compared)
+
+
+def test_a_file_is_what_one_call_measured_or_compares_such_files() -> None:
+    for path in PAGES.parent.glob("*.json"):
+        result = json.loads(path.read_text())
+        assert not ("of" in result and result.get("rows")), f"{path.name} measures and compares"
+        parts = [*result.get("rows", []), *result.get("tables", [])]
+        calls = [one for one in parts if "commands" in one or str(one.get("command")).startswith("python ")]
+        assert not calls, f"{path.name} holds what several calls measured"
 
 
 def test_quality_is_told_against_the_closest_student_not_against_what_judges_the_ranked_documents() -> None:
@@ -32,10 +46,17 @@ def test_a_benchmark_without_a_rule_is_told_by_its_first_note() -> None:
     assert headline({"command": "python benchmarks/ray_start.py", "notes": ["3 works", "more"]}) == "3 works"
 
 
-def test_an_older_result_that_several_calls_made_names_each_beside_its_table() -> None:
-    calls = [{"command": f"python benchmarks/quality.py --parts {name}", "date": "x"} for name in ("a", "b")]
-    tables = [{"title": "Both", "rows": [{"method": "ezxmc"}], "commands": calls}]
-    older = {"title": "A", "machine": "m", "differences": [], "tables": tables, "notes": ["n"]} | calls[0]
+def test_a_comparison_of_older_calls_names_their_files() -> None:
+    tables = [{"title": "Both", "rows": [{"method": "ezxmc"}]}]
+    about = {
+        "name": "c",
+        "title": "A",
+        "machine": "m",
+        "command": "python benchmarks/quality.py --parts a",
+        "date": "x",
+    }
+    older = about | {"of": ["a", "b"], "differences": [], "tables": tables, "notes": ["n"]}
     assert "| 2 calls of `python benchmarks/quality.py`, on its page |" in line(older)
-    page = section(older)
-    assert "A\n\nm · x\n" in page and [page.count(f"--parts {name}` · x") for name in ("a", "b")] == [1, 1]
+    assert "A\n\nc: compares a, b · m · x\n\n### Both\n" in section(older)
+    single = section(about | {"rows": [{"method": "ezxmc"}]})
+    assert "A\n\nc: `python benchmarks/quality.py --parts a` · m · x\n" in single

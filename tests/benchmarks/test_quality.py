@@ -193,7 +193,8 @@ def test_the_page_has_a_table_for_each_part_that_was_measured() -> None:
     parts["equal_shares"] = at_equal_shares([(one, values(*[50.0] * 20)) for one in rows_of_half])
     found = tables(parts | {"rows": rows})
     assert [one["title"].partition(":")[0] for one in found] == ["d, l"] * 3
-    page = section({"title": "Quality", "command": "c", "machine": "m", "date": "x", "tables": found, "notes": ["n"]})
+    about = {"name": "q", "title": "Quality", "command": "c", "machine": "m", "date": "x"}
+    page = section(about | {"tables": found, "notes": ["n"]})
     assert "| 0.50 | 7 and 7 | lmtx | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert "| ezxmc | t | s | 0 | generic |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
