@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from ezxmc_ray.commands.arguments import Run, RunOrBundle
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.shown import shown
 from ezxmc_ray.terminal import say_tagged, tag_lines
+
+if TYPE_CHECKING:
+    from ezxmc_ray.stages.new_labels import NewLabels
+    from ezxmc_ray.storage import Storage
 
 app = typer.Typer()
 
@@ -93,9 +97,33 @@ def export(
     encoder: Annotated[
         str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")
     ] = "onnx",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="labels in place of the run's: some added, removed or called otherwise; texts that the run has are "
+            "not embedded again, and nothing is trained",
+        ),
+    ] = None,
 ) -> None:
     """A bundle, which ``ezxmc tag`` and ``Tagger.load`` take in place of a run."""
     from ezxmc_ray.tagging.export import export_bundle
 
-    done = export_bundle(run, directory, encoder)
+    if not labels:
+        done = export_bundle(run, directory, encoder)
+    else:
+        from ezxmc_ray.context import open_context
+        from ezxmc_ray.stages.new_labels import write_new_labels
+
+        context, changes = open_context(run), list[str]()
+
+        def write(files: Storage) -> NewLabels:
+            written = write_new_labels(context, files, labels)
+            changes.append(
+                f"{written.added:,} labels were added, {written.gone:,} are gone; {written.embedded:,} texts were new"
+            )
+            return written
+
+        done = export_bundle(run, directory, encoder, write)
+        print(changes[0])
     print(shown(f"Exported {run} to {directory}: {done.labels:,} labels, {done.bytes / 1e6:,.1f} MB"))

@@ -15,7 +15,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
 from ezxmc_ray.documents.fingerprints import table_fingerprint
-from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
+from ezxmc_ray.documents.labels import LabelNumbers, LabelSet, LabelSource, read_labels
 from ezxmc_ray.documents.lists import ListReader, separator_of
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
@@ -103,17 +103,22 @@ def write_labels(
     storage.write_table(_LABEL_ROWS, pa.Table.from_arrays([pa.array(labels.numbers)], schema=_NUMBERS_SCHEMA))
     rejected = f"{layout.PREPARE_PARTS}/rejected-labels.parquet"
     storage.write_table(rejected, labels.rejected)
-    content = ["id", "text", "description", *([ALTERNATIVES] if labels.alternatives else [])]
     return LabelCounts(
         labels.table.num_rows,
         labels.duplicate_texts,
         rejected,
-        table_fingerprint(labels.table, content),
+        label_fingerprint(labels),
         labels.columns,
         labels.separators,
         len(labels.alternatives),
         sum(map(len, labels.alternatives.values())),
     )
+
+
+def label_fingerprint(labels: LabelSet) -> str:
+    """Of what the labels are called, and of what else a run knows of them."""
+    content = ["id", "text", "description", *([ALTERNATIVES] if labels.alternatives else [])]
+    return table_fingerprint(labels.table, content)
 
 
 def check_source(

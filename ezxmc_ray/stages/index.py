@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, rows_of
+
+if TYPE_CHECKING:
+    from ezxmc_ray.encoder.encoder import Encoder
 
 #: Documents by which an approximate index is measured, and the most shards that they are taken from. auto chooses by
 #: every other one, so that the recall that is told is of documents that it was not chosen by.
@@ -164,7 +167,12 @@ def nearest_to_documents(context: Context, folder: str, slices: Sequence[Slice])
 
 
 def embed_queries(storage: Storage, config: EncoderConfig, shards: int) -> np.ndarray:
-    """Vectors of up to QUERIES documents by the chosen encoder: float32 [q, d]. In an actor with the libraries."""
+    """As :func:`embed_documents`, by the chosen encoder; in an actor with the libraries."""
+    return embed_documents(storage, load_encoder(storage, config, layout.STUDENT), shards)
+
+
+def embed_documents(storage: Storage, encoder: Encoder, shards: int) -> np.ndarray:
+    """Vectors of up to QUERIES documents of the run: float32 [q, d]."""
     taken = np.unique(np.linspace(0, shards - 1, QUERY_SHARDS).round().astype(int))
     titles: list[str] = []
     texts: list[str] = []
@@ -175,7 +183,7 @@ def embed_queries(storage: Storage, config: EncoderConfig, shards: int) -> np.nd
         taken_documents = rows_of(documents, rows)
         titles += taken_documents["title"].to_pylist()
         texts += taken_documents["text"].to_pylist()
-    return load_encoder(storage, config, layout.STUDENT).encode_documents(titles, texts).vectors.astype(np.float32)
+    return encoder.encode_documents(titles, texts).vectors.astype(np.float32)
 
 
 def nearest_in(storage: Storage, folder: str, labels: Slice, queries: np.ndarray, k: int) -> Any:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, write_lexical_files
 from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
@@ -42,10 +43,28 @@ class Exported:
     bytes: int
 
 
-def export_bundle(run: str, directory: str, encoder: str = "onnx") -> Exported:
+class WrittenLabels(Protocol):
+    """Labels that are not the run's, as stages/new_labels.py writes them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the labels."""
+
+    @property
+    def shards(self) -> list[ShardInfo]:
+        """Of their index."""
+
+
+def export_bundle(
+    run: str,
+    directory: str,
+    encoder: str = "onnx",
+    write_labels: Callable[[Storage], WrittenLabels] | None = None,
+) -> Exported:
     """Write a bundle of ``run`` into ``directory`` (a path or a URI), which is empty, absent, or an older bundle.
 
-    ``encoder``: onnx, or torch: as sentence-transformers loads it, which needs PyTorch where it is used. Errors:
+    ``encoder``: onnx, or torch: as sentence-transformers loads it, which needs PyTorch where it is used.
+    ``write_labels`` writes labels, index and words of its own into a bundle's files; None: the run's. Errors:
     UserError for a run that cannot tag, a directory that holds something else, an encoder that ONNX Runtime does not
     run, and a bundle that does not tag as the run does.
     """
@@ -65,12 +84,17 @@ def export_bundle(run: str, directory: str, encoder: str = "onnx") -> Exported:
         encoder_folder=ONNX_FOLDER if encoder == "onnx" else layout.STUDENT,
     )
     try:
-        _copy(source, files, settings)
-        _try(source, files, settings)
+        if write_labels is None:
+            _copy_labels(source, files, settings)
+        else:
+            written = write_labels(files)
+            settings = dataclasses.replace(settings, label_fingerprint=written.fingerprint, shards=written.shards)
+        _write_encoder(source, files, settings)
+        _try(source, files, settings, write_labels is None)
         sizes = files.sizes(recursive=True)
         checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
         told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
-        readme = _readme(source, settings, told)
+        readme = _readme(files, settings, told)
         target.write_bytes(README, readme.encode())
         target.write_note(BUNDLE, bundle_note(settings, folder, told))
     except BaseException:
@@ -79,11 +103,11 @@ def export_bundle(run: str, directory: str, encoder: str = "onnx") -> Exported:
     for old in target.folders():
         if old.startswith("files-") and old != folder:
             target.remove(old)
-    return Exported(source.rows(layout.LABELS), sum(sizes.values()))
+    return Exported(files.rows(layout.LABELS), sum(sizes.values()))
 
 
-def _copy(source: Storage, files: Storage, settings: TagSettings) -> None:
-    """Copy labels, index and words, and write the encoder."""
+def _copy_labels(source: Storage, files: Storage, settings: TagSettings) -> None:
+    """Copy labels, index and words."""
     files.write_bytes(layout.LABELS, source.read_bytes(layout.LABELS))
     for shard in settings.shards:
         _copy_file(source, files, f"{layout.INDEX}/{shard.file}")
@@ -92,6 +116,9 @@ def _copy(source: Storage, files: Storage, settings: TagSettings) -> None:
             write_lexical_files(source, settings.label_fingerprint)
         for name in lexical_files(source):
             _copy_file(source, files, name)
+
+
+def _write_encoder(source: Storage, files: Storage, settings: TagSettings) -> None:
     with checked(source, layout.STUDENT) as student:
         if settings.onnx:
             from ezxmc_ray.encoder.encoder import Encoder
@@ -111,10 +138,12 @@ def _copy_file(source: Storage, files: Storage, name: str) -> None:
         files.upload(Path(path), name)
 
 
-def _try(source: Storage, files: Storage, settings: TagSettings) -> None:
-    """Errors: UserError where the bundle's tagger gives other labels or scores than the run's."""
-    run = Tagger(source, dataclasses.replace(settings, onnx=False, encoder_folder=layout.STUDENT, gpu_dtype=None))
+def _try(source: Storage, files: Storage, settings: TagSettings, has_labels_of_run: bool) -> None:
+    """Errors: UserError where the bundle's tagger gives other scores than the run's, if their labels are the same."""
     bundle = Tagger(files, settings)
+    if not has_labels_of_run:
+        return
+    run = Tagger(source, dataclasses.replace(settings, onnx=False, encoder_folder=layout.STUDENT, gpu_dtype=None))
     texts = run.label_texts.slice(0, TRIED_LABELS).to_pylist()
     ours, theirs = (one.rank([""] * len(texts), texts, min_score=-np.inf) for one in (run, bundle))
     apart = np.abs(ours.scores - theirs.scores)
@@ -125,8 +154,8 @@ def _try(source: Storage, files: Storage, settings: TagSettings) -> None:
         )
 
 
-def _readme(source: Storage, settings: TagSettings, files: Mapping[str, Mapping[str, Any]]) -> str:
-    labels, size = source.rows(layout.LABELS), sum(one["bytes"] for one in files.values())
+def _readme(files: Storage, settings: TagSettings, told: Mapping[str, Mapping[str, Any]]) -> str:
+    labels, size = files.rows(layout.LABELS), sum(one["bytes"] for one in told.values())
     return f"""\
 # A tagger of {labels:,} labels
 

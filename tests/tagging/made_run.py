@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import yaml
 
@@ -16,10 +17,11 @@ from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.build import build_shard, save_shard
 from ezxmc_ray.index.label_texts import all_texts
+from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical_files import write_lexical_files
 from ezxmc_ray.integrity import signed
 from ezxmc_ray.storage import Manifest, Storage, checksum, write_manifest
-from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash
+from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash, label_vectors_schema
 from tests.student.toy import LABELS, save_tiny_bert
 
 ALTERNATIVES = [["salt lamp"], [], ["wheel of bread", "cloud"]]
@@ -47,6 +49,7 @@ def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, 
     encoder = Encoder.load(str(folder / layout.STUDENT), config.encoder)
     encoder.save(folder / layout.STUDENT)
     vectors = encoder.encode_labels(all_texts(storage).to_pylist()).vectors
+    _write_vectors(storage, vectors)
     infos = []
     for number, first in enumerate(range(0, len(vectors), shard_labels)):
         index = build_shard(vectors[first : first + shard_labels], first, factory)
@@ -56,13 +59,21 @@ def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, 
     prepared = counts | {"labels": len(LABELS), "shard_rows": [], "document_fingerprint": "", "gold_fingerprint": None}
     _finish(storage, layout.DOCUMENTS, [layout.LABELS], prepared | {"label_fingerprint": "labels"})
     _finish(storage, layout.shortlist(0), storage.list(layout.LEXICAL), {})
-    _finish(storage, layout.STUDENT, storage.list(layout.STUDENT, recursive=True), {})
+    _finish(storage, layout.STUDENT, storage.list(layout.STUDENT, recursive=True), {"encoder": 0})
     built: dict[str, Any] = {"student": f"commit of {layout.STUDENT}", "label_fingerprint": "labels"}
     built |= {"match_settings": Context(config, storage).match_settings}
     files = [f"{layout.INDEX}/{one.file}" for one in infos]
     _finish(storage, layout.INDEX, files, built | {"shards": [dataclasses.asdict(one) for one in infos]})
     storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(to_dict(config))))
     return config
+
+
+def _write_vectors(storage: Storage, vectors: np.ndarray) -> None:
+    columns = [pa.array(np.arange(len(vectors), dtype=np.int32))]
+    columns.append(pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), vectors.shape[1]))
+    table = pa.Table.from_arrays(columns, schema=label_vectors_schema(vectors.shape[1], "float32"))
+    storage.write_table(f"{layout.label_vectors(0)}/shard-00000.parquet", table)
+    join_label_vectors(storage, layout.label_vectors(0))
 
 
 def _finish(storage: Storage, folder: str, files: list[str], details: dict[str, object]) -> None:

@@ -1,0 +1,125 @@
+"""``ezxmc export --labels FILE``: a bundle of another label set, without training anew; no stage of a run.
+
+In: a run, and files of labels: the run's own with some added, removed or called otherwise, or others altogether. Out:
+in the bundle's files labels.parquet, lexical/ and index/. Texts that the run has keep their vectors; the student
+embeds the others, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from ezxmc_ray import layout
+from ezxmc_ray.context import Context
+from ezxmc_ray.documents.inputs import label_sources
+from ezxmc_ray.documents.labels import read_labels
+from ezxmc_ray.documents.parts import label_fingerprint
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, build_from_blocks, save_shard
+from ezxmc_ray.index.label_texts import all_texts
+from ezxmc_ray.index.label_vectors import BLOCK_LABELS, map_label_vectors
+from ezxmc_ray.index.lexical_files import write_lexical_files
+from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, nearest_labels
+from ezxmc_ray.integrity import checked
+from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.stages.index import embed_documents, slices_of
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import LABELS_SCHEMA
+
+
+@dataclass(frozen=True)
+class NewLabels:
+    """What was written: the labels' ``fingerprint`` and the ``shards`` of their index; how many ids the run has not
+    (``added``), or has alone (``gone``), and how many texts the student had to embed (``embedded``)."""
+
+    fingerprint: str
+    shards: list[ShardInfo]
+    labels: int
+    added: int
+    gone: int
+    embedded: int
+
+
+def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) -> NewLabels:
+    """Write what tagging with the labels in the files ``labels`` needs, the student apart, into ``files``.
+
+    They are read as ``prepare`` reads labels. Errors: UserError for files that cannot be read, and for bad rows unless
+    prepare.on_bad_rows is skip.
+    """
+    config, storage = context.config, context.storage
+    found = read_labels(
+        label_sources(replace(config.prepare, labels=list(labels))),
+        config.prepare.repeated_labels,
+        config.prepare.list_separator,
+    )
+    if len(found.rejected) and config.prepare.on_bad_rows == "fail":
+        first = found.rejected.slice(0, 1).to_pylist()[0]
+        raise UserError(
+            f"{len(found.rejected):,} bad rows in {', '.join(labels)}, the first {first['source']}:{first['line']}: "
+            f"{first['reason']}; mend them."
+        )
+    files.write_table(layout.LABELS, found.table)
+    vectors = _Vectors(context, files)
+    fingerprint = label_fingerprint(found)
+    write_lexical_files(files, fingerprint)
+    shards = _build(context, files, vectors)
+    before = set(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist())
+    now = set(found.table["id"].to_pylist())
+    return NewLabels(fingerprint, shards, len(now), len(now - before), len(before - now), len(vectors.new))
+
+
+class _Vectors:
+    """The vectors of all texts of the new labels, in their order: of the run where it has the text, or ``new``."""
+
+    def __init__(self, context: Context, files: Storage) -> None:
+        storage = context.storage
+        encoder = context.manifest(layout.STUDENT).details["encoder"]
+        self.old = map_label_vectors(storage, layout.label_vectors(encoder))
+        known = {text: row for row, text in enumerate(all_texts(storage).to_pylist())}
+        texts = all_texts(files).to_pylist()
+        #: Of each text its row in ``old``, or behind it in ``new``: int64 [texts].
+        self.rows = np.array([known.get(text, -1) for text in texts], np.int64)
+        missing = np.flatnonzero(self.rows < 0)
+        self.rows[missing] = len(self.old) + np.arange(len(missing))
+        with checked(storage, layout.STUDENT) as student:
+            self.encoder = Encoder.load(str(student), context.config.encoder)
+        self.new = self.encoder.encode_labels([texts[row] for row in missing]).vectors
+
+    def blocks(self, first: int, stop: int) -> Iterator[np.ndarray]:
+        """Those of the texts ``first`` to ``stop``, block by block: [m, d]."""
+        for start in range(first, stop, BLOCK_LABELS):
+            rows = self.rows[start : min(start + BLOCK_LABELS, stop)]
+            block = np.empty((len(rows), self.old.shape[1]), self.old.dtype)
+            is_old = rows < len(self.old)
+            block[is_old], block[~is_old] = self.old[rows[is_old]], self.new[rows[~is_old] - len(self.old)]
+            yield block
+
+
+def _build(context: Context, files: Storage, vectors: _Vectors) -> list[ShardInfo]:
+    """The index, as the run's configuration has it; auto's cells are chosen anew, by documents of the run."""
+    config, texts = context.config.index, len(vectors.rows)
+    factory, nearest, cells = config.factory, None, 0
+    infos: list[ShardInfo] = []
+    if factory == AUTO and texts <= config.exact_below:
+        factory = EXACT_FACTORY
+    elif factory == AUTO:
+        queries = embed_documents(context.storage, vectors.encoder, context.shards)
+        k = min(max(1, context.config.lexical.candidates), texts)
+        nearest = Nearest(queries, nearest_labels(vectors.blocks(0, texts), 0, queries, k)[1])
+    with temporary_folder() as scratch:
+        for one in slices_of(texts, config.shard_labels):
+            blocks = partial(vectors.blocks, one.first, one.stop)
+            count, name = one.stop - one.first, f"shard-{one.number:03d}.faiss"
+            if nearest is None:
+                built = build_from_blocks(blocks, count, one.first, factory, config.probes)
+            else:
+                cells = cells or choose_cells(blocks, one.first, count, nearest, config.recall)[0]
+                built = build_auto(blocks, count, one.first, cells, nearest, config.recall)[0]
+            infos.append(save_shard(built, scratch / name, one.first))
+            files.upload(scratch / name, f"{layout.INDEX}/{name}")
+    return infos
