@@ -24,7 +24,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit, hub_config
 from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HASH = re.compile(r"[0-9a-f]{32}")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
 _PIP_NAMES = {
@@ -54,7 +54,7 @@ def cache_directory() -> Path:
 
 def is_hub_id(reference: str) -> bool:
     """Whether ``reference`` names a model on the Hugging Face hub: it is of the form org/name, and no path here."""
-    return _HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
+    return HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
 
 
 def is_bundled(reference: str) -> bool:
@@ -110,7 +110,7 @@ def _located(reference: str) -> Path | None:
         raise UserError(
             f"There is no model at {reference}: the path does not exist; give another directory or a hub id."
         )
-    if not _HUB_ID.fullmatch(reference):
+    if not HUB_ID.fullmatch(reference):
         raise UserError(
             f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name."
         )
@@ -144,7 +144,7 @@ def load_error(reference: str, error: BaseException) -> UserError:
         return UserError(
             f"The model {reference} does not fit into memory ({reason}); take a smaller one or more memory."
         )
-    if _HUB_ID.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
+    if HUB_ID.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
         return UserError(
             f"The model {reference} is no directory here and could not be had from the Hugging Face hub ({reason}); "
             "check its name and the network, or give a directory or package:NAME/PATH."

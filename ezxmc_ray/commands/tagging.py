@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ezxmc_ray.storage import Storage
 
 app = typer.Typer()
+EncoderKind = Annotated[str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")]
 
 
 @app.command(help="Tag new documents, or texts from the terminal.")
@@ -94,9 +95,7 @@ def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind:
 def export(
     run: Run,
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="a new directory or URI, or an older export")],
-    encoder: Annotated[
-        str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")
-    ] = "onnx",
+    encoder: EncoderKind = "onnx",
     labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,3 +126,16 @@ def export(
         done = export_bundle(run, directory, encoder, write)
         print(changes[0])
     print(shown(f"Exported {run} to {directory}: {done.labels:,} labels, {done.bytes / 1e6:,.1f} MB"))
+
+
+@app.command(help="Put an export of a run on the Hugging Face hub.")
+def push(
+    run: Run,
+    hub_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="the repository, made if there is none")],
+    encoder: EncoderKind = "onnx",
+    public: Annotated[bool, typer.Option("--public", help="a new repository is for all, not for you alone")] = False,
+) -> None:
+    """A bundle that ``ezxmc tag org/name`` and ``Tagger.load("org/name")`` take."""
+    from ezxmc_ray.tagging.push import push_bundle
+
+    print(shown(f"Pushed {run} to {push_bundle(run, hub_id, encoder, public)}"))

@@ -34,6 +34,8 @@ from ezxmc_ray.storage import Storage, checksum
 from ezxmc_ray.tagging.settings import TagSettings
 
 BUNDLE, README = "bundle.json", "README.md"
+#: How the folder of the files begins.
+FILES = "files-"
 #: Raise when a bundle is no longer what older versions read.
 VERSION = 1
 #: Where the student lies in the files of a bundle.

@@ -22,7 +22,7 @@ from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, writ
 from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tagging.bundle import BUNDLE, ONNX_FOLDER, README, bundle_note, is_bundle
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, is_bundle
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
@@ -75,7 +75,7 @@ def export_bundle(
     if not is_bundle(target) and target.sizes(recursive=True):
         raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
     check_writable(target)
-    folder = f"files-{secrets.token_hex(8)}"
+    folder = f"{FILES}{secrets.token_hex(8)}"
     files = target.below(folder)
     settings = dataclasses.replace(
         settings,
@@ -101,7 +101,7 @@ def export_bundle(
         files.remove("")
         raise
     for old in target.folders():
-        if old.startswith("files-") and old != folder:
+        if old.startswith(FILES) and old != folder:
             target.remove(old)
     return Exported(files.rows(layout.LABELS), sum(sizes.values()))
 
@@ -157,6 +157,11 @@ def _try(source: Storage, files: Storage, settings: TagSettings, has_labels_of_r
 def _readme(files: Storage, settings: TagSettings, told: Mapping[str, Mapping[str, Any]]) -> str:
     labels, size = files.rows(layout.LABELS), sum(one["bytes"] for one in told.values())
     return f"""\
+---
+library_name: ezxmc-ray
+tags: [ezxmc-ray, multi-label-classification, tagging]
+---
+
 # A tagger of {labels:,} labels
 
 Written by `ezxmc export` (ezxmc-ray {__version__}): an encoder, an index of the labels and the labels' words,

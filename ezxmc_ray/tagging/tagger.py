@@ -22,9 +22,11 @@ from ezxmc_ray.index.label_texts import read_label_texts
 from ezxmc_ray.index.lexical_files import open_lexical_table
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 from ezxmc_ray.integrity import checked
+from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
+from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.settings import TagSettings
 
 #: Documents that are encoded and searched at once.
@@ -81,7 +83,7 @@ class Tagger:
         """The tagger of a run, or of a bundle that ``ezxmc export`` wrote.
 
         Args:
-            where: a directory or an object-store URI.
+            where: a directory, an object-store URI, or the hub id of a bundle (org/name), unless that is a path here.
             overrides: knobs of a run, such as ``predict.top_k=3``.
 
         Errors: UserError for what is neither, is not finished, is damaged, or does not belong together.
@@ -221,6 +223,8 @@ class Tagger:
 
 def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
     """What :meth:`Tagger.load` makes a tagger of. Errors: as there."""
+    if is_hub_id(where):
+        where = fetch_bundle(where)
     if is_bundle(Storage(where)):
         return open_bundle(where, overrides)
     from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without

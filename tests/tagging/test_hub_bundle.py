@@ -1,0 +1,171 @@
+"""Bundles on a hub. A server on this machine simulates what is used of the hub's HTTP interface."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+
+from ezxmc_ray import hub as hub_module
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.tagging.push import push_bundle
+from ezxmc_ray.tagging.tagger import Tagger
+from tests.student.toy import TOPICS
+
+
+class SimulatedHub(BaseHTTPRequestHandler):
+    """A hub of one repository, ``org/tagger``: its ``files`` by name, and the commits that made it what it is."""
+
+    files: dict[str, bytes]
+    commits: list[dict[str, list[str]]]
+    made: list[bool]
+    token = "Bearer hf_simulated"
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/org/tagger"):
+            if not self.made:
+                return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+            siblings = [{"rfilename": name} for name in sorted(self.files)]
+            if "/tree/" in path:
+                return self.answer(
+                    200, [{"type": "file", "path": n, "size": len(c), "oid": sha(c)} for n, c in self.files.items()]
+                )
+            return self.answer(200, {"id": "org/tagger", "sha": self.commit, "siblings": siblings})
+        self.send_file(path, with_body=True)
+
+    def do_HEAD(self) -> None:
+        self.send_file(self.path.split("?")[0], with_body=False)
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != self.token:
+            return self.answer(401, {"error": "Invalid username or password."})
+        if self.path == "/api/repos/create":
+            self.made.append(True)
+            return self.answer(200, {"url": f"{huggingface_hub.constants.ENDPOINT}/org/{json.loads(content)['name']}"})
+        if self.path == "/api/validate-yaml":
+            return self.answer(200, {"errors": [], "warnings": []})
+        if "/preupload/" in self.path:
+            wanted = json.loads(content)["files"]
+            files = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in wanted]
+            return self.answer(200, {"files": files})
+        commit: dict[str, list[str]] = {"file": [], "deletedFile": []}
+        for line in map(json.loads, content.splitlines()):
+            if line["key"] in commit:
+                commit[line["key"]].append(name := line["value"]["path"])
+                self.files.pop(name, None)
+            if line["key"] == "file":
+                self.files[name] = base64.b64decode(line["value"]["content"])
+        self.commits.append(commit)
+        told = {
+            "commitUrl": f"{huggingface_hub.constants.ENDPOINT}/org/tagger/commit/{self.commit}",
+            "commitOid": self.commit,
+        }
+        return self.answer(200, told | {"pullRequestUrl": None, "hookOutput": "", "success": True})
+
+    @property
+    def commit(self) -> str:
+        return f"{len(self.commits):040x}"
+
+    def send_file(self, path: str, with_body: bool) -> None:
+        name = path.removeprefix(f"/org/tagger/resolve/{self.commit}/")
+        if name not in self.files:
+            return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
+        content = self.files[name]
+        headers = {"ETag": f'"{sha(content)}"', "X-Repo-Commit": self.commit, "Content-Length": str(len(content))}
+        self.send_response(200)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+        return None
+
+    def answer(self, status: int, told: Any, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        for key, value in {
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def simulated_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[SimulatedHub]]:
+    class Hub(SimulatedHub):
+        pass
+
+    Hub.files, Hub.commits, Hub.made = {}, [], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    constants = huggingface_hub.constants
+    for name, value in (
+        ("ENDPOINT", f"http://127.0.0.1:{server.server_port}"),
+        ("HF_HUB_CACHE", str(tmp_path / "cache")),
+        ("HF_HUB_DISABLE_XET", True),
+        (
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        ),
+    ):
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "hf_simulated")
+    monkeypatch.setattr(hub_module, "_ask", lambda hub_id: huggingface_hub.HfApi().model_info(hub_id))
+    hub_module.hub_commit.cache_clear()
+    yield Hub
+    hub_module.hub_commit.cache_clear()
+    server.shutdown()
+
+
+def test_what_is_pushed_is_loaded_by_its_name(
+    run: str, tagger: Tagger, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert push_bundle(run, "org/tagger", "torch").endswith("org/tagger")
+    assert {"README.md", "bundle.json"} < set(simulated_hub.files)
+    loaded = Tagger.load("org/tagger")
+    for one, other in zip(loaded.tag(TOPICS), tagger.tag(TOPICS), strict=True):
+        np.testing.assert_allclose([label.score for label in one], [label.score for label in other], atol=1e-5)
+
+    old = {name for name in simulated_hub.files if name.startswith("files-")}
+    push_bundle(run, "org/tagger", "torch")
+    assert old == set(simulated_hub.commits[1]["deletedFile"]) and not old & set(simulated_hub.files)
+    hub_module.hub_commit.cache_clear()
+    assert [len(one) for one in Tagger.load("org/tagger").tag(TOPICS)] == [4] * len(TOPICS)
+
+
+def test_what_the_hub_refuses_or_has_not_is_a_sentence(
+    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^org/tagger is neither a run nor a bundle here\. The Hugging Face hub has no"
+    ):
+        Tagger.load("org/tagger")
+    for name in ("tagger", "org/", "a b/c", "s3://bucket/x"):
+        with pytest.raises(UserError, match=r"is no name on the Hugging Face hub: give org/name\.$"):
+            push_bundle(run, name)
+    monkeypatch.setattr(simulated_hub, "token", "Bearer another")
+    with pytest.raises(UserError, match=r"cannot be put on the Hugging Face hub as org/tagger .*log in with `hf auth"):
+        push_bundle(run, "org/tagger", "torch")
+    assert simulated_hub.commits == []
