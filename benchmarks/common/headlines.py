@@ -70,6 +70,16 @@ def _encode(result: Result) -> str:
     )
 
 
+def _tagging(result: Result) -> str:
+    rows = {row["tagged by"]: row for row in result["rows"]}
+    ours = rows["export of it"]
+    command = ", ".join(f"{name} {row['command_s']:.1f} s" for name, row in rows.items())
+    return (
+        f"an export tags its first text after {ours['first_tag_s']:.2f} s, a text by itself in {ours['text_ms']:.0f} ms, "
+        f"{ours['documents_per_s']:.0f} documents/s; the command with one text: {command}"
+    )
+
+
 def _speed(row: Result) -> float:
     return float(row["documents_per_s"])
 
@@ -168,6 +178,7 @@ def _train(result: Result) -> str:
 
 
 RULES: dict[str, Callable[[Result], str]] = {
+    "tagging": _tagging,
     "demo": _demo,
     "engines": _engines,
     "encode": _encode,
