@@ -3,9 +3,9 @@
     python benchmarks/tagging.py RUN [before=CHECKOUT] [rounds=5]
 
 Whole processes, one after the other, each as often as ``rounds`` says, in turns; medians. Of a run, of an export of it
-(ONNX Runtime), and of the same run by an older checkout of this project (``before``) if one is named. ``command``: `ezxmc
-tag` with one text on its standard input. The Python rows are of a process that loads a tagger and tags: a text after the
-other, then 512 documents at once (the labels' own texts, put together by threes).
+(ONNX Runtime), and of the same run by an older checkout of this project (``before``) if one is named. ``command``:
+`ezxmc tag` with one text on its standard input. The Python rows are of a process that loads a tagger and tags: a text
+after the other, then 512 documents at once (the labels' own texts, put together by threes).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ezxmc_ray import Tagger
 tagger = Tagger.load(sys.argv[1])
 loaded = time.perf_counter()
 names = tagger.labels["text"].to_pylist()
-texts = [f"{{names[i % len(names)]}}, {{names[7 * i % len(names)]}}, {{names[31 * i % len(names)]}}" for i in range({DOCUMENTS})]
+texts = [", ".join(names[step * i % len(names)] for step in (1, 7, 31)) for i in range({DOCUMENTS})]
 tagger.tag(texts[:1])
 first = time.perf_counter()
 alone = []
@@ -91,10 +91,8 @@ def main(run: str, before: str = "", rounds: str = "5") -> None:
                 print(number, name, {key: round(value, 3) for key, value in one.items()}, flush=True)
     rows: list[dict[str, Any]] = []
     for name, several in found.items():
-        keys = several[0]
-        rows.append(
-            {"tagged by": name, **{key: round(statistics.median(one[key] for one in several), 3) for key in keys}}
-        )
+        medians = {key: round(statistics.median(one[key] for one in several), 3) for key in several[0]}
+        rows.append({"tagged by": name, **medians})
     notes = [f"Medians of {rounds} rounds in turns; {TEXTS} texts alone, {DOCUMENTS} at once; MiniLM."]
     publish("tagging", "From the command to the tags", {"rows": rows, "notes": notes})
 

@@ -75,8 +75,8 @@ def _tagging(result: Result) -> str:
     ours = rows["export of it"]
     command = ", ".join(f"{name} {row['command_s']:.1f} s" for name, row in rows.items())
     return (
-        f"an export tags its first text after {ours['first_tag_s']:.2f} s, a text by itself in {ours['text_ms']:.0f} ms, "
-        f"{ours['documents_per_s']:.0f} documents/s; the command with one text: {command}"
+        f"an export tags its first text after {ours['first_tag_s']:.2f} s, a text by itself in "
+        f"{ours['text_ms']:.0f} ms, {ours['documents_per_s']:.0f} documents/s; the command with one text: {command}"
     )
 
 
