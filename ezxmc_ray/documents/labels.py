@@ -198,7 +198,8 @@ class LabelNumbers:
     def get(self, label_id: str) -> int | None:
         """The number of the label with this id; None if there is none.
 
-        An id that differs only in Unicode's composition, in blanks around it or in angle brackets is the same.
+        An id that differs only in Unicode's composition, in blanks around it or in angle brackets is the same; so is a
+        number with .0 behind it, as pandas writes the ids of a column where some are missing.
         """
         if self._numbers is None:
             ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()
@@ -232,4 +233,6 @@ def _alike(label_id: str) -> str:
     text = label_id.strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()
+    if text.endswith(".0") and text[:-2].isdecimal():
+        text = text[:-2]
     return composed(text)

@@ -38,6 +38,8 @@ SNIPPET_CHARACTERS = 200
 _SHOWN, _CHARACTERS = 20, 60
 #: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
 Required = Sequence[tuple[str, tuple[str, ...]]]
+#: Files that Hugging Face's datasets write beside the data.
+_ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _BLOCK_BYTES, _ENCODING_BYTES = 1 << 20, 64
 _MAGIC = frozenset("*?[")
 
@@ -119,7 +121,8 @@ def find_sources(
 ) -> list[Source]:
     """The files that ``patterns`` (paths, globs with ``**``, directories, URIs) name, sorted by name, each once.
 
-    A directory stands for the data files below it (hidden ones and those that begin with ``_`` are not data).
+    A directory stands for the data files below it (hidden ones, those that begin with ``_`` and what Hugging Face's
+    datasets write about them are not data).
     ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages; ``more_formats``: endings
     besides FORMATS. UserError for a pattern that matches nothing, and for a file whose format its name does not tell.
     """
@@ -127,7 +130,7 @@ def find_sources(
     for pattern in patterns:
         matched = list(_match(pattern, wanted_format))
         if not matched:
-            raise UserError(f"{key}: there is no file {pattern}; give the path, glob or URI of files that exist.")
+            raise UserError(f"{key}: {_nothing_at(pattern)}")
         for filesystem, name, info in matched:
             format_, compression = classify(name, wanted_format, more_formats)
             changed = info.mtime_ns or 0
@@ -137,6 +140,13 @@ def find_sources(
     if not found:
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
     return [found[name] for name in sorted(found)]
+
+
+def _nothing_at(pattern: str) -> str:
+    filesystem, path = open_location(pattern)
+    if filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return f"there is no file {pattern}; give the path, glob or URI of files that exist."
+    return f"the directory {pattern} holds no file that ends in {', '.join(FORMATS)}; name the files, or convert them."
 
 
 def classify(
@@ -254,7 +264,7 @@ def _data_files(filesystem: fs.FileSystem, folder: fs.FileInfo, wanted_format: s
         stem, ending = os.path.splitext(info.base_name.lower())
         if ending not in COMPRESSIONS:
             stem = info.base_name.lower()
-        if wanted_format != "auto" or os.path.splitext(stem)[1] in FORMATS:
+        if info.base_name not in _ABOUT_DATA and (wanted_format != "auto" or os.path.splitext(stem)[1] in FORMATS):
             yield info
 
 

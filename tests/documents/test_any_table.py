@@ -76,13 +76,16 @@ def tables(draw: Any) -> Table:
 def _otherwise(label_id: str, way: int) -> str:
     """The same id as others write it."""
     decomposed = unicodedata.normalize("NFD", label_id)
-    return [label_id, decomposed, f" {label_id}\t", f"<{label_id}>", label_id][way]
+    number = f"{label_id}.0" if label_id.isdecimal() else label_id
+    return [label_id, decomposed, f" {label_id}\t", f"<{label_id}>", number][way]
 
 
 def _compared(label_id: str) -> str:
     text = label_id.strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()
+    if text.endswith(".0") and text[:-2].isdecimal():
+        text = text[:-2]
     return unicodedata.normalize("NFC", text)
 
 

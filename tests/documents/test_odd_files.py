@@ -149,3 +149,22 @@ def test_a_packed_file_of_several_parts_is_read_to_its_end(folder: Folder) -> No
     assert folder.prepare("documents.csv.gz") == MEANT
     folder.write("documents.csv.gz", b"".join(packed)[:-9])
     assert "cannot be read as CSV in gzip: Truncated" in folder.refused("documents.csv.gz")
+
+
+def test_a_directory_of_hugging_faces(folder: Folder) -> None:
+    folder.write("data/train/dataset_info.json", '{"description": "x", "features": {}}')
+    folder.write("data/train/data-00000-of-00001.arrow", b"ARROW1")
+    told = "prepare.documents: the directory …/data holds no file that ends in .jsonl, .json, .ndjson, .parquet"
+    assert folder.refused("data").startswith(told)
+    folder.write("data/dataset_infos.json", "{}")
+    folder.write("data/train/part.parquet", [{"id": "p", "text": "Of hives."}])
+    assert folder.prepare("data", test_share=0) == [("p", "train", None)]
+
+
+def test_numbers_as_pandas_writes_them_beside_missing_ones(folder: Folder) -> None:
+    folder.write(
+        "labels.jsonl", [{"id": number, "text": f"label {number}"} for number in (7, 12)] + [{"id": "3.0", "text": "x"}]
+    )
+    folder.write("documents.csv", "id,text,labels\np,x,7.0\nq,x,12.0;7.0\nr,x,\ns,x,3\nt,x,7.5\n")
+    found = folder.prepare("documents.csv", test_share=0)
+    assert [gold for _, _, gold in found] == [["7"], ["7", "12"], None, ["3.0"], []]

@@ -71,7 +71,7 @@ def test_messages(tmp_path: Path) -> None:
     cases = {
         f"{tmp_path}/no.jsonl": f"prepare.documents: there is no file {tmp_path}/no.jsonl; give the path",
         f"{tmp_path}/*.csv": f"prepare.documents: there is no file {tmp_path}/*.csv; give the path",
-        f"{tmp_path}/empty": f"prepare.documents: there is no file {tmp_path}/empty; give the path",
+        f"{tmp_path}/empty": f"prepare.documents: the directory {tmp_path}/empty holds no file that ends in .jsonl",
         f"{tmp_path}/no/*/deep": f"prepare.documents: there is no file {tmp_path}/no/*/deep; give the path",
         f"{tmp_path}/a.txt": f"The name of {tmp_path}/a.txt does not end in one of .jsonl, .json, .ndjson, .parquet",
         "bogus://bucket/a.jsonl": "bogus://bucket/a.jsonl cannot be opened: Unrecognized filesystem type",
