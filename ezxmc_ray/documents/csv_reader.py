@@ -35,8 +35,14 @@ def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterato
     separator = source.csv_separator or _separator(lines, columns)
     if separator == "\t" and (names := _annif_names(lines, columns)):
         return names, _annif_rows(lines, names)
-    header = _header(source, lines, separator)
-    return header, _rows(lines, header, separator) if header else iter(())
+    found = _header(source, lines, separator)
+    header = [name.strip() or f"column {number}" for number, name in enumerate(found, 1)]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
+    # A header of "id, text": a blank behind the comma is none of the field, and the quote behind it is one.
+    is_padded = len(found) > 1 and all(name.startswith(" ") for name in found[1:])
+    return header, _rows(lines, header, separator, is_padded) if header else iter(())
 
 
 class _Lines:
@@ -134,7 +140,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
-    """The first row that is not blank; [] if there is none."""
+    """The first row that is not blank, as it stands; [] if there is none."""
     lines.taken.clear()
     try:
         header = next((row for row in csv.reader(lines, delimiter=separator, strict=True) if row), [])
@@ -146,15 +152,11 @@ def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
         ) from error
     if lines.fault():
         raise UserError(f"The header of {source.name} is not valid UTF-8; save the file as UTF-8.")
-    header = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
     return header
 
 
-def _rows(lines: _Lines, header: list[str], separator: str) -> Iterator[RawRow]:
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool) -> Iterator[RawRow]:
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=is_padded)
     while True:
         lines.taken.clear()
         try:
@@ -162,7 +164,7 @@ def _rows(lines: _Lines, header: list[str], separator: str) -> Iterator[RawRow]:
         except csv.Error as error:
             yield _broken(lines, str(error))
             lines.put_back(1)
-            reader = csv.reader(lines, delimiter=separator, strict=True)
+            reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=is_padded)
             continue
         if fields is None:
             return

@@ -3,7 +3,8 @@
 Comes in: a Source, whose ``language`` says which labels are taken. Goes out: RawRow after RawRow, in the order of the
 concepts' addresses: ``id`` is the address, ``text`` the prefLabel, ``description`` the definition (else the
 scopeNote), and ``alternatives`` further prefLabels, the altLabels and the hiddenLabels: misspellings and the like, that
-a label is to be found by and that nobody is to see. Deprecated concepts are no rows.
+a label is to be found by and that nobody is to see. Deprecated concepts and collections are no rows; a concept that has
+other labels in the file and no prefLabel is a bad one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _BASE = "file:///"
 _NESTED_ENTITY = re.compile(rb"<!ENTITY\s+(?:%\s*)?[^\s>]+\s+(?:SYSTEM|PUBLIC|\"[^\"]*[&%]|'[^']*[&%])")
 #: SKOS-XL, where a label is a node of its own.
 _XL = "http://www.w3.org/2008/05/skos-xl#"
+_LABELS = ("prefLabel", "altLabel", "hiddenLabel")
+#: What has labels and is no concept.
+_NO_CONCEPTS = ("ConceptScheme", "Collection", "OrderedCollection")
 #: rdflib's names of the formats.
 _SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
 
@@ -50,9 +54,10 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
     except Exception as error:  # classes of rdflib, of its parsers and of expat
         raise UserError(f"{source.name} cannot be read as {source.format}: {one_line(error)}.") from error
     deprecated = {one for one, value in graph.subject_objects(OWL.deprecated) if str(value).lower() in ("true", "1")}
-    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(SKOS.prefLabel, None)}
-    concepts |= set(graph.subjects(rdflib.URIRef(f"{_XL}prefLabel"), None))
-    concepts = {one for one in concepts - deprecated if (one, RDF.type, SKOS.ConceptScheme) not in graph}
+    others = {one for kind in _NO_CONCEPTS for one in graph.subjects(RDF.type, SKOS[kind])}
+    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(rdflib.URIRef(f"{_XL}prefLabel"), None)}
+    concepts |= {one for kind in _LABELS for one in graph.subjects(SKOS[kind], None)}
+    concepts -= deprecated | others
     names = {one: _labels(graph, one, "prefLabel") for one in concepts}
     language = source.language or _language(names.values())
     for number, concept in enumerate(sorted(concepts, key=str), 1):
@@ -64,8 +69,8 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
         if preferred:
             values: dict[str, Any] = {"id": str(concept), "text": preferred[0]}
             values["description"] = definitions[0] if definitions else ""
-            others = [*names[concept], *_labels(graph, concept, "altLabel"), *_labels(graph, concept, "hiddenLabel")]
-            found = dict.fromkeys([*preferred, *_all_texts(others, language)])
+            labels = [one for kind in _LABELS for one in _labels(graph, concept, kind)]
+            found = dict.fromkeys([*preferred, *_all_texts(labels, language)])
             values["alternatives"] = list(found)[1:]
             yield RawRow(number, values)
         else:

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.documents.conftest import LABELS, Folder, Row
@@ -168,3 +169,14 @@ def test_numbers_as_pandas_writes_them_beside_missing_ones(folder: Folder) -> No
     folder.write("documents.csv", "id,text,labels\np,x,7.0\nq,x,12.0;7.0\nr,x,\ns,x,3\nt,x,7.5\n")
     found = folder.prepare("documents.csv", test_share=0)
     assert [gold for _, _, gold in found] == [["7"], ["7", "12"], None, ["3.0"], []]
+
+
+def test_blanks_behind_the_commas(folder: Folder) -> None:
+    folder.write("documents.csv", 'id, text, labels\np, "Of hives, and bees", bees\nq,  Of duties., "tax;sea"\n')
+    assert folder.prepare("documents.csv", test_share=0) == [("p", "train", ["bees"]), ("q", "train", ["tax", "sea"])]
+    table = pq.read_table(folder.path / "run/documents/shard-00000.parquet")
+    assert table["text"].to_pylist() == ["Of hives, and bees", "Of duties."]
+    folder.write("documents.csv", 'id,text,labels\np, "Of hives" ,bees\n')
+    folder.prepare("documents.csv", test_share=0)
+    table = pq.read_table(folder.path / "run/documents/shard-00000.parquet")
+    assert table["text"].to_pylist() == [' "Of hives" ']

@@ -76,6 +76,16 @@ def test_alternatives_of_skos_are_of_all_countries_and_of_no_language(write: Cal
     assert found.alternatives == {0: ["Bee"], 2: ["Brine", "H2O", "Occean", "Ocean"]}
 
 
+def test_skos_collections_and_labels_of_concepts_of_another_file(write: Callable[[str, str], Path]) -> None:
+    more = """v:group a skos:Collection ; skos:prefLabel "All waters"@en ; skos:member v:sea .
+    v:list a skos:OrderedCollection ; skos:prefLabel "In order"@en .
+    v:elsewhere skos:altLabel "Tides"@en .
+    """
+    found = _read(write("v.ttl", TURTLE + more), label_language="en")
+    assert [one for one, _, _ in _rows(found)] == ["bee", "plain", "sea"]
+    assert found.rejected["content"].to_pylist() == ["http://v.test/elsewhere", "http://v.test/meer"]
+
+
 def test_skos_xl(write: Callable[[str, str], Path]) -> None:
     turtle = """@prefix xl: <http://www.w3.org/2008/05/skos-xl#> .
     @prefix v: <http://v.test/> .
