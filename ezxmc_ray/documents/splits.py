@@ -61,7 +61,9 @@ def _named(path: Sequence[str]) -> str | None:
 
 
 def other_keys(sources: Sequence[Source], split_column: str) -> list[str]:
-    """The keys of hive folders that say no split; they are read by nobody."""
-    folders = dict.fromkeys(folder for source in sources for folder in source.name.split("/")[:-1])
+    """The keys of hive folders below what all files lie in that say no split; they are read by nobody."""
+    paths = [source.name.split("/") for source in sources]
+    above = common_folders(paths)
+    folders = dict.fromkeys(folder for path in paths for folder in path[above:-1])
     keys = dict.fromkeys(folder.partition("=")[0] for folder in folders if re.fullmatch(r"\w+=.*", folder))
     return [key for key in keys if key.lower() not in ("split", split_column.lower())]
