@@ -114,7 +114,7 @@ def test_an_export_over_an_older_one_is_there_as_a_whole_or_not_at_all(
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for where in ("_copy", "_try", "_readme"):
+    for where in ("_copy_labels", "_write_encoder", "_try", "_readme"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(export, where, stop)
             export_bundle(run, str(tmp_path / "copy"), "torch")
