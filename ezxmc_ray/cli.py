@@ -97,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
     except KeyboardInterrupt:
         status = 130
+    except BrokenPipeError:  # who read what is printed has enough
+        status = 141
     except typer.Abort as error:  # typer's word for the end of input, which no command here leaves uncaught
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None

@@ -20,7 +20,7 @@ from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
-from ezxmc_ray.metrics.thresholds import threshold_of_precision
+from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout
@@ -147,19 +147,11 @@ class Context:
     @property
     def min_score(self) -> float:
         """The least score of a predicted label: as configured, else as fitted by the selection."""
-        given, precision = self.config.predict.min_score, self.config.predict.precision
-        if given is not None:
-            return float(given)
+        predict = self.config.predict
+        if predict.min_score is not None:
+            return float(predict.min_score)
         selected = self.manifest(layout.STUDENT).details
-        if precision is None:
-            return float(selected["min_score"])
-        found = threshold_of_precision(selected["precision_thresholds"] or [None], precision)
-        if found is None:
-            raise UserError(
-                f"By the held-out documents no least score makes the teacher say yes to {precision:.0%} of the labels: "
-                "set predict.precision lower, or null."
-            )
-        return found
+        return LeastScores.of(selected).choose(predict.min_score, predict.precision)
 
     @property
     def encoder_settings(self) -> dict[str, Any]:

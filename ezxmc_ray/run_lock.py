@@ -32,6 +32,8 @@ RENEW_S, VOID_AFTER_S = 15.0, 60.0
 #: How long a command that took a lock looks whether another one did so too.
 SETTLE_S = 1.0
 LOCK = ".lock"
+#: What the lock on a file system leaves in the directory.
+LOCK_FILES = (LOCK, ".owner.json")
 
 
 @contextmanager

@@ -124,6 +124,8 @@ def explained(config: Config) -> Iterator[str]:
 
 def tag_lines(tagger: Tagger) -> None:
     """Read texts from stdin, one a line, and print each one's tags: score, text and id, tab-separated."""
+    if sys.stdin is None:
+        raise UserError("The standard input is closed: there is no text to tag; give --input FILE.")
     interactive = sys.stdin.isatty()
     if interactive:
         print("Type a text and press Enter to get its tags; Ctrl-D ends.", file=sys.stderr)

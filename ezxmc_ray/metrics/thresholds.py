@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ezxmc_ray.errors import UserError
+
 #: Pairs of neighbouring similarity that are a point of the curve together, at least, and points at most.
 LEAST_PAIRS, MOST_POINTS = 20, 200
 #: Parts of the pairs that the curve's error is measured on, each by the curve of the others.
@@ -38,6 +40,33 @@ class ProbabilityCurve:
     def of(cls, told: Mapping[str, Any] | None) -> ProbabilityCurve | None:
         """The curve in a manifest's details, as dataclasses.asdict wrote it; None: there was nothing to fit it on."""
         return cls(tuple(told["scores"]), tuple(told["probabilities"])) if told else None
+
+
+@dataclass(frozen=True)
+class LeastScores:
+    """Least scores that were fitted: ``best``, of the highest F1, and ``by_precision`` (:func:`precision_thresholds`;
+    None where no pair got a yes)."""
+
+    best: float
+    by_precision: tuple[float | None, ...] | None
+
+    @classmethod
+    def of(cls, selected: Mapping[str, Any]) -> LeastScores:
+        """What the manifest of ``select`` says; of an older version the first alone."""
+        found = selected.get("precision_thresholds")
+        return cls(float(selected["min_score"]), tuple(found) if found else None)
+
+    def choose(self, given: float | None, precision: float | None) -> float:
+        """The least score by predict.min_score (``given``) and predict.precision. Errors: UserError: none has that."""
+        if given is not None or precision is None:
+            return float(self.best if given is None else given)
+        found = threshold_of_precision(self.by_precision or [None], precision)
+        if found is None:
+            raise UserError(
+                f"By the held-out documents no least score makes the teacher say yes to {precision:.0%} of the labels: "
+                "set predict.precision lower, or null."
+            )
+        return found
 
 
 def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:
@@ -76,7 +105,7 @@ def fit_probability(similarity: ArrayLike, is_yes: ArrayLike) -> ProbabilityCurv
     """The curve of ``similarity`` (float32 [n]) and ``is_yes`` (bool [n]); None where there are too few pairs.
 
     Isotonic regression (Zadrozny and Elkan, KDD 2002) of the shares of yes among neighbouring pairs, so many together
-    that a share says something; a pair of each kind is added to every share (Laplace), so that none is 0 or 1.
+    that a share says something. To what it pools a pair of each kind is added (Laplace), so that no chance is 0 or 1.
     """
     scores, yes = _sorted(similarity, is_yes)
     points = min(MOST_POINTS, len(scores) // LEAST_PAIRS)
@@ -86,10 +115,14 @@ def fit_probability(similarity: ArrayLike, is_yes: ArrayLike) -> ProbabilityCurv
 
     parts = np.array_split(np.arange(len(scores)), points)
     centers = np.array([scores[part].mean() for part in parts])
-    shares = np.array([(yes[part].sum() + 1) / (len(part) + 2) for part in parts])
-    rising = IsotonicRegression().fit_transform(centers, shares, sample_weight=[len(part) for part in parts])
+    hits, pairs = np.array([yes[part].sum() for part in parts]), np.array([len(part) for part in parts])
+    rising = IsotonicRegression().fit_transform(centers, hits / pairs, sample_weight=pairs)
+    block = np.cumsum(np.diff(rising, prepend=rising[0]) > 0)
+    shares = (np.bincount(block, hits) + 1) / (np.bincount(block, pairs) + 2)
+    # A short block beside a long one may have come out of order by what was added.
+    rising = IsotonicRegression().fit_transform(np.arange(len(shares)), shares, sample_weight=np.bincount(block, pairs))
     centers, first = np.unique(centers, return_index=True)
-    return ProbabilityCurve(tuple(centers.tolist()), tuple(rising[first].tolist()))
+    return ProbabilityCurve(tuple(centers.tolist()), tuple(rising[block][first].tolist()))
 
 
 def probability_error(similarity: ArrayLike, is_yes: ArrayLike) -> float | None:

@@ -17,15 +17,17 @@ import pyarrow as pa
 
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
-from ezxmc_ray.config import PrepareConfig, fingerprint
+from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.sources import common_folders
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 from ezxmc_ray.tagging.files import TagCounts, check_tagged, open_output, tag_source, write_rejected
+from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger, open_settings
 
 NOTES = ".tagged"
@@ -50,7 +52,8 @@ def tag_folder(where: str, overrides: Sequence[str], inputs: Sequence[str], fold
     sources = document_sources(prepare, inputs, "--input")
     columns = first_columns(sources)
     storage = Storage(folder)
-    made_by = fingerprint([dataclasses.asdict(settings), columns])
+    _check_apart(folder, inputs)
+    made_by = fingerprint([_what_counts(settings), columns])
     files = _Files(with_ids(sources, columns), [f"{name}{ending}" for name in _names(sources)], made_by)
     done, missing = _done(storage, files)
     if done:
@@ -79,12 +82,20 @@ def _done(storage: Storage, files: _Files) -> tuple[list[Done], list[WorkItem]]:
     done: list[Done] = []
     missing: list[WorkItem] = []
     there = storage.sizes(recursive=True)
+    others = {name for name in there if name.startswith(f"{NOTES}/")} - set(map(_note, files.names))
+    if others:
+        say(f"{len(others):,} files of tags are there of documents that are not given this time; they stay.")
     for number, (source, file) in enumerate(zip(files.sources, files.names, strict=True)):
         note = _note(file)
         try:
             told = storage.read_note(note) if note in there and file in there else {}
         except ValueError:  # damaged
             told = {}
+        if told and told["source"][0] != source.source.name:
+            raise UserError(
+                f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
+                "would replace: name another folder as --output."
+            )
         fits = (told.get("made_by"), told.get("source"), told.get("bytes"))
         if fits == (files.made_by, _state(source), there.get(file)):
             done.append(told)
@@ -95,6 +106,21 @@ def _done(storage: Storage, files: _Files) -> tuple[list[Done], list[WorkItem]]:
 
 def _note(file: str) -> str:
     return f"{NOTES}/{file}.json"
+
+
+def _what_counts(settings: TagSettings) -> dict[str, Any]:
+    """What tags depend on: not where the work is done, nor how fast."""
+    made = Config(encoder=settings.encoder, lexical=settings.lexical)
+    told = dataclasses.asdict(dataclasses.replace(settings, cluster=made.cluster))
+    return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical")}
+
+
+def _check_apart(folder: str, inputs: Sequence[str]) -> None:
+    """Errors: UserError for a folder among the inputs: the next call would take tags for documents."""
+    place = Storage(folder).path().rstrip("/") + "/"
+    for one in inputs:
+        if "*" not in one and place.startswith(Storage(one).path().rstrip("/") + "/"):
+            raise UserError(f"--output {folder} lies in {one}, whose files are tagged: name a folder elsewhere.")
 
 
 def _state(source: DocumentSource) -> list[Any]:

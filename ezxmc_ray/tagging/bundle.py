@@ -29,7 +29,7 @@ from ezxmc_ray.config import (
 )
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.metrics.thresholds import ProbabilityCurve
+from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage, checksum
 from ezxmc_ray.tagging.settings import TagSettings
 
@@ -42,6 +42,8 @@ VERSION = 1
 ONNX_FOLDER = "encoder"
 #: Knobs of ``prepare`` that say how files of documents are read; the others are about the run's own inputs.
 READING = ("format", "csv_separator", "id_column", "title_column", "text_column")
+#: Sections of which a bundle takes knobs, or says why it does not.
+TAKEN = ("predict", "cluster", "encoder", "lexical")
 #: Copied from an object store with checks of its own (index/node_files.py).
 _CHECKED_WHEN_COPIED = (f"{layout.INDEX}/", f"{layout.LEXICAL}/")
 
@@ -54,13 +56,15 @@ def is_bundle(storage: Storage) -> bool:
 def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says. ``files``: ``bytes`` and ``checksum`` (storage.checksum) of each, by name."""
     prepare = settings.prepare or PrepareConfig()
+    predict = settings.predict or PredictConfig(settings.top_k, settings.min_score)
     return {
         "version": VERSION,
         "folder": folder,
         "encoder": dataclasses.asdict(settings.encoder) | {"model": "the student of this bundle"},
         "onnx": settings.onnx,
         "lexical": dataclasses.asdict(settings.lexical),
-        "predict": {"top_k": settings.top_k, "min_score": settings.min_score},
+        "predict": dataclasses.asdict(predict),
+        "least_scores": dataclasses.asdict(settings.least_scores) if settings.least_scores else None,
         "prepare": {name: getattr(prepare, name) for name in READING},
         "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
         "label_fingerprint": settings.label_fingerprint,
@@ -87,6 +91,7 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         predict=PredictConfig(**told["predict"]),
         prepare=PrepareConfig(**told["prepare"]),
     )
+    _check_knobs(overrides)
     config = apply_overrides(made, list(overrides))
     for section in ("encoder", "lexical"):
         if fingerprinted_settings(config, section) != fingerprinted_settings(made, section):
@@ -94,21 +99,37 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
                 f"The index of the bundle {where} was built with other settings of {section}: set them in a run, and "
                 "export it again."
             )
+    least = LeastScores(**told["least_scores"]) if told["least_scores"] else LeastScores(-1.0, None)
     settings = TagSettings(
         config.encoder,
         config.lexical,
         [ShardInfo(**one) for one in told["shards"]],
         config.predict.top_k,
-        -1.0 if config.predict.min_score is None else config.predict.min_score,
+        least.choose(config.predict.min_score, config.predict.precision),
         told["label_fingerprint"],
         None if told["onnx"] else config.encoder.vector_dtype,
         ProbabilityCurve.of(told["probability"]),
         ONNX_FOLDER if told["onnx"] else layout.STUDENT,
         told["onnx"],
         config.prepare,
+        config.predict,
+        least,
         config.cluster,
     )
     return files, settings
+
+
+def _check_knobs(overrides: Sequence[str]) -> None:
+    """Errors: UserError for a knob that a bundle has no use for."""
+    for word in overrides:
+        section, _, knob = word.partition("=")[0].partition(".")
+        if knob and section not in TAKEN and not (section == "prepare" and knob in READING):
+            raise UserError(
+                f"{section}.{knob} is a knob of runs, which a bundle has no use for; it takes those of predict and "
+                f"cluster, and of prepare {', '.join(READING)}."
+            )
+        if not knob and section in ("run", "seed"):
+            raise UserError(f"{section} is a knob of runs, which a bundle has no use for.")
 
 
 def _note(storage: Storage) -> dict[str, Any]:
@@ -128,6 +149,8 @@ def _note(storage: Storage) -> dict[str, Any]:
 
 def _check_files(files: Storage, told: Mapping[str, Mapping[str, Any]]) -> None:
     """Errors: UserError for the first file that is missing or not what was written."""
+    if layout.LABELS not in told:
+        raise _damaged(files, layout.LABELS, "bundle.json does not list it")
     there = files.sizes(recursive=True)
     for name, one in told.items():
         if name not in there:

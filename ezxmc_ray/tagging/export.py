@@ -7,6 +7,7 @@ counts: the same labels as the run's own tagger, which encodes in float32 for th
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, write_lexical_files
 from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
-from ezxmc_ray.storage import Storage, check_writable
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, is_bundle
+from ezxmc_ray.run_lock import LOCK_FILES, run_lock
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
@@ -31,6 +33,8 @@ from ezxmc_ray.version import __version__
 ENCODERS = ("onnx", "torch")
 #: How far scores of the bundle and of the run may lie apart.
 CLOSE = 1e-5
+#: What a bundle holds, and what an export that was killed may leave.
+_OWN = re.compile(rf"({FILES}[0-9a-f]{{16}}/.*|{re.escape(README)}|{re.escape(BUNDLE)}|\.lock|\.owner\.json)$")
 #: Labels whose texts are tagged to try a bundle.
 TRIED_LABELS = 64
 
@@ -72,9 +76,24 @@ def export_bundle(
         raise UserError(f"--encoder {encoder} is not one of {', '.join(ENCODERS)}.")
     source, settings = open_for_tagging(run)
     target = Storage(directory)
-    if not is_bundle(target) and target.sizes(recursive=True):
+    if not all(_OWN.match(name) for name in target.sizes(recursive=True)):
         raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
-    check_writable(target)
+    with run_lock(target):
+        try:
+            return _export(source, settings, target, encoder, write_labels)
+        finally:
+            for name in LOCK_FILES:  # they say on which machine it was
+                target.remove(name)
+
+
+def _export(
+    source: Storage,
+    settings: TagSettings,
+    target: Storage,
+    encoder: str,
+    write_labels: Callable[[Storage], WrittenLabels] | None,
+) -> Exported:
+    """As :func:`export_bundle`, into a directory that nobody else writes to meanwhile."""
     folder = f"{FILES}{secrets.token_hex(8)}"
     files = target.below(folder)
     settings = dataclasses.replace(
@@ -94,12 +113,11 @@ def export_bundle(
         sizes = files.sizes(recursive=True)
         checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
         told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
-        readme = _readme(files, settings, told)
-        target.write_bytes(README, readme.encode())
-        target.write_note(BUNDLE, bundle_note(settings, folder, told))
+        target.write_bytes(README, _readme(files, settings, told).encode())
     except BaseException:
         files.remove("")
         raise
+    target.write_note(BUNDLE, bundle_note(settings, folder, told))
     for old in target.folders():
         if old.startswith(FILES) and old != folder:
             target.remove(old)
@@ -146,12 +164,11 @@ def _try(source: Storage, files: Storage, settings: TagSettings, has_labels_of_r
     run = Tagger(source, dataclasses.replace(settings, onnx=False, encoder_folder=layout.STUDENT, gpu_dtype=None))
     texts = run.label_texts.slice(0, TRIED_LABELS).to_pylist()
     ours, theirs = (one.rank([""] * len(texts), texts, min_score=-np.inf) for one in (run, bundle))
-    apart = np.abs(ours.scores - theirs.scores)
+    there = np.isfinite(ours.scores)
+    apart = np.abs(ours.scores[there] - theirs.scores[there]).max(initial=0.0)
     # Labels of one score, but for rounding, may change places.
-    if float(np.max(apart, initial=0.0)) > CLOSE:
-        raise UserError(
-            f"The bundle gives other scores than the run (up to {apart.max():.1e} apart): give --encoder torch."
-        )
+    if not (np.array_equal(there, np.isfinite(theirs.scores)) and apart <= CLOSE):
+        raise UserError(f"The bundle gives other scores than the run (up to {apart:.1e} apart): give --encoder torch.")
 
 
 def _readme(files: Storage, settings: TagSettings, told: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
 from ezxmc_ray.documents.sources import RawRow, Source
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
 from ezxmc_ray.tagging.tagger import Tagger
@@ -149,8 +150,16 @@ def _nothing(inputs: Sequence[str], rejected: pa.Table) -> str:
 
 @contextmanager
 def _to_stdout() -> Iterator[Callable[[pa.Table], None]]:
-    """As :func:`open_output`, of the standard output."""
-    yield lambda table: print(_json_text(table), end="", flush=True)
+    """As :func:`open_output`, of the standard output. Errors: UserError where it is closed, or takes no more."""
+    if sys.stdout is None:
+        raise UserError("--output - writes to the standard output, which is closed: give a file.")
+    try:
+        yield lambda table: print(_json_text(table), end="", flush=True)
+    except BrokenPipeError:  # who read it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+    except OSError as error:
+        raise UserError(f"The tags cannot be written to the standard output: {one_line(error)}.") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.integrity import in_words, noted_damage, step_damage
-from ezxmc_ray.metrics.thresholds import ProbabilityCurve
+from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.settings import TagSettings
 
@@ -26,7 +26,7 @@ def open_for_tagging(run: str, overrides: Sequence[str] = ()) -> tuple[Storage, 
 
 def settings_of(context: Context) -> TagSettings:
     """Of a run whose index is built."""
-    config = context.config
+    config, selected = context.config, context.manifest(layout.STUDENT).details
     return TagSettings(
         config.encoder,
         config.lexical,
@@ -35,8 +35,10 @@ def settings_of(context: Context) -> TagSettings:
         context.min_score,
         context.prepared.label_fingerprint,
         gpu_dtype(config.encoder, config.index),
-        ProbabilityCurve.of(context.manifest(layout.STUDENT).details.get("probability")),
+        ProbabilityCurve.of(selected.get("probability")),
         prepare=config.prepare,
+        predict=config.predict,
+        least_scores=LeastScores.of(selected) if "min_score" in selected else None,
         cluster=config.cluster,
     )
 

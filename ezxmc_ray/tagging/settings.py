@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import ClusterConfig, EncoderConfig, LexicalConfig, PrepareConfig
+from ezxmc_ray.config import ClusterConfig, EncoderConfig, LexicalConfig, PredictConfig, PrepareConfig
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.metrics.thresholds import ProbabilityCurve
+from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class TagSettings:
 
     ``probability``: of a teacher's yes; None where it was not fitted. ``encoder_folder``: where the student lies;
     ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names the columns of files that are tagged.
-    ``cluster``: where many files are.
+    ``predict`` and ``least_scores``: what ``min_score`` comes from. ``cluster``: where many files are tagged.
     """
 
     encoder: EncoderConfig
@@ -30,4 +30,6 @@ class TagSettings:
     encoder_folder: str = layout.STUDENT
     onnx: bool = False
     prepare: PrepareConfig | None = None
+    predict: PredictConfig | None = None
+    least_scores: LeastScores | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -25,12 +25,10 @@ from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
+from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.settings import TagSettings
-
-#: Documents that are encoded and searched at once.
-TAG_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,18 @@ class Tagger:
         """The labels of each of ``texts``, best first.
 
         Args:
-            texts: of the documents.
+            texts: of the documents; one that is empty, and whose title is, gets no label.
             k: labels a document at most; None: as the run's predict.top_k says.
             min_score: least score of a label; None: as the run has it, fitted or given; -1 keeps all.
             titles: of the same documents; None: they have none.
             among: ids of labels; no other is given. None: all labels.
 
-        Errors: UserError for a bad k, titles that are not as many as texts, and ids that no label has.
+        Errors: UserError for what is no list of texts, a bad k, titles that are not as many as texts, and ids that no
+        label has.
         """
-        ranked = self.rank([""] * len(texts) if titles is None else titles, texts, k, min_score, among=among)
+        texts = as_texts(texts, "texts")
+        titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
+        ranked = self.rank(titles, texts, k, min_score, among=among)
         curve = self.settings.probability
         found = []
         for ids, names, scores in zip(*(column.to_pylist() for column in self._lists(ranked)), strict=True):
@@ -140,18 +141,17 @@ class Tagger:
     ) -> pa.Table:
         """The labels of the rows of a table: PREDICTIONS_SCHEMA (columns id, label_ids, label_texts, scores).
 
-        ``documents``: string columns ``text``, ``title`` and ``id``, the last two of which may be absent; without ids
-        rows are called by their number. The rest as in :meth:`tag`.
+        ``documents``: columns ``text``, ``title`` and ``id``, the last two of which may be absent; without ids rows are
+        called by their number. A null is an empty text. The rest as in :meth:`tag`.
         """
-        if "text" not in documents.column_names:
+        texts = column_of(documents, "text")
+        if texts is None:
             raise UserError(
                 f"The table has no column text, only {', '.join(documents.column_names) or 'none'}; rename one."
             )
-        count = len(documents)
-        ids = documents["id"].to_pylist() if "id" in documents.column_names else list(map(str, range(count)))
-        titles = documents["title"].to_pylist() if "title" in documents.column_names else [""] * count
-        texts = [text or "" for text in documents["text"].to_pylist()]
-        return self._table(ids, self.rank([title or "" for title in titles], texts, k, min_score, among=among))
+        ids, titles = column_of(documents, "id"), column_of(documents, "title")
+        ranked = self.rank(titles or [""] * len(texts), texts, k, min_score, among=among)
+        return self._table(ids or list(map(str, range(len(texts)))), ranked)
 
     def tag_columns(
         self,
@@ -177,9 +177,8 @@ class Tagger:
         among: Sequence[str] | None = None,
     ) -> Ranked:
         """As :meth:`tag`, in label numbers; ``excluded``: as in :meth:`tag_columns`."""
-        k = self.top_k if k is None else k
-        if k < 1:
-            raise UserError(f"k={k} labels a text make no sense: give 1 or more.")
+        k = self.top_k if k is None else as_count(k)
+        least = self.min_score if min_score is None else as_score(min_score)
         if len(titles) != len(texts):
             raise UserError(f"There are {len(titles):,} titles for {len(texts):,} texts: give as many, or none.")
         k = min(k, len(self.label_ids))
@@ -189,12 +188,16 @@ class Tagger:
             scores, labels = self.searcher.search(encoded.vectors, titles, texts, k, excluded)
         else:
             scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, k, numbers)
-        keep = (labels != NO_LABEL) & (scores >= (self.min_score if min_score is None else min_score))
+        has_text = np.array(
+            [bool(title.strip() or text.strip()) for title, text in zip(titles, texts, strict=True)], bool
+        )
+        keep = (labels != NO_LABEL) & (scores >= least) & has_text[:, None]
         # What passes the threshold is a prefix of each row, since scores fall.
         return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated)
 
     def numbers_of(self, label_ids: Sequence[str]) -> np.ndarray:
         """The label numbers of ``label_ids``, rising, int32. Errors: UserError for ids that no label has."""
+        label_ids = as_texts(label_ids, "among")
         unknown = [one for one in label_ids if one not in self._number_of]
         if unknown:
             more = f" and {len(unknown) - 3:,} more" if len(unknown) > 3 else ""

@@ -83,6 +83,13 @@ def test_a_similarity_that_says_nothing_gives_everyone_the_same_chance() -> None
     assert curve is not None and np.abs(curve([0.2, 0.5, 0.8]) - 0.3).max() < 0.06
 
 
+def test_where_hundreds_say_the_same_the_chance_is_near_it() -> None:
+    similarity = np.linspace(0, 1, 2000)
+    curve = fit_probability(similarity, similarity > 0.9)
+    assert curve is not None
+    assert curve(0.3) < 0.002 and curve(0.97) > 0.99
+
+
 @pytest.mark.parametrize("pairs", [1, LEAST_PAIRS, 2 * LEAST_PAIRS - 1])
 def test_of_too_few_pairs_no_chance_is_told(pairs: int) -> None:
     assert fit_probability(np.arange(pairs), np.arange(pairs) > 0) is None

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from ezxmc_ray.encoder import onnx_export
 from ezxmc_ray.encoder.document_encoder import DocumentEncoder
 from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging import export
 from ezxmc_ray.tagging.export import export_bundle
 from ezxmc_ray.tagging.tagger import Tagger
@@ -123,6 +125,43 @@ def test_an_export_over_an_older_one_is_there_as_a_whole_or_not_at_all(
     export_bundle(run, str(tmp_path / "copy"), "torch")
     assert len(list((tmp_path / "copy").glob("files-*"))) == 1
     assert_alike(old, Tagger.load(str(tmp_path / "copy")))  # the old one's files are gone, and it goes on
+
+
+def test_what_a_killed_export_left_goes_with_the_next(run: str, tmp_path: Path) -> None:
+    (tmp_path / "files-0123456789abcdef/index").mkdir(parents=True)
+    (tmp_path / "files-0123456789abcdef/index/shard-000.faiss").write_bytes(b"half")
+    export_bundle(run, str(tmp_path), "torch")
+    assert len(list(tmp_path.glob("files-*"))) == 1
+    Tagger.load(str(tmp_path))
+
+
+def test_two_exports_into_one_directory_do_not_meet(run: str, tmp_path: Path) -> None:
+    with run_lock(Storage(str(tmp_path))), pytest.raises(UserError, match="another"):
+        export_bundle(run, str(tmp_path), "torch")
+
+
+def test_a_bundle_chooses_its_least_score_as_the_run_does(run: str, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    storage = Storage(str(tmp_path / "run"))
+    fitted = {"min_score": 0.25, "precision_thresholds": [None if one > 80 else one / 100 for one in range(1, 100)]}
+    selected = read_manifest(storage, "student")
+    assert selected is not None
+    write_manifest(storage, "student", replace(selected, details=selected.details | fitted))
+    config = (tmp_path / "run/config.yaml").read_text().partition("\n")[2]
+    (tmp_path / "run/config.yaml").write_text(config.replace("min_score: -1.0", "min_score: null"))
+    export_bundle(str(tmp_path / "run"), str(tmp_path / "bundle"), "torch")
+    for where in (tmp_path / "run", tmp_path / "bundle"):
+        choices: list[tuple[list[str], float]] = [([], 0.25), (["predict.precision=0.3"], 0.3)]
+        for knobs, least in [*choices, (["predict.min_score=0.7"], 0.7)]:
+            assert Tagger.load(str(where), knobs).min_score == least
+        with pytest.raises(UserError, match="no least score makes the teacher say yes to 90% of the labels"):
+            Tagger.load(str(where), ["predict.precision=0.9"])
+
+
+@pytest.mark.parametrize("knob", ["index.probes=3", "run=elsewhere", "prepare.labels=x", "teacher.model=a/b"])
+def test_a_bundle_refuses_knobs_that_would_do_nothing(bundle: Path, knob: str) -> None:
+    with pytest.raises(UserError, match=r"is a knob of runs, which a bundle has no use for"):
+        Tagger.load(str(bundle), [knob])
 
 
 def test_only_a_bundle_or_nothing_is_written_over(run: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Sequence
@@ -48,6 +49,26 @@ def test_rows_that_cannot_be_used_lie_beside_the_tags_of_the_same_call_only(tmp_
     assert pq.read_table(rejected).num_rows == 1
     assert tag(write(tmp_path / "second.jsonl", good), out) == 1
     assert not rejected.exists()
+
+
+def test_a_standard_output_that_is_closed_or_full_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "in.jsonl", {"id": "a", "text": "one"})
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="the standard output, which is closed: give a file"):
+        tag_files(FakeTagger(), [str(source)], "-")  # type: ignore[arg-type]
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    with pytest.raises(UserError, match=r"cannot be written to the standard output: .*No space left"):
+        tag_files(FakeTagger(), [str(source)], "-")  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="The standard input is closed"):
+        tag_lines(FakeTagger())  # type: ignore[arg-type]
 
 
 def test_an_empty_input_leaves_the_tags_of_before(tmp_path: Path) -> None:

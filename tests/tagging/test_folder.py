@@ -72,6 +72,22 @@ def test_each_file_has_its_tags_and_what_is_done_is_kept(bundle: Path, tmp_path:
     assert len(worked_on) == 9
 
 
+def test_tags_of_other_files_are_not_replaced(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    for day in "12":
+        write(tmp_path / f"day-{day}/part.jsonl", LABELS[int(day)])
+    out = tmp_path / "out"
+    stage.tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
+    with pytest.raises(
+        UserError, match=r"holds the tags of .*day-1/part.jsonl, which those of .*day-2/part.jsonl would"
+    ):
+        stage.tag_folder(str(bundle), [], [str(tmp_path / "day-2")], f"{out}/", ".jsonl")
+    with pytest.raises(UserError, match=r"--output .* lies in .*, whose files are tagged: name a folder elsewhere"):
+        stage.tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{tmp_path}/day-1/tags/", ".jsonl")
+    more = ["cluster.wait_s=7", "encoder.batch_tokens=512"]  # what makes no other tags
+    stage.tag_folder(str(bundle), more, [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
+    assert worked_on == ["part.jsonl.jsonl"]
+
+
 def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
     write(tmp_path / "in/one.jsonl", "", " ")
     with pytest.raises(UserError, match=r"There is no usable document in .*one\.jsonl"):

@@ -98,8 +98,11 @@ def test_titles_count_and_tables_are_tagged_alike(tagger: Tagger) -> None:
     assert table["id"].to_pylist() == [str(number) for number in range(len(TEXTS))]
     assert table["label_texts"].to_pylist() == [[one.text for one in labels] for labels in ours]
     assert table["scores"].to_pylist() == [[one.score for one in labels] for labels in ours]
-    named = tagger.tag_table(pa.table({"id": ["a", "b"], "text": [TEXTS[0], None], "title": [None, "salt"]}), k=1)
-    assert named["id"].to_pylist() == ["a", "b"]
+    named = tagger.tag_table(
+        pa.table({"id": [7, 8, 9], "text": [TEXTS[0], None, " "], "title": [None, "salt", None]}), k=1
+    )
+    assert named["id"].to_pylist() == ["7", "8", "9"]
+    assert list(map(len, named["label_ids"].to_pylist())) == [1, 1, 0]
     assert named["label_texts"].to_pylist()[0] == [tagger.tag(TEXTS[:1], k=1)[0][0].text]
 
 
@@ -109,6 +112,10 @@ def test_titles_count_and_tables_are_tagged_alike(tagger: Tagger) -> None:
         ({"k": 0}, "k=0 labels a text make no sense: give 1 or more."),
         ({"k": -1}, "k=-1 labels a text make no sense"),
         ({"titles": ["one"]}, "There are 1 titles for 2 texts: give as many, or none."),
+        ({"k": 2.5}, "k is 2.5, which is no whole number."),
+        ({"min_score": float("nan")}, "min_score is nan, which is no number."),
+        ({"min_score": "0.2"}, "min_score is '0.2', which is no number."),
+        ({"among": "id music"}, "among is one text: give a list of them"),
         ({"among": ["nosuch", "x", "y", "z", "id music"]}, "No label has the id 'nosuch', 'x', 'y' and 1 more."),
     ],
 )
@@ -116,8 +123,31 @@ def test_what_makes_no_sense_is_a_sentence(tagger: Tagger, options: dict[str, ob
     with pytest.raises(UserError) as raised:
         tagger.tag(["a", "b"], **options)  # type: ignore[arg-type]
     assert str(raised.value).startswith(sentence)
-    with pytest.raises(UserError, match="The table has no column text, only words"):
-        tagger.tag_table(pa.table({"words": ["a"]}))
+    tables: list[dict[str, list[object]]] = [{"words": ["a"]}, {"text": [1.5]}]
+    for table, words in zip(
+        tables, ("has no column text, only words", "column text of the table is double"), strict=True
+    ):
+        with pytest.raises(UserError, match=words):
+            tagger.tag_table(pa.table(table))
+
+
+def test_texts_are_lists_of_texts_of_any_library(tagger: Tagger) -> None:
+    expected = tagger.tag(TEXTS, k=2)
+    for texts in (pa.array(TEXTS), pa.chunked_array([TEXTS[:2], TEXTS[2:]]), iter(TEXTS), np.array(TEXTS, object)):
+        assert tagger.tag(texts, k=np.int64(2)) == expected  # type: ignore[arg-type]
+    among = ["id music", "id iron"]
+    assert tagger.tag(TEXTS, among=iter(among)) == tagger.tag(TEXTS, among=pa.array(among))  # type: ignore[arg-type]
+    assert tagger.tag(["", " \n", TEXTS[0]], k=2) == [[], [], expected[0]]
+    bad: list[tuple[object, str]] = [
+        ("a text", "texts is one text: give a list of them, such as ['a text']."),
+        ([None], "texts[0] is None, which"),
+        (["a", 3], "texts[1] is 3, which is no text (str)."),
+        (["a", "\ud800"], "texts[1] is no valid Unicode"),
+    ]
+    for wrong, sentence in bad:
+        with pytest.raises(UserError) as raised:
+            tagger.tag(wrong)  # type: ignore[arg-type]
+        assert str(raised.value).startswith(sentence)
 
 
 def test_threads_share_a_tagger(tagger: Tagger) -> None:
