@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ezxmc_ray.commands import tagging, verdicts
+from ezxmc_ray.commands import serving, tagging, verdicts
 from ezxmc_ray.commands.arguments import AsJson, Configuration, Overrides, Run
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
@@ -168,6 +168,7 @@ for _stage, _explanation in STAGES.items():
 
 
 app.add_typer(tagging.app)
+app.add_typer(serving.app)
 
 
 @app.command(help="Print the configuration with every knob explained.")

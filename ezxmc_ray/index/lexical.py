@@ -140,6 +140,35 @@ class LexicalTable:
             shares[batch] = self._shares(heads, whole, labels[batch])
         return shares
 
+    def named(self, title: str | None, text: str, labels: Sequence[int]) -> list[list[str]]:
+        """The words of a document that each of ``labels`` (label numbers) has too: why its share is what it is.
+
+        As they are compared, in lower case, but whole; in the order of the document, none twice by what counts of it.
+        Of several texts of a label those of the one that :meth:`shares` takes.
+        """
+        words = [word[0] for word in islice(_WORD.finditer(_compared(title or "")), DOCUMENT_WORDS)]
+        head = [word[:STEM] for word in words]
+        words += [word[0] for word in islice(_WORD.finditer(_compared(text)), DOCUMENT_WORDS - len(head))]
+        whole = [word[:STEM] for word in words]
+        first = {stem: word for stem, word in zip(reversed(whole), reversed(words), strict=True)}
+        stems = [stem for stem in dict.fromkeys(whole) if len(self._different)]
+        numbers = pc.index_in(pa.array(stems, pa.string()), value_set=self._different).to_pylist()
+        known = {number: first[stem] for stem, number in zip(stems, numbers, strict=True) if number is not None}
+        named = []
+        for label in labels:
+            row = self._best_text(label, head or whole, whole)
+            of_label = set(self.arrays.words[self.arrays.starts[row] : self.arrays.starts[row + 1]].tolist())
+            named.append([word for number, word in known.items() if number in of_label])
+        return named
+
+    def _best_text(self, label: int, head: list[str], whole: list[str]) -> int:
+        """The row of the label's text whose words the document names most."""
+        if self._label_texts is None:
+            return label
+        rows, _ = self._label_texts.rows_of(np.array([label]))
+        document = np.zeros(len(rows), np.int64)
+        return int(rows[np.argmax(self._named([head], document, rows) + self._named([whole], document, rows))])
+
     def _shares(self, heads: list[list[str]], whole: list[list[str]], labels: np.ndarray) -> np.ndarray:
         """Half of each share in the stems of ``heads``, half in those of ``whole``: in the shape of ``labels``."""
         document, column = np.nonzero(labels >= 0)

@@ -29,6 +29,7 @@ from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.why import Why, why
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,16 @@ class Tagger:
             chances = curve(scores).tolist() if curve else [None] * len(scores)
             found.append([Tagged(*one) for one in zip(ids, names, scores, chances, strict=True)])
         return found
+
+    def explain(
+        self, texts: Sequence[str], tagged: Sequence[Sequence[Tagged]], titles: Sequence[str] | None = None
+    ) -> list[list[Why]]:
+        """Why each of ``texts`` got the labels that :meth:`tag` gave it: the cosine, and the words that matched."""
+        whys = []
+        for title, text, labels in zip(titles or [""] * len(texts), texts, tagged, strict=True):
+            numbers = [self._number_of[label.label_id] for label in labels]
+            whys.append(why(self.searcher, title, text, numbers, [label.score for label in labels]))
+        return whys
 
     def tag_table(
         self,

@@ -1,0 +1,116 @@
+"""``ezxmc serve``: tags over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ezxmc_ray.commands.arguments import RunOrBundle
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.shown import shown
+
+if TYPE_CHECKING:
+    from ezxmc_ray.serving.in_process import Backend
+    from ezxmc_ray.serving.settings import ServeSettings
+
+app = typer.Typer()
+
+
+@app.command(help="Tag over HTTP: a page for people, POST /v1/tag for programs; replicas on Ray Serve.")
+def serve(
+    run: RunOrBundle,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="a.b=c", help="knobs of the run, such as predict.top_k=3")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen at; the default is reached from this machine only")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen at; 0: any that is free")] = 8000,
+    replicas: Annotated[int, typer.Option(help="processes that tag")] = 1,
+    replica_cpus: Annotated[int, typer.Option(help="CPUs of each; 0: an equal share of all")] = 0,
+    replica_gpus: Annotated[float, typer.Option(help="GPUs of each")] = 0,
+    max_batch_size: Annotated[int, typer.Option(help="texts that a replica encodes together")] = 64,
+    batch_wait_ms: Annotated[
+        float, typer.Option(help="for how long a text waits for others while a replica is free")
+    ] = 0,
+    max_body_bytes: Annotated[int, typer.Option(help="bytes of a request")] = 4 << 20,
+    max_texts: Annotated[int, typer.Option(help="texts of a request")] = 1024,
+    max_characters: Annotated[int, typer.Option(help="characters of a request's texts")] = 2_000_000,
+    timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = 60,
+    address: Annotated[
+        str | None, typer.Option(metavar="RAY", help="a Ray cluster; without it as cluster.address=null has it")
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="tag in this process: one replica, and no Ray")
+    ] = False,
+) -> None:
+    """A server until SIGTERM or Ctrl-C. EZXMC_SERVE_TOKEN: the token that clients must give."""
+    knobs = list(overrides or [])
+    if strange := [word for word in knobs if "=" not in word]:
+        raise UserError(f"{strange[0]!r} is not an override (a.b=c).")
+    settings = _settings(
+        host=host,
+        port=port,
+        replicas=replicas,
+        replica_cpus=replica_cpus,
+        replica_gpus=replica_gpus,
+        max_batch_size=max_batch_size,
+        batch_wait_ms=batch_wait_ms,
+        max_body_bytes=max_body_bytes,
+        max_texts=max_texts,
+        max_characters=max_characters,
+        timeout_s=timeout_s,
+    )
+    from ezxmc_ray.serving.app import create_app
+    from ezxmc_ray.serving.server import listen, serve_app
+
+    with listen(settings) as listener, _replicas(run, knobs, settings, address, in_process) as backend:
+        place = f"[{host}]" if ":" in host else host
+        said = f"Serving {run} at http://{place}:{listener.getsockname()[1]}/ (Ctrl-C or SIGTERM ends it in order)"
+        if not (settings.is_loopback or settings.token):
+            said += "\nWhoever reaches this address may tag: EZXMC_SERVE_TOKEN=… asks clients for a token."
+        serve_app(create_app(backend, settings), settings, listener, lambda: print(shown(said), flush=True))
+
+
+def _settings(**given: object) -> ServeSettings:
+    """Errors: UserError for values that make no sense, and where the packages of a server are not there."""
+    try:
+        from ezxmc_ray.serving import server
+        from ezxmc_ray.serving.settings import ServeSettings, token_of_environment
+    except ImportError as error:
+        raise UserError(f"ezxmc serve needs {error.name}: pip install 'ezxmc-ray[serve]'.") from error
+    del server
+    settings = ServeSettings(**given, token=token_of_environment())  # type: ignore[arg-type]
+    settings.check()
+    return settings
+
+
+@contextmanager
+def _in_process(run: str, knobs: list[str], settings: ServeSettings) -> Iterator[Backend]:
+    from ezxmc_ray.serving.in_process import InProcess
+    from ezxmc_ray.serving.live import LiveTagger
+
+    if settings.replicas != 1:
+        raise UserError(f"--in-process is one replica, not {settings.replicas}: leave out one of both.")
+    live = LiveTagger(run, knobs)
+    live.follow(settings.reload_s)
+    yield InProcess(live)
+
+
+def _replicas(
+    run: str, knobs: list[str], settings: ServeSettings, address: str | None, in_process: bool
+) -> AbstractContextManager[Backend]:
+    if in_process:
+        if address is not None:
+            raise UserError("--in-process does without Ray: leave out --address.")
+        return _in_process(run, knobs, settings)
+    from ezxmc_ray.config import ClusterConfig
+
+    try:
+        from ezxmc_ray.serving.deployment import ray_replicas
+    except ImportError as error:
+        raise UserError(f"Ray Serve needs {error.name}: pip install 'ezxmc-ray[serve]', or --in-process.") from error
+    return ray_replicas(run, knobs, settings, ClusterConfig(address=address))

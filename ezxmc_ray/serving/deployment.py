@@ -1,0 +1,160 @@
+"""Replicas on Ray Serve, on this machine or a cluster: the front (app.py) gives them batches by a handle.
+
+Comes in: where the export is, and :class:`ServeSettings`. Goes out: a :class:`Backend`. Ray Serve starts the replicas,
+and anew those that die; a batch of one that died is given to another. Its own HTTP proxies are not started: they
+have no limits for a request's size and time, and lose what a replica that dies was doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ray import exceptions, serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from ezxmc_ray.cluster.session import cluster_cpus, ray_cluster
+from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.progress import say
+from ezxmc_ray.serving.contract import Answer, Refused, TagRequest
+from ezxmc_ray.serving.live import LiveTagger
+from ezxmc_ray.serving.settings import ServeSettings
+
+#: What a batch ends with that another replica may do.
+LOST = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError, RayServeException)
+#: Tries of a batch, and seconds between two; a replica takes some to start.
+TRIES, AGAIN_S = 5, 0.2
+#: Seconds between two looks at how many replicas there are.
+LOOK_S = 1.0
+#: Batches that a replica has: the one that it tags, and the next.
+PER_REPLICA = 2
+
+
+class Replica:
+    """A tagger in an actor of Ray Serve."""
+
+    def __init__(self, where: str, overrides: Sequence[str], reload_s: float) -> None:
+        self._mistake, self._live = "", None
+        try:
+            self._live = LiveTagger(where, overrides)
+        except UserError as error:  # told by a value: Serve would try again and again, and keep the sentence for itself
+            self._mistake = str(error)
+            return
+        self._live.follow(reload_s)
+        self._turn = threading.Lock()
+
+    async def mistake(self) -> str:
+        """Why it cannot tag; empty if it can."""
+        return self._mistake
+
+    async def tag(self, asked: TagRequest) -> Answer | None:
+        """As LiveTagger.tag, one batch at a time; None: it cannot tag."""
+        return await asyncio.to_thread(self._tag, asked)
+
+    def _tag(self, asked: TagRequest) -> Answer | None:
+        if self._live is None:
+            return None
+        with self._turn:
+            return self._live.tag(asked)
+
+    async def find_labels(self, query: str, limit: int) -> dict[str, Any] | None:
+        """As LiveTagger.find_labels; None: it cannot tag."""
+        return await asyncio.to_thread(self._live.find_labels, query, limit) if self._live else None
+
+
+class OnRayServe:
+    """A :class:`Backend` whose replicas are Ray Serve's."""
+
+    def __init__(self, handle: DeploymentHandle, name: str, replicas: int) -> None:
+        self._handle, self._name, self._running = handle, name, replicas
+        self._ends = threading.Event()
+        self._looks = threading.Thread(target=self._look, name="replicas", daemon=True)
+        self._looks.start()
+
+    @property
+    def slots(self) -> int:
+        """See :class:`Backend`."""
+        return PER_REPLICA * self._running
+
+    async def tag(self, asked: TagRequest) -> Answer:
+        """See :class:`Backend`."""
+        answer: Answer = await self._call("tag", asked)
+        return answer
+
+    async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
+        """See :class:`Backend`."""
+        found: dict[str, Any] = await self._call("find_labels", query, limit)
+        return found
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        for number in range(1, TRIES + 1):
+            try:
+                answer = await getattr(self._handle, method).remote(*arguments)
+            except LOST as error:
+                say(f"A replica was lost ({one_line(error, 120)}); try {number} of {TRIES}")
+                await asyncio.sleep(AGAIN_S * number)
+                continue
+            if answer is None:
+                raise Refused(503, "A replica cannot load the export: see ezxmc export.")
+            return answer
+        raise Refused(503, f"{TRIES} replicas were lost over this request: try again later.")
+
+    def _look(self) -> None:
+        while not self._ends.wait(LOOK_S):
+            try:
+                told = serve.status().applications[self._name].deployments
+            except Exception:  # a cluster that is busy, or ends: what was last known counts
+                continue
+            self._running = sum(int(one.replica_states.get("RUNNING", 0)) for one in told.values())
+
+    def close(self) -> None:
+        """See :class:`Backend`."""
+        self._ends.set()
+
+
+@contextmanager
+def ray_replicas(
+    where: str, overrides: Sequence[str], settings: ServeSettings, cluster: ClusterConfig
+) -> Iterator[OnRayServe]:
+    """Replicas that are ready; they end with the block. Errors: UserError for what cannot be loaded, or has no room."""
+    name = f"ezxmc-{settings.host}-{settings.port}".replace(":", "-")
+    with ray_cluster(cluster):
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        quiet = {"log_level": "ERROR", "enable_access_log": False}
+        serve.start(proxy_location="Disabled", logging_config=quiet)
+        try:
+            handle = serve.run(_application(where, overrides, settings), name=name, route_prefix=None)
+            backend = OnRayServe(handle, name, settings.replicas)
+            if mistake := handle.mistake.remote().result(timeout_s=settings.timeout_s):
+                raise UserError(mistake)
+            try:
+                yield backend
+            finally:
+                backend.close()
+        finally:
+            serve.delete(name)
+            if not serve.status().applications:
+                serve.shutdown()
+
+
+def _application(where: str, overrides: Sequence[str], settings: ServeSettings) -> Any:
+    cpus = settings.replica_cpus or max(1, cluster_cpus() // settings.replicas)
+    options: dict[str, Any] = {"num_cpus": cpus}
+    if settings.replica_gpus:
+        options["num_gpus"] = settings.replica_gpus
+    deployment = serve.deployment(
+        Replica,
+        num_replicas=settings.replicas,
+        ray_actor_options=options,
+        max_ongoing_requests=100,  # the front gives each PER_REPLICA; labels are searched beside
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment.bind(where, list(overrides), settings.reload_s)

@@ -1,0 +1,127 @@
+"""A tagger that follows its export: what ``ezxmc export`` (or a run's end) puts in place is loaded beside the old one.
+
+Comes in: a directory or URI, and requests. Goes out: answers. What is being tagged while a new export is taken over is
+tagged by the old one; an export that cannot be loaded leaves the old one where it is, and is told once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ezxmc_ray import layout
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.progress import say
+from ezxmc_ray.serving.contract import Answer, Options, TagRequest, finite
+from ezxmc_ray.storage import Storage, read_manifest
+from ezxmc_ray.tagging.bundle import BUNDLE, is_bundle
+from ezxmc_ray.tagging.tagger import Tagger
+
+
+def export_of(where: str) -> str:
+    """A name of what is there now: another one for another export; of a run by its index. Empty: none is whole."""
+    storage = Storage(where)
+    if is_bundle(storage):
+        return str(storage.read_note(BUNDLE).get("folder", ""))
+    index = read_manifest(storage, layout.INDEX)
+    return index.commit if index else ""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    export: str
+    tagger: Tagger
+
+
+class LiveTagger:
+    """What a replica is; several threads may share one."""
+
+    def __init__(
+        self,
+        where: str,
+        overrides: Sequence[str] = (),
+        load: Callable[[str, Sequence[str]], Tagger] = Tagger.load,
+        export_now: Callable[[str], str] = export_of,
+    ) -> None:
+        """Errors: UserError as Tagger.load."""
+        self._where, self._overrides, self._load, self._export_now = where, list(overrides), load, export_now
+        export = export_now(where)
+        self._now = _Loaded(export, load(where, self._overrides))
+        self._failed = ""
+        self._ends = threading.Event()
+
+    @property
+    def export(self) -> str:
+        """Which export it tags with."""
+        return self._now.export
+
+    def follow(self, seconds: float) -> None:
+        """From now on look for another export so often, in a thread, until :meth:`close`."""
+        threading.Thread(target=self._follow, args=(seconds,), name="export", daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._ends.set()
+
+    def _follow(self, seconds: float) -> None:
+        while not self._ends.wait(seconds):
+            self.reload()
+
+    def reload(self) -> bool:
+        """Load what is there if it is another export; whether it was. What goes wrong is told, and nothing changes."""
+        export = ""
+        try:
+            export = self._export_now(self._where)
+            if export in ("", self._now.export):
+                return False
+            self._now = _Loaded(export, self._load(self._where, self._overrides))
+        except Exception as error:  # whatever it is, the old one tags on
+            told = f"{self._where}: the new export {export} is not taken over: {one_line(error)}"
+            if told != self._failed:
+                say(told)
+            self._failed = told
+            return False
+        say(f"{self._where}: tagging with the export {export} from now on")
+        return True
+
+    def tag(self, asked: TagRequest) -> Answer:
+        """The labels of every document; a mistake of the client is told in the answer."""
+        now = self._now
+        try:
+            return Answer(now.export, _tag(now.tagger, asked.titles, asked.texts, asked.options))
+        except UserError as error:
+            return Answer(now.export, [], str(error))
+
+    def find_labels(self, query: str, limit: int) -> dict[str, Any]:
+        """The first ``limit`` labels that have ``query`` in their text or id, in whatever case; how many do."""
+        labels = self._now.tagger.labels
+        found = labels
+        if query:
+            has = [pc.match_substring(labels[name], query, ignore_case=True) for name in ("text", "id")]
+            found = labels.filter(pc.or_(*has))
+        return {"labels": _rows(found.slice(0, limit)), "matches": len(found), "total": len(labels)}
+
+
+def _rows(labels: pa.Table) -> list[dict[str, Any]]:
+    return labels.select(["id", "text"]).to_pylist()
+
+
+def _tag(tagger: Tagger, titles: list[str], texts: list[str], options: Options) -> list[list[dict[str, Any]]]:
+    labels = len(tagger.labels)
+    if options.k is not None and options.k > labels:
+        raise UserError(f"k={options.k:,} is more than the {labels:,} labels that there are.")
+    if not texts:
+        return []
+    tagged = tagger.tag(texts, options.k, options.min_score, titles, options.among)
+    rows = [[finite(dataclasses.asdict(label)) for label in labels] for labels in tagged]
+    if options.explain:
+        for row, whys in zip(rows, tagger.explain(texts, tagged, titles), strict=True):
+            for label, why in zip(row, whys, strict=True):
+                label["why"] = dataclasses.asdict(why)
+    return rows

@@ -1,0 +1,181 @@
+"""The HTTP server: uvicorn, with what it lacks against slow clients, and an end that loses no request.
+
+Comes in: an app and where to listen. Goes out: nothing until SIGTERM or Ctrl-C; then the server says that it is not
+ready, answers for a while what still comes, takes no more, answers what it has, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.serving.settings import ServeSettings
+
+#: Bytes of a request before its body.
+MAX_HEADER_BYTES = 64 << 10
+#: Seconds for which a connection without a request is kept, and within which a client takes what it is sent.
+KEEP_ALIVE_S, TAKES_S = 30, 30
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """The socket of ``settings``. Errors: UserError where it is taken, or no address of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        raise UserError(
+            f"Nothing can listen at {settings.host}, port {settings.port} ({one_line(error)}): give others by --host "
+            "and --port."
+        ) from error
+    return listener
+
+
+def serve_app(app: Starlette, settings: ServeSettings, listener: socket.socket, on_start: Callable[[], Any]) -> None:
+    """Answer requests at ``listener`` until SIGTERM or SIGINT, and end in order; ``on_start`` is called first."""
+    config = uvicorn.Config(
+        app,
+        http=_protocol(settings),
+        ws="none",
+        lifespan="on",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+    )
+    Server(config, app.state.service, on_start).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """Ends in two steps: for ``drain_s`` it answers as before but says that it is ending; then uvicorn's own end."""
+
+    def __init__(self, config: uvicorn.Config, service: Any, on_start: Callable[[], Any]) -> None:
+        super().__init__(config)
+        self._service, self._on_start = service, on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it."""
+        await super().startup(sockets)
+        self._on_start()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does it, but that the signal is not raised once more: the end was in order."""
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second Ctrl-C waits for nothing."""
+        if self._service.draining:
+            self.should_exit, self.force_exit = True, sig == signal.SIGINT
+        self._service.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """A tenth of a second; whether to end now."""
+        if self._service.draining and not self.should_exit:
+            await asyncio.sleep(self._service.settings.drain_s)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _protocol(settings: ServeSettings) -> type[HttpToolsProtocol]:
+    """A protocol class of one server, whose connections know each other."""
+
+    shared: dict[str, Any] = {"header_s": settings.header_s, "max_connections": settings.max_connections}
+    return type("Protocol", (GuardedProtocol,), shared | {"without_request": {}})
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """A connection that cannot be held by a client that says nothing, or says it slowly.
+
+    From its first byte on, and from its opening on, a request's headers are there in ``header_s`` seconds and
+    :data:`MAX_HEADER_BYTES`, or the connection is closed. Of more than ``max_connections`` the one that has had no
+    request for longest is closed.
+    """
+
+    header_s: float
+    max_connections: int
+    without_request: dict[GuardedProtocol, None]
+    _deadline: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TAKES_S * 1000)
+        self._wait()
+        if len(self.connections) > self.max_connections and self.without_request:
+            next(iter(self.without_request)).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless what is read is no header any more."""
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()
+        if self._deadline is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._deadline is not None and self._header_bytes > MAX_HEADER_BYTES:
+            self._close(431, "Request Header Fields Too Large", "The headers have more than 65,536 bytes.")
+
+    def on_headers_complete(self) -> None:
+        """The client has said what it wants; how long its body takes is for the app to say."""
+        self._heard()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._heard()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """The connection may be closed again for one with a request."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self.without_request[self] = None
+
+    def _wait(self) -> None:
+        self._header_bytes = 0
+        self._deadline = self.loop.call_later(self.header_s, self._too_slow)
+        self.without_request[self] = None
+
+    def _heard(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self.without_request.pop(self, None)
+
+    def _too_slow(self) -> None:
+        self._close(408, "Request Timeout", f"No request was there after {self.header_s:g} s.")
+
+    def _close(self, status: int, reason: str, sentence: str) -> None:
+        if not self.transport.is_closing():
+            content = f'{{"error":"{sentence}"}}'
+            self.transport.write(
+                f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                f"content-length: {len(content)}\r\n\r\n{content}".encode()
+            )
+            self.transport.close()
