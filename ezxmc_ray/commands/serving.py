@@ -65,14 +65,15 @@ def serve(
         timeout_s=timeout_s,
     )
     from ezxmc_ray.serving.app import create_app
-    from ezxmc_ray.serving.server import listen, serve_app
+    from ezxmc_ray.serving.server import listen, server_of
 
     with listen(settings) as listener, _replicas(run, knobs, settings, address, in_process) as backend:
         place = f"[{host}]" if ":" in host else host
         said = f"Serving {run} at http://{place}:{listener.getsockname()[1]}/ (Ctrl-C or SIGTERM ends it in order)"
         if not (settings.is_loopback or settings.token):
             said += "\nWhoever reaches this address may tag: EZXMC_SERVE_TOKEN=… asks clients for a token."
-        serve_app(create_app(backend, settings), settings, listener, lambda: print(shown(said), flush=True))
+        server = server_of(create_app(backend, settings), settings, lambda: print(shown(said), flush=True))
+        server.run(sockets=[listener])
 
 
 def _settings(**given: object) -> ServeSettings:

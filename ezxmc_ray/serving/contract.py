@@ -243,7 +243,7 @@ _ANSWERS: dict[str, Any] = {
     },
     "Labels": {
         "type": "object",
-        "required": ["labels", "matches", "total"],
+        "required": ["labels", "matches", "total", "defaults"],
         "properties": {
             "labels": {
                 "type": "array",
@@ -251,6 +251,11 @@ _ANSWERS: dict[str, Any] = {
             },
             "matches": {"type": "integer"},
             "total": {"type": "integer"},
+            "defaults": {
+                "type": "object",
+                "description": "of a request that does not say",
+                "properties": {"k": {"type": "integer"}, "min_score": {"type": ["number", "null"]}},
+            },
         },
     },
 }
@@ -299,7 +304,12 @@ _PATHS: dict[str, Any] = {
                 "200": _json(
                     _ref("Labels"),
                     "the first labels that match, by label number",
-                    {"labels": [{"id": "use::editing", "text": "Purpose: Editing"}], "matches": 1, "total": 524},
+                    {
+                        "labels": [{"id": "use::editing", "text": "Purpose: Editing"}],
+                        "matches": 1,
+                        "total": 524,
+                        "defaults": {"k": 5, "min_score": 0.23},
+                    },
                 ),
                 **_failures(401, 421, 422, 503),
             },

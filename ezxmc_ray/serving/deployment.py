@@ -53,6 +53,10 @@ class Replica:
         """Why it cannot tag; empty if it can."""
         return self._mistake
 
+    async def failed(self) -> str:
+        """Why it does not take over the newest export; empty if it does."""
+        return self._live.failed if self._live else ""
+
     async def tag(self, asked: TagRequest) -> Answer | None:
         """As LiveTagger.tag, one batch at a time; None: it cannot tag."""
         return await asyncio.to_thread(self._tag, asked)
@@ -106,12 +110,17 @@ class OnRayServe:
         raise Refused(503, f"{TRIES} replicas were lost over this request: try again later.")
 
     def _look(self) -> None:
+        failed = ""
         while not self._ends.wait(LOOK_S):
             try:
                 told = serve.status().applications[self._name].deployments
+                self._running = sum(int(one.replica_states.get("RUNNING", 0)) for one in told.values())
+                now = self._handle.failed.remote().result(timeout_s=LOOK_S) if self._running else ""
             except Exception:  # a cluster that is busy, or ends: what was last known counts
                 continue
-            self._running = sum(int(one.replica_states.get("RUNNING", 0)) for one in told.values())
+            if now and now != failed:
+                say(now)
+            failed = now
 
     def close(self) -> None:
         """See :class:`Backend`."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
@@ -53,7 +52,8 @@ class LiveTagger:
         self._where, self._overrides, self._load, self._export_now = where, list(overrides), load, export_now
         export = export_now(where)
         self._now = _Loaded(export, load(where, self._overrides))
-        self._failed = ""
+        #: Why the newest export is not taken over; empty: it is.
+        self.failed = ""
         self._ends = threading.Event()
 
     @property
@@ -83,10 +83,11 @@ class LiveTagger:
             self._now = _Loaded(export, self._load(self._where, self._overrides))
         except Exception as error:  # whatever it is, the old one tags on
             told = f"{self._where}: the new export {export} is not taken over: {one_line(error)}"
-            if told != self._failed:
+            if told != self.failed:
                 say(told)
-            self._failed = told
+            self.failed = told
             return False
+        self.failed = ""
         say(f"{self._where}: tagging with the export {export} from now on")
         return True
 
@@ -99,17 +100,22 @@ class LiveTagger:
             return Answer(now.export, [], str(error))
 
     def find_labels(self, query: str, limit: int) -> dict[str, Any]:
-        """The first ``limit`` labels that have ``query`` in their text or id, in whatever case; how many do."""
-        labels = self._now.tagger.labels
+        """The first ``limit`` labels that have ``query`` in their text or id, in whatever case; how many do.
+
+        Also ``defaults``: what a request gets that does not say how many labels, and of which score.
+        """
+        tagger = self._now.tagger
+        labels = tagger.labels
         found = labels
         if query:
             has = [pc.match_substring(labels[name], query, ignore_case=True) for name in ("text", "id")]
             found = labels.filter(pc.or_(*has))
-        return {"labels": _rows(found.slice(0, limit)), "matches": len(found), "total": len(labels)}
-
-
-def _rows(labels: pa.Table) -> list[dict[str, Any]]:
-    return labels.select(["id", "text"]).to_pylist()
+        return {
+            "labels": found.slice(0, limit).select(["id", "text"]).to_pylist(),
+            "matches": len(found),
+            "total": len(labels),
+            "defaults": finite({"k": min(tagger.top_k, len(labels)), "min_score": tagger.min_score}),
+        }
 
 
 def _tag(tagger: Tagger, titles: list[str], texts: list[str], options: Options) -> list[list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -45,8 +46,11 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listener
 
 
-def serve_app(app: Starlette, settings: ServeSettings, listener: socket.socket, on_start: Callable[[], Any]) -> None:
-    """Answer requests at ``listener`` until SIGTERM or SIGINT, and end in order; ``on_start`` is called first."""
+def server_of(app: Starlette, settings: ServeSettings, on_start: Callable[[], Any]) -> Server:
+    """A server of ``app``, whose ``run(sockets=[listener])`` answers requests until SIGTERM or SIGINT.
+
+    ``on_start`` is called when it begins to.
+    """
     config = uvicorn.Config(
         app,
         http=_protocol(settings),
@@ -60,7 +64,7 @@ def serve_app(app: Starlette, settings: ServeSettings, listener: socket.socket, 
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
     )
-    Server(config, app.state.service, on_start).run(sockets=[listener])
+    return Server(config, app.state.service, on_start)
 
 
 class Server(uvicorn.Server):
@@ -78,6 +82,9 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn does it, but that the signal is not raised once more: the end was in order."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -154,7 +161,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The connection may be closed again for one with a request."""
         super().on_response_complete()
-        if not self.transport.is_closing():
+        if self.cycle.response_complete and not self.transport.is_closing():  # else another was there already
             self.without_request[self] = None
 
     def _wait(self) -> None:

@@ -1,0 +1,104 @@
+"""A tagger that follows its export."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.serving.contract import Options, TagRequest
+from ezxmc_ray.serving.live import LiveTagger, export_of
+from ezxmc_ray.storage import Storage
+
+from .conftest import FakeTagger
+
+ASKED = TagRequest([""], ["text"], Options(k=1))
+
+
+class Exports:
+    """What lies there now, and what loading it gives."""
+
+    def __init__(self) -> None:
+        self.now: str = "first"
+        self.fails = False
+        self.loaded: list[str] = []
+
+    def live(self) -> LiveTagger:
+        return LiveTagger("here", (), self.load, lambda where: self.now)  # type: ignore[arg-type]
+
+    def load(self, where: str, knobs: list[str]) -> FakeTagger:
+        if self.fails:
+            raise UserError("It is damaged.")
+        self.loaded.append(self.now)
+        return FakeTagger(bonus=100.0 * len(self.loaded))
+
+
+def test_another_export_is_taken_over_once() -> None:
+    exports = Exports()
+    live = exports.live()
+    assert not live.reload() and live.tag(ASKED).export == "first"
+    exports.now = "second"
+    assert live.reload() and not live.reload()
+    answer = live.tag(ASKED)
+    assert answer.export == live.export == "second" and answer.results[0][0]["score"] == 204.0
+    assert exports.loaded == ["first", "second"]
+
+
+def test_an_export_that_cannot_be_loaded_changes_nothing_and_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    exports = Exports()
+    live = exports.live()
+    exports.now, exports.fails = "second", True
+    assert not live.reload() and not live.reload()
+    assert live.tag(ASKED).export == "first"
+    assert " ".join(capsys.readouterr().out.split()).count("second is not taken over: It is damaged.") == 1
+    exports.fails = False
+    assert live.reload() and live.tag(ASKED).export == "second"
+
+
+def test_a_run_that_is_being_made_anew_is_none() -> None:
+    exports = Exports()
+    live = exports.live()
+    exports.now = ""
+    assert not live.reload() and live.tag(ASKED).export == "first"
+
+
+def test_it_looks_by_itself_until_it_is_closed() -> None:
+    exports = Exports()
+    live = exports.live()
+    before = threading.active_count()
+    live.follow(0.01)
+    exports.now = "second"
+    until = time.monotonic() + 5
+    while live.export != "second":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    live.close()
+    while threading.active_count() > before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_what_was_begun_with_the_old_export_ends_with_it() -> None:
+    exports = Exports()
+    live = exports.live()
+    old = live._now.tagger
+    assert isinstance(old, FakeTagger)
+    old.seconds = 0.1
+    answers = []
+    slow = threading.Thread(target=lambda: answers.append(live.tag(ASKED)))
+    slow.start()
+    while not old.calls:
+        time.sleep(0.001)
+    exports.now = "second"
+    assert live.reload() and live.tag(ASKED).export == "second"
+    slow.join()
+    assert [(one.export, one.results[0][0]["score"]) for one in answers] == [("first", 104.0)]
+
+
+def test_an_export_is_called_by_its_folder(tmp_path: Path) -> None:
+    assert export_of(str(tmp_path)) == ""
+    Storage(str(tmp_path)).write_note("bundle.json", {"folder": "files-1"})
+    assert export_of(str(tmp_path)) == "files-1"
