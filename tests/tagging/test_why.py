@@ -53,7 +53,7 @@ def test_of_several_texts_the_one_counts_that_is_named_most() -> None:
 
 
 def test_words_stand_as_they_are_compared() -> None:
-    table = LexicalTable.from_texts(["Größe résumé", "ﬁle"])
+    table = LexicalTable.from_texts(["Größe résumé", "ﬁles"])
     assert table.named("GRÖẞEN Re\u0301sume\u0301s", "files", [0, 1]) == [["grössen", "résumés"], ["files"]]
 
 
