@@ -8,6 +8,7 @@ vectors of labels lie in the index.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class OnnxEncoder(DocumentEncoder):
 
     @classmethod
     def load(cls, directory: Path, config: EncoderConfig, threads: int = 0) -> OnnxEncoder:
-        """The encoder in ``directory``. ``threads``: of one forward pass, 0 = all cores.
+        """The encoder in ``directory``. ``threads``: of one forward pass, 0 = as many as
+        OMP_NUM_THREADS says (as PyTorch takes it; Ray sets it by an actor's CPUs), or all cores.
 
         Errors: UserError where ONNX Runtime is missing, or the files cannot be read.
         """
@@ -46,7 +48,8 @@ class OnnxEncoder(DocumentEncoder):
                 f"The encoder in {directory} is for ONNX Runtime, which is not installed: pip install 'ezxmc-ray[tag]'."
             ) from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = threads or (int(told) if told.isascii() and told.isdigit() else 0)
         options.log_severity_level = 3  # errors; it warns of what it optimizes
         try:
             about = json.loads((directory / ABOUT).read_text("utf-8"))
