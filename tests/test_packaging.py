@@ -128,7 +128,7 @@ def test_what_is_installed_is_what_the_locks_say() -> None:
 
 
 def test_everything_imported_is_a_declared_requirement() -> None:
-    declared = {name_of(text) for text in CORE + EXTRAS["cpu"] + EXTRAS["gpu"]}
+    declared = {name_of(text) for text in CORE + EXTRAS["cpu"] + EXTRAS["gpu"] + EXTRAS["serve"]}
     distributions = packages_distributions()
     undeclared = set()
     for path in [

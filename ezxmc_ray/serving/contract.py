@@ -156,7 +156,10 @@ def openapi(settings: ServeSettings) -> dict[str, Any]:
     for name in ("texts", "documents"):
         body["properties"][name]["anyOf"][0]["maxItems"] = settings.max_texts
     body["properties"]["k"]["anyOf"][0]["maximum"] = settings.max_k
-    body["oneOf"] = [{"required": ["texts"]}, {"required": ["documents"]}]
+    body["oneOf"] = [
+        {"required": [one], "properties": {one: {"type": "array"}, other: {"type": "null"}}}
+        for one, other in (("texts", "documents"), ("documents", "texts"))
+    ]
     schemas = {"Document": document, "TagBody": body, **_ANSWERS}
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -205,6 +208,7 @@ _EXAMPLE_ANSWER = {
                     "label_id": "use::editing",
                     "text": "Purpose: Editing",
                     "score": 0.58,
+                    "probability": 0.71,
                     "why": {"cosine": 0.48, "share": 0.5, "words": ["editor"]},
                 }
             ]
@@ -223,7 +227,13 @@ _ANSWERS: dict[str, Any] = {
     "Tagged": {
         "type": "object",
         "required": ["label_id", "text", "score"],
-        "properties": {"label_id": _STRING, "text": _STRING, "score": _NUMBER, "why": _ref("Why")},
+        "properties": {
+            "label_id": _STRING,
+            "text": _STRING,
+            "score": _NUMBER,
+            "probability": {"type": ["number", "null"], "description": "of the teacher's yes; null: not known"},
+            "why": _ref("Why"),
+        },
     },
     "TagAnswer": {
         "type": "object",

@@ -58,6 +58,7 @@ def server_of(app: Starlette, settings: ServeSettings, on_start: Callable[[], An
         lifespan="on",
         loop="asyncio",
         log_config=None,
+        log_level="error",  # what a client writes that is no HTTP is no news
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -25,7 +25,10 @@ LABELS = {"short": "Short texts", "long": "Long texts", HOSTILE: HOSTILE}
 
 
 class FakeTagger:
-    """Every label, with the text's length, the label's place and ``bonus`` in its score; takes ``seconds`` a call."""
+    """Every label, with the text's length, the label's place and ``bonus`` in its score; takes ``seconds`` a call.
+
+    The first label's probability is a half, others have none.
+    """
 
     top_k, min_score = 2, float("-inf")
 
@@ -55,7 +58,11 @@ class FakeTagger:
             raise RuntimeError("a fault that no client may read")
         chosen = [one for one in LABELS if among is None or one in among][:k]
         whole = [title + text for title, text in zip(titles or [""] * len(texts), texts, strict=True)]
-        rows = [[Tagged(one, LABELS[one], self.bonus + len(t) - n) for n, one in enumerate(chosen)] for t in whole]
+        chances = [0.5, None, None]
+        rows = [
+            [Tagged(one, LABELS[one], self.bonus + len(t) - n, chances[n]) for n, one in enumerate(chosen)]
+            for t in whole
+        ]
         return [[one for one in row if min_score is None or one.score >= min_score] for row in rows]
 
     def explain(

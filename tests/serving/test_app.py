@@ -16,7 +16,7 @@ import pytest
 from ezxmc_ray.serving.contract import openapi
 from ezxmc_ray.serving.settings import ServeSettings
 
-from .conftest import HOSTILE, LABELS, FakeTagger, Talks
+from .conftest import HOSTILE, FakeTagger, Talks
 
 JSON = {"content-type": "application/json"}
 
@@ -44,8 +44,13 @@ def test_texts_get_their_labels_best_first(talks: Talks) -> None:
     assert answer.json() == {
         "export": "export-1",
         "results": [
-            {"labels": [{"label_id": i, "text": LABELS[i], "score": s - n} for n, i in enumerate(["short", "long"])]}
-            for s in (4.0, 6.0)
+            {
+                "labels": [
+                    {"label_id": "short", "text": "Short texts", "score": score, "probability": 0.5},
+                    {"label_id": "long", "text": "Long texts", "score": score - 1, "probability": None},
+                ]
+            }
+            for score in (4.0, 6.0)
         ],
     }
 
@@ -59,7 +64,8 @@ def test_titles_options_and_reasons_reach_the_tagger(talks: Talks) -> None:
     }
     [row] = posted(talks, body).json()["results"]
     why = {"cosine": 7.0, "share": 0.0, "words": ["cd", "ef"]}
-    assert row["labels"] == [{"label_id": "long", "text": "Long texts", "score": 7.0, "why": why}]
+    told = {"label_id": "long", "text": "Long texts", "score": 7.0, "probability": 0.5}
+    assert row["labels"] == [{**told, "why": why}]
 
 
 def test_hostile_labels_are_json_like_any_other(talks: Talks) -> None:

@@ -18,11 +18,14 @@ class Sender:
         self.sent: list[list[str]] = []
         self.at_once = self.most = 0
         self.seconds = seconds
+        self.may_go = asyncio.Event()
+        self.may_go.set()
 
     async def __call__(self, asked: TagRequest) -> Answer:
         self.sent.append(asked.texts)
         self.at_once += 1
         self.most = max(self.most, self.at_once)
+        await self.may_go.wait()
         await asyncio.sleep(self.seconds)
         self.at_once -= 1
         if "bad" in asked.texts:
@@ -106,14 +109,19 @@ def test_a_failure_is_that_of_its_batch_only() -> None:
 
 def test_what_nobody_waits_for_is_not_sent() -> None:
     async def talk() -> None:
-        sender = Sender(0.02)
+        sender = Sender()
+        sender.may_go.clear()
         batcher = Batcher(sender, lambda: 1, 1)
         busy = asyncio.ensure_future(batcher.tag(request("busy")))
-        await asyncio.sleep(0.005)
+        while not sender.sent:
+            await asyncio.sleep(0)
         left = asyncio.ensure_future(batcher.tag(request("left")))
-        await asyncio.sleep(0.005)
+        while not batcher.waiting:
+            await asyncio.sleep(0)
         left.cancel()
-        await asyncio.gather(busy, batcher.tag(request("last")))
+        last = asyncio.ensure_future(batcher.tag(request("last")))
+        sender.may_go.set()
+        await asyncio.gather(busy, last)
         assert sender.sent == [["busy"], ["last"]] and batcher.waiting == 0
 
     run(talk)

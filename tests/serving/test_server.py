@@ -123,7 +123,7 @@ def test_ten_megabytes_are_refused_with_a_sentence_that_the_client_reads() -> No
 
 
 def test_the_end_answers_what_was_begun_and_what_still_comes_but_says_that_it_ends() -> None:
-    with serves(FakeTagger(seconds=0.5), drain_s=0.3) as (port, server):
+    with serves(FakeTagger(seconds=0.5), drain_s=1.5) as (port, server):
         url, answers = f"http://127.0.0.1:{port}", []
         with httpx.Client(base_url=url) as client:
             begun = threading.Thread(target=lambda: answers.append(client.post("/v1/tag", json={"texts": ["a"]})))
