@@ -40,6 +40,8 @@ def serve(
     max_texts: Annotated[int, typer.Option(help="texts of a request")] = 1024,
     max_characters: Annotated[int, typer.Option(help="characters of a request's texts")] = 2_000_000,
     timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = 60,
+    reload_s: Annotated[float, typer.Option(help="seconds between two looks for a new export")] = 5,
+    drain_s: Annotated[float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")] = 1,
     address: Annotated[
         str | None, typer.Option(metavar="RAY", help="a Ray cluster; without it as cluster.address=null has it")
     ] = None,
@@ -63,6 +65,8 @@ def serve(
         max_texts=max_texts,
         max_characters=max_characters,
         timeout_s=timeout_s,
+        reload_s=reload_s,
+        drain_s=drain_s,
     )
     from ezxmc_ray.serving.app import create_app
     from ezxmc_ray.serving.server import listen, server_of

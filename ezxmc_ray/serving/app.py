@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -60,17 +60,47 @@ class Service:
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: backend.slots)
         self._page, self._page_policy = _page()
         self._openapi = openapi(settings)
+        self._held_bytes = 0
 
     async def tag(self, request: Request) -> Response:
         """POST /v1/tag."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "The body must be JSON: send the header Content-Type: application/json.")
-        asked = read_request(await _body(request, self.settings), self.settings)
-        answer = await self._answer(request, asked)
+        with ExitStack() as answered:
+            asked = read_request(await self._body(request, answered), self.settings)
+            answer = await self._answer(request, asked)
         if answer.mistake is not None:
             raise Refused(422, answer.mistake)
         self.metrics.texts.inc(len(asked.texts))
         return JSONResponse({"export": answer.export, "results": [{"labels": labels} for labels in answer.results]})
+
+    async def _body(self, request: Request, answered: ExitStack) -> bytes:
+        """The body of a request, whose bytes count until ``answered`` ends.
+
+        Errors: Refused for one that is too large or too slow, or where others hold too much; ClientDisconnect.
+        """
+        limit = self.settings.max_body_bytes
+        told = request.headers.get("content-length", "")
+        if told.isascii() and told.isdigit() and int(told[:19]) > limit:
+            raise _too_large(limit)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_s):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise _too_large(limit)
+                    if self._held_bytes + len(part) > self.settings.max_held_bytes:
+                        raise Refused(429, "Too many bytes of requests are waiting: try again in a few seconds.")
+                    self._held_bytes += len(part)
+                    answered.callback(self._let_go, len(part))
+                    parts.append(part)
+        except TimeoutError:
+            raise Refused(408, f"The body was not there after {self.settings.body_s:g} s.") from None
+        return b"".join(parts)
+
+    def _let_go(self, count: int) -> None:
+        self._held_bytes -= count
 
     async def _answer(self, request: Request, asked: TagRequest) -> Answer:
         """Errors: Refused where it takes too long; ClientDisconnect where nobody waits for it any more."""
@@ -212,25 +242,6 @@ class Guard:
 def _names_this_machine(headers: dict[bytes, bytes]) -> bool:
     host = headers.get(b"host", b"").decode("latin-1").lower()
     return re.sub(r":\d*$", "", host).strip("[]") in LOOPBACK
-
-
-async def _body(request: Request, settings: ServeSettings) -> bytes:
-    """The body of a request. Errors: Refused for one that is too large or too slow, ClientDisconnect."""
-    limit = settings.max_body_bytes
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:19]) > limit:
-        raise _too_large(limit)
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(settings.body_s):
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-    except TimeoutError:
-        raise Refused(408, f"The body was not there after {settings.body_s:g} s.") from None
-    return b"".join(parts)
 
 
 def _too_large(limit: int) -> Refused:

@@ -93,6 +93,12 @@ def read_request(body: bytes, settings: ServeSettings) -> TagRequest:
     titles = [one.title for one in asked.documents or []] or [""] * len(asked.texts or [])
     texts = [one.text for one in asked.documents or []] or asked.texts or []
     _check_size(titles, texts, settings)
+    if len(texts) * (asked.k or 1) > settings.max_labels:
+        raise Refused(
+            413,
+            f"{len(texts):,} texts with {asked.k:,} labels each are more than the {settings.max_labels:,} labels of an "
+            "answer: send several requests, or a lower k.",
+        )
     among = None if asked.among is None else tuple(asked.among)
     return TagRequest(titles, texts, Options(asked.k, asked.min_score, among, asked.explain))
 

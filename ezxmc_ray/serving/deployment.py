@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray import exceptions, serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from ezxmc_ray.cluster.session import cluster_cpus, ray_cluster
+from ezxmc_ray.cluster.session import cluster_cpus, cluster_limit, ray_cluster
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.progress import say
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.serving.contract import Answer, Refused, TagRequest
 from ezxmc_ray.serving.live import LiveTagger
 from ezxmc_ray.serving.settings import ServeSettings
@@ -133,34 +135,43 @@ def ray_replicas(
 ) -> Iterator[OnRayServe]:
     """Replicas that are ready; they end with the block. Errors: UserError for what cannot be loaded, or has no room."""
     name = f"ezxmc-{settings.host}-{settings.port}".replace(":", "-")
+    is_shared = ray.is_initialized() or (cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
     with ray_cluster(cluster):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        quiet = {"log_level": "ERROR", "enable_access_log": False}
-        serve.start(proxy_location="Disabled", logging_config=quiet)
+        application = _application(where, overrides, settings)
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR", "enable_access_log": False})
         try:
-            handle = serve.run(_application(where, overrides, settings), name=name, route_prefix=None)
-            backend = OnRayServe(handle, name, settings.replicas)
-            if mistake := handle.mistake.remote().result(timeout_s=settings.timeout_s):
+            with StageProgress("Replicas", phase="starting"):
+                handle = serve.run(application, name=name, route_prefix=None)
+                mistake = handle.mistake.remote().result(timeout_s=settings.timeout_s)
+            if mistake:
                 raise UserError(mistake)
+            backend = OnRayServe(handle, name, settings.replicas)
             try:
                 yield backend
             finally:
                 backend.close()
         finally:
-            serve.delete(name)
-            if not serve.status().applications:
-                serve.shutdown()
+            if is_shared:  # a Ray of its own ends with its replicas
+                serve.delete(name)
+                if not serve.status().applications:
+                    serve.shutdown()
 
 
 def _application(where: str, overrides: Sequence[str], settings: ServeSettings) -> Any:
-    cpus = settings.replica_cpus or max(1, cluster_cpus() // settings.replicas)
-    options: dict[str, Any] = {"num_cpus": cpus}
-    if settings.replica_gpus:
-        options["num_gpus"] = settings.replica_gpus
+    """Errors: UserError where the cluster will never have what the replicas need."""
+    share = cluster_cpus() / settings.replicas
+    cpus = settings.replica_cpus or (int(share) if share >= 1 else share)
+    for resource, each, option in (("CPU", cpus, "--replica-cpus"), ("GPU", settings.replica_gpus, "--replica-gpus")):
+        if settings.replicas * each > (limit := cluster_limit(resource)) + 1e-9:
+            raise UserError(
+                f"{settings.replicas} replicas of {each:g} {resource}s need {settings.replicas * each:g}, and the "
+                f"cluster has {limit}: give fewer --replicas, or less to each ({option})."
+            )
     deployment = serve.deployment(
         Replica,
         num_replicas=settings.replicas,
-        ray_actor_options=options,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": settings.replica_gpus},
         max_ongoing_requests=100,  # the front gives each PER_REPLICA; labels are searched beside
         health_check_period_s=2,
         graceful_shutdown_timeout_s=5,

@@ -19,11 +19,12 @@ class ServeSettings:
     Replicas: ``replicas``; ``replica_cpus`` of each (0: an equal share of this machine's), ``replica_gpus``;
     ``max_batch_size``: texts that one encodes together; ``batch_wait_ms``: for how long a text waits for others while a
     replica is free; ``reload_s``: seconds between two looks for a new export.
-    Of a request: ``max_body_bytes``, ``max_texts``, ``max_characters`` of all its titles and texts, ``max_k``;
-    ``body_s``: within which its body is there, ``timeout_s``: within which it is answered.
-    Of all: ``max_waiting_texts``; ``max_connections``, beyond which the one is closed that has waited longest for its
-    client; ``header_s``: within which a client says what it wants; ``drain_s``: for how long new requests are still
-    answered after SIGTERM.
+    Of a request: ``max_body_bytes``, ``max_texts``, ``max_characters`` of all its titles and texts, ``max_k``,
+    ``max_labels`` of its answer (texts times k); ``body_s``: within which its body is there, ``timeout_s``: within
+    which it is answered.
+    Of all: ``max_waiting_texts``; ``max_held_bytes`` of bodies that came and are not answered; ``max_connections``,
+    beyond which the one is closed that has waited longest for its client; ``header_s``: within which a client says what
+    it wants; ``drain_s``: for how long new requests are still answered after SIGTERM.
     """
 
     host: str = "127.0.0.1"
@@ -39,9 +40,11 @@ class ServeSettings:
     max_texts: int = 1024
     max_characters: int = 2_000_000
     max_k: int = 1000
+    max_labels: int = 100_000
     body_s: float = 20
     timeout_s: float = 60
     max_waiting_texts: int = 8192
+    max_held_bytes: int = 256 << 20
     max_connections: int = 1024
     header_s: float = 10
     drain_s: float = 1
@@ -56,9 +59,11 @@ class ServeSettings:
         for name in ("replicas", "max_batch_size", "max_body_bytes", "max_texts", "max_characters", "timeout_s"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} makes no sense: give 1 or more.")
-        for name in ("replica_cpus", "replica_gpus", "batch_wait_ms"):
+        for name in ("replica_cpus", "replica_gpus", "batch_wait_ms", "drain_s"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} makes no sense: give 0 or more.")
+        if not self.reload_s > 0:
+            raise UserError(f"--reload-s {self.reload_s} makes no sense: give more than 0.")
         if not 0 <= self.port < 65536:
             raise UserError(f"--port {self.port} is no port: give one from 1 to 65535, or 0 for any that is free.")
 

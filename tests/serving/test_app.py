@@ -102,6 +102,7 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "a text that is none": ({"texts": ["a", 7]}, 422, "texts[1]: "),
     "100,000 texts": ({"texts": ["a"] * 100_000}, 413, "100,000 texts are more than the 1,024"),
     "10 MB": (b'{"texts": ["' + b"x" * 10_000_000 + b'"]}', 413, "more than 4,194,304 bytes"),
+    "labels of the answer": ({"texts": ["a"] * 1000, "k": 101}, 413, "1,000 texts with 101 labels each are more than"),
     "characters": ({"texts": ["x" * 2_000_001]}, 413, "2,000,001 characters"),
 }
 
@@ -221,6 +222,18 @@ def test_too_much_that_waits_is_refused_at_once(talks: Talks) -> None:
         return sorted({answer.status_code for answer in await asyncio.gather(*asked)})
 
     assert talks(talk, FakeTagger(seconds=0.05), max_waiting_texts=8, max_batch_size=4) == [200, 429]
+
+
+def test_bytes_that_wait_are_bounded_and_let_go(talks: Talks) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        body = {"texts": ["x" * 1000]}
+        together = await asyncio.gather(*(client.post("/v1/tag", json=body) for _ in range(6)))
+        assert sorted(one.status_code for one in together) == [200, 200, 429, 429, 429, 429]
+        for bad in (b"x" * 1500, json.dumps({"texts": ["fault", "x" * 1000]}).encode(), b"x" * 1500):
+            assert (await client.post("/v1/tag", content=bad, headers=JSON)).status_code in (400, 500)
+        assert (await client.post("/v1/tag", json=body)).status_code == 200
+
+    talks(talk, FakeTagger(seconds=0.1), max_held_bytes=2500)
 
 
 def test_requests_that_come_together_are_tagged_together_each_with_its_own_labels(talks: Talks) -> None:

@@ -27,6 +27,7 @@ MISTAKES = {
     "no batch": (["run", "--max-batch-size", "0"], "--max-batch-size 0 makes no sense"),
     "a negative wait": (["run", "--batch-wait-ms", "-1"], "--batch-wait-ms -1.0 makes no sense"),
     "NaN": (["run", "--batch-wait-ms", "nan"], "--batch-wait-ms nan makes no sense"),
+    "no seconds between looks": (["run", "--reload-s", "0"], "--reload-s 0.0 makes no sense: give more than 0."),
     "two of one": (["run", "--in-process", "--replicas", "2", "--port", "0"], "--in-process is one replica, not 2"),
     "Ray without Ray": (["run", "--in-process", "--address", "x", "--port", "0"], "leave out --address"),
     "no such run": (["run", "--in-process", "--port", "0"], "run"),
