@@ -177,6 +177,16 @@ def _train(result: Result) -> str:
     )
 
 
+def _serve(result: Result) -> str:
+    """What 64 clients of one text get, of each server; and what was lost of all that `ezxmc serve` was asked."""
+    same = [row for row in result["rows"] if (row["clients"], row["texts"], row["during"]) == (64, 1, "")]
+    each = ", ".join(f"{row['server']} {row['requests_per_s']:.0f} (p99 {row['p99_ms']:,.0f} ms)" for row in same)
+    return (
+        f"requests/s of 64 clients: {each}; {result['lost']} of {result['requests']:,} requests lost, over a new export "
+        "and a replica killed with -9"
+    )
+
+
 RULES: dict[str, Callable[[Result], str]] = {
     "tagging": _tagging,
     "demo": _demo,
@@ -186,6 +196,7 @@ RULES: dict[str, Callable[[Result], str]] = {
     "judge": _judge,
     "kills": _kills,
     "quality": _quality,
+    "serve": _serve,
     "student": _student,
     "teacher": _teacher,
     "teacher_quality": _teacher_quality,
