@@ -182,8 +182,8 @@ def _serve(result: Result) -> str:
     same = [row for row in result["rows"] if (row["clients"], row["texts"], row["during"]) == (64, 1, "")]
     each = ", ".join(f"{row['server']} {row['requests_per_s']:.0f} (p99 {row['p99_ms']:,.0f} ms)" for row in same)
     return (
-        f"requests/s of 64 clients: {each}; {result['lost']} of {result['requests']:,} requests lost, over a new export "
-        "and a replica killed with -9"
+        f"requests/s of 64 clients: {each}; {result['lost']} of {result['requests']:,} requests lost, over a new "
+        "export and a replica killed with -9"
     )
 
 
