@@ -113,7 +113,9 @@ def _replicas(
             raise UserError("--in-process does without Ray: leave out --address.")
         return _in_process(run, knobs, settings)
     from ezxmc_ray.config import ClusterConfig
+    from ezxmc_ray.serving.live import check_whole
 
+    check_whole(run, knobs)
     try:
         from ezxmc_ray.serving.deployment import ray_replicas
     except ImportError as error:

@@ -32,6 +32,14 @@ def export_of(where: str) -> str:
     return index.commit if index else ""
 
 
+def check_whole(where: str, overrides: Sequence[str]) -> None:
+    """Errors: UserError for what is neither a bundle nor a run that can tag, before Ray is started for it."""
+    if not is_bundle(Storage(where)):
+        from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
+
+        open_for_tagging(where, overrides)
+
+
 @dataclass(frozen=True)
 class _Loaded:
     export: str
