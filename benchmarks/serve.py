@@ -39,10 +39,10 @@ from ezxmc_ray.tagging.bundle import BUNDLE
 from serve_bench.clients import LOST_S, Load, measured
 
 CLIENTS = (16, 64)
-#: Texts of a request, and how many requests of a cell have so many.
-REQUESTS = {1: 3600, 8: 200, 64: 64}
+#: Texts of a request, and how many requests of a cell have so many; at least one a client.
+REQUESTS = {1: 3800, 8: 120, 64: 16}
 #: Requests of one text while an export is replaced, and while a replica is killed.
-DURING = 1136
+DURING = 1040
 #: What starts a server, but for the words that say where.
 SERVERS = {
     "ezxmc": ["-m", "ezxmc_ray.cli", "serve"],
