@@ -111,20 +111,20 @@ def _protocol(settings: ServeSettings) -> type[HttpToolsProtocol]:
     """A protocol class of one server, whose connections know each other."""
 
     shared: dict[str, Any] = {"header_s": settings.header_s, "max_connections": settings.max_connections}
-    return type("Protocol", (GuardedProtocol,), shared | {"without_request": {}})
+    return type("Protocol", (GuardedProtocol,), shared | {"await_client": {}})
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """A connection that cannot be held by a client that says nothing, or says it slowly.
 
     From its first byte on, and from its opening on, a request's headers are there in ``header_s`` seconds and
-    :data:`MAX_HEADER_BYTES`, or the connection is closed. Of more than ``max_connections`` the one that has had no
-    request for longest is closed.
+    :data:`MAX_HEADER_BYTES`, or the connection is closed. Of more than ``max_connections`` the one is closed that has
+    waited longest for its client: for a request, or the rest of one.
     """
 
     header_s: float
     max_connections: int
-    without_request: dict[GuardedProtocol, None]
+    await_client: dict[GuardedProtocol, None]
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
 
@@ -136,8 +136,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TAKES_S * 1000)
         self._wait()
-        if len(self.connections) > self.max_connections and self.without_request:
-            next(iter(self.without_request)).transport.abort()
+        if len(self.connections) > self.max_connections and self.await_client:
+            next(iter(self.await_client)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless what is read is no header any more."""
@@ -151,30 +151,35 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The client has said what it wants; how long its body takes is for the app to say."""
-        self._heard()
+        self._stop_clock()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        self.await_client.pop(self, None)
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
-        self._heard()
+        self._stop_clock()
+        self.await_client.pop(self, None)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         """The connection may be closed again for one with a request."""
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():  # else another was there already
-            self.without_request[self] = None
+            self.await_client[self] = None
 
     def _wait(self) -> None:
         self._header_bytes = 0
         self._deadline = self.loop.call_later(self.header_s, self._too_slow)
-        self.without_request[self] = None
+        self.await_client[self] = None
 
-    def _heard(self) -> None:
+    def _stop_clock(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self.without_request.pop(self, None)
 
     def _too_slow(self) -> None:
         self._close(408, "Request Timeout", f"No request was there after {self.header_s:g} s.")

@@ -108,6 +108,17 @@ def test_many_slow_clients_leave_room_for_one_with_a_request() -> None:
         assert rest(silent[-1]).startswith(b"HTTP/1.1 200 ")
 
 
+def test_many_bodies_that_do_not_come_leave_room_for_a_request() -> None:
+    head = b"POST /v1/tag HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    with serves(max_connections=20, body_s=30) as (port, _), contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(port)) for _ in range(60)]
+        for connection in slow:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(head)
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/tag", json={"texts": ["a"]})
+        assert answer.status_code == 200 and rest(slow[0]) == b""
+
+
 def test_what_is_no_http_gets_400() -> None:
     with serves() as (port, _), connect(port) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\r\n\r\n")
