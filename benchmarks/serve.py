@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,7 @@ import psutil
 from common.arguments import choice
 from common.data import read_rows
 from common.processes import alive, family, named, wait_for
-from common.publish import ROOT, publish
+from common.publish import RESULTS, ROOT, publish
 from ezxmc_ray.cluster.ray_start import free_ports
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.bundle import BUNDLE
@@ -62,15 +63,15 @@ def main() -> None:
     parser.add_argument("--servers", type=choice(SERVERS), default=list(SERVERS), help="some of them, by commas")
     parser.add_argument("--characters", type=int, default=40, help="of a text")
     parser.add_argument("--replicas", type=int, default=2, help="of ezxmc on Ray Serve")
+    parser.add_argument("--add", action="store_true", help="keep the rows that the file has of other servers")
     parser.add_argument("--share", type=float, default=1.0, help="of the requests of the whole plan")
     given = parser.parse_args()
     rows = read_rows(given.data / "documents.jsonl.gz", ("title", "text"))
     texts = [f"{row['title']}. {row['text']}"[: given.characters] for row in rows]
-    found: list[dict[str, Any]] = []
+    found = kept_rows(given.name, given.servers) if given.add else []
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder, "bundle")
         shutil.copytree(given.bundle, bundle)
-        before = os.getloadavg()[1]
         for name in given.servers:
             found += of_server(name, bundle, texts, given.replicas, given.share)
     ours = [row for row in found if row["server"] == "ezxmc"]
@@ -84,12 +85,19 @@ def main() -> None:
             "notes": [
                 f"{len(texts):,} different texts of {given.characters} characters at most, {K} labels each; ezxmc has "
                 f"{given.replicas} replicas of one core.",
-                f"Load of the machine before: {before:.1f}, over five minutes; the clients take a part of its cores.",
+                "load: of the machine in the minute after which a row was done, the clients' own included; what else ran "
+                "on it took cores from all servers, but not the same from each.",
                 "A forward pass takes one core: ezxmc in process makes one at a time, its replicas one each, the plain "
                 "server one a thread of its pool, and each of one request's texts only.",
             ],
         },
     )
+
+
+def kept_rows(name: str, servers: list[str]) -> list[dict[str, Any]]:
+    """The rows that the result file has of other servers than these."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    return [row for row in rows if row["server"] not in servers]
 
 
 def of_server(name: str, bundle: Path, texts: list[str], replicas: int, share: float) -> list[dict[str, Any]]:
@@ -101,7 +109,9 @@ def of_server(name: str, bundle: Path, texts: list[str], replicas: int, share: f
         for clients in CLIENTS:
             for size, requests in REQUESTS.items():
                 count = max(clients, round(requests * share))
-                rows.append({"server": name, "during": "", **measured(load, clients, size, count)})
+                rows.append(
+                    {"server": name, "during": "", **measured(load, clients, size, count), "load": minute_load()}
+                )
                 print(rows[-1], flush=True)
         if name == "ezxmc":
             count = max(64, round(DURING * share))
@@ -109,11 +119,16 @@ def of_server(name: str, bundle: Path, texts: list[str], replicas: int, share: f
                 thread = threading.Thread(target=happens, args=(load, count, bundle, process.pid))
                 load.answered = []
                 thread.start()
-                rows.append({"server": name, "during": what, **measured(load, 16, 1, count)})
+                rows.append({"server": name, "during": what, **measured(load, 16, 1, count), "load": minute_load()})
                 thread.join()
                 print(rows[-1], flush=True)
         memory = sum(one.memory_full_info().pss for one in [psutil.Process(process.pid), *family(process.pid)])
     return [{**row, "memory_mb": round(memory / 1e6)} for row in rows]
+
+
+def minute_load() -> float:
+    """Of the machine."""
+    return round(os.getloadavg()[0], 1)
 
 
 @contextmanager
