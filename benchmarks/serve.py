@@ -85,8 +85,8 @@ def main() -> None:
             "notes": [
                 f"{len(texts):,} different texts of {given.characters} characters at most, {K} labels each; ezxmc has "
                 f"{given.replicas} replicas of one core.",
-                "load: of the machine in the minute after which a row was done, the clients' own included; what else ran "
-                "on it took cores from all servers, but not the same from each.",
+                "load: of the machine in the minute before a row was done, its clients included. What else ran there "
+                "took cores from all servers, but not the same from each.",
                 "A forward pass takes one core: ezxmc in process makes one at a time, its replicas one each, the plain "
                 "server one a thread of its pool, and each of one request's texts only.",
             ],
@@ -119,7 +119,8 @@ def of_server(name: str, bundle: Path, texts: list[str], replicas: int, share: f
                 thread = threading.Thread(target=happens, args=(load, count, bundle, process.pid))
                 load.answered = []
                 thread.start()
-                rows.append({"server": name, "during": what, **measured(load, 16, 1, count), "load": minute_load()})
+                row = measured(load, 16, 1, count)
+                rows.append({"server": name, "during": what, **row, "load": minute_load()})
                 thread.join()
                 print(rows[-1], flush=True)
         memory = sum(one.memory_full_info().pss for one in [psutil.Process(process.pid), *family(process.pid)])
