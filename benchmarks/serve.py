@@ -138,7 +138,7 @@ def server(name: str, bundle: Path, replicas: int) -> Iterator[tuple[int, subpro
     [port] = free_ports(1)
     words = [sys.executable, *SERVERS[name], str(bundle), "--port", str(port)]
     if name == "ezxmc":
-        words += ["--replicas", str(replicas), "--replica-cpus", "1", "--address", "local"]
+        words += ["--replicas", str(replicas), "--replica-cpus", "1", "cluster.address=local"]
     if name.startswith("ezxmc"):
         words += ["--timeout-s", str(LOST_S)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -23,7 +23,8 @@ app = typer.Typer()
 def serve(
     run: RunOrBundle,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="a.b=c", help="knobs of the run, such as predict.top_k=3")
+        list[str] | None,
+        typer.Argument(metavar="a.b=c", help="knobs of the run, such as predict.top_k=3"),
     ] = None,
     host: Annotated[
         str, typer.Option(help="address to listen at; the default is reached from this machine only")
@@ -42,9 +43,6 @@ def serve(
     timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = 60,
     reload_s: Annotated[float, typer.Option(help="seconds between two looks for a new export")] = 5,
     drain_s: Annotated[float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")] = 1,
-    address: Annotated[
-        str | None, typer.Option(metavar="RAY", help="a Ray cluster; without it as cluster.address=null has it")
-    ] = None,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="tag in this process: one replica, and no Ray")
     ] = False,
@@ -71,7 +69,7 @@ def serve(
     from ezxmc_ray.serving.app import create_app
     from ezxmc_ray.serving.server import listen, server_of
 
-    with listen(settings) as listener, _replicas(run, knobs, settings, address, in_process) as backend:
+    with listen(settings) as listener, _replicas(run, knobs, settings, in_process) as backend:
         place = f"[{host}]" if ":" in host else host
         said = f"Serving {run} at http://{place}:{listener.getsockname()[1]}/ (Ctrl-C or SIGTERM ends it in order)"
         if not (settings.is_loopback or settings.token):
@@ -105,19 +103,18 @@ def _in_process(run: str, knobs: list[str], settings: ServeSettings) -> Iterator
     yield InProcess(live)
 
 
-def _replicas(
-    run: str, knobs: list[str], settings: ServeSettings, address: str | None, in_process: bool
-) -> AbstractContextManager[Backend]:
+def _replicas(run: str, knobs: list[str], settings: ServeSettings, in_process: bool) -> AbstractContextManager[Backend]:
     if in_process:
-        if address is not None:
-            raise UserError("--in-process does without Ray: leave out --address.")
         return _in_process(run, knobs, settings)
-    from ezxmc_ray.config import ClusterConfig
-    from ezxmc_ray.serving.live import check_whole
+    from ezxmc_ray.checks import check_shared
+    from ezxmc_ray.models import is_hub_id
+    from ezxmc_ray.tagging.tagger import open_settings
 
-    check_whole(run, knobs)
+    cluster = open_settings(run, knobs)[1].cluster  # and a sentence before Ray is started for what cannot tag
+    if not is_hub_id(run):
+        check_shared(cluster, "the run", run)
     try:
         from ezxmc_ray.serving.deployment import ray_replicas
     except ImportError as error:
         raise UserError(f"Ray Serve needs {error.name}: pip install 'ezxmc-ray[serve]', or --in-process.") from error
-    return ray_replicas(run, knobs, settings, ClusterConfig(address=address))
+    return ray_replicas(run, knobs, settings, cluster)

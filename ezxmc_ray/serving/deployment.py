@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ray import exceptions, serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from ezxmc_ray.checks import cluster_address
 from ezxmc_ray.cluster.session import cluster_cpus, cluster_limit, ray_cluster
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
@@ -135,7 +135,7 @@ def ray_replicas(
 ) -> Iterator[OnRayServe]:
     """Replicas that are ready; they end with the block. Errors: UserError for what cannot be loaded, or has no room."""
     name = f"ezxmc-{settings.host}-{settings.port}".replace(":", "-")
-    is_shared = ray.is_initialized() or (cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+    is_shared = ray.is_initialized() or cluster_address(cluster) != "local"
     with ray_cluster(cluster):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         application = _application(where, overrides, settings)

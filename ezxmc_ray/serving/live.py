@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.progress import say
 from ezxmc_ray.serving.contract import Answer, Options, TagRequest, finite
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.bundle import BUNDLE, is_bundle
+from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.tagger import Tagger
 
 
@@ -30,14 +32,6 @@ def export_of(where: str) -> str:
         return str(storage.read_note(BUNDLE).get("folder", ""))
     index = read_manifest(storage, layout.INDEX)
     return index.commit if index else ""
-
-
-def check_whole(where: str, overrides: Sequence[str]) -> None:
-    """Errors: UserError for what is neither a bundle nor a run that can tag, before Ray is started for it."""
-    if not is_bundle(Storage(where)):
-        from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
-
-        open_for_tagging(where, overrides)
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,10 @@ class LiveTagger:
         export_now: Callable[[str], str] = export_of,
     ) -> None:
         """Errors: UserError as Tagger.load."""
+        if is_hub_id(where):
+            where = fetch_bundle(where)  # once: the hub is not asked every few seconds
         self._where, self._overrides, self._load, self._export_now = where, list(overrides), load, export_now
-        export = export_now(where)
-        self._now = _Loaded(export, load(where, self._overrides))
+        self._now = _Loaded(export_now(where), load(where, self._overrides))
         #: Why the newest export is not taken over; empty: it is.
         self.failed = ""
         self._ends = threading.Event()

@@ -29,7 +29,6 @@ MISTAKES = {
     "NaN": (["run", "--batch-wait-ms", "nan"], "--batch-wait-ms nan makes no sense"),
     "no seconds between looks": (["run", "--reload-s", "0"], "--reload-s 0.0 makes no sense: give more than 0."),
     "two of one": (["run", "--in-process", "--replicas", "2", "--port", "0"], "--in-process is one replica, not 2"),
-    "Ray without Ray": (["run", "--in-process", "--address", "x", "--port", "0"], "leave out --address"),
     "no such run for Ray": (["run", "--port", "0"], "run"),
     "no such run": (["run", "--in-process", "--port", "0"], "run"),
     "a host that is none": (["run", "--host", "256.0.0.1"], "Nothing can listen at 256.0.0.1, port 8000"),
