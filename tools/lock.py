@@ -55,9 +55,9 @@ def main() -> int:
 
 
 def requirements_of(project: Mapping[str, Any]) -> tuple[list[str], dict[str, list[str]]]:
-    """What a run needs everywhere, and by extra what it needs besides; ``project``: pyproject.toml."""
+    """What a run and a server need everywhere, and by extra what it needs besides; ``project``: pyproject.toml."""
     extras = project["project"]["optional-dependencies"]
-    core = [*project["project"]["dependencies"], *extras["run"]]
+    core = [*project["project"]["dependencies"], *extras["run"], *extras["serve"]]
     own = f"{project['project']['name']}["
     return core, {name: [one for one in wanted if not one.startswith(own)] for name, wanted in extras.items()}
 
