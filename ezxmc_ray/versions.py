@@ -22,6 +22,7 @@ def _versions() -> dict[str, str]:
         "transformers",
         "sentence-transformers",
         "pyarrow",
+        "pystemmer",
         "faiss-cpu",
         "faiss-gpu",
         "vllm",

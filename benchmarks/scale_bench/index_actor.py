@@ -23,7 +23,7 @@ import pyarrow as pa
 from common.data import read_rows
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
-from ezxmc_ray.index.lexical_files import write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.stages.shortlist import ShortlistSettings, ShortlistWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, content_hash
@@ -40,7 +40,7 @@ def main() -> None:
     storage = Storage(str(run))
     make_run(storage, data, folder, labels)
     peak, began = Peak(), time.monotonic()
-    write_lexical_files(storage, "")
+    write_lexical_files(storage, LexicalSource(""))
     done: dict[str, Any] = {"words_s": time.monotonic() - began, "words_peak_gib": peak.end()}
     peak = Peak()
     worker = ShortlistWorker(storage, ShortlistSettings(load_config(None, []), None, 0, 1.0, 1.0))

@@ -1,9 +1,10 @@
 """The labels that fit a document best: near by the encoder, and named by the document's words.
 
 Comes in: documents with their vectors. Goes out: scores and label numbers. One scoring serves the shortlists of every
-cycle, the predictions and the measures: similarity = cosine + lexical.weight * share of the label's words that the
-document names. The encoder proposes lexical.candidates labels by its cosine; among these the similarity decides, so
-that the cost does not grow with the label set. Of a label with several texts cosine and share are the highest of any.
+cycle, the predictions and the measures: similarity = cosine + lexical.weight * (share of the label's words that the
+document names + lexical.name_bonus * how much its whole name stands there). Two propose labels, lexical.candidates each
+at most: the encoder, by its cosine, and the document, by what it names. Among these the similarity decides, so that the
+cost does not grow with the label set. Of a label with several texts cosine, share and name are the highest of any.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.index.label_texts import LabelTexts, best_of
 from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.index.names import Named
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 
 
@@ -49,27 +51,43 @@ class HybridSearcher:
         if self.lexical is None:
             return self.index.search(vectors, k, excluded)
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
-        return self._best(cosine, labels, titles, texts, k)
+        named = find_names(self.lexical, self.config, titles, texts)
+        if named is not None:
+            added = named.without(labels, excluded, self.config.candidates)
+            scores = self.index.scores(vectors, added)
+            added[np.isneginf(scores)] = NO_LABEL  # of an index that cannot tell
+            cosine, labels = np.concatenate([cosine, scores], axis=1), np.concatenate([labels, added], axis=1)
+        return self._best(cosine, labels, titles, texts, k, named)
 
     def search_among(
         self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], k: int, among: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` of the labels ``among`` (rising label numbers, int32 [m]) of highest similarity of each document.
 
-        The encoder proposes among them as it does among all. The rest as in :meth:`search`.
+        Encoder and document propose among them as they do among all. The rest as in :meth:`search`.
         """
-        fetch = k if self.lexical is None else max(k, self.config.candidates)
-        cosine, labels = self.index.search_among(vectors, fetch, among)
         if self.lexical is None:
-            return cosine, labels
-        return self._best(cosine, labels, titles, texts, k)
+            return self.index.search_among(vectors, k, among)
+        cosine, labels = self.index.search_among(vectors, max(k, self.config.candidates), among)
+        named = find_names(self.lexical, self.config, titles, texts)
+        if named is not None:
+            added = named.without(labels, None, self.config.candidates, among)
+            cosine = np.concatenate([cosine, self.index.scores(vectors, added)], axis=1)
+            labels = np.concatenate([labels, added], axis=1)
+        return self._best(cosine, labels, titles, texts, k, named)
 
     def _best(
-        self, cosine: np.ndarray, labels: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], k: int
+        self,
+        cosine: np.ndarray,
+        labels: np.ndarray,
+        titles: Sequence[str | None],
+        texts: Sequence[str],
+        k: int,
+        named: Named | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` of highest similarity of the ``labels`` that were proposed."""
         assert self.lexical is not None
-        similarity = fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
+        similarity = fuse_scores(cosine, self.lexical, self.config, titles, texts, labels, named)
         order = np.lexsort((labels, -similarity), axis=1)[:, :k]
         return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(labels, order, axis=1)
 
@@ -100,10 +118,20 @@ class PairScorer:
             else:
                 rows, counts = self.texts.rows_of(numbers[there])
                 cosine[row, there] = best_of(self._cosine(rows, vector), counts)
-        return cosine if self.lexical is None else fuse_scores(cosine, self.lexical, self.config, titles, texts, labels)
+        if self.lexical is None:
+            return cosine
+        named = find_names(self.lexical, self.config, titles, texts)
+        return fuse_scores(cosine, self.lexical, self.config, titles, texts, labels, named)
 
     def _cosine(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
         return self.label_vectors[rows].astype(np.float32) @ vector.astype(np.float32)
+
+
+def find_names(
+    lexical: LexicalTable, config: LexicalConfig, titles: Sequence[str | None], texts: Sequence[str]
+) -> Named | None:
+    """The labels whose names stand in the documents; None: names do not count."""
+    return lexical.names.find(titles, texts) if config.name_bonus else None
 
 
 def fuse_scores(
@@ -113,7 +141,10 @@ def fuse_scores(
     titles: Sequence[str | None],
     texts: Sequence[str],
     labels: np.ndarray,
+    named: Named | None,
 ) -> np.ndarray:
-    """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k])."""
-    shares = lexical.shares(titles, texts, labels)
-    return (cosine + np.float32(config.weight) * shares).astype(np.float32)
+    """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k]); ``named``: by the same documents."""
+    words = lexical.shares(titles, texts, labels)
+    if named is not None:
+        words = words + np.float32(config.name_bonus) * named.of(labels)
+    return (cosine + np.float32(config.weight) * words).astype(np.float32)

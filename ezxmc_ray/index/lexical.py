@@ -2,7 +2,7 @@
 
 Comes in: the texts of all labels; documents and, for each, the numbers of some labels. Goes out: shares from 0 to 1.
 The table of the labels' words is a handful of arrays, which a run holds as files that all processes of a machine map.
-Of a label with several texts the one counts whose words are named most.
+Of a label with several texts the one counts whose words are named most. Names that stand as they are: names.py.
 Names, products and terms of art are rare in what an encoder was trained on, yet stand in the document letter by letter.
 Exact words have been used beside vectors for as long as there are vectors; Gao et al., "Complement Lexical Retrieval
 Model with Semantic Residual Embeddings", 2021 (arXiv 2004.13969), explain why it helps.
@@ -10,43 +10,30 @@ Model with Semantic Residual Embeddings", 2021 (arXiv 2004.13969), explain why i
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import regex
 
 from ezxmc_ray.index.label_texts import LabelTexts, best_of
+from ezxmc_ray.index.language import NONE
+from ezxmc_ray.index.names import NameTable, name_arrays
+from ezxmc_ray.index.words import DOCUMENT_WORDS, STEM, words_of
 
-#: Letters of a word that count, so that most inflected forms are one word, in any language that puts them at the end.
-STEM = 5
-#: Words of a document that are looked at. A long text has almost any word in it, which says nothing about its topic.
-DOCUMENT_WORDS = 256
 #: Documents that are compared at once, and labels whose texts are read at once.
 BATCH_DOCUMENTS = 512
 BATCH_LABELS = 65_536
 
-#: Soft hyphens, marks of direction, byte order marks and the like; joiners of letters have a meaning.
-_INVISIBLE = regex.compile(r"[\p{Cf}--[\u200c\u200d]]", regex.V1)
-_WORD = regex.compile(r"[\w\p{M}]{2,}")  # with marks: vowel signs are letters of a word
-
 
 def word_stems(text: str, most: int | None = None) -> list[str]:
-    """The first :data:`STEM` letters of every word of two letters or more, in lower case; of the first ``most`` words.
+    """The first :data:`STEM` letters of the first ``most`` words (words.words_of), in lower case.
 
     However a letter with an accent is encoded, it is the same (Unicode's NFKC); signs that nobody sees part no word.
     """
-    return [word[0][:STEM] for word in islice(_WORD.finditer(_compared(text)), most)]
-
-
-def _compared(text: str) -> str:
-    if text.isascii():
-        return text.casefold()
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    return [word[:STEM] for word in words_of(text, most)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ def lexical_arrays(batches: Iterable[Sequence[str]], label_texts: LabelTexts | N
     """
     counts, read = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
     for texts in batches:
-        words = [_WORD.findall(_compared(text)) for text in texts]
+        words = list(map(words_of, texts))
         counts.append(np.fromiter(map(len, words), np.int64, len(words)))
         read.append(pc.utf8_slice_codeunits(pa.array(chain.from_iterable(words), pa.string()), 0, STEM))
     per_text = np.concatenate(counts)
@@ -107,17 +94,22 @@ def _utf8(words: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 class LexicalTable:
-    """The words of all labels, each with its weight in its label."""
+    """The words of all labels, each with its weight in its label, and their names."""
 
-    def __init__(self, arrays: LexicalArrays, label_texts: LabelTexts | None = None) -> None:
-        """``arrays``: in memory, or mapped from files; by label number, or as ``label_texts`` says."""
+    def __init__(self, arrays: LexicalArrays, names: NameTable, label_texts: LabelTexts | None = None) -> None:
+        """``arrays``: in memory, or mapped from files; by label number, or as ``label_texts`` says. ``names``: of the
+        same labels."""
         self.arrays, self._different, self._label_texts = arrays, arrays.different, label_texts
+        self.names = names
 
     @classmethod
-    def from_texts(cls, labels: Sequence[str], label_texts: LabelTexts | None = None) -> LexicalTable:
-        """Of labels with these texts, by label number, or as ``label_texts`` says."""
-        batches = (labels[at : at + BATCH_LABELS] for at in range(0, len(labels), BATCH_LABELS))
-        return cls(lexical_arrays(batches, label_texts), label_texts)
+    def from_texts(
+        cls, labels: Sequence[str], label_texts: LabelTexts | None = None, language: str = NONE
+    ) -> LexicalTable:
+        """Of labels with these texts, by label number, or as ``label_texts`` says; ``language``: of their names."""
+        batches = [labels[at : at + BATCH_LABELS] for at in range(0, len(labels), BATCH_LABELS)]
+        names = NameTable(name_arrays(batches, language, label_texts), language)
+        return cls(lexical_arrays(batches, label_texts), names, label_texts)
 
     def shares(self, titles: Sequence[str | None], texts: Sequence[str], labels: np.ndarray) -> np.ndarray:
         """The weight of each label's words that its document names: float32 in the shape of ``labels``, 0 to 1.

@@ -9,7 +9,6 @@ What is on a disk is mapped, so that the processes of a machine share it; on GPU
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,15 +19,16 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
 from ezxmc_ray.index.exact import ExactShard
 from ezxmc_ray.index.gpu import TorchShard, most_neighbours, on_gpus
-from ezxmc_ray.index.label_texts import LabelTexts
+from ezxmc_ray.index.label_texts import LabelTexts, best_of
 from ezxmc_ray.index.node_files import FileNote, checksum, node_file
+from ezxmc_ray.index.pairs import pair_scores, vectors_of
 from ezxmc_ray.storage import Storage
 
 NO_LABEL = -1
-#: FAISS notes where a label's code lies when it is asked for the first time; threads take turns.
-_making_maps = threading.Lock()
 #: Answers of all shards that are in memory at once, about 40 bytes each while they are put in order.
 MAX_ANSWERS = 1 << 22
+#: Pairs of query and label that are scored at once.
+MAX_PAIRS = 1 << 15
 
 
 class Shard(Protocol):
@@ -168,6 +168,28 @@ class ShardedIndex:
         vectors[np.concatenate(places)] = np.concatenate(parts)
         return vectors
 
+    def scores(self, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The scores of labels that are given, as :meth:`search` would have them.
+
+        ``queries``: as there; ``labels``: int32 [q, m], -1: none. Float32 [q, m]; -inf where there is no label, and
+        where an index holds labels in a form from which no vector can be had.
+        """
+        scores = np.full(labels.shape, -np.inf, np.float32)
+        query, column = np.nonzero(labels != NO_LABEL)
+        rows, counts = labels[query, column].astype(np.int64), np.ones(len(query), np.int64)
+        if self._texts:
+            rows, counts = self._texts.rows_of(rows)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        of_row, found = np.repeat(query, counts), np.full(len(rows), -np.inf, np.float32)
+        stop = 0
+        for shard in self.shards:  # in the order of their labels
+            first, stop = stop, stop + shard.ntotal
+            here = np.flatnonzero((rows >= first) & (rows < stop))
+            for part in np.array_split(here, max(1, math.ceil(len(here) / MAX_PAIRS))):
+                found[part] = pair_scores(shard, queries[of_row[part]], rows[part], first)
+        scores[query, column] = best_of(found, counts)
+        return scores
+
     def _search_once(
         self, queries: np.ndarray, k: int, fetch: int, banned: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,26 +227,6 @@ class ShardedIndex:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, labels = index.search(queries, fetch)
         return scores, labels
-
-
-def vectors_of(shard: Any, rows: np.ndarray, first: int) -> np.ndarray:
-    """The vectors of these ``rows`` (int64 [m]) of a shard that begins at ``first``, by which it scores them.
-
-    Float32 [m, d]; of codes those of the finest kind that it has.
-    """
-    if isinstance(shard, ExactShard | TorchShard):
-        return shard.vectors_at(rows - first)
-    index: Any = faiss.downcast_index(shard)
-    if not isinstance(index, faiss.IndexIDMap):  # cells with ids of their own
-        cells = faiss.extract_index_ivf(index)
-        with _making_maps:
-            if cells.direct_map.type == faiss.DirectMap.NoMap:  # type: ignore[attr-defined]
-                cells.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        return np.asarray(index.reconstruct_batch(rows), np.float32)
-    index = faiss.downcast_index(index.index)
-    if isinstance(index, faiss.IndexRefine):
-        index = faiss.downcast_index(index.refine_index)
-    return np.asarray(index.reconstruct_batch(rows - first), np.float32)
 
 
 def _without_repeats(scores: np.ndarray, labels: np.ndarray, order: np.ndarray) -> np.ndarray:

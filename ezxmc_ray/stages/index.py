@@ -38,6 +38,7 @@ from ezxmc_ray.index.build import (
 )
 from ezxmc_ray.index.label_vectors import find_label_vectors, label_vector_blocks
 from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, merge_nearest, nearest_labels, recall_at
+from ezxmc_ray.index.pairs import scores_pairs
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.progress import StageProgress, say
@@ -68,13 +69,14 @@ class Slice:
 class Built:
     """A shard, and how it was made. ``measured``: probes, refined labels and recall of auto's; else empty.
 
-    ``peak_gib``: the most memory that the task's process has had.
+    ``peak_gib``: the most memory that the task's process has had. ``scores_pairs``: see index/pairs.py.
     """
 
     info: ShardInfo
     seconds: float
     peak_gib: float
     measured: dict[str, float]
+    scores_pairs: bool
 
 
 def index(context: Context) -> StageResult:
@@ -110,6 +112,12 @@ def index(context: Context) -> StageResult:
         "match_settings": context.match_settings,
         "label_fingerprint": context.prepared.label_fingerprint,
     }
+    proposes_named = all(shard.scores_pairs for shard in shards)
+    if context.config.lexical.weight and context.config.lexical.name_bonus and not proposes_named:
+        say(
+            f"An index of factory {plan.factory} cannot score single labels: those that a document names count among "
+            "the encoder's candidates only; index.factory=auto has no such bound."
+        )
     _tell_low_recall(details, config.recall if plan.cells else 0.0, f"at_{nearest.labels.shape[1]}" if nearest else "")
     return StageResult(context.prepared.labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
 
@@ -208,7 +216,7 @@ def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built
         info = save_shard(built, scratch / name, labels.first)
         storage.upload(scratch / name, f"{layout.INDEX}/{name}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    return Built(info, time.monotonic() - began, peak, measured)
+    return Built(info, time.monotonic() - began, peak, measured, scores_pairs(built))
 
 
 def recall_of(storage: Storage, shards: list[ShardInfo], nearest: Nearest) -> dict[str, Any]:

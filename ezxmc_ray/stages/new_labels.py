@@ -23,7 +23,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, build_from_blocks, save_shard
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.index.label_vectors import BLOCK_LABELS, map_label_vectors
-from ezxmc_ray.index.lexical_files import write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, tell_language, write_lexical_files
 from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, nearest_labels
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.leftovers import temporary_folder
@@ -66,7 +66,10 @@ def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) ->
     files.write_table(layout.LABELS, found.table)
     vectors = _Vectors(context, files)
     fingerprint = label_fingerprint(found)
-    write_lexical_files(files, fingerprint)
+    language = config.lexical.language
+    if language == "auto":  # new labels tell less of it than the run's documents
+        language = tell_language(storage)
+    write_lexical_files(files, LexicalSource(fingerprint, language))
     shards = _build(context, files, vectors)
     before = set(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist())
     now = set(found.table["id"].to_pylist())

@@ -32,8 +32,15 @@ from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
 from ezxmc_ray.index.label_texts import all_texts, read_label_texts
 from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors, join_label_vectors, map_label_vectors
+from ezxmc_ray.index.language import AUTO
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import (
+    LexicalSource,
+    has_lexical_files,
+    lexical_files,
+    open_lexical_table,
+    write_lexical_files,
+)
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
@@ -145,9 +152,12 @@ def make_search_files(context: Context, encoders: Iterable[int]) -> None:
 
     The latter is the case in a run of an older version, whose label vectors lie in slices.
     """
-    storage, fingerprint = context.storage, context.prepared.label_fingerprint
-    if context.config.lexical.weight and not has_lexical_files(storage, fingerprint):
-        run_task(write_lexical_files, storage, fingerprint)
+    storage, known, lexical = context.storage, context.prepared, context.config.lexical
+    source = LexicalSource(known.label_fingerprint, lexical.language, known.document_fingerprint)
+    if lexical.weight and not has_lexical_files(storage, source):
+        language = run_task(write_lexical_files, storage, source)
+        if lexical.language == AUTO:
+            say(f"Labels' names are compared by word stems of this language: {language} (lexical.language sets it).")
     for encoder in encoders:
         if find_label_vectors(storage, layout.label_vectors(encoder)) is None:
             run_task(join_label_vectors, storage, layout.label_vectors(encoder))
@@ -222,7 +232,7 @@ def exact_index(storage: Storage, encoder: int, gpu_dtype: str | None) -> Sharde
 
 def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | None:
     """The words of all labels; None where they do not count."""
-    return open_lexical_table(storage) if config.weight else None
+    return open_lexical_table(storage, language=config.language) if config.weight else None
 
 
 def label_texts(storage: Storage) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, has_lexical_files, lexical_files, write_lexical_files
 from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.run_lock import LOCK_FILES, run_lock
@@ -130,8 +130,9 @@ def _copy_labels(source: Storage, files: Storage, settings: TagSettings) -> None
     for shard in settings.shards:
         _copy_file(source, files, f"{layout.INDEX}/{shard.file}")
     if settings.lexical.weight:
-        if not has_lexical_files(source, settings.label_fingerprint):  # of an older run
-            write_lexical_files(source, settings.label_fingerprint)
+        made_of = LexicalSource(settings.label_fingerprint, settings.lexical.language)
+        if not has_lexical_files(source, made_of):  # they were removed
+            write_lexical_files(source, made_of)
         for name in lexical_files(source):
             _copy_file(source, files, name)
 

@@ -46,6 +46,9 @@ def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPat
     over_three = ShardedIndex([TorchShard(part, "cpu", dtype) for part in parts])
     for one, other in zip(plain.search(queries, 90), over_three.search(queries, 90), strict=True):
         np.testing.assert_array_equal(one, other)
+    given = np.random.default_rng(2).integers(-1, 200, size=(len(queries), 9)).astype(np.int32)
+    for index in (on_torch, over_three):
+        np.testing.assert_array_equal(index.scores(queries, given), plain.scores(queries, given))
     reference = ShardedIndex([build_shard(vectors.astype(np.float32), 0, "IDMap2,Flat")])
     np.testing.assert_array_equal(plain.search(queries, 9)[1], reference.search(queries, 9)[1])
 

@@ -16,7 +16,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
 from ezxmc_ray.index.label_texts import LabelTexts, all_texts, read_label_texts
 from ezxmc_ray.index.lexical import LexicalTable, word_stems
-from ezxmc_ray.index.lexical_files import open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
@@ -180,6 +180,6 @@ def test_what_a_run_says_of_its_labels_texts(tmp_path: Path) -> None:
     assert all_texts(storage).to_pylist() == ["sea", "bee", "ocean", "brine"]
     labels = np.array([[0, 1]], np.int32)
     in_memory = open_lexical_table(storage, "labels").shares([""], ["ocean of bees"], labels)
-    write_lexical_files(storage, "labels")
+    write_lexical_files(storage, LexicalSource("labels"))
     mapped = open_lexical_table(storage, "labels").shares([""], ["ocean of bees"], labels)
     assert in_memory.tolist() == mapped.tolist() == [[1.0, 0.0]]

@@ -16,11 +16,18 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
-from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, DOCUMENT_WORDS, LexicalTable, lexical_arrays, word_stems
-from ezxmc_ray.index.lexical_files import has_lexical_files, lexical_files, open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, LexicalTable, lexical_arrays, word_stems
+from ezxmc_ray.index.lexical_files import (
+    LexicalSource,
+    has_lexical_files,
+    lexical_files,
+    open_lexical_table,
+    write_lexical_files,
+)
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import DOCUMENT_WORDS, words_of
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS_SCHEMA
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA
 
 LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
 
@@ -82,24 +89,24 @@ def test_shares_are_bit_by_bit_those_of_scikit_learns_table(tmp_path: Path) -> N
     everything = np.tile(np.arange(300, dtype=np.int32), (50, 1))
     assert 0.1 < (expected > 0).mean() < 0.9
     whole = LexicalTable.from_texts(labels)
-    parts = LexicalTable(lexical_arrays([labels[:1], [], labels[1:170], labels[170:]]))
+    parts = LexicalTable(lexical_arrays([labels[:1], [], labels[1:170], labels[170:]]), whole.names)
     rows = [{"id": str(n), "text": text, "description": "", "content_hash": bytes(16)} for n, text in enumerate(labels)]
     storage = Storage(str(tmp_path))
     storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
     in_memory = open_lexical_table(storage, "labels")
-    write_lexical_files(storage, "labels")
+    write_lexical_files(storage, LexicalSource("labels"))
     mapped = open_lexical_table(storage, "labels")
     for table in (whole, parts, in_memory, mapped):
         np.testing.assert_array_equal(table.shares(titles, bodies, everything), expected)
     assert isinstance(mapped.arrays.weights, np.memmap) and not isinstance(in_memory.arrays.weights, np.memmap)
 
 
-@pytest.mark.parametrize("name", ["lexical.json", "words.npy", "weights.npy"])
+@pytest.mark.parametrize("name", ["lexical.json", "words.npy", "weights.npy", "hashes.npy"])
 def test_words_that_are_damaged_are_a_sentence_and_are_made_anew(tmp_path: Path, name: str) -> None:
     storage = Storage(str(tmp_path))
     rows = [{"id": "1", "text": "chess game", "description": "", "content_hash": bytes(16)}]
     storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
-    write_lexical_files(storage, "labels")
+    write_lexical_files(storage, LexicalSource("labels"))
     assert set(lexical_files(storage)) == {f"lexical/{file.name}" for file in (tmp_path / "lexical").iterdir()}
     file = tmp_path / "lexical" / name
     whole = file.read_bytes()
@@ -110,9 +117,9 @@ def test_words_that_are_damaged_are_a_sentence_and_are_made_anew(tmp_path: Path,
         with pytest.raises(UserError, match=r"lexical.*(is damaged|not what was written)"):
             open_lexical_table(storage, "labels")
     file.write_bytes(whole[:-3])
-    assert not has_lexical_files(storage, "labels")
-    write_lexical_files(storage, "labels")
-    assert has_lexical_files(storage, "labels") and file.read_bytes() == whole
+    assert not has_lexical_files(storage, LexicalSource("labels"))
+    write_lexical_files(storage, LexicalSource("labels"))
+    assert has_lexical_files(storage, LexicalSource("labels")) and file.read_bytes() == whole
 
 
 def test_the_files_of_other_labels_are_not_used(tmp_path: Path) -> None:
@@ -120,19 +127,54 @@ def test_the_files_of_other_labels_are_not_used(tmp_path: Path) -> None:
     for labels in (["old words"], ["new words", "more"]):
         rows = [{"id": text, "text": text, "description": "", "content_hash": bytes(16)} for text in labels]
         storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
-        assert not has_lexical_files(storage, labels[0])
+        assert not has_lexical_files(storage, LexicalSource(labels[0]))
         assert len(open_lexical_table(storage, labels[0]).arrays.starts) == len(labels) + 1
-        write_lexical_files(storage, labels[0])
-        assert has_lexical_files(storage, labels[0])
+        write_lexical_files(storage, LexicalSource(labels[0]))
+        assert has_lexical_files(storage, LexicalSource(labels[0]))
     assert sorted(path.name for path in (tmp_path / "lexical").iterdir()) == [
-        "ends.npy", "letters.npy", "lexical.json", "starts.npy", "weights.npy", "words.npy"
+        "ends.npy", "hashes.npy", "lengths.npy", "letters.npy", "lexical.json", "named.npy", "starts.npy",
+        "weights.npy", "words.npy",
     ]  # fmt: skip
+
+
+def test_documents_tell_the_language_unless_it_is_set(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    rows = [{"id": "1", "text": "Fluss", "description": "", "content_hash": bytes(16)}]
+    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_SCHEMA))
+    source = LexicalSource("labels", "auto", "documents")
+    assert write_lexical_files(storage, source) == "none"
+    text = "Die Karten der Flüsse und Seen, die nicht mit einem Namen versehen sind."
+    columns = {"id": "1", "title": "", "text": text, "split": "train", "held_out": False, "excluded": []}
+    document = pa.Table.from_pylist([columns | {"content_hash": bytes(16)}], DOCUMENTS_SCHEMA)
+    storage.write_table(layout.shard_file(layout.DOCUMENTS, 0), document)
+    for told in (source, LexicalSource("labels", "german", "documents")):
+        assert write_lexical_files(storage, told) == "german"
+        mapped = open_lexical_table(storage, "labels", told.language)
+        assert open_lexical_table(storage).names.language == mapped.names.language == "german"
+        assert isinstance(mapped.names.arrays.hashes, np.memmap)
+        assert mapped.names.find([""], [text]).labels.tolist() == [0]
+    assert has_lexical_files(storage, LexicalSource("labels", "german", "other documents"))
+    assert not has_lexical_files(storage, source) and not has_lexical_files(storage, LexicalSource("labels", "dutch"))
+    assert open_lexical_table(storage, "labels", "dutch").names.language == "dutch"  # in memory
+    write_lexical_files(storage, source)
+    assert has_lexical_files(storage, source)
+    assert not has_lexical_files(storage, LexicalSource("labels", "auto", "other documents"))
 
 
 def test_words_are_the_same_however_their_letters_are_encoded_and_keep_their_marks() -> None:
     assert word_stems("E\u0301ducation à l'e\u0301cole") == word_stems("Éducation à l'école") == ["éduca", "école"]
     assert word_stems("ﬁnance ＡＢＣ") == ["finan", "abc"]
     assert [len(word) >= 2 for word in word_stems("हिन्दी साहित्य का इतिहास")] == [True] * 4
+
+
+def test_without_blanks_each_two_letters_are_a_word() -> None:
+    assert word_stems("機械学習のMLと木, ab") == ["機械", "械学", "学習", "習の", "ml", "と木", "ab"]
+    assert word_stems("データ 水 X") == ["デー", "ータ", "水"]
+    assert word_stems("กิน ข้าว") == ["กิน", "ข้า", "าว"]  # marks belong to their letter
+    assert words_of("ab 木 cd ef 水", 2) == ["ab", "木"] and words_of("ab cd 木", 2) == ["ab", "cd"]
+    labels = ["機械学習", "学習", "歴史", "Machine learning"]
+    found = LexicalTable.from_texts(labels).shares([None], ["最近の機械学習の研究"], np.arange(4, dtype=np.int32)[None])
+    np.testing.assert_allclose(found, [[1, 1, 0, 0]])
 
 
 def test_only_the_beginning_of_a_long_document_counts() -> None:
@@ -166,15 +208,19 @@ def index() -> ShardedIndex:
     return ShardedIndex.from_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
 
 
-def test_the_searcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
+@pytest.mark.parametrize("bonus", [0.0, 0.3])
+def test_the_searcher_adds_share_and_name_to_the_cosine(index: ShardedIndex, bonus: float) -> None:
     query = np.array([[1, 0]], np.float32)
     cosine, nearest = index.search(query, len(LABELS))
-    found, labels = HybridSearcher(index, LexicalTable.from_texts(LABELS), LexicalConfig(weight=1.0)).search(
+    config = LexicalConfig(weight=1.0, name_bonus=bonus)
+    found, labels = HybridSearcher(index, LexicalTable.from_texts(LABELS), config).search(
         query, [""], ["history of tools"], 6
     )
-    shares = LexicalTable.from_texts(LABELS).shares([""], ["history of tools"], labels)
+    shares = LexicalTable.from_texts(LABELS).shares([""], ["history of tools"], labels) + bonus * (labels == 5)
     by_label = dict(zip(nearest[0].tolist(), cosine[0], strict=True))
-    np.testing.assert_allclose(found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)])
+    np.testing.assert_allclose(
+        found[0], [by_label[n] + s for n, s in zip(labels[0], shares[0], strict=True)], rtol=1e-6
+    )
     assert (np.diff(found[0]) <= 0).all()
     assert sorted(labels[0]) == list(range(len(LABELS)))
     assert labels[0].tolist() != nearest[0].tolist()
@@ -182,10 +228,66 @@ def test_the_searcher_adds_the_share_to_the_cosine(index: ShardedIndex) -> None:
 
 def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: ShardedIndex) -> None:
     query = np.array([[1, 0]], np.float32)
-    searcher = HybridSearcher(index, LexicalTable.from_texts(LABELS), LexicalConfig(weight=9.0, candidates=3))
+    words = LexicalTable.from_texts(LABELS)
+    searcher = HybridSearcher(index, words, LexicalConfig(weight=9.0, candidates=3, name_bonus=0.0))
     assert searcher.search(query, [""], ["history of tools"], 2)[1].tolist() == [[0, 1]]  # 5 is far away
     _, labels = searcher.search(query, [""], ["learning theory"], 6, [[1]])
     assert labels.tolist() == [[0, 2, 3, 4, 5, -1]]
+    searcher = HybridSearcher(index, words, LexicalConfig(weight=9.0, candidates=3))
+    assert searcher.search(query, [""], ["a history of tools"], 2)[1].tolist() == [[5, 0]]  # its name is there
+    assert searcher.search(query, [""], ["a history of tools"], 2, [[5]])[1].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("factory", ["IDMap2,Flat", "SQ8"])
+def test_candidates_are_the_nearest_and_the_named_labels(factory: str) -> None:
+    draw = np.random.default_rng(1)
+    vocabulary = [f"word{letter}" for letter in "abcdefghijkl"]
+    labels = [" ".join(draw.choice(vocabulary, draw.integers(1, 4))) for _ in range(200)]
+    vectors, queries = (draw.normal(size=(rows, 16)).astype(np.float32) for rows in (200, 12))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    titles = [" ".join(draw.choice(vocabulary, 4)) if row % 3 else None for row in range(12)]
+    texts = [" ".join(draw.choice(vocabulary, 30)) for _ in range(12)]
+    excluded = [draw.choice(200, 20).tolist() for _ in range(12)]
+    index, words = ShardedIndex.from_vectors(vectors, factory, shard_labels=70), LexicalTable.from_texts(labels)
+    config = LexicalConfig(weight=0.7, candidates=10)
+    found, numbers = HybridSearcher(index, words, config).search(queries, titles, texts, 8, excluded)
+    everything = np.tile(np.arange(200, dtype=np.int32), (12, 1))
+    nearest, shares = index.search(queries, 10, excluded)[1], words.shares(titles, texts, everything)
+    beyond = bound = 0
+    for row, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        cosine = dict(zip(*(one[0].tolist() for one in index.search(queries[row : row + 1], 200)[::-1]), strict=True))
+        named = {}
+        for label in range(200):
+            in_title, in_text = (f" {labels[label]} " in f" {one or ''} " for one in (title, text))
+            named[label] = 1.0 if in_title or (in_text and not title) else 0.5 * in_text
+        new = [label for label in range(200) if named[label] and label not in {*nearest[row].tolist(), *excluded[row]}]
+        proposed = [*nearest[row].tolist(), *sorted(new, key=lambda label: (-named[label], label))[:10]]
+        bound += len(new) > 10
+        scores = {label: cosine[label] + 0.7 * (shares[row, label] + 0.5 * named[label]) for label in proposed}
+        expected = sorted(scores, key=lambda label: (-scores[label], label))[:8]
+        beyond += len(set(expected) - set(nearest[row].tolist()))
+        assert numbers[row].tolist() == expected
+        np.testing.assert_allclose(found[row], [scores[label] for label in expected], rtol=1e-5)
+    assert beyond > 5 and bound > 5
+
+
+def test_an_index_that_cannot_score_single_labels_proposes_none_by_name() -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = [f"{number:05}" for number in range(300)]
+    far = int(np.argmin(vectors @ vectors[0]))
+    found = []
+    for factory in ("PQ8x4fs", "IDMap2,Flat"):
+        index = ShardedIndex.from_vectors(vectors, factory)
+        searcher = HybridSearcher(index, LexicalTable.from_texts(labels), LexicalConfig(weight=9.0, candidates=3))
+        scores, numbers = searcher.search(
+            vectors[:1], [""], [f"of {labels[far]}"], 5, [[*range(far), *range(far + 1, 300)]]
+        )
+        assert numbers.tolist() == [[far, -1, -1, -1, -1]] and np.isneginf(scores[0, 1:]).all()
+        scores, numbers = searcher.search(vectors[:1], [""], [f"of {labels[far]}"], 5)
+        assert (numbers >= 0).all() and np.isfinite(scores).all()
+        found.append(numbers[0].tolist())
+    assert far not in found[0] and found[1][0] == far
 
 
 def test_without_weight_the_encoder_decides(index: ShardedIndex) -> None:

@@ -19,7 +19,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.index.lexical_files import open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
 from ezxmc_ray.stages.index import Plan, Slice, build_one
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, tell_unreadable
 from ezxmc_ray.storage import Storage
@@ -89,7 +89,9 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
 
     texts = [f"{text} {label}" for text, label in zip(TOPICS, LABEL_TEXTS, strict=False)]
     everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))
-    named = WEIGHT * LexicalTable.from_texts(LABEL_TEXTS).shares([""] * len(texts), texts, everything)
+    table, titles = LexicalTable.from_texts(LABEL_TEXTS), [""] * len(texts)
+    names = settings.lexical.name_bonus * table.names.find(titles, texts).of(everything)
+    named = WEIGHT * (table.shares(titles, texts, everything) + names)
     similarity = []
     for model in (config.model, storage.path(STUDENT)):
         encoder = Encoder.load(model, config)
@@ -125,7 +127,7 @@ def settings(storage: Storage, tmp_path: Path) -> Config:
         for first, stop in ((0, 7), (7, len(ALL_TEXTS))):
             worker({"first": first, "stop": stop, "file": f"{vectors}/shard-{first:05d}.parquet"})
         assert join_label_vectors(storage, vectors).labels == len(ALL_TEXTS)
-    write_lexical_files(storage, "labels")
+    write_lexical_files(storage, LexicalSource("labels"))
     return settings
 
 
@@ -139,8 +141,12 @@ def best_similarity(storage: Storage, settings: Config, model: str) -> np.ndarra
     for row, label in enumerate(OWNERS):
         best[:, label] = np.maximum(best[:, label], cosine[:, row])
     assert (best > cosine[:, : len(LABEL_TEXTS)]).any()
-    shares = open_lexical_table(storage, "labels").shares([""] * len(DOCUMENTS), DOCUMENTS, everything)
-    return np.asarray(best + WEIGHT * shares)
+    table, titles = open_lexical_table(storage, "labels"), [""] * len(DOCUMENTS)
+    named = table.names.find(titles, DOCUMENTS).of(everything)
+    assert named.any() and settings.lexical.name_bonus
+    return np.asarray(
+        best + WEIGHT * (table.shares(titles, DOCUMENTS, everything) + settings.lexical.name_bonus * named)
+    )
 
 
 def test_a_label_is_shortlisted_by_its_best_text(storage: Storage, settings: Config) -> None:

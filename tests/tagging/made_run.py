@@ -18,7 +18,7 @@ from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.build import build_shard, save_shard
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.index.label_vectors import join_label_vectors
-from ezxmc_ray.index.lexical_files import write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.integrity import signed
 from ezxmc_ray.storage import Manifest, Storage, checksum, write_manifest
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash, label_vectors_schema
@@ -54,7 +54,7 @@ def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, 
     for number, first in enumerate(range(0, len(vectors), shard_labels)):
         index = build_shard(vectors[first : first + shard_labels], first, factory)
         infos.append(save_shard(index, folder / layout.INDEX / f"shard-{number:03d}.faiss", first))
-    write_lexical_files(storage, "labels")
+    write_lexical_files(storage, LexicalSource("labels"))
     counts = dict.fromkeys(("documents", "train", "held_out", "test", "shards"), 0)
     prepared = counts | {"labels": len(LABELS), "shard_rows": [], "document_fingerprint": "", "gold_fingerprint": None}
     _finish(storage, layout.DOCUMENTS, [layout.LABELS], prepared | {"label_fingerprint": "labels"})
