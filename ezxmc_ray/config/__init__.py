@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ezxmc_ray.config.knobs import Knob
+from ezxmc_ray.config.lexical import LexicalConfig
 from ezxmc_ray.config.loading import (
     DEEPEST_RANK,
     apply_overrides,
@@ -22,7 +23,6 @@ from ezxmc_ray.config.schema import (
     EncoderConfig,
     EvaluateConfig,
     IndexConfig,
-    LexicalConfig,
     PredictConfig,
     ReportConfig,
     ShortlistConfig,

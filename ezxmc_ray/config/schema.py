@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ezxmc_ray.config.knobs import Knob, knob, knobs_of
-from ezxmc_ray.config.languages import LANGUAGES
+from ezxmc_ray.config.lexical import LexicalConfig
 from ezxmc_ray.config.prepare import PrepareConfig
 
 
@@ -73,28 +73,6 @@ class ShortlistConfig:
     )
     held_out_documents: int = knob(
         2000, "held-out documents that every encoder is compared by, 0 = all (drawn by seed; the others are left out)"
-    )
-
-
-@dataclass
-class LexicalConfig:
-    """How much the words that a document shares with a label count beside the encoder; in every stage that searches."""
-
-    weight: float = knob(
-        0.2,
-        "similarity = cosine + weight * (share of the label's words that title and text name + name_bonus where its name stands there); 0: the encoder alone",
-    )
-    name_bonus: float = knob(
-        0.5,
-        "beside the share, of a label whose whole name stands in the title, word after word; half of it in the text; such labels are proposed too; 0: neither",
-    )
-    language: str = knob(
-        "auto",
-        "of the names, for word stems (Snowball); auto: told by the small words of labels and documents; none: the first five letters",
-        ("auto", "none", *LANGUAGES),
-    )
-    candidates: int = knob(
-        400, "labels that the encoder proposes, beside those that are named; among these the similarity decides"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from Stemmer import algorithms
 
-from ezxmc_ray.config.languages import LANGUAGES
+from ezxmc_ray.config.lexical import LANGUAGES
 from ezxmc_ray.index.language import NONE, detect_language, stemmer
 
 TEXTS = {

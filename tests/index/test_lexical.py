@@ -268,6 +268,16 @@ def test_candidates_are_the_nearest_and_the_named_labels(factory: str) -> None:
         beyond += len(set(expected) - set(nearest[row].tolist()))
         assert numbers[row].tolist() == expected
         np.testing.assert_allclose(found[row], [scores[label] for label in expected], rtol=1e-5)
+        among = np.array(sorted(draw.choice(200, 30, replace=False)), np.int32)
+        some, these = HybridSearcher(index, words, config).search_among(
+            queries[row : row + 1], [title], [text], 8, among
+        )
+        every = {label: cosine[label] + 0.7 * (shares[row, label] + 0.5 * named[label]) for label in among.tolist()}
+        close = sorted(among.tolist(), key=lambda label: -cosine[label])[:10]
+        scores = {label: every[label] for label in among.tolist() if label in close or named[label]}
+        best = sorted(scores, key=lambda label: (-scores[label], label))[:8]
+        assert these[0].tolist() == best
+        np.testing.assert_allclose(some[0], [scores[label] for label in best], rtol=1e-5)
     assert beyond > 5 and bound > 5
 
 

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.index import search as module
 from ezxmc_ray.index.build import build_shard
 from ezxmc_ray.index.label_texts import LabelTexts
@@ -41,6 +42,8 @@ def test_kinds_that_give_no_vector_they_score_by_are_left_alone(factory: str) ->
     index = build_shard(unit_rows(700, 0), 0, factory)
     assert not scores_pairs(index)
     assert np.isneginf(pair_scores(index, unit_rows(2, 1), np.array([3, 4]), 0)).all()
+    with pytest.raises(UserError, match=r"set index\.factory=auto"):
+        ShardedIndex([index]).search_among(unit_rows(2, 1), 1, np.array([3, 4]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

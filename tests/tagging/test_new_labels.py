@@ -73,7 +73,9 @@ def test_only_new_texts_are_embedded_and_scores_are_those_of_the_texts(
     table = tagger.searcher.lexical
     assert isinstance(table, LexicalTable)
     expected = np.stack([(documents @ one.T).max(axis=1) for one in vectors], axis=1)
-    expected += tagger.settings.lexical.weight * table.shares([""] * len(texts), texts, numbers)
+    titles, lexical = [""] * len(texts), tagger.settings.lexical
+    named = table.names.find(titles, texts).of(numbers)
+    expected += lexical.weight * (table.shares(titles, texts, numbers) + lexical.name_bonus * named)
     for row, labels in enumerate(tagger.tag(texts, k=20, min_score=-9.0)):
         assert sorted(one.label_id for one in labels) == sorted(one["id"] for one in CHANGED)
         scores = {one.label_id: one.score for one in labels}

@@ -34,7 +34,9 @@ def similarity(tagger: Tagger, texts: list[str]) -> np.ndarray:
     cosine = np.full((len(texts), len(LABELS)), -np.inf, np.float32)
     for row, owner in enumerate(owners):
         cosine[:, owner] = np.maximum(cosine[:, owner], vectors @ labels[row])
-    return cosine + tagger.settings.lexical.weight * table.shares([""] * len(texts), texts, numbers)
+    titles, lexical = [""] * len(texts), tagger.settings.lexical
+    named = table.names.find(titles, texts).of(numbers)
+    return cosine + lexical.weight * (table.shares(titles, texts, numbers) + lexical.name_bonus * named)
 
 
 def test_texts_get_the_labels_of_highest_similarity(tagger: Tagger) -> None:
