@@ -20,11 +20,10 @@ from common.publish import RESULTS, ROOT
 
 OVERVIEW = ROOT / "benchmarks" / "RESULTS.md"
 PAGES = RESULTS / "pages"
-MADE = "Made by `python benchmarks/make_results.py` from `benchmarks/results/`; do not edit by hand."
+MADE = "Made by `python benchmarks/make_results.py` from `benchmarks/results/`; not by hand."
 HEAD = f"""# Results
 
-{MADE} The links lead to
-the tables with every interval. Machines are shared and noisy: compare within one table, not across.
+{MADE} Machines are noisy: compare within a table.
 
 | measured | figure | machine, date | command |
 |---|---|---|---|

@@ -138,9 +138,9 @@ class LexicalTable:
         As they are compared, in lower case, but whole; in the order of the document, none twice by what counts of it.
         Of several texts of a label those of the one that :meth:`shares` takes.
         """
-        words = [word[0] for word in islice(_WORD.finditer(_compared(title or "")), DOCUMENT_WORDS)]
+        words = words_of(title or "", DOCUMENT_WORDS)
         head = [word[:STEM] for word in words]
-        words += [word[0] for word in islice(_WORD.finditer(_compared(text)), DOCUMENT_WORDS - len(head))]
+        words += words_of(text, DOCUMENT_WORDS - len(head))
         whole = [word[:STEM] for word in words]
         first = {stem: word for stem, word in zip(reversed(whole), reversed(words), strict=True)}
         stems = [stem for stem in dict.fromkeys(whole) if len(self._different)]

@@ -215,7 +215,7 @@ _EXAMPLE_ANSWER = {
                     "text": "Purpose: Editing",
                     "score": 0.58,
                     "probability": 0.71,
-                    "why": {"cosine": 0.48, "share": 0.5, "words": ["editor"]},
+                    "why": {"cosine": 0.48, "share": 0.5, "name": 0.0, "words": ["editor"]},
                 }
             ]
         }
@@ -226,9 +226,14 @@ _ANSWERS: dict[str, Any] = {
     "Error": {"type": "object", "required": ["error"], "properties": {"error": _STRING}},
     "Why": {
         "type": "object",
-        "description": "score = cosine + lexical.weight * share",
-        "required": ["cosine", "share", "words"],
-        "properties": {"cosine": _NUMBER, "share": _NUMBER, "words": {"type": "array", "items": _STRING}},
+        "description": "score = cosine + lexical.weight * (share + lexical.name_bonus * name)",
+        "required": ["cosine", "share", "name", "words"],
+        "properties": {
+            "cosine": _NUMBER,
+            "share": _NUMBER,
+            "name": _NUMBER,
+            "words": {"type": "array", "items": _STRING},
+        },
     },
     "Tagged": {
         "type": "object",

@@ -1,6 +1,6 @@
-"""Why a text got a label: the cosine, and the words that both have.
+"""Why a text got a label: the cosine, the words that both have, and whether the label's whole name stands in the text.
 
-score = cosine + lexical.weight * share (index/hybrid.py): the words are those that the share counts.
+score = cosine + lexical.weight * (share + lexical.name_bonus * name) (index/hybrid.py).
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ezxmc_ray.index.hybrid import HybridSearcher
+from ezxmc_ray.index.hybrid import HybridSearcher, find_names
 
 
 @dataclass(frozen=True)
 class Why:
-    """``share``: of the label's words, by weight, that the document names, 0 to 1; ``words``: of the document, in lower
-    case (LexicalTable.named)."""
+    """``share``: of the label's words, by weight, that the document names, 0 to 1; ``name``: how much its whole name
+    stands there, 0 to 1 (names.Named); ``words``: of the document, in lower case (LexicalTable.named)."""
 
     cosine: float
     share: float
+    name: float
     words: list[str]
 
 
 def why(searcher: HybridSearcher, title: str, text: str, labels: Sequence[int], scores: Sequence[float]) -> list[Why]:
     """Of one document: why it has these ``labels`` (label numbers) with these ``scores``."""
     if searcher.lexical is None:
-        return [Why(score, 0.0, []) for score in scores]
-    shares = searcher.lexical.shares([title], [text], np.array([labels], np.int32).reshape(1, -1))[0].tolist()
-    named = searcher.lexical.named(title, text, labels)
-    weight = searcher.config.weight
-    return [
-        Why(*one)
-        for one in zip((s - weight * h for s, h in zip(scores, shares, strict=True)), shares, named, strict=True)
-    ]
+        return [Why(score, 0.0, 0.0, []) for score in scores]
+    numbers = np.array([labels], np.int32).reshape(1, -1)
+    shares = searcher.lexical.shares([title], [text], numbers)[0]
+    found = find_names(searcher.lexical, searcher.config, [title], [text])
+    names = np.zeros_like(shares) if found is None else found.of(numbers)[0]
+    cosines = np.asarray(scores) - searcher.config.weight * (shares + searcher.config.name_bonus * names)
+    words = searcher.lexical.named(title, text, labels)
+    columns = (cosines.tolist(), shares.tolist(), names.tolist(), words)
+    return [Why(*one) for one in zip(*columns, strict=True)]

@@ -68,7 +68,9 @@ class FakeTagger:
     def explain(
         self, texts: Sequence[str], tagged: Sequence[Sequence[Tagged]], titles: Sequence[str]
     ) -> list[list[Why]]:
-        return [[Why(label.score, 0.0, text.split()) for label in row] for text, row in zip(texts, tagged, strict=True)]
+        return [
+            [Why(label.score, 0.0, 0.0, text.split()) for label in row] for text, row in zip(texts, tagged, strict=True)
+        ]
 
 
 def live(tagger: FakeTagger) -> LiveTagger:

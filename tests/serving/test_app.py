@@ -63,7 +63,7 @@ def test_titles_options_and_reasons_reach_the_tagger(talks: Talks) -> None:
         "explain": True,
     }
     [row] = posted(talks, body).json()["results"]
-    why = {"cosine": 7.0, "share": 0.0, "words": ["cd", "ef"]}
+    why = {"cosine": 7.0, "share": 0.0, "name": 0.0, "words": ["cd", "ef"]}
     told = {"label_id": "long", "text": "Long texts", "score": 7.0, "probability": 0.5}
     assert row["labels"] == [{**told, "why": why}]
 

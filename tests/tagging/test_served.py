@@ -24,7 +24,7 @@ def test_a_replica_tags_as_the_tagger_does_and_says_why(bundle: Path) -> None:
     answer = replica.tag(TagRequest(titles, texts, Options(k=3, min_score=-1.0, explain=True)))
     assert answer.export == export_of(str(bundle)) and answer.mistake is None
     vectors = tagger.encoder.encode_documents(titles, texts).vectors
-    weight, named = tagger.settings.lexical.weight, 0
+    words, named = tagger.settings.lexical, 0
     for vector, row, labels in zip(vectors, answer.results, tagger.tag(texts, 3, -1.0, titles), strict=True):
         assert [(one["label_id"], one["score"]) for one in row] == [(one.label_id, one.score) for one in labels]
         numbers = [tagger.label_ids.to_pylist().index(one["label_id"]) for one in row]
@@ -33,7 +33,8 @@ def test_a_replica_tags_as_the_tagger_does_and_says_why(bundle: Path) -> None:
         for one, number in zip(row, numbers, strict=True):
             why = one["why"]
             assert why["cosine"] == pytest.approx(by_number[number], abs=1e-6)
-            assert why["cosine"] + weight * why["share"] == pytest.approx(one["score"], abs=1e-6)
+            added = words.weight * (why["share"] + words.name_bonus * why["name"])
+            assert why["cosine"] + added == pytest.approx(one["score"], abs=1e-6)
             assert bool(why["words"]) == (why["share"] > 0)
             named += len(why["words"])
     assert named

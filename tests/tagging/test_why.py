@@ -10,8 +10,9 @@ import pytest
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.label_texts import LabelTexts
-from ezxmc_ray.index.lexical import DOCUMENT_WORDS, STEM, LexicalTable
+from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
+from ezxmc_ray.index.words import DOCUMENT_WORDS, STEM
 from ezxmc_ray.tagging.why import Why, why
 
 WORDS = ["edit", "editor", "editing", "colour", "colours", "text", "texts", "format", "formatting", "of", "the", "mail"]
@@ -61,22 +62,26 @@ def test_no_label_has_words_where_none_has_any() -> None:
     assert LexicalTable.from_texts(["!", "?"]).named("a title", "a text", [0, 1]) == [[], []]
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.2])
-def test_score_is_cosine_and_weight_times_share(weight: float) -> None:
+@pytest.mark.parametrize(("weight", "bonus"), [(0.0, 0.5), (0.2, 0.0), (0.2, 0.5)])
+def test_score_is_cosine_and_what_words_and_names_add(weight: float, bonus: float) -> None:
     draw, generator = random.Random(0), np.random.default_rng(0)
     labels, texts, titles = sentences(draw, 30, 4), sentences(draw, 6, 20), sentences(draw, 6, 4)
     vectors, documents = (generator.normal(size=(n, 8)).astype(np.float32) for n in (30, 6))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     documents /= np.linalg.norm(documents, axis=1, keepdims=True)
     table = LexicalTable.from_texts(labels) if weight else None
-    searcher = HybridSearcher(ShardedIndex.from_vectors(vectors), table, LexicalConfig(weight=weight))
+    searcher = HybridSearcher(ShardedIndex.from_vectors(vectors), table, LexicalConfig(weight=weight, name_bonus=bonus))
     scores, numbers = searcher.search(documents, titles, texts, 5)
+    met = False
     for row, title in enumerate(titles):
         whys = why(searcher, title, texts[row], numbers[row].tolist(), scores[row].tolist())
         assert len(whys) == 5 and all(isinstance(one, Why) for one in whys)
         np.testing.assert_allclose([one.cosine for one in whys], vectors[numbers[row]] @ documents[row], atol=1e-6)
-        np.testing.assert_allclose([one.cosine + weight * one.share for one in whys], scores[row], atol=1e-6)
+        added = [weight * (one.share + bonus * one.name) for one in whys]
+        np.testing.assert_allclose([one.cosine for one in whys] + np.array(added), scores[row], atol=1e-6)
+        met = met or any(one.name > 0 for one in whys)
         assert all(bool(one.words) == (one.share > 0) for one in whys)
+    assert met == bool(weight and bonus)
 
 
 def test_a_text_without_labels_needs_no_reason() -> None:
