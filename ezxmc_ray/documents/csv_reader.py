@@ -202,7 +202,7 @@ def _ragged(lines: _Lines, fields: list[str], header: list[str]) -> str:
 
 
 def _swallowed(lines: _Lines, fields: list[str], header: list[str], separator: str) -> bool:
-    """Whether the lines within a record are rows themselves: most of one that is ragged, else all.
+    """Whether the lines within a record are rows themselves: most of one that is ragged or has tabs, else all.
 
     The last line does not count: it ends the field that the quote opened, whatever it was before.
     """
@@ -211,5 +211,7 @@ def _swallowed(lines: _Lines, fields: list[str], header: list[str], separator: s
     inner = [text for _, text, _ in lines.taken[1:-1] if text.strip()]
     like = sum(len(_fields(text, separator)) == len(header) for text in inner)
     if len(fields) != len(header):
+        return bool(inner) and 2 * like >= len(inner)
+    if separator == "\t":  # which texts hardly have in their lines
         return bool(inner) and 2 * like >= len(inner)
     return len(header) >= _COLUMNS_LIKE_ROWS and len(inner) >= _LINES_LIKE_ROWS and like == len(inner)

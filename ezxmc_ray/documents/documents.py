@@ -15,7 +15,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.lists import Gold, ListReader
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_split, as_text
+from ezxmc_ray.documents.values import as_id, as_split, as_text, same_id
 from ezxmc_ray.tables import HASH_BYTES, content_hash
 
 
@@ -133,7 +133,7 @@ def check_document(
         excluded=excluded,
         gold=None if gold is None else sorted(set(gold.numbers).difference(excluded)),
         line=row.line,
-        id_hash=hashlib.blake2b(document_id.encode(), digest_size=HASH_BYTES).digest(),
+        id_hash=hashlib.blake2b(same_id(document_id).encode(), digest_size=HASH_BYTES).digest(),
         split_from=split_from,
         unknown_gold=len(gold.unknown) if gold else 0,
     )

@@ -20,7 +20,7 @@ from ezxmc_ray.documents.alternatives import AlternativesReader
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_text, compared, composed
+from ezxmc_ray.documents.values import as_id, as_text, compared, composed, same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash
@@ -81,7 +81,7 @@ class _Label(NamedTuple):
 
 
 class _Labels:
-    """The labels read so far; ids and alternatives are compared in Unicode's form NFC."""
+    """The labels read so far; ids are compared by same_id, alternatives in Unicode's form NFC."""
 
     def __init__(self, takes_repeated: bool, list_separator: str) -> None:
         self._takes_repeated = takes_repeated
@@ -97,7 +97,7 @@ class _Labels:
         """Take up a row of a source whose first row is number ``start``; BadRow if it is no label, or known."""
         self.numbers += [NO_LABEL] * (start + row.line - len(self.numbers))
         label = _check_label(row, source, self.reader)
-        same = composed(label.id)
+        same = same_id(label.id)
         if same in self._known:
             number = self.numbers[-1] = self._known[same]
             if not self._takes_repeated:
@@ -207,7 +207,7 @@ class LabelNumbers:
         number = self._numbers.get(label_id)
         if number is not None:
             return number
-        same = _alike(label_id)
+        same = same_id(label_id)
         number = self._numbers.get(same)
         if number is None:
             number = self._unlike().get(same)
@@ -220,19 +220,10 @@ class LabelNumbers:
             self._others = {}
             twice = set()
             for known, number in self._numbers.items():
-                same = _alike(known)
+                same = same_id(known)
                 if same != known:
                     twice.update([same] if same in self._others else [])
                     self._others[same] = number
             for same in twice:
                 del self._others[same]
         return self._others
-
-
-def _alike(label_id: str) -> str:
-    text = label_id.strip()
-    if text.startswith("<") and text.endswith(">"):
-        text = text[1:-1].strip()
-    if text.endswith(".0") and text[:-2].isdecimal():
-        text = text[:-2]
-    return composed(text)

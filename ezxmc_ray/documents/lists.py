@@ -150,13 +150,17 @@ class ListReader:
         return readings[chosen]
 
     def _best(self, text: str, readings: dict[str, list[str]], known: dict[str, int]) -> str | None:
-        """The separator that makes the most known ids, where none makes nothing else; None if none makes any."""
+        """The separator that makes the most known ids, where none makes nothing else; None if none makes any.
+
+        A blank is none, but between ids in angle brackets: "machine learning" is no list because there is a label
+        "learning".
+        """
+        if not all(part.startswith("<") and part.endswith(">") for part in readings.get(" ", [""])):
+            known = {one: count for one, count in known.items() if one != " "}
         most = max(known.values(), default=0)
         if not most:
             return None
-        best = [one for one in readings if known[one] == most]
-        if len(best) > 1 and " " in best:  # the blank in ", "
-            best.remove(" ")
+        best = [one for one in known if known[one] == most]
         fewest = min(len(readings[one]) for one in best)
         best = [one for one in best if len(readings[one]) == fewest]
         self._check_one(text, readings, best)

@@ -27,8 +27,8 @@ def unite(
 ) -> npt.NDArray[np.bool_]:
     """Give each first row the gold labels of its repetitions; bool [repeated]: whether one brought something.
 
-    ``repeated``, ``first``: rows over all ``parts``, of the same id. What has another title or text, or says nothing
-    new, is left: that is a duplicate.
+    ``repeated``, ``first``: rows over all ``parts``, of the same id. What has another title or text, is of another
+    split, or says nothing new, is left: that is a duplicate.
     """
     brought = np.zeros(len(repeated), bool)
     if not len(repeated) or len(repeated) > MAX_ROWS:
@@ -49,15 +49,16 @@ def unite(
 
 def _read(
     storage: Storage, parts: Sequence[Part], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
-) -> dict[int, tuple[bytes, list[int] | None, int]]:
-    """Content hash, gold labels and unknown ones of ``rows``, ascending."""
-    found: dict[int, tuple[bytes, list[int] | None, int]] = {}
+) -> dict[int, tuple[tuple[bytes, str], list[int] | None, int]]:
+    """Content hash and split, gold labels and unknown ones of ``rows``, ascending."""
+    found: dict[int, tuple[tuple[bytes, str], list[int] | None, int]] = {}
     part_of = np.searchsorted(starts, rows, side="right") - 1
     for number in np.unique(part_of):
         here = rows[part_of == number]
-        table = storage.read_table(parts[number].path, PART, ["content_hash", "gold", "unknown_gold"])
+        table = storage.read_table(parts[number].path, PART, ["content_hash", "split", "gold", "unknown_gold"])
         columns = [column.to_pylist() for column in table.take(pa.array(here - starts[number])).columns]
-        found.update(zip(here.tolist(), zip(*columns, strict=True), strict=True))
+        for row, (content, split, gold, unknown) in zip(here.tolist(), zip(*columns, strict=True), strict=True):
+            found[row] = (content, split), gold, unknown
     return found
 
 

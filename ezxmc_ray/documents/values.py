@@ -114,3 +114,14 @@ def _check_unicode(text: str, column: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadRow(f"invalid Unicode: lone surrogate at character {error.start + 1} of {column}") from None
+
+
+def same_id(text: str) -> str:
+    """An id as ids are compared: in Unicode's form NFC, without blanks or angle brackets around it, and without the .0
+    that pandas gives a whole number."""
+    text = text.strip()
+    if text.startswith("<") and text.endswith(">"):
+        text = text[1:-1].strip()
+    if text.endswith(".0") and text[:-2].isdecimal():
+        text = text[:-2]
+    return composed(text)

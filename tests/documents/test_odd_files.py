@@ -180,3 +180,39 @@ def test_blanks_behind_the_commas(folder: Folder) -> None:
     folder.prepare("documents.csv", test_share=0)
     table = pq.read_table(folder.path / "run/documents/shard-00000.parquet")
     assert table["text"].to_pylist() == [' "Of hives" ']
+
+
+def test_a_quote_that_is_not_closed_swallows_no_rows_of_a_table_with_tabs(folder: Folder) -> None:
+    rows = ['"I went home.\tbees', *(f"Plain {number}.\ttax" for number in range(3)), 'I slept."\tsea']
+    folder.write("documents.tsv", "text\tlabels\n" + "\n".join(rows) + "\n")
+    assert [one[2] for one in folder.prepare("documents.tsv", on_bad_rows="skip", test_share=0)][:3] == [["tax"]] * 3
+    assert sum(folder.details["rejected_by_reason"].values()) >= 1
+    folder.write("documents.tsv", 'text\tlabels\n"Two\nlines of a text."\tbees\n')
+    assert folder.prepare("documents.tsv", test_share=0) == [("0", "train", ["bees"])]
+
+
+def test_words_of_one_label_are_no_list_of_others(folder: Folder) -> None:
+    folder.write("labels.csv", "id,text\nlearning,Learning\nvision,Vision\n")
+    folder.write("documents.csv", "id,text,labels\n1,a,machine learning\n2,b,vision\n3,c,deep learning\n")
+    found = folder.prepare("documents.csv", labels=[str(folder.path / "labels.csv")], test_share=0)
+    assert [one[2] for one in found] == [[], ["vision"], []]
+    folder.write("documents.csv", "id,text,labels\n1,a,vision learning\n2,b,vision other\n")
+    found = folder.prepare("documents.csv", labels=[str(folder.path / "labels.csv")], test_share=0)
+    assert [one[2] for one in found] == [["learning", "vision"], ["vision"]]
+
+
+@pytest.mark.parametrize("other", [" 7", "7.0", "<7>"])
+def test_ids_are_compared_alike_everywhere(folder: Folder, other: str) -> None:
+    folder.write("documents.csv", f'id,text,labels,split\n7,Of hives.,bees,train\n"{other}",Of hives.,bees,test\n')
+    assert "duplicate id: " in folder.refused("documents.csv")
+    folder.write("labels.csv", f'id,text\n7,Seven\n"{other}",Other\n')
+    folder.write("documents.csv", "id,text\np,Of hives.\n")
+    assert "duplicate label id" in folder.refused("documents.csv", labels=[str(folder.path / "labels.csv")])
+
+
+def test_rows_of_one_document_in_two_splits_are_not_united(folder: Folder) -> None:
+    folder.write("train.jsonl", [{"id": "p", "text": "Of hives.", "labels": ["bees"]}])
+    folder.write("test.jsonl", [{"id": "p", "text": "Of hives.", "labels": ["tax"]}])
+    assert "duplicate id: " in folder.refused("t*.jsonl")
+    folder.write("test.jsonl", [{"id": "q", "text": "Of hives.", "labels": ["tax"]}])
+    assert sorted(folder.prepare("t*.jsonl")) == [("p", "train", ["bees"]), ("q", "test", ["tax"])]
