@@ -144,7 +144,12 @@ def fuse_scores(
     named: Named | None,
 ) -> np.ndarray:
     """The similarity, float32 in the shape of ``cosine`` and ``labels`` ([q, k]); ``named``: by the same documents."""
-    words = lexical.shares(titles, texts, labels)
-    if named is not None:
-        words = words + np.float32(config.name_bonus) * named.of(labels)
-    return (cosine + np.float32(config.weight) * words).astype(np.float32)
+    shares = lexical.shares(titles, texts, labels)
+    return (cosine + added_by_words(config, shares, None if named is None else named.of(labels))).astype(np.float32)
+
+
+def added_by_words(config: LexicalConfig, shares: np.ndarray, names: np.ndarray | None) -> np.ndarray:
+    """What is added to the cosine: float32 in the shape of ``shares`` and ``names`` (None: names do not count)."""
+    words = shares if names is None else shares + np.float32(config.name_bonus) * names
+    added: np.ndarray = np.float32(config.weight) * words
+    return added

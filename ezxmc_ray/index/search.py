@@ -9,7 +9,7 @@ What is on a disk is mapped, so that the processes of a machine share it; on GPU
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import faiss
@@ -157,16 +157,20 @@ class ShardedIndex:
 
     def _vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """The vectors in these ``rows`` (int64 [m]) as near as the shards hold them: float32 [m, d]."""
-        starts = np.cumsum([0, *(int(shard.ntotal) for shard in self.shards)])
-        parts, places = [], []
-        for number, shard in enumerate(self.shards):
-            inside = np.flatnonzero((rows >= starts[number]) & (rows < starts[number + 1]))
-            if len(inside):
-                places.append(inside)
-                parts.append(vectors_of(shard, rows[inside], int(starts[number])))
-        vectors = np.empty((len(rows), parts[0].shape[1]), np.float32)
-        vectors[np.concatenate(places)] = np.concatenate(parts)
+        parts = [(here, vectors_of(shard, rows[here], first)) for shard, first, here in self._by_shard(rows)]
+        vectors = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
+        for here, some in parts:
+            vectors[here] = some
         return vectors
+
+    def _by_shard(self, rows: np.ndarray) -> Iterator[tuple[Shard, int, np.ndarray]]:
+        """Each shard that has some of ``rows`` (int64 [m]), the row at which it begins, and their places among them."""
+        stop = 0
+        for shard in self.shards:  # in the order of their labels
+            first, stop = stop, stop + int(shard.ntotal)
+            here = np.flatnonzero((rows >= first) & (rows < stop))
+            if len(here):
+                yield shard, first, here
 
     def scores(self, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The scores of labels that are given, as :meth:`search` would have them.
@@ -181,11 +185,8 @@ class ShardedIndex:
             rows, counts = self._texts.rows_of(rows)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         of_row, found = np.repeat(query, counts), np.full(len(rows), -np.inf, np.float32)
-        stop = 0
-        for shard in self.shards:  # in the order of their labels
-            first, stop = stop, stop + shard.ntotal
-            here = np.flatnonzero((rows >= first) & (rows < stop))
-            for part in np.array_split(here, max(1, math.ceil(len(here) / MAX_PAIRS))):
+        for shard, first, here in self._by_shard(rows):
+            for part in np.array_split(here, math.ceil(len(here) / MAX_PAIRS)):
                 found[part] = pair_scores(shard, queries[of_row[part]], rows[part], first)
         scores[query, column] = best_of(found, counts)
         return scores

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ezxmc_ray.index.hybrid import HybridSearcher, find_names
+from ezxmc_ray.index.hybrid import HybridSearcher, added_by_words, find_names
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def why(searcher: HybridSearcher, title: str, text: str, labels: Sequence[int], 
     shares = searcher.lexical.shares([title], [text], numbers)[0]
     found = find_names(searcher.lexical, searcher.config, [title], [text])
     names = np.zeros_like(shares) if found is None else found.of(numbers)[0]
-    cosines = np.asarray(scores) - searcher.config.weight * (shares + searcher.config.name_bonus * names)
+    cosines = np.asarray(scores) - added_by_words(searcher.config, shares, names)
     words = searcher.lexical.named(title, text, labels)
     columns = (cosines.tolist(), shares.tolist(), names.tolist(), words)
     return [Why(*one) for one in zip(*columns, strict=True)]
