@@ -81,14 +81,14 @@ def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind:
     from ezxmc_ray.tagging.tagger import open_settings
 
     check_output(f"{folder}tags.{kind}")
-    cluster = open_settings(run, knobs)[1].cluster
+    settings = open_settings(run, knobs)[1]
     for what, place in (("the run", run), ("--output", folder)):
-        check_shared(cluster, what, place)
+        check_shared(settings.cluster, what, place)
     from ezxmc_ray.cluster.session import ray_cluster
     from ezxmc_ray.stages.tag_folder import tag_folder
 
-    with ray_cluster(cluster):
-        say_tagged(tag_folder(run, knobs, files, folder, f".{kind}"), folder)
+    with ray_cluster(settings.cluster):
+        say_tagged(tag_folder(run, knobs, settings, files, folder, f".{kind}"), folder)
 
 
 @app.command(help="Write what a service needs of a run, and nothing else: student, index, words, labels.")

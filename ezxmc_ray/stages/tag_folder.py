@@ -28,7 +28,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 from ezxmc_ray.tagging.files import TagCounts, check_tagged, open_output, tag_source, write_rejected
 from ezxmc_ray.tagging.settings import TagSettings
-from ezxmc_ray.tagging.tagger import Tagger, open_settings
+from ezxmc_ray.tagging.tagger import Tagger
 
 NOTES = ".tagged"
 
@@ -42,12 +42,14 @@ class _Files:
     made_by: str
 
 
-def tag_folder(where: str, overrides: Sequence[str], inputs: Sequence[str], folder: str, ending: str) -> TagCounts:
-    """Tag ``inputs`` with the run or bundle ``where``; Ray has been started. ``ending``: of the files, with its dot.
+def tag_folder(
+    where: str, overrides: Sequence[str], settings: TagSettings, inputs: Sequence[str], folder: str, ending: str
+) -> TagCounts:
+    """Tag ``inputs`` with the run or bundle ``where``, whose ``settings`` with ``overrides`` are known; Ray has been
+    started. ``ending``: of the files, with its dot.
 
     Returns what all files together have, those that were done before too. Errors: UserError as tag_files.
     """
-    settings = open_settings(where, overrides)[1]
     prepare = settings.prepare or PrepareConfig()
     sources = document_sources(prepare, inputs, "--input")
     columns = first_columns(sources)
@@ -74,7 +76,8 @@ def tag_folder(where: str, overrides: Sequence[str], inputs: Sequence[str], fold
 def _names(sources: Sequence[DocumentSource]) -> list[str]:
     """The paths of the files below the folder that they have in common."""
     paths = [one.source.name.split("/") for one in sources]
-    return ["/".join(path[common_folders(paths) :]) for path in paths]
+    above = common_folders(paths)
+    return ["/".join(path[above:]) for path in paths]
 
 
 def _done(storage: Storage, files: _Files) -> tuple[list[Done], list[WorkItem]]:
@@ -153,7 +156,7 @@ class TagWorker:
         told = {
             "made_by": self.files.made_by,
             "source": _state(source),
-            "bytes": self.storage.sizes(file.rpartition("/")[0])[file],
+            "bytes": self.storage.filesystem.get_file_info(self.storage.path(file)).size,
             "counts": dataclasses.asdict(counts),
             "columns": list(columns),
             "first_rejected": rejected.slice(0, 1).to_pylist(),

@@ -15,7 +15,8 @@ from ezxmc_ray.cluster.pools import Pool
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages import tag_folder as stage
-from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.tagging.files import TagCounts
+from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS
 
 
@@ -37,6 +38,10 @@ def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return files
 
 
+def tag_folder(where: str, overrides: list[str], *call: Any) -> TagCounts:
+    return stage.tag_folder(where, overrides, open_settings(where, overrides)[1], *call)
+
+
 def write(path: Path, *texts: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"id": f"{path.stem} {text}", "text": text}) + "\n" for text in texts))
@@ -49,10 +54,10 @@ def test_each_file_has_its_tags_and_what_is_done_is_kept(bundle: Path, tmp_path:
     out = tmp_path / "out"
     call = (str(bundle), ["predict.top_k=2"], [str(tmp_path / "in")], f"{out}/", ".parquet")
     with pytest.raises(KeyboardInterrupt):
-        stage.tag_folder(*call)
+        tag_folder(*call)
     assert worked_on == ["a/one.jsonl.parquet"]
     (tmp_path / "in/b/STOP.jsonl").rename(tmp_path / "in/b/two.jsonl")
-    counts = stage.tag_folder(*call)
+    counts = tag_folder(*call)
     assert worked_on == ["a/one.jsonl.parquet", "b/one.jsonl.parquet", "b/two.jsonl.parquet"]
     assert (counts.documents, counts.labels, counts.rejected) == (10, 20, 1)
     tagger = Tagger.load(str(bundle), ["predict.top_k=2"])
@@ -61,14 +66,14 @@ def test_each_file_has_its_tags_and_what_is_done_is_kept(bundle: Path, tmp_path:
     assert found["label_texts"].to_pylist() == [[one.text for one in row] for row in tagger.tag(LABELS[3:5])]
     assert pq.read_table(out / "b/one.jsonl.parquet.rejected.parquet").num_rows == 1
 
-    assert stage.tag_folder(*call) == counts and len(worked_on) == 3
+    assert tag_folder(*call) == counts and len(worked_on) == 3
     write(tmp_path / "in/a/one.jsonl", *LABELS[:2])
     (out / "b/two.jsonl.parquet").write_bytes(b"cut off")
     note = out / ".tagged/b/one.jsonl.parquet.json"
     note.write_text(note.read_text().replace('"rejected": 1', '"rejected": 0'))
-    assert stage.tag_folder(*call).documents == 9
+    assert tag_folder(*call).documents == 9
     assert sorted(worked_on[3:]) == ["a/one.jsonl.parquet", "b/one.jsonl.parquet", "b/two.jsonl.parquet"]
-    stage.tag_folder(call[0], ["predict.top_k=1"], *call[2:])
+    tag_folder(call[0], ["predict.top_k=1"], *call[2:])
     assert len(worked_on) == 9
 
 
@@ -76,21 +81,21 @@ def test_tags_of_other_files_are_not_replaced(bundle: Path, tmp_path: Path, work
     for day in "12":
         write(tmp_path / f"day-{day}/part.jsonl", LABELS[int(day)])
     out = tmp_path / "out"
-    stage.tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
+    tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
     with pytest.raises(
         UserError, match=r"holds the tags of .*day-1/part.jsonl, which those of .*day-2/part.jsonl would"
     ):
-        stage.tag_folder(str(bundle), [], [str(tmp_path / "day-2")], f"{out}/", ".jsonl")
+        tag_folder(str(bundle), [], [str(tmp_path / "day-2")], f"{out}/", ".jsonl")
     with pytest.raises(UserError, match=r"--output .* lies in .*, whose files are tagged: name a folder elsewhere"):
-        stage.tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{tmp_path}/day-1/tags/", ".jsonl")
+        tag_folder(str(bundle), [], [str(tmp_path / "day-1")], f"{tmp_path}/day-1/tags/", ".jsonl")
     more = ["cluster.wait_s=7", "encoder.batch_tokens=512"]  # what makes no other tags
-    stage.tag_folder(str(bundle), more, [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
+    tag_folder(str(bundle), more, [str(tmp_path / "day-1")], f"{out}/", ".jsonl")
     assert worked_on == ["part.jsonl.jsonl"]
 
 
 def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
     write(tmp_path / "in/one.jsonl", "", " ")
     with pytest.raises(UserError, match=r"There is no usable document in .*one\.jsonl"):
-        stage.tag_folder(str(bundle), [], [str(tmp_path / "in")], str(tmp_path / "out"), ".csv")
+        tag_folder(str(bundle), [], [str(tmp_path / "in")], str(tmp_path / "out"), ".csv")
     with pytest.raises(UserError, match="--input: there is no file"):
-        stage.tag_folder(str(bundle), [], [str(tmp_path / "gone")], str(tmp_path / "out"), ".csv")
+        tag_folder(str(bundle), [], [str(tmp_path / "gone")], str(tmp_path / "out"), ".csv")
