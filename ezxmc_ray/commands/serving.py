@@ -10,11 +10,11 @@ import typer
 
 from ezxmc_ray.commands.arguments import RunOrBundle
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.serving.settings import ServeSettings, token_of_environment
 from ezxmc_ray.shown import shown
 
 if TYPE_CHECKING:
     from ezxmc_ray.serving.in_process import Backend
-    from ezxmc_ray.serving.settings import ServeSettings
 
 app = typer.Typer()
 
@@ -28,21 +28,29 @@ def serve(
     ] = None,
     host: Annotated[
         str, typer.Option(help="address to listen at; the default is reached from this machine only")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen at; 0: any that is free")] = 8000,
-    replicas: Annotated[int, typer.Option(help="processes that tag")] = 1,
-    replica_cpus: Annotated[int, typer.Option(help="CPUs of each; 0: an equal share of all")] = 0,
-    replica_gpus: Annotated[float, typer.Option(help="GPUs of each")] = 0,
-    max_batch_size: Annotated[int, typer.Option(help="texts that a replica encodes together")] = 64,
+    ] = ServeSettings.host,
+    port: Annotated[int, typer.Option(help="port to listen at; 0: any that is free")] = ServeSettings.port,
+    replicas: Annotated[int, typer.Option(help="processes that tag")] = ServeSettings.replicas,
+    replica_cpus: Annotated[
+        int, typer.Option(help="CPUs of each; 0: an equal share of all")
+    ] = ServeSettings.replica_cpus,
+    replica_gpus: Annotated[float, typer.Option(help="GPUs of each")] = ServeSettings.replica_gpus,
+    max_batch_size: Annotated[
+        int, typer.Option(help="texts that a replica encodes together")
+    ] = ServeSettings.max_batch_size,
     batch_wait_ms: Annotated[
         float, typer.Option(help="for how long a text waits for others while a replica is free")
-    ] = 0,
-    max_body_bytes: Annotated[int, typer.Option(help="bytes of a request")] = 4 << 20,
-    max_texts: Annotated[int, typer.Option(help="texts of a request")] = 1024,
-    max_characters: Annotated[int, typer.Option(help="characters of a request's texts")] = 2_000_000,
-    timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = 60,
-    reload_s: Annotated[float, typer.Option(help="seconds between two looks for a new export")] = 5,
-    drain_s: Annotated[float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")] = 1,
+    ] = ServeSettings.batch_wait_ms,
+    max_body_bytes: Annotated[int, typer.Option(help="bytes of a request")] = ServeSettings.max_body_bytes,
+    max_texts: Annotated[int, typer.Option(help="texts of a request")] = ServeSettings.max_texts,
+    max_characters: Annotated[int, typer.Option(help="characters of a request's texts")] = ServeSettings.max_characters,
+    timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = ServeSettings.timeout_s,
+    reload_s: Annotated[
+        float, typer.Option(help="seconds between two looks for a new export")
+    ] = ServeSettings.reload_s,
+    drain_s: Annotated[
+        float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")
+    ] = ServeSettings.drain_s,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="tag in this process: one replica, and no Ray")
     ] = False,
@@ -82,7 +90,6 @@ def _settings(**given: object) -> ServeSettings:
     """Errors: UserError for values that make no sense, and where the packages of a server are not there."""
     try:
         from ezxmc_ray.serving import server
-        from ezxmc_ray.serving.settings import ServeSettings, token_of_environment
     except ImportError as error:
         raise UserError(f"ezxmc serve needs {error.name}: pip install 'ezxmc-ray[serve]'.") from error
     del server

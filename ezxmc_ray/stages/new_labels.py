@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -89,9 +89,14 @@ class _Vectors:
         self.rows = np.array([known.get(text, -1) for text in texts], np.int64)
         missing = np.flatnonzero(self.rows < 0)
         self.rows[missing] = len(self.old) + np.arange(len(missing))
-        with checked(storage, layout.STUDENT) as student:
-            self.encoder = Encoder.load(str(student), context.config.encoder)
-        self.new = self.encoder.encode_labels([texts[row] for row in missing]).vectors
+        self._context = context
+        self.new = self.encoder.encode_labels([texts[row] for row in missing]).vectors if len(missing) else self.old[:0]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The student, loaded where it is needed."""
+        with checked(self._context.storage, layout.STUDENT) as student:
+            return Encoder.load(str(student), self._context.config.encoder)
 
     def blocks(self, first: int, stop: int) -> Iterator[np.ndarray]:
         """Those of the texts ``first`` to ``stop``, block by block: [m, d]."""

@@ -34,7 +34,7 @@ ENCODERS = ("onnx", "torch")
 #: How far scores of the bundle and of the run may lie apart.
 CLOSE = 1e-5
 #: What a bundle holds, and what an export that was killed may leave.
-_OWN = re.compile(rf"({FILES}[0-9a-f]{{16}}/.*|{re.escape(README)}|{re.escape(BUNDLE)}|\.lock|\.owner\.json)$")
+_OWN = re.compile(rf"({FILES}[0-9a-f]{{16}}/.*|{'|'.join(map(re.escape, (README, BUNDLE, *LOCK_FILES)))})$")
 #: Labels whose texts are tagged to try a bundle.
 TRIED_LABELS = 64
 
