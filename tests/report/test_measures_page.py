@@ -10,7 +10,7 @@ import pytest
 
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.evaluation.rankings import measure_encoders
-from ezxmc_ray.report import build_report
+from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.page import render
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from tests.report.made_runs import LABEL_COUNT, made_run

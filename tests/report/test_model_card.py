@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from ezxmc_ray.report import build_report, page
+from ezxmc_ray.report import page
+from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.model_card import model_card, write_model_card
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.report import build_report, write_report
-from ezxmc_ray.report.page import render
+from ezxmc_ray.report.build import build_report
+from ezxmc_ray.report.page import render, write_report
 from ezxmc_ray.storage import Manifest, read_manifest, write_manifest
 
 
