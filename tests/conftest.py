@@ -37,7 +37,8 @@ MARKED_BY = {
     "vllm": {"vllm_engines", "project"},
 }
 
-#: Where the tests are that need the session's Ray, and those that start a vLLM in this process.
+#: Where the tests are that look at the one run, that need the session's Ray, and that start a vLLM in this process.
+NEED_RUN = ("tests/stages/test_faults.py", "tests/stages/test_run.py")
 NEED_RAY = ("tests/stages/", "tests/cluster/test_pools.py")
 NEED_VLLM = ("tests/teacher/test_engines.py", "tests/teacher/test_classify.py")
 
@@ -73,7 +74,7 @@ def _share_cores() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Ray or vLLM, so that ``-m "not slow and not ray and not vllm"`` leaves it out.
 
-    With ``-n 2`` the longest part, all that is on Ray, is begun first, and vLLM's own tests last: see below.
+    With ``-n`` the longest parts are begun first, each by one process (see below).
     """
     for item in items:
         for marker, fixtures in MARKED_BY.items():
@@ -82,17 +83,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("ray") and not item.nodeid.startswith(NEED_RAY):
             raise pytest.UsageError(f"{item.nodeid} needs Ray: it belongs below {NEED_RAY[0]}")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.nodeid.startswith(NEED_VLLM) - item.nodeid.startswith(NEED_RAY))
+        items.sort(key=lambda item: (not item.nodeid.startswith(NEED_RUN), not item.nodeid.startswith(NEED_RAY)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2`` a file is run by one process; all that is on Ray by the same, since a machine has one Ray head."""
+    """With ``-n`` a file is run by one process; so is all that looks at the one run, is on one Ray, or needs vLLM."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            groups = {"Ray": NEED_RAY, "vLLM": NEED_VLLM}
+            groups = {"run": NEED_RUN, "Ray": NEED_RAY, "vLLM": NEED_VLLM}
             named = (name for name, paths in groups.items() if nodeid.startswith(paths))
             return next(named, nodeid.partition("::")[0])
 
@@ -175,11 +176,12 @@ class RayHead:
 
 @pytest.fixture(scope="session")
 def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    """The session's Ray, started like a cluster's head node; it ends with the session, whatever ends that."""
+    """This process's Ray, started like a cluster's head node; it ends with the process, whatever ends that."""
     ray = str(Path(sys.executable).with_name("ray"))
     port, dashboard = _free_port(), _free_port()
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     command += ["--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any that are free: the other process's Ray has some
     environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["RAY_worker_niceness"] = "0"  # else 15, behind the other test process, which this one is waited for
     environment.pop("RAY_ADDRESS", None)

@@ -21,9 +21,11 @@ def config_of(model: str, readout: str) -> TeacherConfig:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm_engines(small_teacher: str, one_engine: Any) -> Iterator[dict[str, VllmEngine]]:
     """By read-out: two engines over one vLLM."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
     environment = dict(os.environ)
     other = load_teacher(config_of(small_teacher, "likelihood"))
     with one_engine():
@@ -31,6 +33,7 @@ def vllm_engines(small_teacher: str, one_engine: Any) -> Iterator[dict[str, Vllm
         likelihood = VllmEngine(other, llm=yes_no.llm)
         yield {"yes_no": yes_no, "likelihood": likelihood}
         yes_no.close()
+        cleanup_dist_env_and_memory()  # other tests of this process have process groups of their own
     os.environ.clear()  # what vLLM puts there is not for the processes that later tests start
     os.environ.update(environment)
 

@@ -17,6 +17,7 @@ from ezxmc_ray.teacher.vllm_engine import VllmEngine
 
 from .conftest import config_of
 
+pytestmark = pytest.mark.timeout(600)  # the first test waits while a run has the one engine
 DOCUMENTS = [
     ("vim", "Vi IMproved, an almost compatible version of the UNIX editor vi, with syntax highlighting and macros."),
     ("nmap", "The network mapper, a utility for exploring a network or auditing its security by scanning ports."),
