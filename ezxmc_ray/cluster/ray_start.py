@@ -39,6 +39,8 @@ TRIES = 2
 ENVIRONMENT = {
     # Ray runs what it starts at nice 15, behind everything else on the machine; here it is the command's own work.
     "RAY_worker_niceness": "0",
+    # OpenMP's threads wait asleep: where anything else runs, threads that spin for each other cost more than the work.
+    "OMP_WAIT_POLICY": "passive",
     # As in _this_machine_only, for what is started.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # For how long one question for the node waits; it is asked again until NODE_S are over.
