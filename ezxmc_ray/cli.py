@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         _fail(str(mistake))
     if status == 130:
         status = interrupted_status()
-        print("\nezxmc: stopped; a run goes on where it was when you give the same command again.", file=sys.stderr)
+        print(f"\nezxmc: stopped{_after_a_stop(sys.argv[1:] if argv is None else argv)}.", file=sys.stderr)
     sys.exit(status or 0)
 
 
@@ -281,6 +281,18 @@ class _Formatter(logging.Formatter):
 def _print_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A fault's traceback, without credentials."""
     print(shown("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _after_a_stop(words: list[str]) -> str:
+    """What is true of the command ``words`` when it was interrupted, behind a semicolon."""
+    command = words[0] if words else ""
+    if command in ("run", *STAGES):
+        return "; a run goes on where it was when you give the same command again"
+    if command in ("export", "push"):
+        return "; an export is there as a whole or not at all, give the command again"
+    if command == "tag" and any(word.startswith("--input") for word in words):
+        return "; a file of tags is there as a whole or not at all, give the command again for those that are missing"
+    return ""
 
 
 def _fail(sentence: str) -> None:

@@ -5,7 +5,6 @@ A fake curriculum stands in for the real one, which needs Ray and models; it rec
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import signal
@@ -15,34 +14,14 @@ import types
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from ezxmc_ray import cli
-from ezxmc_ray.commands import tagging
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
-from ezxmc_ray.tables import PREDICTIONS_SCHEMA
-from ezxmc_ray.tagging import files
+from ezxmc_ray.tagging import export
 from ezxmc_ray.tagging.tagger import Tagger
-
-
-class FakeTagger:
-    """Answers each text with its own words as labels, none for "nothing", and says that one text a call was cut."""
-
-    def tag_columns(self, ids: list[str], titles: list[str], texts: list[str]) -> tuple[pa.Table, int]:
-        words = [[] if text == "nothing" else text.split() for text in texts]
-        scores = [[1 / (n + 1) for n in range(len(found))] for found in words]
-        columns = [ids, [[f"id:{w}" for w in found] for found in words], words, scores]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS_SCHEMA, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA), 1
-
-    def __enter__(self) -> FakeTagger:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 class FakeCurriculum(types.ModuleType):
@@ -90,24 +69,6 @@ def curriculum(monkeypatch: pytest.MonkeyPatch) -> FakeCurriculum:
     monkeypatch.setitem(sys.modules, "ezxmc_ray.curriculum", fake)
     monkeypatch.setattr(sys.modules["ezxmc_ray"], "curriculum", fake, raising=False)
     return fake
-
-
-@pytest.fixture
-def tagged_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the tagger was loaded with and what files it was to tag, in order; nothing is loaded."""
-    calls: list[tuple[Any, ...]] = []
-
-    def load(where: str, overrides: list[str]) -> FakeTagger:
-        calls.append(("load", where, overrides))
-        return FakeTagger()
-
-    def tag_files(tagger: FakeTagger, inputs: list[str], output: str) -> files.TagCounts:
-        calls.append(("tag_files", inputs, output))
-        return files.TagCounts(documents=2, labels=3, truncated=1)
-
-    monkeypatch.setattr(Tagger, "load", load)
-    monkeypatch.setattr(files, "tag_files", tag_files)
-    return calls
 
 
 @pytest.fixture
@@ -174,63 +135,6 @@ def test_what_programs_read_is_json(
     assert json.loads(capsys.readouterr().out) == to_dict(load_config(conf, ["seed=4"]))
     assert call("run", conf, "--json") == 2
     assert capsys.readouterr().err.startswith("ezxmc: --json needs --dry-run")
-
-
-def test_a_folder_of_tags_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(tagging, "_tag_folder", lambda *arguments: calls.append(arguments))
-    words = ("tag", "runs/mine", "--input", "a.jsonl", "predict.top_k=3", "--output", "tags/", "--format", "csv")
-    assert call(*words) == 0
-    assert calls == [("runs/mine", ["predict.top_k=3"], ["a.jsonl"], "tags/", "csv")]
-
-
-def test_a_package_that_is_not_there_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def load(where: str, overrides: list[str]) -> None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr(Tagger, "load", load)
-    assert call("tag", "runs/mine") == 2
-    assert capsys.readouterr().err.startswith("ezxmc: The package torch is not installed, which this command needs")
-
-
-def test_tag_takes_several_files_and_overrides(
-    tagged_with: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = (
-        "runs/mine",
-        "--input",
-        "a.jsonl",
-        "b.jsonl",
-        "predict.top_k=3",
-        "--input",
-        "c.csv",
-        "--output",
-        "out.parquet",
-    )
-    assert call("tag", *words) == 0
-    assert tagged_with == [
-        ("load", "runs/mine", ["predict.top_k=3"]),
-        ("tag_files", ["a.jsonl", "c.csv", "b.jsonl"], "out.parquet"),
-    ]
-    assert capsys.readouterr().out == (
-        "Tagged 2 documents with 3 labels: out.parquet\n1 documents were cut at encoder.max_document_tokens.\n"
-    )
-
-
-def test_tag_without_input_reads_one_text_a_line(
-    tagged_with: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("red wine\n\n  nothing\n"))
-    assert call("tag", "runs/mine", "predict.top_k=3") == 0
-    assert tagged_with == [("load", "runs/mine", ["predict.top_k=3"])]
-    printed = capsys.readouterr()
-    assert printed.out == (
-        "red wine\n  1.000\tred\t(id:red)\n  0.500\twine\t(id:wine)\n\n"
-        "nothing\n  no label is similar enough (predict.min_score)\n\n"
-    )
-    assert printed.err == "1 texts were cut at encoder.max_document_tokens.\n"
 
 
 @pytest.mark.parametrize(
@@ -328,13 +232,31 @@ def test_a_signal_ends_a_command_in_order_and_says_that_a_run_goes_on(
     assert err.strip() == "ezxmc: stopped; a run goes on where it was when you give the same command again."
 
 
+@pytest.mark.parametrize("stage", ["run", "judge"])
 def test_an_interruption_says_how_to_go_on(
-    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str]
+    curriculum: FakeCurriculum, conf: str, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
     curriculum.error = KeyboardInterrupt()
-    assert call("run", conf) == 130
+    assert call(stage, conf) == 130
     sentence = "ezxmc: stopped; a run goes on where it was when you give the same command again."
     assert capsys.readouterr().err.strip() == sentence
+
+
+def test_an_interruption_promises_what_is_true_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tagger, "load", interrupted)
+    monkeypatch.setattr(export, "export_bundle", interrupted)
+    for words, rest in (
+        (["export", "runs/mine", "bundle/"], "; an export is there as a whole or not at all, give the command again."),
+        (["tag", "runs/mine", "--input", "a.jsonl"], "; a file of tags is there as a whole or not at all, give the "),
+        (["tag", "runs/mine"], "."),
+    ):
+        assert call(*words) == 130
+        assert capsys.readouterr().err.startswith(f"\nezxmc: stopped{rest}")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), EOFError("broken pipe to a worker"), KeyError("a")])
