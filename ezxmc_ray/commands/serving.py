@@ -17,43 +17,41 @@ if TYPE_CHECKING:
     from ezxmc_ray.serving.in_process import Backend
 
 app = typer.Typer()
+Knobs = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="knobs of the run, such as predict.top_k=3")]
+Host = Annotated[str, typer.Option(help="address to listen at; the default is reached from this machine only")]
+Port = Annotated[int, typer.Option(help="port to listen at; 0: any that is free")]
+Replicas = Annotated[int, typer.Option(help="processes that tag")]
+ReplicaCpus = Annotated[int, typer.Option(help="CPUs of each; 0: an equal share of all")]
+ReplicaGpus = Annotated[float, typer.Option(help="GPUs of each")]
+MaxBatchSize = Annotated[int, typer.Option(help="texts that a replica encodes together")]
+BatchWait = Annotated[float, typer.Option(help="for how long a text waits for others while a replica is free")]
+MaxBodyBytes = Annotated[int, typer.Option(help="bytes of a request")]
+MaxTexts = Annotated[int, typer.Option(help="texts of a request")]
+MaxCharacters = Annotated[int, typer.Option(help="characters of a request's texts")]
+Timeout = Annotated[float, typer.Option(help="seconds for a request")]
+Reload = Annotated[float, typer.Option(help="seconds between two looks for a new export")]
+Drain = Annotated[float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="tag in this process: one replica, and no Ray")]
 
 
 @app.command(help="Tag over HTTP: a page for people, POST /v1/tag for programs; replicas on Ray Serve.")
 def serve(
     run: RunOrBundle,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="a.b=c", help="knobs of the run, such as predict.top_k=3"),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="address to listen at; the default is reached from this machine only")
-    ] = ServeSettings.host,
-    port: Annotated[int, typer.Option(help="port to listen at; 0: any that is free")] = ServeSettings.port,
-    replicas: Annotated[int, typer.Option(help="processes that tag")] = ServeSettings.replicas,
-    replica_cpus: Annotated[
-        int, typer.Option(help="CPUs of each; 0: an equal share of all")
-    ] = ServeSettings.replica_cpus,
-    replica_gpus: Annotated[float, typer.Option(help="GPUs of each")] = ServeSettings.replica_gpus,
-    max_batch_size: Annotated[
-        int, typer.Option(help="texts that a replica encodes together")
-    ] = ServeSettings.max_batch_size,
-    batch_wait_ms: Annotated[
-        float, typer.Option(help="for how long a text waits for others while a replica is free")
-    ] = ServeSettings.batch_wait_ms,
-    max_body_bytes: Annotated[int, typer.Option(help="bytes of a request")] = ServeSettings.max_body_bytes,
-    max_texts: Annotated[int, typer.Option(help="texts of a request")] = ServeSettings.max_texts,
-    max_characters: Annotated[int, typer.Option(help="characters of a request's texts")] = ServeSettings.max_characters,
-    timeout_s: Annotated[float, typer.Option(help="seconds for a request")] = ServeSettings.timeout_s,
-    reload_s: Annotated[
-        float, typer.Option(help="seconds between two looks for a new export")
-    ] = ServeSettings.reload_s,
-    drain_s: Annotated[
-        float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")
-    ] = ServeSettings.drain_s,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="tag in this process: one replica, and no Ray")
-    ] = False,
+    overrides: Knobs = None,
+    host: Host = ServeSettings.host,
+    port: Port = ServeSettings.port,
+    replicas: Replicas = ServeSettings.replicas,
+    replica_cpus: ReplicaCpus = ServeSettings.replica_cpus,
+    replica_gpus: ReplicaGpus = ServeSettings.replica_gpus,
+    max_batch_size: MaxBatchSize = ServeSettings.max_batch_size,
+    batch_wait_ms: BatchWait = ServeSettings.batch_wait_ms,
+    max_body_bytes: MaxBodyBytes = ServeSettings.max_body_bytes,
+    max_texts: MaxTexts = ServeSettings.max_texts,
+    max_characters: MaxCharacters = ServeSettings.max_characters,
+    timeout_s: Timeout = ServeSettings.timeout_s,
+    reload_s: Reload = ServeSettings.reload_s,
+    drain_s: Drain = ServeSettings.drain_s,
+    in_process: InProcess = False,
 ) -> None:
     """A server until SIGTERM or Ctrl-C. EZXMC_SERVE_TOKEN: the token that clients must give."""
     knobs = list(overrides or [])
@@ -74,11 +72,15 @@ def serve(
         reload_s=reload_s,
         drain_s=drain_s,
     )
+    _serve(run, knobs, settings, in_process)
+
+
+def _serve(run: str, knobs: list[str], settings: ServeSettings, in_process: bool) -> None:
     from ezxmc_ray.serving.app import create_app
     from ezxmc_ray.serving.server import listen, server_of
 
     with listen(settings) as listener, _replicas(run, knobs, settings, in_process) as backend:
-        place = f"[{host}]" if ":" in host else host
+        place = f"[{settings.host}]" if ":" in settings.host else settings.host
         said = f"Serving {run} at http://{place}:{listener.getsockname()[1]}/ (Ctrl-C or SIGTERM ends it in order)"
         if not (settings.is_loopback or settings.token):
             said += "\nWhoever reaches this address may tag: EZXMC_SERVE_TOKEN=… asks clients for a token."

@@ -18,32 +18,35 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 EncoderKind = Annotated[str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE|a.b=c", help="more input files, and knobs such as predict.top_k=3"),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="documents: JSON, Parquet or CSV; several may be given; without it, one text a line",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        help="a file for the tags: .parquet, .jsonl or .csv; - for JSON lines to the standard output; FOLDER/ for "
+        "a file for each input file, tagged on Ray's cluster; given again, it goes on where it was",
+    ),
+]
 
 
 @app.command(help="Tag new documents, or texts from the terminal.")
 def tag(
     run: RunOrBundle,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE|a.b=c", help="more input files, and knobs such as predict.top_k=3"),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="documents: JSON, Parquet or CSV; several may be given; without it, one text a line",
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="FILE",
-            help="a file for the tags: .parquet, .jsonl or .csv; - for JSON lines to the standard output; FOLDER/ for "
-            "a file for each input file, tagged on Ray's cluster; given again, it goes on where it was",
-        ),
-    ] = None,
+    overrides: Words = None,
+    inputs: Inputs = None,
+    output: Output = None,
     kind: Annotated[
         str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")
     ] = "parquet",

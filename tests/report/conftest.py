@@ -15,6 +15,21 @@ from ezxmc_ray.evaluation.audit import AuditPairs, audit_by_gold
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 
 VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
+PREPARED: dict[str, Any] = {
+    "documents": 3000,
+    "train": 1500,
+    "held_out": 150,
+    "test": 1500,
+    "labels": 8000,
+    "duplicate_label_texts": 3,
+    "rejected": 2,
+    "rejected_by_reason": {"title and text are both empty": 1, "the id occurs twice": 1},
+    "gold_documents": 3000,
+    "shards": 4,
+    "filtered_pairs": 0,
+    "dropped_gold_labels": 4,
+    "read": ["Read 3,000 documents", "Warning: no file has a column 'labels'; if '<b>Labels' is it, set it"],
+}
 MakeRun = Callable[..., tuple[Storage, Config]]
 
 
@@ -92,23 +107,8 @@ def loss_curve(seed: int, steps: int) -> list[dict[str, Any]]:
 def run_stages(cycles: int, chosen: int | None, readout: str) -> dict[str, Manifest]:
     names = ["untrained", *(f"cycle_{n}" for n in range(cycles))]
     scores = [{"encoder": name, "score": 0.41 + 0.02 * n, "documents": 150} for n, name in enumerate(names)]
-    prepare = {
-        "documents": 3000,
-        "train": 1500,
-        "held_out": 150,
-        "test": 1500,
-        "labels": 8000,
-        "duplicate_label_texts": 3,
-        "rejected": 2,
-        "rejected_by_reason": {"title and text are both empty": 1, "the id occurs twice": 1},
-        "gold_documents": 3000,
-        "shards": 4,
-        "filtered_pairs": 0,
-        "dropped_gold_labels": 4,
-        "read": ["Read 3,000 documents", "Warning: no file has a column 'labels'; if '<b>Labels' is it, set it"],
-    }
     return {
-        "documents": Manifest("prepare", "f", 3000, 2.5, details=prepare, versions=VERSIONS),
+        "documents": Manifest("prepare", "f", 3000, 2.5, details=PREPARED, versions=VERSIONS),
         "student": Manifest(
             "select",
             "f",
