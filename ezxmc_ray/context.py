@@ -20,7 +20,6 @@ from ezxmc_ray.cycles import cycles_run
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
-from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout
@@ -143,15 +142,6 @@ class Context:
     def teacher(self) -> TeacherConfig:
         """The configured teacher, its read-out resolved, so that no task looks at the model for it."""
         return replace(self.config.teacher, readout=resolve_readout(self.config.teacher))
-
-    @property
-    def min_score(self) -> float:
-        """The least score of a predicted label: as configured, else as fitted by the selection."""
-        predict = self.config.predict
-        if predict.min_score is not None:
-            return float(predict.min_score)
-        selected = self.manifest(layout.STUDENT).details
-        return LeastScores.of(selected).choose(predict.min_score, predict.precision)
 
     @property
     def encoder_settings(self) -> dict[str, Any]:

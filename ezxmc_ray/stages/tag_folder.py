@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
-from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
+from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
@@ -50,7 +50,7 @@ def tag_folder(
 
     Returns what all files together have, those that were done before too. Errors: UserError as tag_files.
     """
-    prepare = settings.prepare or PrepareConfig()
+    prepare = settings.prepare
     sources = document_sources(prepare, inputs, "--input")
     columns = first_columns(sources)
     storage = Storage(folder)

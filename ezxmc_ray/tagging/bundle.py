@@ -55,17 +55,15 @@ def is_bundle(storage: Storage) -> bool:
 
 def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says. ``files``: ``bytes`` and ``checksum`` (storage.checksum) of each, by name."""
-    prepare = settings.prepare or PrepareConfig()
-    predict = settings.predict or PredictConfig(settings.top_k, settings.min_score)
     return {
         "version": VERSION,
         "folder": folder,
         "encoder": dataclasses.asdict(settings.encoder) | {"model": "the student of this bundle"},
         "onnx": settings.onnx,
         "lexical": dataclasses.asdict(settings.lexical),
-        "predict": dataclasses.asdict(predict),
-        "least_scores": dataclasses.asdict(settings.least_scores) if settings.least_scores else None,
-        "prepare": {name: getattr(prepare, name) for name in READING},
+        "predict": dataclasses.asdict(settings.predict),
+        "least_scores": dataclasses.asdict(settings.least_scores),
+        "prepare": {name: getattr(settings.prepare, name) for name in READING},
         "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
         "label_fingerprint": settings.label_fingerprint,
         "shards": [dataclasses.asdict(shard) for shard in settings.shards],
@@ -99,21 +97,18 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
                 f"The index of the bundle {where} was built with other settings of {section}: set them in a run, and "
                 "export it again."
             )
-    least = LeastScores(**told["least_scores"]) if told["least_scores"] else LeastScores(-1.0, None)
     settings = TagSettings(
         config.encoder,
         config.lexical,
         [ShardInfo(**one) for one in told["shards"]],
-        config.predict.top_k,
-        least.choose(config.predict.min_score, config.predict.precision),
+        config.predict,
+        LeastScores(**told["least_scores"]),
         told["label_fingerprint"],
         None if told["onnx"] else config.encoder.vector_dtype,
         ProbabilityCurve.of(told["probability"]),
         ONNX_FOLDER if told["onnx"] else layout.STUDENT,
         told["onnx"],
         config.prepare,
-        config.predict,
-        least,
         config.cluster,
     )
     return files, settings

@@ -75,7 +75,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     for inputs that do not exist or cannot be read, that lack the configured columns, or of which no row can be used.
     """
     check_output(output)
-    prepare = tagger.settings.prepare or PrepareConfig()
+    prepare = tagger.settings.prepare
     sources = document_sources(prepare, inputs, "--input")
     counts, columns = TagCounts(), dict[str, None]()
     rejected: list[pa.Table] = []

@@ -31,14 +31,12 @@ def settings_of(context: Context) -> TagSettings:
         config.encoder,
         config.lexical,
         [ShardInfo(**shard) for shard in context.manifest(layout.INDEX).details["shards"]],
-        config.predict.top_k,
-        context.min_score,
+        config.predict,
+        LeastScores.of(selected),
         context.prepared.label_fingerprint,
         gpu_dtype(config.encoder, config.index),
         ProbabilityCurve.of(selected.get("probability")),
         prepare=config.prepare,
-        predict=config.predict,
-        least_scores=LeastScores.of(selected) if "min_score" in selected else None,
         cluster=config.cluster,
     )
 

@@ -12,24 +12,28 @@ from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 
 @dataclass(frozen=True)
 class TagSettings:
-    """How a run tags. ``min_score``: a similarity (index/hybrid.py); ``gpu_dtype``: see :class:`ShardedIndex`.
+    """How a run tags. ``predict`` and ``least_scores`` give ``min_score``, a similarity (index/hybrid.py).
 
-    ``probability``: of a teacher's yes; None where it was not fitted. ``encoder_folder``: where the student lies;
-    ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names the columns of files that are tagged.
-    ``predict`` and ``least_scores``: what ``min_score`` comes from. ``cluster``: where many files are tagged.
+    ``gpu_dtype``: see :class:`ShardedIndex`. ``probability``: of a teacher's yes; None where it was not fitted.
+    ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
+    the columns of files that are tagged. ``cluster``: where many files are tagged. Errors: UserError where no least
+    score has predict.precision.
     """
 
     encoder: EncoderConfig
     lexical: LexicalConfig
     shards: list[ShardInfo]
-    top_k: int
-    min_score: float
+    predict: PredictConfig
+    least_scores: LeastScores
     label_fingerprint: str
     gpu_dtype: str | None = None
     probability: ProbabilityCurve | None = None
     encoder_folder: str = layout.STUDENT
     onnx: bool = False
-    prepare: PrepareConfig | None = None
-    predict: PredictConfig | None = None
-    least_scores: LeastScores | None = None
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    min_score: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        least = self.least_scores.choose(self.predict.min_score, self.predict.precision)
+        object.__setattr__(self, "min_score", least)

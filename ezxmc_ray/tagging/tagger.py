@@ -75,7 +75,7 @@ class Tagger:
         self.searcher = HybridSearcher(index, table, settings.lexical)
         self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
         self.settings = settings
-        self.top_k, self.min_score = settings.top_k, settings.min_score
+        self.top_k, self.min_score = settings.predict.top_k, settings.min_score
 
     @classmethod
     def load(cls, where: str, overrides: Sequence[str] = ()) -> Tagger:

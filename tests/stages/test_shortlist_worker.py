@@ -13,13 +13,14 @@ import torch
 from transformers import BertModel
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.config import Config, PredictConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
+from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.stages.index import Plan, Slice, build_one
 from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, tell_unreadable
 from ezxmc_ray.storage import Storage
@@ -169,7 +170,8 @@ def test_a_document_is_tagged_by_the_best_text_and_gets_the_preferred_one(storag
     shutil.copytree(storage.path(STUDENT), storage.path(layout.STUDENT))
     slices, plan = [Slice(0, 0, 6), Slice(1, 6, len(ALL_TEXTS))], Plan(EXACT_FACTORY, 1, 1.0)
     infos = [build_one(storage, layout.label_vectors(1), one, plan).info for one in slices]
-    tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, 3, -9.0, "labels", None))
+    how = (PredictConfig(3, -9.0), LeastScores(-1.0, None), "labels")
+    tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, *how))
     similarity = best_similarity(storage, settings, storage.path(STUDENT))
     tags = tagger.tag_columns([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()
     for row, one in enumerate(tags):

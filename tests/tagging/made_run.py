@@ -59,7 +59,7 @@ def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, 
     prepared = counts | {"labels": len(LABELS), "shard_rows": [], "document_fingerprint": "", "gold_fingerprint": None}
     _finish(storage, layout.DOCUMENTS, [layout.LABELS], prepared | {"label_fingerprint": "labels"})
     _finish(storage, layout.shortlist(0), storage.list(layout.LEXICAL), {})
-    _finish(storage, layout.STUDENT, storage.list(layout.STUDENT, recursive=True), {"encoder": 0})
+    _finish(storage, layout.STUDENT, storage.list(layout.STUDENT, recursive=True), {"encoder": 0, "min_score": -1.0})
     built: dict[str, Any] = {"student": f"commit of {layout.STUDENT}", "label_fingerprint": "labels"}
     built |= {"match_settings": Context(config, storage).match_settings}
     files = [f"{layout.INDEX}/{one.file}" for one in infos]
