@@ -29,6 +29,18 @@ def test_the_readme_is_a_front_door() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_what_the_tour_names_is_in_the_file_that_it_names() -> None:
+    named = re.findall(r"\]\((\S+\.py)\)((?:,?\s(?:and |or )?`\w+`)+)", (ROOT / "docs/tour.md").read_text("utf-8"))
+    assert len(named) > 60
+    missing = []
+    for file, names in named:
+        code = (ROOT / "docs" / file).read_text("utf-8")
+        for name in re.findall(r"\w+", names.replace(" and ", " ").replace(" or ", " ")):
+            if not re.search(rf"^ *(?:def|class) {name}\b|^{name}\b.* = ", code, re.MULTILINE):
+                missing.append((file, name))
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
     for link in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
