@@ -33,7 +33,7 @@ SAME = ("dataset", "labels", "student", "teacher")
 #: Of which the least budget is sought that reaches the published recipe.
 REACHED = ("P@1", "R@10")
 #: Prompts asked in a run from which its rate is one.
-LEAST_PROMPTS = 1000
+MIN_PROMPTS = 1000
 #: Of the bootstrap.
 SEED = 0
 
@@ -133,7 +133,7 @@ def at_one_rate(*parts: Sequence[Row]) -> list[list[Row]]:
     stores: dict[tuple[Any, ...], float] = {}
     for row in (row for rows in parts for row in rows):
         prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
-        if prompts >= max(LEAST_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
+        if prompts >= max(MIN_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
             _note_rate(rates, row, prompts / row["seconds_asked"])
         if row.get("teacher_seconds"):
             _note_rate(stores, row, _prompts(row) / row["teacher_seconds"])

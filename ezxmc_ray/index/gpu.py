@@ -18,7 +18,7 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard
 
 #: FAISS returns at most so many neighbors from a GPU.
-_MOST_NEIGHBOURS = 2048
+_MAX_NEIGHBORS = 2048
 #: FAISS's words for an index that has no form for GPUs, and what it and PyTorch say where memory ends.
 _NO_FORM = ("not implemented on GPU", "not supported on GPU")
 _NO_ROOM = ("out of memory", "cudaMalloc", "alloc fail")
@@ -103,9 +103,9 @@ def divided(shards: Sequence[ExactShard], gpus: int) -> list[ExactShard]:
     return parts
 
 
-def most_neighbours(shard: Any) -> int:
+def max_neighbors(shard: Any) -> int:
     """How many labels a copy of :func:`on_gpus` returns at most."""
-    return int(shard.ntotal) if isinstance(shard, TorchShard) else _MOST_NEIGHBOURS
+    return int(shard.ntotal) if isinstance(shard, TorchShard) else _MAX_NEIGHBORS
 
 
 def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> UserError:

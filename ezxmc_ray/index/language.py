@@ -12,7 +12,7 @@ from ezxmc_ray.index.words import STEM, tokens
 
 AUTO, NONE = "auto", "none"
 #: Share of a text's words that must be small words of one language. In sentences it is 20 to 45 %, in titles 10.
-LEAST_SHARE = 0.05
+MIN_SHARE = 0.05
 
 _SMALL_WORDS = {
     "arabic": "في من على إلى عن أن هذا هذه التي الذي مع كان بين أو كل لا ما هو هي",
@@ -59,7 +59,7 @@ def detect_language(texts: Iterable[str]) -> str:
             for language in languages:
                 counts[language] += 1 / len(languages)
     most = max(counts, key=lambda language: counts[language])
-    return most if counts[most] > LEAST_SHARE * words else NONE
+    return most if counts[most] > MIN_SHARE * words else NONE
 
 
 def stemmer(language: str) -> Callable[[str], str]:

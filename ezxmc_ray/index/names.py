@@ -23,9 +23,9 @@ from ezxmc_ray.index.language import NONE, stemmer
 from ezxmc_ray.index.words import DOCUMENT_WORDS, tokens
 
 #: Words of a name at most; a longer one is not looked for.
-MOST_WORDS = 12
+MAX_WORDS = 12
 #: A name has two letters at least.
-LEAST_LETTERS = 2
+MIN_LETTERS = 2
 #: Documents that are compared at once, and words whose hashes are kept.
 BATCH_DOCUMENTS = 512
 KEPT_WORDS = 1 << 20
@@ -75,8 +75,8 @@ def label_names(text: str) -> list[list[str]]:
     parts = [text]
     if colon := _COLON.search(text):
         parts.append(text[colon.end() :])
-    names = [tokens(part, MOST_WORDS + 1) for part in parts]
-    return [name for name in names if len(name) <= MOST_WORDS and sum(map(len, name)) >= LEAST_LETTERS]
+    names = [tokens(part, MAX_WORDS + 1) for part in parts]
+    return [name for name in names if len(name) <= MAX_WORDS and sum(map(len, name)) >= MIN_LETTERS]
 
 
 def name_arrays(

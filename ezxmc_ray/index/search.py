@@ -18,7 +18,7 @@ import numpy as np
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
 from ezxmc_ray.index.exact import ExactShard
-from ezxmc_ray.index.gpu import TorchShard, most_neighbours, on_gpus
+from ezxmc_ray.index.gpu import TorchShard, max_neighbors, on_gpus
 from ezxmc_ray.index.label_texts import LabelTexts, best_of
 from ezxmc_ray.index.node_files import FileNote, checksum, node_file
 from ezxmc_ray.index.pairs import pair_scores, vectors_of
@@ -222,7 +222,7 @@ class ShardedIndex:
     def _ask(self, shard: int, queries: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         fetch = min(fetch, self.shards[shard].ntotal)
         index = self.shards[shard]
-        if self.is_on_gpus and fetch <= most_neighbours(self._gpu_shards[shard]):  # else the copy on the disk answers
+        if self.is_on_gpus and fetch <= max_neighbors(self._gpu_shards[shard]):  # else the copy on the disk answers
             index = self._gpu_shards[shard]
         if not len(queries) or not fetch:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ezxmc_ray.errors import UserError
 
-#: Pairs of neighbouring similarity that are a point of the curve together, at least, and points at most.
-LEAST_PAIRS, MOST_POINTS = 20, 200
+#: Pairs of neighboring similarity that are a point of the curve together, at least, and points at most.
+MIN_PAIRS, MAX_POINTS = 20, 200
 #: Parts of the pairs that the curve's error is measured on, each by the curve of the others.
 FOLDS = 5
 #: Bins of a chance, from 0 to 1, in which promised and found shares are compared.
@@ -83,10 +83,10 @@ def precision_thresholds(similarity: ArrayLike, is_yes: ArrayLike) -> list[float
     """For each of :data:`PRECISIONS` the lowest least score above which so many pairs got a yes; None: there is none.
 
     ``similarity`` float32 [n], ``is_yes`` bool [n]; the answers are similarities. A threshold is above at least
-    :data:`LEAST_PAIRS` pairs: one lucky pair at the top is no precision.
+    :data:`MIN_PAIRS` pairs: one lucky pair at the top is no precision.
     """
     scores, counts, hits = _by_threshold(similarity, is_yes)
-    enough = counts >= LEAST_PAIRS
+    enough = counts >= MIN_PAIRS
     precision = hits / counts
     found: list[float | None] = []
     for wanted in PRECISIONS:
@@ -104,11 +104,11 @@ def threshold_of_precision(thresholds: Sequence[float | None], precision: float)
 def fit_probability(similarity: ArrayLike, is_yes: ArrayLike) -> ProbabilityCurve | None:
     """The curve of ``similarity`` (float32 [n]) and ``is_yes`` (bool [n]); None where there are too few pairs.
 
-    Isotonic regression (Zadrozny and Elkan, KDD 2002) of the shares of yes among neighbouring pairs, so many together
+    Isotonic regression (Zadrozny and Elkan, KDD 2002) of the shares of yes among neighboring pairs, so many together
     that a share says something. To what it pools a pair of each kind is added (Laplace), so that no chance is 0 or 1.
     """
     scores, yes = _sorted(similarity, is_yes)
-    points = min(MOST_POINTS, len(scores) // LEAST_PAIRS)
+    points = min(MAX_POINTS, len(scores) // MIN_PAIRS)
     if points < 2:
         return None
     from sklearn.isotonic import IsotonicRegression  # seconds of imports, for who fits one

@@ -10,7 +10,7 @@ import pytest
 from ezxmc_ray.index import names as module
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.language import stemmer
-from ezxmc_ray.index.names import MOST_WORDS, NameTable, label_names, name_arrays
+from ezxmc_ray.index.names import MAX_WORDS, NameTable, label_names, name_arrays
 from ezxmc_ray.index.words import DOCUMENT_WORDS, tokens
 
 
@@ -29,7 +29,7 @@ def slowly(labels: list[str], language: str, title: str | None, text: str) -> di
 
     def runs(words: list[str]) -> set[tuple[str, ...]]:
         stems = list(map(stem, words))
-        return {tuple(stems[i:j]) for i in range(len(stems)) for j in range(i + 1, min(len(stems), i + MOST_WORDS) + 1)}
+        return {tuple(stems[i:j]) for i in range(len(stems)) for j in range(i + 1, min(len(stems), i + MAX_WORDS) + 1)}
 
     head = tokens(title or "", DOCUMENT_WORDS)
     heads, bodies = runs(head), runs(tokens(text, DOCUMENT_WORDS - len(head)))
@@ -62,8 +62,8 @@ def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pyt
         "x-ray",
         ":",
     ]
-    labels = [" ".join(draw.choices(words, k=draw.randrange(5))) for _ in range(150)] + ["tool " * MOST_WORDS] * 2
-    labels += ["tool " * (MOST_WORDS + 1), "History of tools: a tool"]
+    labels = [" ".join(draw.choices(words, k=draw.randrange(5))) for _ in range(150)] + ["tool " * MAX_WORDS] * 2
+    labels += ["tool " * (MAX_WORDS + 1), "History of tools: a tool"]
     texts = [" ".join(draw.choices(words, k=draw.choice([0, 4, 30, DOCUMENT_WORDS + 20]))) for _ in range(40)]
     titles = [draw.choice(["", None, " ".join(draw.choices(words, k=5))]) for _ in texts]
     found = table_of(labels, language).find(titles, texts)

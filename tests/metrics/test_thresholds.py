@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ezxmc_ray.metrics.thresholds import (
-    LEAST_PAIRS,
+    MIN_PAIRS,
     PRECISIONS,
     ProbabilityCurve,
     fit_min_score,
@@ -45,7 +45,7 @@ def test_a_threshold_of_a_precision_is_the_lowest_that_has_it_by_a_plain_loop() 
             lowest = [
                 float(least)
                 for least, kept in zip(np.unique(similarity), above, strict=True)
-                if kept.sum() >= LEAST_PAIRS and yes[kept].mean() >= wanted
+                if kept.sum() >= MIN_PAIRS and yes[kept].mean() >= wanted
             ]
             assert threshold == (min(lowest) if lowest else None)
             assert threshold_of_precision(found, wanted) == threshold
@@ -58,7 +58,7 @@ def test_one_lucky_pair_is_no_precision() -> None:
     yes = np.zeros(100, bool)
     yes[0] = True
     assert precision_thresholds(similarity, yes)[PRECISIONS.index(0.06)] is None
-    assert precision_thresholds(similarity, yes)[PRECISIONS.index(0.05)] == similarity[LEAST_PAIRS - 1]
+    assert precision_thresholds(similarity, yes)[PRECISIONS.index(0.05)] == similarity[MIN_PAIRS - 1]
 
 
 def test_the_curve_finds_the_chances_of_a_world_that_is_known() -> None:
@@ -90,7 +90,7 @@ def test_where_hundreds_say_the_same_the_chance_is_near_it() -> None:
     assert curve(0.3) < 0.002 and curve(0.97) > 0.99
 
 
-@pytest.mark.parametrize("pairs", [1, LEAST_PAIRS, 2 * LEAST_PAIRS - 1])
+@pytest.mark.parametrize("pairs", [1, MIN_PAIRS, 2 * MIN_PAIRS - 1])
 def test_of_too_few_pairs_no_chance_is_told(pairs: int) -> None:
     assert fit_probability(np.arange(pairs), np.arange(pairs) > 0) is None
     assert probability_error(np.arange(pairs), np.arange(pairs) > 0) is None
