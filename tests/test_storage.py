@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import resource
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,10 +38,20 @@ def test_tables_json_and_bytes_come_back(storage: Storage) -> None:
     assert storage.read_counts("gold/shard-00000.parquet") == {"documents": 3}
     assert storage.rows("gold/shard-00000.parquet") == 3
     assert storage.read_json("a/b.json") == {"é": [1]}
+    assert storage.read_bytes("a/b.json").decode() == '{\n  "é": [\n    1\n  ]\n}\n'  # people read it too
     assert storage.list("gold", ".parquet") == ["gold/shard-00000.parquet"]
     assert storage.list("nowhere") == []
     assert storage.list(recursive=True) == ["a/b.json", "gold/shard-00000.parquet"]
     assert pq.read_table(storage.path("gold/shard-00000.parquet")).column_names == ["labels"]
+
+
+def test_a_shards_table_lies_under_its_number(storage: Storage) -> None:
+    table = pa.table({"labels": [[1], []]}, schema=GOLD_SCHEMA)
+    storage.write_shard("gold", 12, table, {"documents": 2})
+    assert storage.list(recursive=True) == ["gold/shard-00012.parquet"]
+    assert storage.read_shard("gold", 12, GOLD_SCHEMA) == table
+    assert storage.read_shard("gold", 12, GOLD_SCHEMA, ["labels"]) == table
+    assert storage.read_counts("gold/shard-00012.parquet") == {"documents": 2}
 
 
 def test_a_storage_can_be_sent_to_another_process(storage: Storage) -> None:
@@ -58,6 +70,7 @@ def test_a_relative_place_is_the_same_for_a_process_that_works_elsewhere(
 
 def test_a_small_file_is_one_request_on_s3_unless_the_address_says_otherwise() -> None:
     assert _with_one_put("s3://bucket/run") == "s3://bucket/run?allow_delayed_open=true"
+    assert _with_one_put("gs://bucket/run") == "gs://bucket/run"
     for address, one_put in (
         ("s3://bucket/run?region=us-east-1", True),
         ("s3://bucket/run?region=us-east-1&allow_delayed_open=false", False),
@@ -96,6 +109,16 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_write_ret
     Storage(str(tmp_path)).write_bytes("folder/file", b"content")
     assert done[0].startswith(str(tmp_path / "folder" / "file.tmp-"))
     assert done[1:] == ["replace", str(tmp_path / "folder")]
+    done.clear()
+    Storage(str(tmp_path)).rename("folder/file", "other/file")
+    assert done == ["replace", str(tmp_path / "other")]
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with pytest.raises(ConnectionResetError), storage.open_file("a"):
+        raise ConnectionResetError(errno.ECONNRESET, "of whoever writes")
+    assert storage.list() == [] and os.listdir(tmp_path) == []
 
 
 def test_a_run_below_a_regular_file_is_one_sentence(tmp_path: Path) -> None:
@@ -145,6 +168,8 @@ def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
     storage.rename("old/sub/a", "c")
     assert storage.read_bytes("c") == b"1"
     assert storage.list(recursive=True) == ["c"]
+    storage.rename("c", "new/folder/d")
+    assert storage.list(recursive=True) == ["new/folder/d"]
 
 
 class CountingFolder:
@@ -185,6 +210,83 @@ def test_on_an_object_store_a_rename_is_one_copy_a_file_and_six_requests(
     assert sum(asked[5].values()) <= 5 + 6
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    """A run on an object store, simulated: its paths are none of this machine's, so a look past it finds nothing."""
+    (tmp_path / "store/bucket/run/a/sub").mkdir(parents=True)  # which no object store asks for
+    storage = Storage(str(tmp_path / "near"))
+    storage.filesystem = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
+    storage._base = "bucket/run"
+    return storage
+
+
+def test_on_an_object_store_nothing_goes_past_its_file_system(store: Storage, tmp_path: Path) -> None:
+    table = pa.table({"labels": [[1], [2, 3]]}, schema=GOLD_SCHEMA)
+    store.write_table("a/t.parquet", table, {"documents": 2})
+    assert not store.is_local and store.path("a") == "bucket/run/a"
+    assert store.read_table("a/t.parquet", GOLD_SCHEMA) == table
+    assert store.read_counts("a/t.parquet") == {"documents": 2}
+    assert store.rows("a/t.parquet") == 2 and store.rows_of(["a/t.parquet"]) == (2,)
+    (tmp_path / "one").write_bytes(b"content")
+    store.upload(tmp_path / "one", "a/sub/x")
+    assert store.sizes("a/sub") == {"a/sub/x": 7} and store.folders("a") == ["a/sub"]
+    assert store.list("", recursive=True) == ["a/sub/x", "a/t.parquet"]
+    assert store.exists("a/sub/x") and not store.exists("a/sub/y")
+    assert store.is_folder("a/sub") and not store.is_folder("a/sub/x")
+    with store.local("a/sub") as copy:
+        assert (copy / "x").read_bytes() == b"content" and tmp_path not in copy.parents
+    assert not copy.exists()
+    store.remove("a/sub")
+    store.remove("a/sub")
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(found) == [tmp_path / "one", tmp_path / "store/bucket/run/a/t.parquet"]
+
+
+def test_on_an_object_store_a_file_is_renamed_and_what_cannot_be_copied_stays(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_bytes("a/x", b"1")
+    store.rename("a/x", "a/sub/y")
+    assert store.list("", recursive=True) == ["a/sub/y"]
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("the store is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "filesystem", SimpleNamespace(copy_file=fail, get_file_info=store.filesystem.get_file_info))
+        with pytest.raises(OSError, match="full"):
+            store.rename("a/sub", "a/other")
+    assert store.read_bytes("a/sub/y") == b"1"
+
+
+def test_a_write_is_refused_by_the_guard_before_anything_is_written(storage: Storage, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise UserError("another command's")
+
+    storage.guard = refuse
+    with pytest.raises(UserError, match="another command's"):
+        storage.write_bytes("folder/file", b"x")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_columns_that_are_asked_for_are_read_and_checked(storage: Storage) -> None:
+    storage.write_table("t.parquet", pa.table({"id": [1], "text": ["a"], "description": ["b"]}))
+    assert storage.read_table("t.parquet", columns=["text"]).column_names == ["text"]
+    checked = storage.read_table("t.parquet", LABELS_SCHEMA, ["description", "text"])
+    assert checked.column_names == ["description", "text"]
+    with pytest.raises(UserError, match="column 'id' has type int64"):
+        storage.read_table("t.parquet", LABELS_SCHEMA, ["text", "id"])
+
+
+def test_files_are_listed_by_their_ending_and_not_those_below_unless_asked(storage: Storage) -> None:
+    for name in ("a/2.json", "a/1.parquet", "a/b/3.parquet", "a/json"):
+        storage.write_bytes(name, b"")
+    assert storage.list("a", ".parquet") == ["a/1.parquet"] and storage.list("a", "json") == ["a/2.json", "a/json"]
+    assert storage.list("a", ".parquet", recursive=True) == ["a/1.parquet", "a/b/3.parquet"]
+    assert Storage("/").path("a/b") == "/a/b" and Storage("/").path() == "/"
+    assert storage.below("a").list() == ["1.parquet", "2.json", "json"]
+
+
 def test_a_storage_below_another_keeps_what_its_uri_asks_for() -> None:
     run = Storage("s3://bucket/run?region=eu-central-1&endpoint_override=localhost:9")
     below = run.below(".prepare")
@@ -211,6 +313,8 @@ def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD_SCHEMA) as sink:
         sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
         raise KeyError("in the midst")
+    with pytest.raises(KeyError), storage._commit("t.parquet"):
+        raise KeyError("before anything was written")
     assert storage.list() == []
 
 
