@@ -7,21 +7,26 @@ import json
 import os
 import pickle
 import resource
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.leftovers import temporary_name
-from ezxmc_ray.storage import CHECKSUM, COUNTS, Manifest, Storage, _with_one_put, read_manifest, write_manifest
+from ezxmc_ray.storage import (
+    CHECKSUM,
+    COUNTS,
+    Manifest,
+    Storage,
+    check_writable,
+    copy_into,
+    read_manifest,
+    write_manifest,
+)
 from ezxmc_ray.tables import GOLD_SCHEMA, LABELS_SCHEMA
 
 
@@ -68,19 +73,6 @@ def test_a_relative_place_is_the_same_for_a_process_that_works_elsewhere(
     assert pickle.loads(sent).path("x") == f"{tmp_path}/run/x"
 
 
-def test_a_small_file_is_one_request_on_s3_unless_the_address_says_otherwise() -> None:
-    assert _with_one_put("s3://bucket/run") == "s3://bucket/run?allow_delayed_open=true"
-    assert _with_one_put("gs://bucket/run") == "gs://bucket/run"
-    for address, one_put in (
-        ("s3://bucket/run?region=us-east-1", True),
-        ("s3://bucket/run?region=us-east-1&allow_delayed_open=false", False),
-    ):
-        storage = Storage(address)
-        assert storage.path("a") == "bucket/run/a"
-        assert storage.filesystem.__reduce__()[1][0]["allow_delayed_open"] is one_put
-        assert pickle.loads(pickle.dumps(storage)).root == address
-
-
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes("file", b"old")
@@ -114,6 +106,15 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_write_ret
     assert done == ["replace", str(tmp_path / "other")]
 
 
+def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
+    storage, before = Storage(str(tmp_path)), len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        storage.write_bytes(f"folder/{number}", b"x")
+        storage.write_table(f"{number}.parquet", pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
+        storage.rename(f"folder/{number}", f"other/{number}")
+    assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with pytest.raises(ConnectionResetError), storage.open_file("a"):
@@ -140,6 +141,28 @@ def test_upload_and_local_copy_a_directory(storage: Storage, tmp_path: Path) -> 
     with storage.local("student") as path:
         assert (path / "a").read_text() == "1"
         assert (path / "sub" / "b").read_text() == "2"
+
+
+def test_a_copy_of_a_directory_takes_the_place_of_what_was_there(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_text("1")
+    storage.write_bytes("student/old", b"0")
+    storage.write_bytes("other", b"0")
+    copy_into(storage, tmp_path / "model", "student")
+    assert storage.list(recursive=True) == ["other", "student/a"]
+
+
+def test_a_place_is_tried_before_it_is_used(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes("a", b"")
+    check_writable(storage)
+    assert os.listdir(storage.path()) == ["a"]
+
+    def fail(name: str, content: bytes) -> None:
+        raise ConnectionResetError("the store is gone")
+
+    monkeypatch.setattr(storage, "write_bytes", fail)
+    with pytest.raises(UserError, match=r"Cannot write to .*: the store is gone; set run=<another place>"):
+        check_writable(storage)
 
 
 def test_upload_and_local_copy_a_file(storage: Storage, tmp_path: Path) -> None:
@@ -172,93 +195,6 @@ def test_rename_replaces_a_directory_and_a_file(storage: Storage) -> None:
     assert storage.list(recursive=True) == ["new/folder/d"]
 
 
-class CountingFolder:
-    """A local folder as an object store, simulated: it knows no move, a copy makes folders, requests are counted."""
-
-    def __init__(self) -> None:
-        self.folder, self.asked = fs.LocalFileSystem(), Counter[str]()
-
-    def __getattr__(self, name: str) -> Any:
-        def ask(*arguments: Any) -> Any:
-            assert name != "move"
-            self.asked[name] += 1
-            if name == "copy_file":
-                self.folder.create_dir(arguments[1].rpartition("/")[0])
-            return getattr(self.folder, name)(*arguments)
-
-        return ask
-
-
-def test_on_an_object_store_a_rename_is_one_copy_a_file_and_six_requests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``move`` would be a copy, a removal and three looks a file; here the files go together (simulated)."""
-    storage, asked = Storage(str(tmp_path)), {}
-    for files in (5, 50):
-        for number in range(files):
-            storage.write_bytes(f"new/sub/{number}", str(number).encode())
-        storage.write_bytes("old/b", b"2")
-        store = CountingFolder()
-        with monkeypatch.context() as simulated:
-            simulated.setattr(Storage, "is_local", property(lambda self: False))
-            simulated.setattr(storage, "filesystem", store)
-            storage.rename("new", "old")
-        asked[files] = store.asked
-        assert storage.list(recursive=True) == sorted(f"old/sub/{number}" for number in range(files))
-        assert all(storage.read_bytes(f"old/sub/{number}") == str(number).encode() for number in range(files))
-    assert asked[50] - asked[5] == Counter(copy_file=45)
-    assert sum(asked[5].values()) <= 5 + 6
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Storage:
-    """A run on an object store, simulated: its paths are none of this machine's, so a look past it finds nothing."""
-    (tmp_path / "store/bucket/run/a/sub").mkdir(parents=True)  # which no object store asks for
-    storage = Storage(str(tmp_path / "near"))
-    storage.filesystem = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
-    storage._base = "bucket/run"
-    return storage
-
-
-def test_on_an_object_store_nothing_goes_past_its_file_system(store: Storage, tmp_path: Path) -> None:
-    table = pa.table({"labels": [[1], [2, 3]]}, schema=GOLD_SCHEMA)
-    store.write_table("a/t.parquet", table, {"documents": 2})
-    assert not store.is_local and store.path("a") == "bucket/run/a"
-    assert store.read_table("a/t.parquet", GOLD_SCHEMA) == table
-    assert store.read_counts("a/t.parquet") == {"documents": 2}
-    assert store.rows("a/t.parquet") == 2 and store.rows_of(["a/t.parquet"]) == (2,)
-    (tmp_path / "one").write_bytes(b"content")
-    store.upload(tmp_path / "one", "a/sub/x")
-    assert store.sizes("a/sub") == {"a/sub/x": 7} and store.folders("a") == ["a/sub"]
-    assert store.list("", recursive=True) == ["a/sub/x", "a/t.parquet"]
-    assert store.exists("a/sub/x") and not store.exists("a/sub/y")
-    assert store.is_folder("a/sub") and not store.is_folder("a/sub/x")
-    with store.local("a/sub") as copy:
-        assert (copy / "x").read_bytes() == b"content" and tmp_path not in copy.parents
-    assert not copy.exists()
-    store.remove("a/sub")
-    store.remove("a/sub")
-    found = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(found) == [tmp_path / "one", tmp_path / "store/bucket/run/a/t.parquet"]
-
-
-def test_on_an_object_store_a_file_is_renamed_and_what_cannot_be_copied_stays(
-    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.write_bytes("a/x", b"1")
-    store.rename("a/x", "a/sub/y")
-    assert store.list("", recursive=True) == ["a/sub/y"]
-
-    def fail(source: str, target: str) -> None:
-        raise OSError("the store is full")
-
-    with monkeypatch.context() as full:
-        full.setattr(store, "filesystem", SimpleNamespace(copy_file=fail, get_file_info=store.filesystem.get_file_info))
-        with pytest.raises(OSError, match="full"):
-            store.rename("a/sub", "a/other")
-    assert store.read_bytes("a/sub/y") == b"1"
-
-
 def test_a_write_is_refused_by_the_guard_before_anything_is_written(storage: Storage, tmp_path: Path) -> None:
     def refuse() -> None:
         raise UserError("another command's")
@@ -287,13 +223,6 @@ def test_files_are_listed_by_their_ending_and_not_those_below_unless_asked(stora
     assert storage.below("a").list() == ["1.parquet", "2.json", "json"]
 
 
-def test_a_storage_below_another_keeps_what_its_uri_asks_for() -> None:
-    run = Storage("s3://bucket/run?region=eu-central-1&endpoint_override=localhost:9")
-    below = run.below(".prepare")
-    assert below.path("documents") == "bucket/run/.prepare/documents"
-    assert below.filesystem.equals(run.filesystem) and below.filesystem.region == "eu-central-1"
-
-
 def test_a_local_storage_below_another_takes_names_as_they_are(tmp_path: Path) -> None:
     below = Storage(f"{tmp_path}/what?/run").below("new")
     below.write_bytes("a", b"1")
@@ -306,20 +235,10 @@ def test_rows_of_many_files_are_in_their_order(storage: Storage) -> None:
     assert storage.rows_of([f"t/{number}.parquet" for number in (7, 39, 0, 3)]) == (7, 39, 0, 3)
 
 
-def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an object store (simulated), where what was written until an error would stay."""
-    storage = Storage(str(tmp_path))
-    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
-    with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD_SCHEMA) as sink:
-        sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
-        raise KeyError("in the midst")
-    with pytest.raises(KeyError), storage._commit("t.parquet"):
-        raise KeyError("before anything was written")
-    assert storage.list() == []
-
-
 def test_a_manifest_comes_back(storage: Storage) -> None:
     manifest = Manifest("stage", "abc", rows=1, seconds=0.5, files=["stage/one"], details={"cut": 2, "by": {1: 2.5}})
+    assert read_manifest(storage, "stage") is None
+    write_manifest(storage, "another stage", manifest)
     assert read_manifest(storage, "stage") is None
     write_manifest(storage, "stage", manifest)
     assert read_manifest(storage, "stage") == replace(manifest, details={"cut": 2, "by": {"1": 2.5}})

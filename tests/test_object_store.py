@@ -1,0 +1,142 @@
+"""A run on an object store: one put a file, nothing past the store's file system, a rename that loses nothing.
+
+The stores are simulated by local folders; what pyarrow makes of an S3 address is looked at without a request.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import fs
+
+from ezxmc_ray.storage import Storage, _with_one_put
+from ezxmc_ray.tables import GOLD_SCHEMA
+
+
+class CountingFolder:
+    """A local folder as an object store, simulated: it knows no move, a copy makes folders, requests are counted."""
+
+    def __init__(self) -> None:
+        self.folder, self.asked = fs.LocalFileSystem(), Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*arguments: Any) -> Any:
+            assert name != "move"
+            self.asked[name] += 1
+            if name == "copy_file":
+                self.folder.create_dir(arguments[1].rpartition("/")[0])
+            return getattr(self.folder, name)(*arguments)
+
+        return ask
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    """A run on an object store, simulated: its paths are none of this machine's, so a look past it finds nothing."""
+    (tmp_path / "store/bucket/run/a/sub").mkdir(parents=True)  # which no object store asks for
+    storage = Storage(str(tmp_path / "near"))
+    storage.filesystem = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
+    storage._base = "bucket/run"
+    return storage
+
+
+def test_a_small_file_is_one_request_on_s3_unless_the_address_says_otherwise() -> None:
+    assert _with_one_put("s3://bucket/run") == "s3://bucket/run?allow_delayed_open=true"
+    assert _with_one_put("gs://bucket/run") == "gs://bucket/run"
+    for address, one_put in (
+        ("s3://bucket/run?region=us-east-1", True),
+        ("s3://bucket/run?region=us-east-1&allow_delayed_open=false", False),
+    ):
+        storage = Storage(address)
+        assert storage.path("a") == "bucket/run/a"
+        assert storage.filesystem.__reduce__()[1][0]["allow_delayed_open"] is one_put
+        assert pickle.loads(pickle.dumps(storage)).root == address
+
+
+def test_a_storage_below_another_keeps_what_its_uri_asks_for() -> None:
+    run = Storage("s3://bucket/run?region=eu-central-1&endpoint_override=localhost:9")
+    below = run.below(".prepare")
+    assert below.path("documents") == "bucket/run/.prepare/documents"
+    assert below.filesystem.equals(run.filesystem) and below.filesystem.region == "eu-central-1"
+
+
+def test_on_an_object_store_nothing_goes_past_its_file_system(store: Storage, tmp_path: Path) -> None:
+    table = pa.table({"labels": [[1], [2, 3]]}, schema=GOLD_SCHEMA)
+    store.write_table("a/t.parquet", table, {"documents": 2})
+    assert not store.is_local and store.path("a") == "bucket/run/a"
+    assert store.read_table("a/t.parquet", GOLD_SCHEMA) == table
+    assert store.read_counts("a/t.parquet") == {"documents": 2}
+    assert store.rows("a/t.parquet") == 2 and store.rows_of(["a/t.parquet"]) == (2,)
+    (tmp_path / "one").write_bytes(b"content")
+    store.upload(tmp_path / "one", "a/sub/x")
+    assert store.sizes("a/sub") == {"a/sub/x": 7} and store.folders("a") == ["a/sub"]
+    assert store.list("", recursive=True) == ["a/sub/x", "a/t.parquet"]
+    assert store.exists("a/sub/x") and not store.exists("a/sub/y")
+    assert store.is_folder("a/sub") and not store.is_folder("a/sub/x")
+    with store.local("a") as copy:
+        assert sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*")) == ["sub", "sub/x", "t.parquet"]
+        assert (copy / "sub/x").read_bytes() == b"content" and tmp_path not in copy.parents
+    with store.local("a/sub") as copy:
+        assert os.listdir(copy) == ["x"] and os.listdir(copy.parent) == ["sub"]
+    assert not copy.exists()
+    store.remove("a/sub")
+    store.remove("a/sub")
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(found) == [tmp_path / "one", tmp_path / "store/bucket/run/a/t.parquet"]
+
+
+def test_on_an_object_store_a_file_is_renamed_and_what_cannot_be_copied_stays(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_bytes("a/x", b"1")
+    store.rename("a/x", "a/sub/y")
+    assert store.list("", recursive=True) == ["a/sub/y"]
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("the store is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "filesystem", SimpleNamespace(copy_file=fail, get_file_info=store.filesystem.get_file_info))
+        with pytest.raises(OSError, match="full"):
+            store.rename("a/sub", "a/other")
+    assert store.read_bytes("a/sub/y") == b"1"
+
+
+def test_on_an_object_store_a_rename_is_one_copy_a_file_and_six_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``move`` would be a copy, a removal and three looks a file; here the files go together (simulated)."""
+    storage, asked = Storage(str(tmp_path)), {}
+    for files in (5, 50):
+        for number in range(files):
+            storage.write_bytes(f"new/sub/{number}", str(number).encode())
+        storage.write_bytes("old/b", b"2")
+        store = CountingFolder()
+        with monkeypatch.context() as simulated:
+            simulated.setattr(Storage, "is_local", property(lambda self: False))
+            simulated.setattr(storage, "filesystem", store)
+            storage.rename("new", "old")
+        asked[files] = store.asked
+        assert storage.list(recursive=True) == sorted(f"old/sub/{number}" for number in range(files))
+        assert all(storage.read_bytes(f"old/sub/{number}") == str(number).encode() for number in range(files))
+    assert asked[50] - asked[5] == Counter(copy_file=45)
+    assert sum(asked[5].values()) <= 5 + 6
+
+
+def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an object store (simulated), where what was written until an error would stay."""
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
+    with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD_SCHEMA) as sink:
+        sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
+        raise KeyError("in the midst")
+    with pytest.raises(KeyError), storage._commit("t.parquet"):
+        raise KeyError("before anything was written")
+    assert storage.list() == []
