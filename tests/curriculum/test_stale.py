@@ -59,6 +59,15 @@ FOLDERS = {
 }
 
 
+#: By what prepare tells of documents and labels, the steps that ask for it.
+TOLD = {
+    "document_fingerprint": SHORTLISTS | COMPARES | {"predict"},
+    "label_fingerprint": SHORTLISTS | COMPARES | {"predict"},
+    "shard_rows": SHORTLISTS | COMPARES | {"predict"},
+    "gold_fingerprint": {"evaluate"},
+}
+
+
 def fingerprints(config: Config, storage: Storage) -> dict[str, str]:
     """Of each step by its name, of the last of those of one name."""
     plan = RunPlan(config, storage)
@@ -87,5 +96,13 @@ def test_each_step_depends_on_what_it_is_made_of_and_on_nothing_else(
         found[folder] = stale(config)
         write_manifest(storage, folder, manifest)
     assert found == FOLDERS
+    prepared, found = read_manifest(storage, layout.DOCUMENTS), {}
+    assert prepared is not None
+    for name in TOLD:
+        other = [100, 200] if name == "shard_rows" else "another"
+        write_manifest(storage, layout.DOCUMENTS, replace(prepared, details=prepared.details | {name: other}))
+        found[name] = stale(config)
+        write_manifest(storage, layout.DOCUMENTS, prepared)
+    assert found == TOLD
     (tmp_path / "encoder" / "config.json").write_text('{"another": "model"}')
     assert stale(config) == {"cycle 0 shortlist", *TRAINS}
