@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics.thresholds import (
+    ERROR_BINS,
+    FOLDS,
+    MAX_POINTS,
     MIN_PAIRS,
     PRECISIONS,
+    LeastScores,
     ProbabilityCurve,
     fit_min_score,
     fit_probability,
@@ -49,6 +54,7 @@ def test_a_threshold_of_a_precision_is_the_lowest_that_has_it_by_a_plain_loop() 
             ]
             assert threshold == (min(lowest) if lowest else None)
             assert threshold_of_precision(found, wanted) == threshold
+        assert threshold_of_precision([*range(99)], 0.99) == 98
         assert threshold_of_precision(found, 0.505) == found[PRECISIONS.index(0.51)]
         assert found[0] == 0.0
 
@@ -88,6 +94,9 @@ def test_where_hundreds_say_the_same_the_chance_is_near_it() -> None:
     curve = fit_probability(similarity, similarity > 0.9)
     assert curve is not None
     assert curve(0.3) < 0.002 and curve(0.97) > 0.99
+    for yes, chance in ((True, 41 / 42), (False, 1 / 42)):  # a pair of each kind is added
+        always = fit_probability(np.arange(40), np.full(40, yes))
+        assert always is not None and always.probabilities == pytest.approx([chance, chance])
 
 
 @pytest.mark.parametrize("pairs", [1, MIN_PAIRS, 2 * MIN_PAIRS - 1])
@@ -101,3 +110,45 @@ def test_equal_similarities_are_one_point() -> None:
     curve = fit_probability(np.repeat([0.1, 0.5], 60), np.repeat([False, True], 60))
     assert curve is not None and set(np.round(curve.scores, 9)) == {0.1, 0.5}
     assert curve.probabilities[0] < 0.1 and curve.probabilities[-1] > 0.9
+
+
+def test_a_point_is_of_so_many_pairs_and_there_are_so_many_points() -> None:
+    rng = np.random.default_rng(8)
+    for pairs, points in ((2 * MIN_PAIRS, 2), (10 * MIN_PAIRS + MIN_PAIRS - 1, 10), (9_000, MAX_POINTS)):
+        similarity = rng.random(pairs)
+        curve = fit_probability(similarity, rng.random(pairs) < similarity)
+        assert curve is not None and len(curve.scores) == points
+        parts = np.array_split(np.sort(similarity), points)
+        np.testing.assert_allclose(curve.scores, [part.mean() for part in parts])
+        assert list(curve.probabilities) == sorted(curve.probabilities)
+
+
+def test_the_error_of_the_curve_is_that_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(9)
+    similarity = rng.random(403)
+    yes = rng.random(403) < similarity**2
+    gaps = [0.0] * ERROR_BINS
+    for part in np.array_split(np.arange(403), FOLDS):
+        others = np.setdiff1d(np.arange(403), part)
+        curve = fit_probability(similarity[others], yes[others])
+        assert curve is not None
+        for pair in part:
+            chance = float(curve(similarity[pair]))
+            gaps[min(int(chance * ERROR_BINS), ERROR_BINS - 1)] += chance - float(yes[pair])
+    assert probability_error(similarity, yes) == pytest.approx(sum(map(abs, gaps)) / 403)
+
+
+def test_what_is_given_goes_before_what_was_fitted() -> None:
+    fitted = LeastScores.of(
+        {"min_score": 0.25, "precision_thresholds": [None if n > 80 else n / 100 for n in range(1, 100)]}
+    )
+    assert fitted.choose(None, None) == 0.25 and fitted.choose(0.7, None) == fitted.choose(0.7, 0.3) == 0.7
+    assert fitted.choose(0.0, None) == 0.0 and fitted.choose(None, 0.3) == 0.3
+    for least in (fitted, LeastScores.of({"min_score": 0.25})):  # of an older version, which fitted no others
+        with pytest.raises(UserError, match=r"say yes to 90% of the labels: set predict\.precision lower, or null"):
+            least.choose(None, 0.9)
+
+
+def test_of_no_pair_nothing_is_fitted() -> None:
+    with pytest.raises(ValueError, match="at least one pair"):
+        fit_min_score([], [])
