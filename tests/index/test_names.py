@@ -46,6 +46,7 @@ def slowly(labels: list[str], language: str, title: str | None, text: str) -> di
 @pytest.mark.parametrize("language", ["none", "english"])
 def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(module, "KEPT_WORDS", 5)
     draw = random.Random(3)
     words = [
         "tool",
@@ -66,6 +67,7 @@ def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pyt
     labels += ["tool " * (MAX_WORDS + 1), "History of tools: a tool"]
     texts = [" ".join(draw.choices(words, k=draw.choice([0, 4, 30, DOCUMENT_WORDS + 20]))) for _ in range(40)]
     titles = [draw.choice(["", None, " ".join(draw.choices(words, k=5))]) for _ in texts]
+    titles[-1] = " ".join(draw.choices(words, k=DOCUMENT_WORDS + 20))
     found = table_of(labels, language).find(titles, texts)
     everything = np.tile(np.arange(len(labels), dtype=np.int32), (len(texts), 1))
     everything[:, -1] = -1
