@@ -41,6 +41,7 @@ def test_small_words_tell_the_language(language: str) -> None:
 
 def test_labels_without_small_words_and_other_languages_are_none() -> None:
     assert detect_language(["Machine learning", "Botany", "Astronomy", "Chess"] * 10) == NONE
+    assert detect_language(["Machine learning"] * 100 + ["the state of the art"]) == NONE  # a share of all words
     assert detect_language(["機械学習の研究", "東京都の歴史"]) == NONE
     assert detect_language([]) == detect_language(["", "!"]) == NONE
     assert stemmer(NONE)("networks") == "netwo" and stemmer("english")("networks") == "network"

@@ -41,7 +41,8 @@ def test_scores_are_those_of_a_search(tmp_path: Path, factory: str) -> None:
 def test_kinds_that_give_no_vector_they_score_by_are_left_alone(factory: str) -> None:
     index = build_shard(unit_rows(700, 0), 0, factory)
     assert not scores_pairs(index)
-    assert np.isneginf(pair_scores(index, unit_rows(2, 1), np.array([3, 4]), 0)).all()
+    unknown = pair_scores(index, unit_rows(2, 1), np.array([3, 4]), 0)
+    assert np.isneginf(unknown).all() and unknown.dtype == np.float32
     with pytest.raises(UserError, match=r"set index\.factory=auto"):
         ShardedIndex([index]).search_among(unit_rows(2, 1), 1, np.array([3, 4]))
 
