@@ -113,6 +113,14 @@ def test_a_broken_file_is_named(store: VerdictStore, tmp_path: Path) -> None:
         assert "remove the file" in str(caught.value)
 
 
+def test_a_file_of_another_kind_is_no_verdicts(store: VerdictStore, tmp_path: Path) -> None:
+    table = table_of(pairs_of(range(1), range(1)), [0.5])
+    other = table.set_column(2, "raw", pa.array([0.5], pa.float64()))
+    Storage(str(tmp_path)).write_table(f"verdicts/{store.key}/{SHARD}/a.parquet", other)
+    with pytest.raises(UserError, match="column 'raw' has type double, expected float"):
+        store.read(SHARD)
+
+
 def test_the_description_is_beside_the_verdicts(store: VerdictStore, tmp_path: Path) -> None:
     store.write_description({"model": "org/name"})
     assert store.description() == {"model": "org/name"}
@@ -131,8 +139,9 @@ def test_the_teachers_of_a_run_are_listed(tmp_path: Path) -> None:
 def test_only_pairs_that_a_folder_lacks_are_appended(store: VerdictStore) -> None:
     pairs = pairs_of(range(3), range(2))
     store.append(SHARD, table_of(pairs[:2], [0.25, 0.25]))
-    missing = store.append_missing(SHARD, table_of(pairs[1:5], [0.75] * 4))
+    missing = store.append_missing(SHARD, table_of(pairs[1:5], [0.75] * 4), {"engine_ms": 2.4})
     assert missing.tolist() == [False, True, True, True]
+    assert store.counts(SHARD) == {"engine_ms": 7}
     assert store.lookup(SHARD, [d for d, _ in pairs], [n for _, n in pairs]).tolist()[:5] == [0.25] * 2 + [0.75] * 3
     assert not store.append_missing(SHARD, table_of(pairs[:5], [0.5] * 5)).any()
     assert len(store.files(SHARD)) == 2
@@ -170,6 +179,7 @@ def test_what_a_step_asked_adds_up_over_its_starts_and_stays_when_files_are_made
         assert (found["pairs_asked"], found["prior_pairs_asked"], found["pairs_held"]) == (7, 1, 5)
         assert (found["engine_seconds"], found["engine_pairs_per_s"]) == (1.25, 6.4)
         assert found["computed_tokens"] == 71 and found["engines"] == 1
+        assert found["prompt_tokens"] == 7 * (3 + 4 + 1)
         assert store.counts(SHARD) == {"computed_tokens": 97, "engine_ms": 4500}
         store.compact(SHARD, store.read(SHARD))
     undisturbed = last | {"pairs_asked": 7, "prior_pairs_asked": 1}
