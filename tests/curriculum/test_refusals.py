@@ -41,6 +41,18 @@ def test_a_budget_that_is_refused_is_not_written_down(stages: FakeStages, settin
     assert open_budget(settings) == 0
 
 
+def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.dies_at = "shortlist 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    monkeypatch.setattr(cluster, "ray_cluster", lambda config: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=5")
+    assert open_budget(settings) == 0
+
+
 def open_budget(settings: list[str]) -> int:
     return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
 
