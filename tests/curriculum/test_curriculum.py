@@ -5,6 +5,7 @@ The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from ezxmc_ray import curriculum, steps
 from ezxmc_ray.config import load_config
+from ezxmc_ray.context import StageResult
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
@@ -203,6 +205,20 @@ def test_a_readout_that_is_named_instead_of_found_redoes_nothing(stages: FakeSta
     stages.took()
     run(settings, "teacher.readout=yes_no")
     assert stages.took() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "module", "function"), [("judge", "judge", "judge"), ("compare", "select", "compare_newest")]
+)
+def test_a_step_calls_its_stage_with_the_context_and_the_cycle(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch, stage: str, module: str, function: str
+) -> None:
+    done = StageResult(3, [], {})
+    place = importlib.import_module(f"ezxmc_ray.stages.{module}")
+    monkeypatch.setattr(place, function, lambda *given: (calls.append(given), done)[1])
+    calls: list[tuple[object, ...]] = []
+    plan = RunPlan(load_config(None, settings), storage_of(settings))
+    assert plan._run(stage, 1) is done and calls == [(plan.context, 1)]
 
 
 def test_a_finished_run_says_which_encoder_it_ships_and_what_that_is_worth(tmp_path: Path) -> None:
