@@ -69,6 +69,20 @@ def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what
     assert stages.took() == []
 
 
+def test_a_comparison_stays_where_its_cycle_is_judged_in_another_dtype(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, has_bfloat16=False)
+    for stages.dies_at in ("shortlist 1", "judge 1"):  # of all documents of cycle 1, whose held-out ones were compared
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    assert stages.took()[-1] == "judge 1"
+    machine(monkeypatch, has_bfloat16=True)
+    stages.dies_at = ""
+    run(settings)
+    assert stages.took() == WHOLE[WHOLE.index("compare 1") + 2 :]
+
+
 def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
