@@ -1,8 +1,8 @@
 """CSV: a header, then a row a record, which may span lines; the sign between columns is told by the header.
 
 Comes in: a Source and the columns that are wanted. Goes out: RawRow after RawRow; blank lines are none. A quote that is
-not closed would swallow the rows behind it: where a record is broken, or its lines look like rows themselves, its first
-line alone is a bad row, and reading goes on with the line behind it.
+not closed would swallow the rows behind it: where a record is broken, or its lines are rows themselves
+(open_quotes.py), its first line alone is a bad row, and reading goes on with the line behind it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from ezxmc_ray.documents.open_quotes import OpenQuotes
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, bad_line, read_lines, snippet
 from ezxmc_ray.errors import UserError
 
@@ -21,8 +22,6 @@ _ADDRESS = re.compile(r"<([^<>\s]+)>")
 #: Lines by which one of Annif's files is known.
 _ANNIF_LINES = 100
 _EXCEL = re.compile(r"sep=(.)\s*", re.IGNORECASE)
-#: A record is taken for swallowed rows only if so many lines of it look like one, each with so many columns.
-_LINES_LIKE_ROWS, _COLUMNS_LIKE_ROWS = 3, 3
 
 
 def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterator[RawRow]]:
@@ -42,7 +41,9 @@ def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterato
         raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
     # A header of "id, text": a blank behind the comma is none of the field, and the quote behind it is one.
     is_padded = len(found) > 1 and all(name.startswith(" ") for name in found[1:])
-    return header, _rows(lines, header, separator, is_padded) if header else iter(())
+    # Ids have no blanks, and what a document's split is called has none.
+    quotes = OpenQuotes(header, separator, is_padded, [*columns[:1], *columns[4:]])
+    return header, _rows(lines, header, separator, is_padded, quotes) if header else iter(())
 
 
 class _Lines:
@@ -155,7 +156,7 @@ def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
     return header
 
 
-def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool) -> Iterator[RawRow]:
+def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quotes: OpenQuotes) -> Iterator[RawRow]:
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=is_padded)
     while True:
         lines.taken.clear()
@@ -173,7 +174,7 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool) -> 
         fault = lines.fault()
         if fault:
             yield fault
-        elif _swallowed(lines, fields, header, separator):
+        elif len(lines.taken) > 1 and quotes.swallowed([text for _, text, _ in lines.taken], fields):
             yield _broken(lines, "a quote that is not closed")
             lines.put_back(1)
         elif len(header) > 1 and fields[0].strip() == header[0] and [one.strip() for one in fields] == header:
@@ -186,7 +187,8 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool) -> 
         elif len(fields) != len(header):
             yield RawRow(lines.taken[0][0], None, _ragged(lines, fields, header), snippet(separator.join(fields)))
         else:
-            yield RawRow(lines.taken[0][0], dict(zip(header, fields, strict=True)))
+            quotes.learn(fields)
+            yield RawRow(lines.taken[0][0], dict(zip(header, fields, strict=True)), lines=len(lines.taken))
 
 
 def _broken(lines: _Lines, why: str) -> RawRow:
@@ -199,19 +201,3 @@ def _ragged(lines: _Lines, fields: list[str], header: list[str]) -> str:
     last = len(lines.taken)
     spans = f" (lines {lines.taken[0][0]} to {lines.taken[-1][0]}, {last} lines)" if last > 1 else ""
     return f"ragged CSV row: {len(fields)} fields, the header has {len(header)}{spans}"
-
-
-def _swallowed(lines: _Lines, fields: list[str], header: list[str], separator: str) -> bool:
-    """Whether the lines within a record are rows themselves: most of one that is ragged or has tabs, else all.
-
-    The last line does not count: it ends the field that the quote opened, whatever it was before.
-    """
-    if len(lines.taken) == 1:
-        return False
-    inner = [text for _, text, _ in lines.taken[1:-1] if text.strip()]
-    like = sum(len(_fields(text, separator)) == len(header) for text in inner)
-    if len(fields) != len(header):
-        return bool(inner) and 2 * like >= len(inner)
-    if separator == "\t":  # which texts hardly have in their lines
-        return bool(inner) and 2 * like >= len(inner)
-    return len(header) >= _COLUMNS_LIKE_ROWS and len(inner) >= _LINES_LIKE_ROWS and like == len(inner)

@@ -20,6 +20,7 @@ from ezxmc_ray.documents.alternatives import AlternativesReader
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
+from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.values import as_id, as_text, compared, composed, same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
@@ -59,7 +60,7 @@ class LabelSet:
     first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
     rejected.REJECTED_PART.
     ``columns``: those of the files that have some. ``alternatives``: by label number, of the labels that have some.
-    ``separators``: see AlternativesReader.
+    ``separators``: see AlternativesReader. ``spans``: of the good rows.
     """
 
     table: pa.Table
@@ -69,6 +70,7 @@ class LabelSet:
     columns: list[str]
     alternatives: dict[int, list[str]]
     separators: dict[str, str]
+    spans: Spans
 
 
 class _Label(NamedTuple):
@@ -143,7 +145,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     ``list_separator``: prepare.list_separator.
     """
     labels = _Labels(repeated == "synonyms", list_separator)
-    rejected, columns = list[RejectedRows](), dict[str, None]()
+    rejected, columns, spans = list[RejectedRows](), dict[str, None](), Spans()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
@@ -151,6 +153,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
         for row in read_rows(source.source, source.columns, source.required, seen):
             try:
                 labels.add(row, source, start)
+                spans.take(row, source.source.name)
             except BadRow as error:
                 bad.add(row, str(error))
         columns |= seen if source.has_columns else {}
@@ -160,7 +163,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     duplicates = len(labels.texts) - len(set(map(compared, labels.texts)))
     numbers = np.array(labels.numbers, np.int32)
     separators = labels.reader.separators
-    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators)
+    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators, spans)
 
 
 def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -> _Label:

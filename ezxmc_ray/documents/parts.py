@@ -20,6 +20,7 @@ from ezxmc_ray.documents.lists import ListReader, separator_of
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow
+from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import ALTERNATIVES, DOCUMENTS_SCHEMA, HASH
@@ -49,8 +50,8 @@ _NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
 class LabelCounts:
     """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint.
 
-    ``columns`` and ``separators``: see labels.LabelSet. ``with_alternatives``: labels that have ``alternatives``,
-    texts in all.
+    ``columns``, ``separators`` and ``spans``: see labels.LabelSet. ``with_alternatives``: labels that have
+    ``alternatives``, texts in all.
     """
 
     labels: int
@@ -61,6 +62,7 @@ class LabelCounts:
     separators: dict[str, str] = field(default_factory=dict)
     with_alternatives: int = 0
     alternatives: int = 0
+    spans: Spans = field(default_factory=Spans)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class CheckedSource:
     """What pass 1 made of one source; ``full``: it alone gives all documents that prepare.limit_documents asks for.
 
     ``columns``: all that it has. ``separators``: of label ids, and where each first was. ``unknown``: some of the gold
-    labels that are not among the labels, and where.
+    labels that are not among the labels, and where. ``spans``: of its good rows.
     """
 
     number: int
@@ -89,6 +91,7 @@ class CheckedSource:
     columns: list[str]
     separators: dict[str, str]
     unknown: list[str]
+    spans: Spans
 
 
 def write_labels(
@@ -112,6 +115,7 @@ def write_labels(
         labels.separators,
         len(labels.alternatives),
         sum(map(len, labels.alternatives.values())),
+        labels.spans,
     )
 
 
@@ -136,7 +140,7 @@ def check_source(
     """
     labels = _labels_of(storage, source, prepare, separator)
     parts = _PartWriter(storage, number, source.source.name)
-    seen, columns = set[bytes](), dict[str, None]()
+    seen, columns, spans = set[bytes](), dict[str, None](), Spans()
     line, full = 0, False
     for index, row in enumerate(read_rows(source.source, source.columns, source.required, columns)):
         line = row.line
@@ -146,6 +150,7 @@ def check_source(
             parts.reject(row, str(error))
             continue
         parts.add(document, unknown)
+        spans.take(row, source.source.name)
         if prepare.limit_documents:
             seen.add(document.id_hash)
             if full := len(seen) == prepare.limit_documents:
@@ -156,7 +161,7 @@ def check_source(
     separators = labels.reader.separators if isinstance(labels, LabelsById) else {}
     where = {one: f"{source.source.name}:{first}" for one, first in separators.items()}
     return CheckedSource(
-        number, parts.written, parts.rejected, full, list(columns), where, list(parts.unknown.values())
+        number, parts.written, parts.rejected, full, list(columns), where, list(parts.unknown.values()), spans
     )
 
 

@@ -81,13 +81,15 @@ class Source:
 class RawRow:
     """One row of a source: ``line`` from 1, and either ``values`` (column to value) or the ``reason`` why not.
 
-    A reason reads "class: detail". ``snippet`` is the beginning of what was read where there are no values.
+    A reason reads "class: detail". ``snippet`` is the beginning of what was read where there are no values; ``lines``:
+    how many a record of CSV spans.
     """
 
     line: int
     values: dict[str, Any] | None
     reason: str | None = None
     snippet: str = ""
+    lines: int = 1
 
     def content(self) -> str:
         """The beginning of the row, as rejected.parquet shows it; always valid Unicode."""

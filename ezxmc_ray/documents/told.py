@@ -16,6 +16,7 @@ from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
 from ezxmc_ray.documents.sources import listed
+from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.splits import other_keys
 from ezxmc_ray.errors import UserError
 
@@ -106,6 +107,7 @@ def what_was_read(
         one.source.name for one in settled.sources if one.label_rows and not (one.labels_column or one.gold_matrix)
     ]:
         told.append(f"No gold labels of {listed(bare)}: there are none beside it (Y.tst.npz, tst_X_Y.txt)")
+    told += _spans_told(Spans.of_all([labels.spans, *(one.spans for one in checked)]))
     if labels.duplicate_texts:
         told.append(
             f"{labels.duplicate_texts:,} labels have the text of an earlier one, but for case and blanks at most: only "
@@ -125,6 +127,16 @@ def what_was_read(
         if keys := other_keys([one.source for one in settled.sources], prepare.split_column):
             told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
     return told
+
+
+def _spans_told(spans: Spans) -> list[str]:
+    """Records of CSV that span lines: one of many lines may be rows that an open quote has swallowed."""
+    if not spans.records:
+        return []
+    return [
+        f"{spans.records:,} records of CSV span lines, the longest {spans.lines:,} lines ({spans.where}); if that is "
+        "no text of so many lines, a quote is not closed there"
+    ]
 
 
 def _columns(checked: Sequence[CheckedSource]) -> list[str]:

@@ -1,0 +1,136 @@
+"""Whether a CSV record that spans lines is one, or rows that a quote which was not closed has swallowed.
+
+Such a quote ends at the next one that a cell ends with, 24" say, and the rows between are a cell of a record that has
+as many columns as the header. Comes in: the lines of a record. Goes out: whether they are rows. They are taken for rows
+where each has the header's number of columns, the separators within the quotes are none of prose (no blank behind), and
+what would be ids and the like have no blanks, and digits where others have. A text whose every line is so is a table as
+wide as the file.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: Rows that are remembered, and how many tell of a column that its cells have no blanks, or are numbers.
+_REMEMBERED, _TELL_BLANKS, _TELL_NUMBERS = 50, 20, 5
+#: From so many lines on a quarter of them may be no rows.
+_MANY_LINES, _SHARE = 8, 0.75
+#: Lines that must look like rows where no column tells what its cells look like, by two columns and by more.
+_LINES_OF_TWO, _LINES_OF_MORE = 4, 3
+
+
+#: What the cells of a column are: without blanks, with a digit too, all digits.
+_TOKEN, _WITH_DIGIT, _NUMBER = range(3)
+
+
+class _Line(NamedTuple):
+    """What a line would be as a row: whether it fits, how many separators hardly are prose's, how many cells told."""
+
+    fits: bool
+    tight: int
+    told: int
+
+
+class OpenQuotes:
+    """Judges the records of one file. ``tokens``: columns whose cells have no blanks, unless some are seen."""
+
+    def __init__(self, header: Sequence[str], separator: str, is_padded: bool, tokens: Sequence[str]) -> None:
+        """``is_padded``: a blank stands behind each separator."""
+        self._width, self._separator, self._is_padded = len(header), separator, is_padded
+        self._tokens = {place for place, name in enumerate(header) if name and name in tokens}
+        self._rows: list[Sequence[str]] = []
+        self._known: dict[int, int] | None = None
+
+    def learn(self, fields: Sequence[str]) -> None:
+        """Take up a good row."""
+        if len(self._rows) < _REMEMBERED:
+            self._rows.append(fields)
+            self._known = None
+
+    def swallowed(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
+        """Whether ``lines``, a record that was read as ``fields``, are rows of their own."""
+        rows = [text for text in lines[1:] if text.strip()]
+        if not rows:
+            return False
+        if self._known is None:
+            self._known = self._kinds()
+        kinds = dict(self._known)
+        for place in self._tokens & kinds.keys():
+            if not self._rows and place < len(_cells(lines[0], self._separator)) - 1:
+                kinds[place] = min(_WITH_DIGIT, _kind([fields[place]]))
+        first = self._first(lines[0], kinds)
+        # The row with the open quote may be a ragged one itself, where the record is.
+        if not first.fits and len(fields) == self._width and len(rows) < _MANY_LINES:
+            return False
+        judged = [self._within(text, kinds) for text in rows[:-1]] + [self._last(rows[-1], kinds)]
+        fitting = [one for one in judged if one.fits]
+        if len(fitting) < len(judged) * (_SHARE if len(judged) >= _MANY_LINES else 1):
+            return False
+        if self._separator == "\t":  # which texts hardly have in their lines
+            return True
+        tight = first.tight + sum(one.tight for one in fitting)
+        told = first.told + sum(one.told for one in fitting)
+        if told >= (2 if self._is_padded else 1):
+            return tight > 0
+        return tight > 0 and len(judged) >= (_LINES_OF_TWO if self._width == 2 else _LINES_OF_MORE)
+
+    def _kinds(self) -> dict[int, int]:
+        """What the cells of columns are that have no blanks."""
+        found = {}
+        for place in range(self._width):
+            cells = [row[place].strip() for row in self._rows if row[place].strip()]
+            if any(" " in cell for cell in cells):
+                continue
+            if place in self._tokens or len(cells) >= _TELL_BLANKS:
+                found[place] = _kind(cells) if len(cells) >= _TELL_NUMBERS else min(_WITH_DIGIT, _kind(cells))
+        return found
+
+    def _first(self, text: str, kinds: dict[int, int]) -> _Line:
+        """Of the line whose last cell is the open quote's."""
+        *before, opened = _cells(text, self._separator) or [""]
+        cells = [*before, *opened.split(self._separator)]
+        return self._judge(cells, range(len(before) + 1, len(cells)), range(len(before) + 1, len(cells)), kinds)
+
+    def _within(self, text: str, kinds: dict[int, int]) -> _Line:
+        cells = _cells(text, self._separator)
+        return self._judge(cells, range(1, len(cells)), range(len(cells)), kinds)
+
+    def _last(self, text: str, kinds: dict[int, int]) -> _Line:
+        """Of the line where the quote ends: what stands behind it is parted by separators in any case."""
+        cells = _cells(text, self._separator)
+        end = next((place for place, cell in enumerate(cells) if '"' in cell), len(cells) - 1)
+        return self._judge(cells, range(1, end + 1), range(end), kinds)
+
+    def _judge(self, cells: Sequence[str], borders: range, whole: range, kinds: dict[int, int]) -> _Line:
+        """``borders``: places of cells before which a separator within the quotes is; ``whole``: of cells in them."""
+        if len(cells) != self._width:
+            return _Line(False, 0, 0)
+        if not self._is_padded and any(cells[place].startswith(" ") for place in borders):
+            return _Line(False, 0, 0)
+        told = [(cells[place].strip(), kinds[place]) for place in whole if place in kinds]
+        if any((cell or kind == _NUMBER) and (" " in cell or _kind([cell]) < kind) for cell, kind in told):
+            return _Line(False, 0, 0)
+        tight = sum(_is_tight(cells[place - 1], cells[place]) for place in borders)
+        return _Line(True, tight, sum(bool(cell) for cell, _ in told))
+
+
+def _cells(text: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([text.rstrip("\r\n")], delimiter=separator), [])
+    except csv.Error:
+        return []
+
+
+def _kind(cells: Sequence[str]) -> int:
+    """Of cells without blanks; of none nothing is known but that."""
+    if not cells:
+        return _TOKEN
+    with_digit = all(any(map(str.isdecimal, cell)) for cell in cells)
+    return _NUMBER if all(map(str.isdecimal, cells)) else _WITH_DIGIT if with_digit else _TOKEN
+
+
+def _is_tight(before: str, behind: str) -> bool:
+    """Whether a separator between these is one of a table: those of 1,000 and at the end of a line may be prose's."""
+    return bool(behind) and not (before[-1:].isdigit() and behind[0].isdigit())
