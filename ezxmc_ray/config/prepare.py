@@ -12,7 +12,7 @@ class PrepareConfig:
     """What the user brings: documents, labels, and how they are checked, split and sharded."""
 
     documents: list[str] = knob(  # noqa: RUF009
-        [], "document files: paths, globs or URIs; JSON, Parquet or CSV, .gz or .zst (docs/data.md)"
+        [], "document files: paths, globs or URIs; JSON, Parquet or CSV, .gz, .zst or .bz2 (docs/data.md)"
     )
     labels: list[str] = knob(  # noqa: RUF009
         [], "label files, the same formats: columns id and text; or SKOS (.ttl, .rdf, .nt), or .txt, a text a line"

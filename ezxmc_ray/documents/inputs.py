@@ -5,6 +5,7 @@ Comes in: the configuration. Goes out: :class:`Inputs`; files are listed, none i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,11 +33,15 @@ CSV_SEPARATORS = {"auto": None, "comma": ",", "semicolon": ";", "tab": "\t", "pi
 
 @dataclass(frozen=True)
 class Inputs:
-    """The sources of a run, in the order in which they are read. ``has_columns``: as the configuration names them."""
+    """The sources of a run, in the order in which they are read.
+
+    ``has_columns``: as the configuration names them. ``unread``: files of the directories that are not read.
+    """
 
     labels: list[LabelSource]
     documents: list[DocumentSource]
     has_columns: bool = True
+    unread: Sequence[str] = ()
 
     @property
     def sources(self) -> int:
@@ -53,12 +58,14 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
                 "prepare.xmc_directory stands instead of prepare.documents and prepare.labels; set one or the other."
             )
         return Inputs(*find_xmc_sources(prepare.xmc_directory), has_columns=False)
-    documents = document_sources(prepare, prepare.documents, "prepare.documents")
-    labels = label_sources(prepare)
+    unread: list[str] = []
+    documents = document_sources(prepare, prepare.documents, "prepare.documents", unread)
+    labels = label_sources(prepare, unread)
+    read = {one.source.name for one in documents} | {one.source.name for one in labels}
     _check_apart(prepare, documents, labels)
     splits = splits_of_files([one.source for one in documents], prepare.split_column)
     with_splits = [replace(one, split=split) for one, split in zip(documents, splits, strict=True)]
-    return Inputs(labels, with_splits)
+    return Inputs(labels, with_splits, unread=sorted(set(unread) - read))
 
 
 def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], labels: Sequence[LabelSource]) -> None:
@@ -73,10 +80,13 @@ def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], la
         )
 
 
-def label_sources(prepare: PrepareConfig) -> list[LabelSource]:
-    """The files of labels, with the columns that ``prepare`` names, or those of a vocabulary's rows."""
+def label_sources(prepare: PrepareConfig, unread: list[str] | None = None) -> list[LabelSource]:
+    """The files of labels, with the columns that ``prepare`` names, or those of a vocabulary's rows.
+
+    ``unread``: see sources.find_sources.
+    """
     separator = CSV_SEPARATORS[prepare.csv_separator]
-    found = find_sources(prepare.labels, prepare.format, "prepare.labels", separator, LABEL_FORMATS)
+    found = find_sources(prepare.labels, prepare.format, "prepare.labels", separator, LABEL_FORMATS, unread)
     required = (
         ("prepare.label_id_column", (prepare.label_id_column,)),
         ("prepare.label_text_column", (prepare.label_text_column,)),
@@ -92,12 +102,16 @@ def label_sources(prepare: PrepareConfig) -> list[LabelSource]:
     ]
 
 
-def document_sources(prepare: PrepareConfig, patterns: Sequence[str], key: str) -> list[DocumentSource]:
+def document_sources(
+    prepare: PrepareConfig, patterns: Sequence[str], key: str, unread: list[str] | None = None
+) -> list[DocumentSource]:
     """The files of documents that ``patterns`` name, with the columns that ``prepare`` names.
 
-    A title column that is the text column too is read once. A .txt file has a text a line, without ids.
+    A title column that is the text column too is read once. A .txt file has a text a line, without ids. ``unread``: see
+    sources.find_sources.
     """
-    found = find_sources(patterns, prepare.format, key, CSV_SEPARATORS[prepare.csv_separator], TEXT_FORMATS)
+    separator = CSV_SEPARATORS[prepare.csv_separator]
+    found = find_sources(patterns, prepare.format, key, separator, TEXT_FORMATS, unread)
     required = (
         ("prepare.id_column", (prepare.id_column,)),
         ("prepare.text_column or prepare.title_column", (prepare.text_column, prepare.title_column)),
@@ -124,8 +138,16 @@ def _of_texts(source: DocumentSource) -> DocumentSource:
 
 
 def with_row_ids(sources: Sequence[DocumentSource]) -> list[DocumentSource]:
-    """``sources`` whose ids are row numbers; those of several files begin with the file's path below the common one."""
+    """``sources`` whose ids are row numbers; those of several files begin with the file's path below the common one.
+
+    Of files that only their endings tell apart it is with these.
+    """
     paths = [_without_endings(one.source) for one in sources]
+    counts = Counter(map(tuple, paths))
+    paths = [
+        one.source.name.split("/") if counts[tuple(path)] > 1 else path
+        for one, path in zip(sources, paths, strict=True)
+    ]
     above = common_folders(paths)
     prefixes = ["/".join(path[above:]) + "-" if len(sources) > 1 else "" for path in paths]
     required = [[group for group in one.required if group[0] != "prepare.id_column"] for one in sources]

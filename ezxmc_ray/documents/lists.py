@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ezxmc_ray.documents.rejected import BadRow, shown
-from ezxmc_ray.documents.values import as_id, is_missing
+from ezxmc_ray.documents.values import Lacking, as_id, is_missing
 from ezxmc_ray.errors import UserError
 
 #: What prepare.list_separator may be called; every other text stands for itself.
@@ -87,8 +87,11 @@ class ListReader:
 
     def _gold(self, items: list[Any]) -> Gold | None:
         """Of the ids in ``items``; of nothing but empty items nothing is known."""
-        numbers, unknown = [], []
+        numbers, unknown, lacking = [], list[str](), list[str]()
         for one in items:
+            if isinstance(one, Lacking):
+                lacking.append(f"no {self._column} in {dict(one)}")
+                continue
             number = self._find(one) if isinstance(one, str) else None
             if number is None:
                 if _is_empty(one):
@@ -101,6 +104,7 @@ class ListReader:
             numbers.append(number)
         if len(set(numbers)) < len(numbers) or len(set(unknown)) < len(unknown):
             raise self._repeated(items)
+        unknown += lacking
         if items and not (numbers or unknown):
             return None
         return Gold(numbers, unknown)

@@ -21,7 +21,7 @@ from ezxmc_ray.documents.list_reader import line_row, list_rows
 from ezxmc_ray.documents.parquet_reader import parquet_columns, parquet_rows, parquet_sample
 from ezxmc_ray.documents.rdf_reader import rdf_rows
 from ezxmc_ray.documents.sources import RawRow, Required, Source, check_columns, read_lines, unreadable
-from ezxmc_ray.documents.values import field_at
+from ezxmc_ray.documents.values import field_at, has_field
 
 #: What reading a damaged file raises; the names of a Parquet file's columns may be no UTF-8.
 _DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
@@ -114,13 +114,12 @@ def _json_rows(source: Source, columns: Sequence[str], required: Required, seen:
 def _lift(values: dict[str, Any], path: list[str]) -> bool:
     """Give what lies at ``path`` the dotted name, unless there is a column of that name; whether it is one.
 
-    Of an empty list on the path nobody knows whether its items would have it.
+    Of an empty list on the path, or one of texts, nobody knows whether its items would have it.
     """
     found = field_at(values, path, _ABSENT)
-    if found is _ABSENT:
-        return False
-    values.setdefault(".".join(path), found)
-    return bool(found != [])
+    if found is not _ABSENT:
+        values.setdefault(".".join(path), found)
+    return has_field(values, path)
 
 
 def _csv_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:

@@ -1,8 +1,8 @@
 """The files that users bring: finding them, and streaming their rows with bounded memory.
 
-Comes in: paths, globs, directories and URIs (``s3://…``) of JSON, Parquet or CSV files, plain, .gz or .zst. Goes out:
-a sorted list of :class:`Source`, and for each of them a stream of :class:`RawRow`. What is wrong with one row (broken
-JSON, invalid UTF-8, a ragged CSV row) is a row with a reason; what is wrong with a file is a UserError.
+Comes in: paths, globs, directories and URIs (``s3://…``) of JSON, Parquet or CSV files, plain, .gz, .zst or .bz2. Goes
+out: a sorted list of :class:`Source`, and for each of them a stream of :class:`RawRow`. What is wrong with one row
+(broken JSON, invalid UTF-8, a ragged CSV row) is a row with a reason; what is wrong with a file is a UserError.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXT_FORMATS = {".txt": "list"}
 LABEL_FORMATS = TEXT_FORMATS | {".ttl": "turtle", ".rdf": "rdfxml", ".nt": "ntriples"}
 #: Those that prepare.format does not stand instead of, since it names none of them.
 RDF_FORMATS = ("turtle", "rdfxml", "ntriples")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 #: A line (JSON lines, text) or a field (CSV) that is longer is a bad row, so that a file without line ends fits memory.
 MAX_LINE_BYTES = 64 << 20
@@ -38,8 +38,10 @@ SNIPPET_CHARACTERS = 200
 _SHOWN, _CHARACTERS = 20, 60
 #: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
 Required = Sequence[tuple[str, tuple[str, ...]]]
-#: Files that Hugging Face's datasets write beside the data.
-_ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+#: What publishers call files that tell of the data they lie beside, without .json.
+_ABOUT_DATA = {"dataset_info", "dataset_infos", "dataset_dict", "state", "readme", "metadata", "dataset-metadata"}
+_ABOUT_DATA |= {"dataset_metadata", "datapackage", "croissant", "package", "schema", "config", "manifest", "license"}
+_ABOUT_DATA |= {"citation", "info", "about", "stats", "statistics"}
 _BLOCK_BYTES, _ENCODING_BYTES = 1 << 20, 64
 _MAGIC = frozenset("*?[")
 
@@ -49,7 +51,7 @@ class Source:
     """One file: ``name`` as users know it, ``path`` as ``filesystem`` takes it, and how to read it.
 
     ``format`` is jsonl (JSON arrays too), parquet, csv, lines (one text a line, its row number the id), list (one text
-    a line, its own id), or an RDF syntax (turtle, rdfxml, ntriples); ``compression`` is gzip, zstd or None.
+    a line, its own id), or an RDF syntax (turtle, rdfxml, ntriples); ``compression`` is gzip, zstd, bz2 or None.
     ``csv_separator``: between columns; None: by the header. ``language``: of a vocabulary's labels; "": that of most.
     """
 
@@ -120,19 +122,23 @@ def find_sources(
     key: str,
     csv_separator: str | None = None,
     more_formats: Mapping[str, str] = MappingProxyType({}),
+    unread: list[str] | None = None,
 ) -> list[Source]:
     """The files that ``patterns`` (paths, globs with ``**``, directories, URIs) name, sorted by name, each once.
 
-    A directory stands for the data files below it (hidden ones, those that begin with ``_`` and what Hugging Face's
-    datasets write about them are not data).
+    A directory stands for the data files below it; hidden ones and those that begin with ``_`` are not data, and the
+    names of others that are not read (of another ending, or called as what tells of data) go to ``unread``.
     ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages; ``more_formats``: endings
     besides FORMATS. UserError for a pattern that matches nothing, and for a file whose format its name does not tell.
     """
     found: dict[str, Source] = {}
     for pattern in patterns:
-        matched = list(_match(pattern, wanted_format))
+        others: list[str] = []
+        matched = list(_match(pattern, wanted_format, others))
         if not matched:
-            raise UserError(f"{key}: {_nothing_at(pattern)}")
+            raise UserError(f"{key}: {_nothing_at(pattern, others)}")
+        if unread is not None:
+            unread += others
         for filesystem, name, info in matched:
             format_, compression = classify(name, wanted_format, more_formats)
             changed = info.mtime_ns or 0
@@ -144,11 +150,16 @@ def find_sources(
     return [found[name] for name in sorted(found)]
 
 
-def _nothing_at(pattern: str) -> str:
+def _nothing_at(pattern: str, others: Sequence[str]) -> str:
+    """``others``: files that are there, and are no data by their names."""
     filesystem, path = open_location(pattern)
     if filesystem.get_file_info(path).type != fs.FileType.Directory:
         return f"there is no file {pattern}; give the path, glob or URI of files that exist."
-    return f"the directory {pattern} holds no file that ends in {', '.join(FORMATS)}; name the files, or convert them."
+    there = f" (there are {listed([name.rpartition('/')[2] for name in others])})" if others else ""
+    return (
+        f"the directory {pattern} holds no file that ends in {', '.join(FORMATS)}{there}; name the files, or "
+        "convert them."
+    )
 
 
 def classify(
@@ -164,9 +175,13 @@ def classify(
     format_ = by_name if wanted_format == "auto" or by_name in RDF_FORMATS else wanted_format
     if not format_:
         known = ", ".join(formats)
-        raise UserError(f"The name of {name} does not end in one of {known} (plain, .gz or .zst); set prepare.format.")
+        raise UserError(
+            f"The name of {name} does not end in one of {known} (plain, .gz, .zst or .bz2); set prepare.format."
+        )
     if format_ == "parquet" and compression:
-        raise UserError(f"{name} is a compressed Parquet file, which no reader takes; unpack it (gzip -d, zstd -d).")
+        raise UserError(
+            f"{name} is a compressed Parquet file, which no reader takes; unpack it (gzip -d, zstd -d, bzip2 -d)."
+        )
     return format_, compression
 
 
@@ -195,7 +210,7 @@ def common_folders(paths: Sequence[Sequence[str]]) -> int:
     return sum(itertools.takewhile(bool, same))
 
 
-def _match(pattern: str, wanted_format: str) -> Iterator[tuple[fs.FileSystem, str, fs.FileInfo]]:
+def _match(pattern: str, wanted_format: str, unread: list[str]) -> Iterator[tuple[fs.FileSystem, str, fs.FileInfo]]:
     filesystem, path = open_location(pattern)
     try:
         info = filesystem.get_file_info(path)
@@ -206,10 +221,15 @@ def _match(pattern: str, wanted_format: str) -> Iterator[tuple[fs.FileSystem, st
         else:
             infos = [info]
         for info in infos:
-            files = _data_files(filesystem, info, wanted_format) if info.type == fs.FileType.Directory else [info]
-            for file in files:
-                if file.type == fs.FileType.File:
-                    yield filesystem, display_name(pattern, file.path), file
+            is_folder = info.type == fs.FileType.Directory
+            for file in _below(filesystem, info.path, set()) if is_folder else [info]:
+                if file.type != fs.FileType.File:
+                    continue
+                name = display_name(pattern, file.path)
+                if is_folder and not _is_data(file.base_name, wanted_format):
+                    unread.append(name)
+                else:
+                    yield filesystem, name, file
     except OSError as error:
         raise UserError(f"{pattern} cannot be listed: {one_line(error)}.") from error
 
@@ -261,13 +281,14 @@ def _has_been(filesystem: fs.FileSystem, folder: str, been: set[str]) -> bool:
     return known
 
 
-def _data_files(filesystem: fs.FileSystem, folder: fs.FileInfo, wanted_format: str) -> Iterator[fs.FileInfo]:
-    for info in _below(filesystem, folder.path, set()):
-        stem, ending = os.path.splitext(info.base_name.lower())
-        if ending not in COMPRESSIONS:
-            stem = info.base_name.lower()
-        if info.base_name not in _ABOUT_DATA and (wanted_format != "auto" or os.path.splitext(stem)[1] in FORMATS):
-            yield info
+def _is_data(name: str, wanted_format: str) -> bool:
+    """Whether a file of a directory is read, by its name."""
+    name = name.lower()
+    whole, ending = os.path.splitext(name)
+    stem, ending = os.path.splitext(whole if ending in COMPRESSIONS else name)
+    if ending == ".json" and stem in _ABOUT_DATA:
+        return False
+    return wanted_format != "auto" or ending in FORMATS
 
 
 def _below(filesystem: fs.FileSystem, folder: str, been: set[str]) -> Iterator[fs.FileInfo]:

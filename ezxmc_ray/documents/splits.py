@@ -2,7 +2,9 @@
 
 ``split=train/part-0.parquet`` (a hive folder) says it whatever the other files are called. ``train-00000.parquet``,
 ``docs_test.csv`` and ``test/part-0.parquet`` say it only where the files say train and test both: a lone file that
-happens to be called test.jsonl is no test set. Comes in: sources. Goes out: a split for each of them, or None.
+happens to be called test.jsonl is no test set. Where a file's name and its folder contradict each other, those go that
+tell train from test by themselves. Comes in: sources. Goes out: a split for each of them, or None; and sentences of
+names that say another.
 """
 
 from __future__ import annotations
@@ -12,27 +14,73 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from ezxmc_ray.documents.sources import COMPRESSIONS, Source, common_folders
-from ezxmc_ray.documents.values import SPLIT_WORDS, split_word
+from ezxmc_ray.documents.values import split_word
 from ezxmc_ray.errors import UserError
 
-_WORDS = f"({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})"
-_FIRST = re.compile(rf"{_WORDS}(?![^\W_])", re.IGNORECASE)
-_LAST = re.compile(rf".*[-_.]{_WORDS}", re.IGNORECASE)
+#: Where a word begins in trainData2: at a capital letter and at a digit.
+_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)")
+#: Words of a name that count its files.
+_COUNTING = re.compile(r"\d+|of|part|shard", re.IGNORECASE)
+#: What a name says that has words of test and of another split: nobody knows which.
+_BOTH = "both"
+Said = list[str | None]
 
 
 def splits_of_files(sources: Sequence[Source], split_column: str) -> list[str | None]:
     """train, test, validation or None for each of ``sources``.
 
-    Errors: UserError for a hive folder of the split column that is none of them.
+    Errors: UserError for a hive folder of the split column that is none of them, and for names that contradict each
+    other where nothing tells which of them is meant.
     """
     hive = [_hive(source, split_column) for source in sources]
-    paths = [source.name.split("/") for source in sources]
-    above = common_folders(paths)
-    named = [_named(path[above:]) for path in paths]
-    said = {one for one in (h or n for h, n in zip(hive, named, strict=True)) if one}
-    if "test" not in said or said == {"test"}:
-        named = [None] * len(named)
-    return [h or n for h, n in zip(hive, named, strict=True)]
+    paths = _below_common(sources)
+    folders = [next(filter(None, map(split_word, reversed(path[:-1]))), None) for path in paths]
+    names = [_named(path[-1], folder) for path, folder in zip(paths, folders, strict=True)]
+    ways = [[h or one for h, one in zip(hive, way, strict=True)] for way in (names, folders)]
+    by_names, by_folders = [_tells(way) for way in ways]
+    if by_names and by_folders:
+        _check_agreed(sources, *ways)
+    for first, second in [ways[::-1]] if by_folders and not by_names else [ways, ways[::-1]]:
+        said = [one or other for one, other in zip(first, second, strict=True)]
+        if _tells(said):
+            _check_known(sources, said)
+            return said
+    return hive
+
+
+def contradictions(sources: Sequence[Source], splits: Sequence[str | None]) -> list[str]:
+    """A sentence for each file that its name or folder calls a test set, or a train set, and that is not taken so."""
+    found = []
+    for source, path, split in zip(sources, _below_common(sources), splits, strict=True):
+        words = [_named(path[-1], None), *map(split_word, path[:-1])]
+        if split and any(word and (word == "test") != (split == "test") for word in words):
+            found.append(f"{source.name} is taken for {split}, and part of its name or folders says otherwise")
+    return found
+
+
+def _tells(said: Sequence[str | None]) -> bool:
+    """Whether there are files of test and of another split."""
+    kinds = {one for one in said if one}
+    return bool(kinds & {"test", _BOTH}) and bool(kinds - {"test"}) and len(kinds) > 1
+
+
+def _check_agreed(sources: Sequence[Source], names: Said, folders: Said) -> None:
+    for source, name, folder in zip(sources, names, folders, strict=True):
+        if name and folder and (name == "test") != (folder == "test"):
+            raise _contradicts(source, f"{name} by its name and {folder} by its folder")
+
+
+def _check_known(sources: Sequence[Source], said: Said) -> None:
+    for source, one in zip(sources, said, strict=True):
+        if one == _BOTH:
+            raise _contradicts(source, "test and another split by its name")
+
+
+def _contradicts(source: Source, what: str) -> UserError:
+    return UserError(
+        f"{source.name} is of {what}: rename it, put it into a folder split=train or split=test, or give its rows a "
+        "column that prepare.split_column names."
+    )
 
 
 def _hive(source: Source, split_column: str) -> str | None:
@@ -50,20 +98,30 @@ def _hive(source: Source, split_column: str) -> str | None:
     return None
 
 
-def _named(path: Sequence[str]) -> str | None:
-    """What a file's name, else that of its folder, says; ``path``: below what all files lie in."""
-    *folders, stem = path
+def _below_common(sources: Sequence[Source]) -> list[list[str]]:
+    """The paths below what all files lie in: folders, and the name last."""
+    paths = [source.name.split("/") for source in sources]
+    above = common_folders(paths)
+    return [path[above:] for path in paths]
+
+
+def _named(name: str, folder: str | None) -> str | None:
+    """What a file's name says: its first or last word, else one between; of two that which ``folder`` says too."""
     for ending in COMPRESSIONS:
-        stem = stem.removesuffix(ending)
-    stem = stem.rpartition(".")[0] or stem
-    found = _FIRST.match(stem) or _LAST.fullmatch(stem)
-    return split_word(found[1]) if found else split_word(folders[-1]) if folders else None
+        name = name.removesuffix(ending)
+    words = re.split(r"[\W_]+", _BORDER.sub("-", name.rpartition(".")[0] or name))
+    words = [word for word in words if word and not _COUNTING.fullmatch(word)]
+    said = [split_word(word) for word in words]
+    meant = {one for one in (said[:1] + said[-1:]) if one} or {one for one in said if one}
+    if len(meant) < 2:
+        return next(iter(meant), None)
+    if folder in meant:
+        return folder
+    return _BOTH if "test" in meant else "validation"
 
 
 def other_keys(sources: Sequence[Source], split_column: str) -> list[str]:
     """The keys of hive folders below what all files lie in that say no split; they are read by nobody."""
-    paths = [source.name.split("/") for source in sources]
-    above = common_folders(paths)
-    folders = dict.fromkeys(folder for path in paths for folder in path[above:-1])
+    folders = dict.fromkeys(folder for path in _below_common(sources) for folder in path[:-1])
     keys = dict.fromkeys(folder.partition("=")[0] for folder in folders if re.fullmatch(r"\w+=.*", folder))
     return [key for key in keys if key.lower() not in ("split", split_column.lower())]

@@ -17,7 +17,7 @@ from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
 from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.documents.spans import Spans
-from ezxmc_ray.documents.splits import other_keys
+from ezxmc_ray.documents.splits import contradictions, other_keys
 from ezxmc_ray.errors import UserError
 
 
@@ -124,8 +124,17 @@ def what_was_read(
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:
         told += _columns_told(prepare, labels, _columns(checked))
-        if keys := other_keys([one.source for one in settled.sources], prepare.split_column):
+        files = [one.source for one in settled.sources]
+        if others := contradictions(files, [one.split for one in settled.sources]):
+            told.append(f"Warning: {others[0]}" + (f"; so are {len(others) - 1:,} more" if len(others) > 1 else ""))
+        if keys := other_keys(files, prepare.split_column):
             told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
+    if inputs.unread:
+        names = listed([one.rpartition("/")[2] for one in inputs.unread])
+        told.append(
+            f"Files of the directories that are not read: {names} ({len(inputs.unread):,} in all); to read one, name "
+            "it, with an ending that says its format"
+        )
     return told
 
 

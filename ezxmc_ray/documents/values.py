@@ -23,9 +23,8 @@ _VISIBLE = re.compile(
 #: What a split may be called; documents for validation are taken for training, where some are held out.
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= {"eval": "test", "evaluation": "test"}  # as the data sets of Hugging Face have it
-_SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation")
-SPLIT_WORDS = tuple(_SPLITS)
-_ABSENT = object()
+_SPLITS |= dict.fromkeys(("devtest", "testdev"), "test")
+_SPLITS |= dict.fromkeys(("validation", "validate", "valid", "val", "dev", "devel", "development"), "validation")
 
 
 def as_id(value: Any, column: str) -> str:
@@ -61,7 +60,7 @@ def as_split(value: Any, column: str) -> str | None:
 
 
 def split_word(text: str) -> str | None:
-    """What a word of a file's name means as a split; None if it means none."""
+    """What a word of a file's name means as a split: train, test or validation; None if it means none."""
     return _SPLITS.get(text.lower())
 
 
@@ -83,17 +82,33 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float | Decimal) and value != value)
 
 
+class Lacking(dict[str, Any]):
+    """An object in a list that lacks the field which was asked for."""
+
+
 def field_at(value: Any, path: Sequence[str], absent: Any = None) -> Any:
-    """What lies at ``path`` in objects within ``value``; of a list what lies there in each item that has it."""
-    for place, name in enumerate(path):
-        if isinstance(value, list):
-            all_found = (field_at(one, path[place:], _ABSENT) for one in value)
-            found = [one for one in all_found if one is not _ABSENT]
-            return found if found or not value else absent
-        if not isinstance(value, dict) or name not in value:
-            return absent
-        value = value[name]
-    return value
+    """What lies at ``path`` in objects within ``value``; of a list what lies there in all items, in one list.
+
+    A text or number in an object's stead is taken as it is; an object of a list that lacks the field is Lacking.
+    """
+    if not path or not isinstance(value, dict | list):
+        return absent if path and value is None else value
+    if isinstance(value, dict):
+        return field_at(value[path[0]], path[1:], absent) if path[0] in value else absent
+    found: list[Any] = []
+    for one in value:
+        there = field_at(one, path, Lacking(one) if isinstance(one, dict) else one)
+        found += there if isinstance(there, list) else [there]
+    return found
+
+
+def has_field(value: Any, path: Sequence[str]) -> bool:
+    """Whether an object within ``value`` has something at ``path``."""
+    if not path:
+        return True
+    if isinstance(value, list):
+        return any(has_field(one, path) for one in value)
+    return isinstance(value, dict) and path[0] in value and has_field(value[path[0]], path[1:])
 
 
 def composed(text: str) -> str:

@@ -89,8 +89,8 @@ def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSou
     if not any(complete):
         raise UserError(
             f"{location} is no data set that ezxmc knows: looked for lbl.json and trn.json (tst.json), and for "
-            f"{' or '.join(_LABEL_TEXTS)} and {' or '.join(_TRAIN_TEXTS)} ({' or '.join(_TEST_TEXTS)}), plain, .gz or "
-            f".zst, there and in {', '.join(_FOLDERS[1:])}."
+            f"{' or '.join(_LABEL_TEXTS)} and {' or '.join(_TRAIN_TEXTS)} ({' or '.join(_TEST_TEXTS)}), plain, .gz, "
+            f".zst or .bz2, there and in {', '.join(_FOLDERS[1:])}."
         )
     labels, train, test = json_layout if complete[0] else text_layout
     assert labels is not None and train is not None

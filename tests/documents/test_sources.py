@@ -87,12 +87,13 @@ def test_messages(tmp_path: Path) -> None:
 def test_formats_and_compressions_go_by_the_name() -> None:
     assert classify("a/B.JSONL.GZ") == ("jsonl", "gzip")
     assert classify("a.csv.zst") == ("csv", "zstd")
+    assert classify("a.json.bz2") == ("jsonl", "bz2")
     assert classify("a.parquet") == ("parquet", None)
     assert classify("a.txt.gz", "csv") == ("csv", "gzip")
     with pytest.raises(UserError, match=r"a\.parquet\.gz is a compressed Parquet file"):
         classify("a.parquet.gz")
     with pytest.raises(UserError, match="does not end in one of"):
-        classify("a.jsonl.bz2")
+        classify("a.jsonl.xz")
 
 
 @pytest.mark.parametrize("pattern", ["", "**", "**/*.jsonl", "a/**"])
