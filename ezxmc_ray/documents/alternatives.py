@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ezxmc_ray.documents.lists import BRACKETS, EMPTY_SET, SEPARATORS, list_in, separator_of, split
+from ezxmc_ray.documents.lists import BRACKETS, SEPARATORS, list_in, separator_of, split, unwrapped
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.values import as_text, is_missing
 
@@ -38,8 +38,9 @@ class AlternativesReader:
         return [text for text in (as_text(one, column) for one in items) if text]
 
     def _items(self, text: str, column: str, where: str) -> list[Any]:
-        if text in ("", EMPTY_SET):
+        if not text:
             return []
+        text = unwrapped(text)
         if text[0] in BRACKETS and (items := list_in(text)) is not None:
             return items
         if self._given is not None:

@@ -8,6 +8,7 @@ documents nor other documents change them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,10 +89,10 @@ class Document:
 
 
 class LabelsById:
-    """Gold labels given as label ids; nothing is excluded. ``unknown``: the first row of each of some unknown ids."""
+    """Gold labels given as label ids; nothing is excluded. ``like``: the id of a label that is nearly the given one."""
 
-    def __init__(self, reader: ListReader) -> None:
-        self.reader = reader
+    def __init__(self, reader: ListReader, like: Callable[[str], str]) -> None:
+        self.reader, self.like = reader, like
 
     def gold(self, row: int, value: Any) -> Gold | None:
         """See LabelsOf."""

@@ -2,7 +2,7 @@
 
 Comes in: a Source. Goes out: RawRow after RawRow. An array is parsed as it is read, so its size does not matter; in one
 a row's ``line`` is its place from 1. What comes behind broken JSON in it cannot be told apart, so that is the file's
-error and not a row's.
+error and not a row's. An object that gives a key two values is a bad row: which is meant, nobody knows.
 """
 
 from __future__ import annotations
@@ -11,13 +11,32 @@ import codecs
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
+from ezxmc_ray.documents.rejected import shown
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, bad_line, check_encoding, lines_of, snippet
 from ezxmc_ray.errors import UserError
 
 _HEAD_BYTES, _BLOCK_BYTES = 1 << 16, 1 << 20
 _SPACE = " \t\r\n"
 _BOM = codecs.BOM_UTF8
+
+
+class _RepeatedKey(ValueError):
+    """A key that stands in an object with two values; the message is the reason."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        for key, value in pairs:
+            if value != values[key]:
+                raise _RepeatedKey(f"repeated key: {shown(key)} stands in an object with two values")
+    return values
+
+
+_DECODER, _PLAIN = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
 
 
 def json_rows(source: Source) -> Iterator[RawRow]:
@@ -59,9 +78,11 @@ def json_row(number: int, line: bytes | None) -> RawRow:
     except UnicodeDecodeError as error:
         return bad_line(number, line, error)
     try:
-        values = json.loads(text)
+        values = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         return RawRow(number, None, f"broken JSON: {error.msg} at column {error.colno}", snippet(text))
+    except _RepeatedKey as error:
+        return RawRow(number, None, str(error), snippet(text))
     except RecursionError:
         return RawRow(number, None, "broken JSON: nested too deeply", snippet(text))
     except ValueError:  # int() takes 4,300 digits
@@ -111,14 +132,16 @@ class _Text:
 
 def _values(source: Source, stream: io.BufferedReader) -> Iterator[RawRow]:
     """The elements of an array, or one value after the other."""
-    text, decoder = _Text(source, stream), json.JSONDecoder()
+    text = _Text(source, stream)
     is_array = text.skip(_SPACE) == "["
     text.at += is_array
     number = 0
     while (sign := text.skip(_SPACE)) and not (is_array and sign == "]"):
-        value = _value(text, decoder)
+        value = _value(text)
         number += 1
-        if isinstance(value, dict):
+        if isinstance(value, RawRow):
+            yield replace(value, line=number)
+        elif isinstance(value, dict):
             yield RawRow(number, value)
         else:
             told = json.dumps(value, ensure_ascii=False)
@@ -136,11 +159,17 @@ def _values(source: Source, stream: io.BufferedReader) -> Iterator[RawRow]:
         raise text.broken("something follows behind the end of the array")
 
 
-def _value(text: _Text, decoder: json.JSONDecoder) -> object:
-    """The value at ``text.at``, which is then behind it."""
+def _value(text: _Text) -> object:
+    """The value at ``text.at``, which is then behind it; a bad row for one with a repeated key."""
+    repeated = ""
     while True:
         try:
-            value, end = decoder.raw_decode(text.text, text.at)
+            value, end = (_PLAIN if repeated else _DECODER).raw_decode(text.text, text.at)
+            if repeated:
+                value = RawRow(0, None, repeated, snippet(text.text[text.at : end]))
+        except _RepeatedKey as error:
+            repeated = str(error)
+            continue
         except json.JSONDecodeError as error:
             # What is cut off at the end of what was read is whole when more has been; all else stays broken.
             cut = error.msg.startswith("Unterminated") or error.pos >= len(text.text) - 16

@@ -7,6 +7,7 @@ preferred one; it may have alternatives, of a column, of a vocabulary, or of fur
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -190,6 +191,12 @@ def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:
     return none_usable("label", names, rejected)
 
 
+def _plain(label_id: str) -> str:
+    """An id without what other tools change: case, the address's scheme, signs, zeros before a number."""
+    text = re.sub("^https?://(www\\.)?", "", compared(label_id))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]+", " ", text)).strip()
+
+
 class LabelNumbers:
     """Label numbers by id, read from the run's labels.parquet when they are first asked for."""
 
@@ -197,6 +204,7 @@ class LabelNumbers:
         self._storage = storage
         self._numbers: dict[str, int] | None = None
         self._others: dict[str, int] | None = None
+        self._plain: dict[str, str] | None = None
 
     def get(self, label_id: str) -> int | None:
         """The number of the label with this id; None if there is none.
@@ -215,6 +223,14 @@ class LabelNumbers:
         if number is None:
             number = self._unlike().get(same)
         return number
+
+    def like(self, label_id: str) -> str:
+        """The id of a label that is this one but for case, signs or zeros before a number; "" if there is none."""
+        if self._plain is None:
+            self.get(label_id)
+            assert self._numbers is not None
+            self._plain = {_plain(known): known for known in self._numbers}
+        return self._plain.get(_plain(label_id), "") if _plain(label_id) else ""
 
     def _unlike(self) -> dict[str, int]:
         """The numbers of the ids that are not as they are compared; of two that would be the same, none."""

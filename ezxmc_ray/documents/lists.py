@@ -25,7 +25,9 @@ SEPARATORS = {"semicolon": ";", "pipe": "|", "comma": ",", "tab": "\t", "newline
 _ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?[\w.]+"""
 _PRINTED = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*\s*[\])}}]", re.DOTALL)
 _PRINTED_ITEM = re.compile(rf"({_ITEM})\s*(,?)", re.DOTALL)
-EMPTY_SET = "set()"
+#: What Python and NumPy print around a list: array(['b'], dtype=object), frozenset({'b'}), set().
+_WRAPPED = re.compile(r"(?:array|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^\s\[\]]+)?\)", re.DOTALL)
+_OBJECT = re.compile(r"\{\s*['\"]")
 BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
 
@@ -71,11 +73,10 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
-            if text == EMPTY_SET:
-                return Gold([])
+            text = unwrapped(text)
             if text[0] in BRACKETS and (items := list_in(text)) is not None:
                 return self._gold(items)
-            if text[0] == "[" and self._given is None:
+            if (text[0] == "[" or _OBJECT.match(text)) and self._given is None:
                 raise BadRow(
                     f"bad labels: {self._column} is {shown(text)}, which begins like a list and is none; write "
                     '["b", "c"] or b;c'
@@ -191,6 +192,13 @@ def split(text: str, separator: str) -> list[str]:
     return [part for part in map(str.strip, parts) if part]
 
 
+def unwrapped(text: str) -> str:
+    """A list in a text as Python or NumPy print it, without what they print around."""
+    if text[-1] == ")" and (found := _WRAPPED.fullmatch(text)):
+        return found[1].strip() or "[]"
+    return text
+
+
 def list_in(text: str) -> list[Any] | None:
     """The items of a JSON list, or of a list, tuple or set as Python or NumPy print it; None if ``text`` is neither."""
     if text[0] == "[":
@@ -218,7 +226,9 @@ def _printed(text: str) -> list[Any] | None:
             items.append(item.removesuffix(".0").removesuffix("."))
         else:
             return None
-    return items if text[0] == "[" or all(item[0] in "'\"" for item, _ in found) else None
+    # What is in round brackets is one id, but for strings and for numbers with a comma, as in (1,).
+    is_list = text[0] in "[{" or all(item[0] in "'\"" for item, _ in found) or any(comma for _, comma in found)
+    return items if is_list else None
 
 
 def _literal(text: str) -> str | None:

@@ -32,6 +32,8 @@ PART_ROWS = 8192
 _PART_CHARACTERS = 64_000_000
 #: Unknown gold labels that a source names.
 _UNKNOWN_SHOWN = 5
+#: What stands behind one that is nearly a label's id, before that.
+LIKE = ", but there is "
 
 PART = pa.schema(
     [
@@ -158,11 +160,13 @@ def check_source(
     parts.flush()
     if isinstance(labels, LabelsByRow) and not full:
         labels.check_rows(line)
-    separators = labels.reader.separators if isinstance(labels, LabelsById) else {}
+    separators, unknown = {}, list(parts.unknown.values())
+    if isinstance(labels, LabelsById):
+        separators = labels.reader.separators
+        near = map(labels.like, parts.unknown)
+        unknown = [place + (f"{LIKE}{shown(one)}" if one else "") for place, one in zip(unknown, near, strict=True)]
     where = {one: f"{source.source.name}:{first}" for one, first in separators.items()}
-    return CheckedSource(
-        number, parts.written, parts.rejected, full, list(columns), where, list(parts.unknown.values()), spans
-    )
+    return CheckedSource(number, parts.written, parts.rejected, full, list(columns), where, unknown, spans)
 
 
 class _PartWriter:
@@ -213,6 +217,7 @@ class _PartWriter:
 def _labels_of(storage: Storage, source: DocumentSource, prepare: PrepareConfig, separator: str | None) -> LabelsOf:
     if not source.label_rows:
         given = separator_of(prepare.list_separator)
-        return LabelsById(ListReader(LabelNumbers(storage).get, prepare.labels_column, given, separator))
+        numbers = LabelNumbers(storage)
+        return LabelsById(ListReader(numbers.get, prepare.labels_column, given, separator), numbers.like)
     numbers = storage.read_table(_LABEL_ROWS, _NUMBERS_SCHEMA)["number"].to_numpy()
     return LabelsByRow(source, numbers)

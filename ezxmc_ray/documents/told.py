@@ -13,7 +13,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, lookalikes, unused
 from ezxmc_ray.documents.inputs import Inputs
 from ezxmc_ray.documents.look import Settled
-from ezxmc_ray.documents.parts import CheckedSource, LabelCounts
+from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
 from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.documents.spans import Spans
@@ -189,10 +189,15 @@ def _split(prepare: PrepareConfig, shards: Sequence[ShardCounts]) -> str:
 def _unknown(checked: Sequence[CheckedSource], shards: Sequence[ShardCounts]) -> str:
     unknown, documents = sum(one.unknown_gold for one in shards), sum(one.unknown_documents for one in shards)
     known = sum(one.gold_labels for one in shards)
-    first = ", ".join([where for one in checked for where in one.unknown][:3])
-    hint = "; none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
-    none = "" if known else hint
+    places = sorted((where for one in checked for where in one.unknown), key=lambda where: LIKE not in where)
+    first, hint = ", ".join(places[:3]), ""
+    if LIKE in first:
+        hint += "; ids that differ in case, signs or zeros are others: write them alike in both"
+    if not known:
+        hint += (
+            "; none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
+        )
     return (
         f"{unknown:,} of {unknown + known:,} gold labels, of {documents:,} documents, are not among the labels "
-        f"({first}){none}"
+        f"({first}){hint}"
     )

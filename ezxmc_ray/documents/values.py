@@ -74,7 +74,10 @@ def as_string(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value) if isinstance(value, int | float | Decimal) else None
+    if isinstance(value, Decimal):
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return str(value) if isinstance(value, int | float) else None
 
 
 def is_missing(value: Any) -> bool:

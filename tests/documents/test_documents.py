@@ -26,7 +26,8 @@ def labels(tmp_path: Path) -> LabelsById:
     storage = Storage(str(tmp_path))
     rows = [{"id": one, "text": one, "description": "", "content_hash": content_hash("", one)} for one in LABEL_IDS]
     storage.write_table("labels.parquet", pa.Table.from_pylist(rows, LABELS_SCHEMA))
-    return LabelsById(ListReader(LabelNumbers(storage).get, "labels", None))
+    numbers = LabelNumbers(storage)
+    return LabelsById(ListReader(numbers.get, "labels", None), numbers.like)
 
 
 def _check(labels: LabelsById, values: dict[str, Any], seed: int = 0, **knobs: Any) -> Document:

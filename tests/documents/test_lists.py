@@ -81,9 +81,22 @@ def test_an_empty_list_says_that_there_is_no_label(cell: Any) -> None:
     assert _ids(cell) == ([], [])
 
 
+@pytest.mark.parametrize("cell", ["(1, 20)", "(1,20,)", "{1, 20}", "[1 20]", "array([1, 20])", "frozenset({1, 20})"])
+def test_numbers_as_python_prints_them(cell: str) -> None:
+    reader = ListReader({"1": 0, "20": 1, "(5)": 2}.get, "tags", None)
+    assert reader.read(cell, 1) == Gold([0, 1])
+    assert reader.read("(1,)", 1) == reader.read("{1}", 1) == Gold([0])
+    assert reader.read("array(['1', 'x'], dtype='<U1')", 1) == Gold([0], ["x"])
+    assert reader.read("frozenset()", 1) == reader.read("array([], dtype=object)", 1) == Gold([])
+    assert reader.read("(5)", 1) == Gold([2])
+    assert reader.read("(6)", 1) == Gold([], ["(6)"])
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
+        ("{'Toys': 0.9}", "begins like a list and is none"),
+        ('{"Toys": 0.9, "Games": 1}', "begins like a list and is none"),
         ("[Toys, Games]", "begins like a list and is none"),
         ("['Toys' , 'Games' 'Home']", "begins like a list and is none"),
         ("Toys;Games;Toys", "repeats 'Toys'"),

@@ -6,6 +6,8 @@ import bz2
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.documents.conftest import Folder, Row
@@ -71,3 +73,56 @@ def test_bzip2(folder: Folder, name: str) -> None:
     assert folder.prepare(name, test_share=0) == [("p", "train", ["bees"])]
     folder.write(name, bz2.compress(content.encode())[:-5])
     assert "is it cut off, damaged or misnamed?" in folder.refused(name)
+
+
+TWICE = ['{"id": "p", "text": "x", "text": "y"}', '{"id": "q", "text": "x", "doc": {"a": 1, "b": {"a": 1, "a": 2}}}']
+ONCE = ['{"id": "r", "text": "x", "id": "r"}', '{"id": "s", "text": "x", "a": {"id": 1, "text": 2}}']
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_a_key_with_two_values_is_a_bad_row(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str, block: int
+) -> None:
+    monkeypatch.setattr("ezxmc_ray.documents.json_reader._BLOCK_BYTES", block)
+    rows = [TWICE[0], ONCE[0], TWICE[1], ONCE[1]]
+    folder.write(name, "[" + ",\n".join(rows) + "]" if name == "d.json" else "\n".join(rows) + "\n")
+    told = folder.refused(name)
+    assert f"{name}:1: repeated key: 'text' stands in an object with two values" in told
+    assert f"{name}:3: repeated key: 'a' stands in an object with two values" in told
+    found = folder.prepare(name, on_bad_rows="skip", test_share=0, held_out_share=0)
+    assert [one for one, _, _ in found] == ["r", "s"]
+    rejected = pq.read_table(folder.path / "run/rejected.parquet")
+    assert rejected["content"].to_pylist() == TWICE
+
+
+def test_decimals_are_ids_in_their_shortest_form(folder: Folder) -> None:
+    numbers = pa.array(["1.00", "20.00", "3.50", "-0.00"]).cast(pa.decimal128(9, 2))
+    folder.write("labels.parquet", pa.table({"id": numbers, "text": list("abcd")}))
+    golds = pa.array([[1, 20], [20], []], pa.list_(pa.int64()))
+    folder.write("d.parquet", pa.table({"id": numbers[:3], "text": list("xyz"), "labels": golds}))
+    found = folder.prepare("d.parquet", labels=[str(folder.path / "labels.parquet")], test_share=0)
+    assert found == [("1", "train", ["1", "20"]), ("20", "train", ["20"]), ("3.5", "train", [])]
+
+
+def test_dates_are_no_ids(folder: Folder) -> None:
+    day = pa.array([0], pa.timestamp("s"))
+    folder.write("d.parquet", pa.table({"id": day, "text": ["x"]}))
+    assert "bad id: id is datetime.datetime(1970, 1, 1, 0, 0), not a string or a number" in folder.refused("d.parquet")
+
+
+@pytest.mark.parametrize(
+    ("ids", "gold", "hint"),
+    [
+        (["007", "010"], [7], "'7', but there is '007'"),
+        (["7", "10"], ["007"], "'007', but there is '7'"),
+        (["http://v.test/a"], ["https://www.v.test/a/"], "but there is 'http://v.test/a'"),
+        (["Machine Learning"], ["machine-learning"], "but there is 'Machine Learning'"),
+    ],
+)
+def test_gold_that_is_nearly_a_label_is_said_to_be(folder: Folder, ids: list[str], gold: list[Any], hint: str) -> None:
+    folder.write("labels.jsonl", [{"id": one, "text": one} for one in ids])
+    folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": gold}])
+    assert folder.prepare("d.jsonl", test_share=0, held_out_share=0) == [("p", "train", [])]
+    told = next(told for told in folder.said if told.startswith("Left out: 1 of 1 gold labels"))
+    assert f"{hint}); ids that differ in case, signs or zeros are others: write them alike in both" in told

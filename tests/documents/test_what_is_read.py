@@ -47,7 +47,8 @@ def test_gold_that_is_not_among_the_labels_stops_the_run_if_asked(folder: Folder
     folder.write("documents.jsonl", [{"id": "s", "text": "x", "labels": ["Bees"]}])
     folder.prepare(test_share=0, held_out_share=0)
     assert folder.said[-1].endswith(
-        "'Bees'); none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
+        "'Bees', but there is 'bees'); ids that differ in case, signs or zeros are others: write them alike in both; "
+        "none at all is known: if they are texts of labels, set prepare.label_id_column to the column of texts"
     )
     found = folder.prepare(test_share=0, held_out_share=0, label_id_column="text")
     assert found == [("s", "train", ["Bees"])]
