@@ -61,7 +61,7 @@ class LabelSet:
     first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
     rejected.REJECTED_PART.
     ``columns``: those of the files that have some. ``alternatives``: by label number, of the labels that have some.
-    ``separators``: see AlternativesReader. ``spans``: of the good rows.
+    ``separators``: see AlternativesReader. ``spans``: of the good rows. ``notes``: sentences of what was chosen.
     """
 
     table: pa.Table
@@ -72,6 +72,7 @@ class LabelSet:
     alternatives: dict[int, list[str]]
     separators: dict[str, str]
     spans: Spans
+    notes: list[str]
 
 
 class _Label(NamedTuple):
@@ -146,12 +147,12 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     ``list_separator``: prepare.list_separator.
     """
     labels = _Labels(repeated == "synonyms", list_separator)
-    rejected, columns, spans = list[RejectedRows](), dict[str, None](), Spans()
+    rejected, columns, spans, notes = list[RejectedRows](), dict[str, None](), Spans(), list[str]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
         start, seen = len(labels.numbers), dict[str, None]()
-        for row in read_rows(source.source, source.columns, source.required, seen):
+        for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
                 spans.take(row, source.source.name)
@@ -164,7 +165,9 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     duplicates = len(labels.texts) - len(set(map(compared, labels.texts)))
     numbers = np.array(labels.numbers, np.int32)
     separators = labels.reader.separators
-    return LabelSet(labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators, spans)
+    return LabelSet(
+        labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators, spans, notes
+    )
 
 
 def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -> _Label:

@@ -1,4 +1,5 @@
 """Text files: a text a line, whose id is the row's number (the Repository's files) or, in a list, the text itself.
+Beside a label's text in the Repository's files an id may stand, which is none of the text.
 
 Comes in: a Source. Goes out: RawRow after RawRow. A list that is a table, JSON or fastText's format by all its first
 lines is refused: each line would be taken for a text, with the ids and labels in it.
@@ -8,15 +9,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 
 from ezxmc_ray.documents.csv_reader import SEPARATORS
-from ezxmc_ray.documents.sources import RawRow, Required, Source, bad_line, read_lines
+from ezxmc_ray.documents.sources import RawRow, Required, Source, bad_line, read_lines, snippet
 from ezxmc_ray.errors import UserError
 
 #: Bytes of a list that are looked at, and lines.
 _HEAD_BYTES, _HEAD_LINES = 1 << 16, 100
 _FASTTEXT = "__label__"
+#: A label's line: its row and a text, an id and a text, a text and a number; so many lines tell.
+_NUMBERED = re.compile(r"(?P<id>\d+)(?:\s*[,:;\t]\s*| +)(?P<text>\S.*)")
+_TAGGED = re.compile(r"(?P<id>\S+)\t(?P<text>[^\t]*[^\t\d\s][^\t]*)")
+_COUNTED = re.compile(r"(?P<text>[^\t]*[^\t\d\s][^\t]*)\t(?P<id>\d+)")
+_TELL_LINES = 2
 
 
 def list_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
@@ -49,10 +56,56 @@ def line_row(number: int, line: bytes | None) -> RawRow:
         return bad_line(number, line, error)
 
 
-def _check_list(source: Source, columns: Sequence[str]) -> None:
+def label_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
+    """As :func:`line_row`, of the labels' texts without the row's number, or another id and a tab, beside each.
+
+    ``notes`` takes up that there is one. Errors: UserError for lines that all have tabs otherwise.
+    """
+    pattern = _pattern(source)
+    if pattern is not None:
+        notes.append(
+            f"The lines of {source.name} have an id and a text each: the ids are left out of the labels' texts"
+        )
+    for number, line in read_lines(source):
+        row = line_row(number, line)
+        if row.values is not None and pattern is not None and (text := row.values["text"].strip()):
+            found = pattern.fullmatch(text)
+            if not found:
+                yield RawRow(number, None, "ragged row: no id beside the text, as the first lines have", snippet(text))
+                continue
+            row.values["text"] = found["text"]
+        yield row
+
+
+def _pattern(source: Source) -> re.Pattern[str] | None:
+    """What all lines at the beginning of a file are, where they have an id beside their text."""
+    lines = [line.strip() for line in _head(source)]
+    if len(lines) < _TELL_LINES:
+        return None
+    for pattern in (_NUMBERED, _TAGGED, _COUNTED):
+        ids = [one["id"] for one in map(pattern.fullmatch, lines) if one]
+        rows = [[str(number) for number in range(start, start + len(ids))] for start in (0, 1)]
+        if len(ids) == len(lines) and (ids in rows if pattern is _NUMBERED else len(set(ids)) == len(ids)):
+            return pattern
+    if all("\t" in line for line in lines):
+        raise UserError(
+            f"{source.name} has columns with tabs between: leave nothing but the labels' texts in its lines."
+        )
+    return None
+
+
+def _head(source: Source) -> list[str]:
+    """The first lines that are not blank, each as a whole."""
     with source.open() as stream:
-        head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
-    lines = [line for line in head.splitlines() if line.strip()][:_HEAD_LINES]
+        head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    lines = head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
+    if len(head) == _HEAD_BYTES and len(lines) > 1:
+        lines.pop()
+    return [line for line in lines if line.strip()][:_HEAD_LINES]
+
+
+def _check_list(source: Source, columns: Sequence[str]) -> None:
+    lines = _head(source)
     if not lines:
         return
     if all(map(_is_json, lines)):

@@ -52,7 +52,7 @@ _NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
 class LabelCounts:
     """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint.
 
-    ``columns``, ``separators`` and ``spans``: see labels.LabelSet. ``with_alternatives``: labels that have
+    ``columns``, ``separators``, ``spans`` and ``notes``: see labels.LabelSet. ``with_alternatives``: labels that have
     ``alternatives``, texts in all.
     """
 
@@ -65,6 +65,7 @@ class LabelCounts:
     with_alternatives: int = 0
     alternatives: int = 0
     spans: Spans = field(default_factory=Spans)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def write_labels(
         len(labels.alternatives),
         sum(map(len, labels.alternatives.values())),
         labels.spans,
+        labels.notes,
     )
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from ezxmc_ray.documents.sources import RawRow, Required, Source
+from ezxmc_ray.documents.sources import RawRow, Source
 from ezxmc_ray.errors import UserError, one_line
 
 #: What relative addresses begin with, whatever directory the command was given in.
@@ -31,8 +31,11 @@ _NO_CONCEPTS = ("ConceptScheme", "Collection", "OrderedCollection")
 _SYNTAX = {"turtle": "turtle", "rdfxml": "xml", "ntriples": "nt"}
 
 
-def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
-    """The concepts of a vocabulary. Errors: UserError where rdflib is missing, or the file is no RDF of its syntax."""
+def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
+    """The concepts of a vocabulary; ``notes`` takes up what was chosen and left out.
+
+    Errors: UserError where rdflib is missing, or the file is no RDF of its syntax.
+    """
     try:
         import rdflib
         from rdflib.namespace import OWL, RDF, SKOS
@@ -57,9 +60,11 @@ def rdf_rows(source: Source, columns: Sequence[str], required: Required, seen: d
     others = {one for kind in _NO_CONCEPTS for one in graph.subjects(RDF.type, SKOS[kind])}
     concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(rdflib.URIRef(f"{_XL}prefLabel"), None)}
     concepts |= {one for kind in _LABELS for one in graph.subjects(SKOS[kind], None)}
+    if old := len(concepts & deprecated):
+        notes.append(f"{old:,} concepts of {source.name} are left out: they are deprecated")
     concepts -= deprecated | others
     names = {one: _labels(graph, one, "prefLabel") for one in concepts}
-    language = source.language or _language(names.values())
+    language = source.language or _chosen_language(source, names.values(), notes)
     for number, concept in enumerate(sorted(concepts, key=str), 1):
         preferred = _texts(names[concept], language)
         definitions = [
@@ -111,7 +116,14 @@ def _fits(literal: Any, language: str) -> bool:
     return _tag(literal) == language or _tag(literal).startswith(f"{language}-")
 
 
-def _language(labels: Iterable[Iterable[Any]]) -> str:
+def _chosen_language(source: Source, labels: Collection[Iterable[Any]], notes: list[str]) -> str:
     """The language that most concepts have a prefLabel in; of several English, else the first by name."""
     counts = Counter(tag for ones in labels for tag in {_tag(one) for one in ones} if tag)
-    return min(counts, key=lambda tag: (-counts[tag], tag != "en", tag), default="")
+    language = min(counts, key=lambda tag: (-counts[tag], tag != "en", tag), default="")
+    if len(counts) > 1:
+        others = ", ".join(f"{tag} {count:,}" for tag, count in counts.most_common() if tag != language)
+        notes.append(
+            f"Labels of {source.name} are in {language}, which most of its concepts have ({counts[language]:,} of "
+            f"{len(labels):,}; others: {others}): prepare.label_language sets another"
+        )
+    return language

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ezxmc_ray.documents.csv_reader import csv_rows
 from ezxmc_ray.documents.json_reader import is_stream, json_row, json_rows
-from ezxmc_ray.documents.list_reader import line_row, list_rows
+from ezxmc_ray.documents.list_reader import label_rows, line_row, list_rows
 from ezxmc_ray.documents.parquet_reader import parquet_columns, parquet_rows, parquet_sample
 from ezxmc_ray.documents.rdf_reader import rdf_rows
 from ezxmc_ray.documents.sources import RawRow, Required, Source, check_columns, read_lines, unreadable
@@ -33,18 +33,27 @@ Columns = dict[str, None]
 
 
 def read_rows(
-    source: Source, columns: Sequence[str], required: Required, seen: Columns | None = None
+    source: Source,
+    columns: Sequence[str],
+    required: Required,
+    seen: Columns | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[RawRow]:
     """The rows of ``source``; ``columns`` are the ones of interest (a Parquet file's others are not read).
 
-    ``seen`` takes up the names of all columns that were met, in their order. Errors: UserError if the file cannot be
-    read to its end, or if it has none of a group of ``required`` columns.
+    ``seen`` takes up the names of all columns that were met, in their order, ``notes`` sentences of what was chosen in
+    reading a file of labels. Errors: UserError if the file cannot be read to its end, or if it has none of a group of
+    ``required`` columns.
     """
     readers = {"jsonl": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}
     readers |= {"lines": _line_rows, "list": list_rows}
-    reader = readers.get(source.format, rdf_rows)
+    reader = readers.get(source.format)
+    notes = [] if notes is None else notes
     try:
-        yield from reader(source, columns, required, {} if seen is None else seen)
+        if reader:
+            yield from reader(source, columns, required, {} if seen is None else seen)
+        else:
+            yield from (label_rows if source.format == "labels" else rdf_rows)(source, notes)
     except _DAMAGE as error:
         raise unreadable(source, error) from error
 

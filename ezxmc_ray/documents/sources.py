@@ -50,8 +50,9 @@ _MAGIC = frozenset("*?[")
 class Source:
     """One file: ``name`` as users know it, ``path`` as ``filesystem`` takes it, and how to read it.
 
-    ``format`` is jsonl (JSON arrays too), parquet, csv, lines (one text a line, its row number the id), list (one text
-    a line, its own id), or an RDF syntax (turtle, rdfxml, ntriples); ``compression`` is gzip, zstd, bz2 or None.
+    ``format`` is jsonl (JSON arrays too), parquet, csv, lines (one text a line, its row number the id), labels (the
+    same, where an id may stand beside the text), list (one text a line, its own id), or an RDF syntax (turtle, rdfxml,
+    ntriples); ``compression`` is gzip, zstd, bz2 or None.
     ``csv_separator``: between columns; None: by the header. ``language``: of a vocabulary's labels; "": that of most.
     """
 
@@ -109,9 +110,9 @@ def printable(text: str) -> str:
 
 def unreadable(source: Source, error: BaseException) -> UserError:
     """The UserError for a file that is damaged, or not what its name says, or not to be opened."""
-    kinds = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet", "lines": "text", "list": "text"}
+    kinds = {"jsonl": "JSON lines", "csv": "CSV", "parquet": "Parquet"}
     kinds |= {"turtle": "Turtle", "rdfxml": "RDF/XML", "ntriples": "N-Triples"}
-    kind = kinds[source.format]
+    kind = kinds.get(source.format, "text")
     kind += f" in {source.compression}" if source.compression else ""
     return UserError(f"{source.name} cannot be read as {kind}: {one_line(error)}; is it cut off, damaged or misnamed?")
 

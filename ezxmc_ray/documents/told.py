@@ -115,6 +115,7 @@ def what_was_read(
         )
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
+    told += labels.notes
     if labels.alternatives:
         told.append(
             f"{labels.with_alternatives:,} labels have alternatives, {labels.alternatives:,} texts in all: a label is "

@@ -79,7 +79,8 @@ def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSou
     """
     directory = _Directory(location)
     json_layout = [directory.find([name], "jsonl") for name in ("lbl.json", "trn.json", "tst.json")]
-    text_layout = [directory.find(names, "lines") for names in (_LABEL_TEXTS, _TRAIN_TEXTS, _TEST_TEXTS)]
+    text_layout = [directory.find(_LABEL_TEXTS, "labels")]
+    text_layout += [directory.find(names, "lines") for names in (_TRAIN_TEXTS, _TEST_TEXTS)]
     complete = [bool(labels and train) for labels, train, _ in (json_layout, text_layout)]
     if complete == [True, True]:
         raise UserError(

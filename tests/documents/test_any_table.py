@@ -277,7 +277,7 @@ def write_repository_text(folder: Path, table: Table) -> tuple[Table, Knobs]:
 
 
 def _in_line(text: str) -> str:
-    return re.sub("[\n\r\ufeff]", " ", text)
+    return re.sub("[\n\r\t\ufeff]", " ", text)
 
 
 WRITERS: dict[str, Callable[[Path, Table], tuple[Table, Knobs]]] = {

@@ -126,3 +126,24 @@ def test_gold_that_is_nearly_a_label_is_said_to_be(folder: Folder, ids: list[str
     assert folder.prepare("d.jsonl", test_share=0, held_out_share=0) == [("p", "train", [])]
     told = next(told for told in folder.said if told.startswith("Left out: 1 of 1 gold labels"))
     assert f"{hint}); ids that differ in case, signs or zeros are others: write them alike in both" in told
+
+
+def test_the_language_of_a_vocabulary_and_what_is_deprecated_are_said(folder: Folder) -> None:
+    turtle = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> . @prefix v: <http://v.test/> .
+    @prefix owl: <http://www.w3.org/2002/07/owl#> .
+    v:sea a skos:Concept ; skos:prefLabel "The sea"@en, "Meri"@fi .
+    v:bee a skos:Concept ; skos:prefLabel "Bees"@en, "Mehiläiset"@fi, "Bin"@sv .
+    v:tax a skos:Concept ; skos:prefLabel "Vero"@fi, "Taxes"@en .
+    v:old a skos:Concept ; skos:prefLabel "Old"@en ; owl:deprecated true .
+    """
+    file = folder.write("v.ttl", turtle)
+    folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": ["http://v.test/sea"]}])
+    folder.prepare("d.jsonl", labels=[file], test_share=0, held_out_share=0)
+    assert folder.said[2:] == [
+        f"1 concepts of {file} are left out: they are deprecated",
+        f"Labels of {file} are in en, which most of its concepts have (3 of 3; others: fi 3, sv 1): "
+        "prepare.label_language sets another",
+    ]
+    folder.prepare("d.jsonl", labels=[file], label_language="fi", test_share=0, held_out_share=0)
+    assert folder.said[2:] == [f"1 concepts of {file} are left out: they are deprecated"]
+    assert folder.details["read"] == folder.said

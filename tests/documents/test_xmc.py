@@ -270,3 +270,43 @@ def test_a_small_file_does_not_unpack_to_gigabytes(tmp_path: Path, sequential_pr
     np.savez_compressed(tmp_path / "set/Y.trn.npz", data=np.zeros(9_000_000), **arrays)
     told = _message(tmp_path, sequential_prepare)
     assert "bytes are to be 72,00" in told and "unpacked, which no matrix of labels is" in told
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts"),
+    [
+        (["0 Bees", "1 The sea", "2 Taxes"], ["Bees", "The sea", "Taxes"]),
+        (["1\tBees", "2\tThe sea", "3\tTaxes"], ["Bees", "The sea", "Taxes"]),
+        (["B07X\tBees", "B09Y\tThe sea", "B01Z\tTaxes"], ["Bees", "The sea", "Taxes"]),
+        (["Bees\t17", "The sea\t4", "Taxes\t9"], ["Bees", "The sea", "Taxes"]),
+        (["1 Corinthians", "2 Kings", "3 John"], ["Corinthians", "Kings", "John"]),
+        (["2 Kings", "1 Corinthians", "3 John"], ["2 Kings", "1 Corinthians", "3 John"]),
+        (["100 years", "Bees", "Taxes"], ["100 years", "Bees", "Taxes"]),
+        (["Bees\twasps", "The sea", "Taxes"], ["Bees\twasps", "The sea", "Taxes"]),
+    ],
+)
+def test_ids_beside_the_texts_of_labels_are_none_of_them(
+    tmp_path: Path, sequential_prepare: Callable[..., Any], lines: list[str], texts: list[str]
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/label_map.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "set/X.trn.txt").write_text("Of hives.\nOf boats.\n")
+    (tmp_path / "set/trn_X_Y.txt").write_text("2 3\n0:1\n2:1 1:1\n")
+    (_, _, details), storage = sequential_prepare(_config(tmp_path, test_share=0, held_out_share=0))
+    assert storage.read_table("labels.parquet")["text"].to_pylist() == texts
+    assert [gold for *_, gold, _ in _documents(storage)] == [[0], [1, 2]]
+    told = "label_map.txt have an id and a text each: the ids are left out of the labels' texts"
+    assert any(told in one for one in details["read"]) == (texts != lines)
+
+
+def test_columns_in_the_repositorys_labels_are_refused(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/Y.txt").write_text("a\tBees\tof all kinds\nb\tThe sea\tand its coast\n")
+    (tmp_path / "set/X.trn.txt").write_text("Of hives.\nOf boats.\n")
+    with pytest.raises(UserError, match=r"Y\.txt has columns with tabs between: leave nothing but the labels' texts"):
+        sequential_prepare(_config(tmp_path))
+    rows = "".join(f"id{number}\tLabel {number}\n" for number in range(101))
+    (tmp_path / "set/Y.txt").write_text(rows + "Taxes\n")
+    _, storage = sequential_prepare(_config(tmp_path, test_share=0, held_out_share=0))
+    assert storage.read_table("labels.parquet")["text"].to_pylist()[-1] == "Label 100"
+    assert _rejected(storage) == [("Y.txt", 102, "ragged row: no id beside the text, as the first lines have")]
