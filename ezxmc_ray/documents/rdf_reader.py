@@ -38,7 +38,7 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
     """
     try:
         import rdflib
-        from rdflib.namespace import OWL, RDF, SKOS
+        from rdflib.namespace import SKOS
     except ImportError as error:
         raise UserError(
             f"{source.name} is RDF, which rdflib reads, and that is not installed: pip install rdflib."
@@ -56,13 +56,9 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
         raise
     except Exception as error:  # classes of rdflib, of its parsers and of expat
         raise UserError(f"{source.name} cannot be read as {source.format}: {one_line(error)}.") from error
-    deprecated = {one for one, value in graph.subject_objects(OWL.deprecated) if str(value).lower() in ("true", "1")}
-    others = {one for kind in _NO_CONCEPTS for one in graph.subjects(RDF.type, SKOS[kind])}
-    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(rdflib.URIRef(f"{_XL}prefLabel"), None)}
-    concepts |= {one for kind in _LABELS for one in graph.subjects(SKOS[kind], None)}
-    if old := len(concepts & deprecated):
-        notes.append(f"{old:,} concepts of {source.name} are left out: they are deprecated")
-    concepts -= deprecated | others
+    concepts, deprecated = _concepts(graph)
+    if deprecated:
+        notes.append(f"{deprecated:,} concepts of {source.name} are left out: they are deprecated")
     names = {one: _labels(graph, one, "prefLabel") for one in concepts}
     language = source.language or _chosen_language(source, names.values(), notes)
     for number, concept in enumerate(sorted(concepts, key=str), 1):
@@ -82,6 +78,18 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
             there = ", ".join(sorted({_tag(one) or "none" for one in names[concept]}))
             reason = f"empty label: no prefLabel in {language or 'no language'}, only in {there or 'none'}"
             yield RawRow(number, None, reason, str(concept))
+
+
+def _concepts(graph: Any) -> tuple[set[Any], int]:
+    """The concepts that are labels, and how many are deprecated and none."""
+    from rdflib import URIRef
+    from rdflib.namespace import OWL, RDF, SKOS
+
+    deprecated = {one for one, value in graph.subject_objects(OWL.deprecated) if str(value).lower() in ("true", "1")}
+    others = {one for kind in _NO_CONCEPTS for one in graph.subjects(RDF.type, SKOS[kind])}
+    concepts = {*graph.subjects(RDF.type, SKOS.Concept), *graph.subjects(URIRef(f"{_XL}prefLabel"), None)}
+    concepts |= {one for kind in _LABELS for one in graph.subjects(SKOS[kind], None)}
+    return concepts - deprecated - others, len(concepts & deprecated)
 
 
 def _labels(graph: Any, concept: Any, kind: str) -> list[Any]:

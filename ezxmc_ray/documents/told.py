@@ -108,28 +108,40 @@ def what_was_read(
     ]:
         told.append(f"No gold labels of {listed(bare)}: there are none beside it (Y.tst.npz, tst_X_Y.txt)")
     told += _spans_told(Spans.of_all([labels.spans, *(one.spans for one in checked)]))
+    if united:
+        told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
+    told += _labels_told(labels)
+    if sum(one.unknown_gold for one in shards):
+        told.append(f"Left out: {_unknown(checked, shards)}")
+    if inputs.has_columns:
+        told += _columns_told(prepare, labels, _columns(checked))
+        told += _files_told(prepare, settled, inputs)
+    return told
+
+
+def _labels_told(labels: LabelCounts) -> list[str]:
+    """What was chosen in reading the labels, and what of them is alike."""
+    told = list(labels.notes)
     if labels.duplicate_texts:
         told.append(
             f"{labels.duplicate_texts:,} labels have the text of an earlier one, but for case and blanks at most: only "
             "a description tells them apart"
         )
-    if united:
-        told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
-    told += labels.notes
     if labels.alternatives:
         told.append(
             f"{labels.with_alternatives:,} labels have alternatives, {labels.alternatives:,} texts in all: a label is "
             "as similar as its best text, and the teacher reads the preferred one"
         )
-    if sum(one.unknown_gold for one in shards):
-        told.append(f"Left out: {_unknown(checked, shards)}")
-    if inputs.has_columns:
-        told += _columns_told(prepare, labels, _columns(checked))
-        files = [one.source for one in settled.sources]
-        if others := contradictions(files, [one.split for one in settled.sources]):
-            told.append(f"Warning: {others[0]}" + (f"; so are {len(others) - 1:,} more" if len(others) > 1 else ""))
-        if keys := other_keys(files, prepare.split_column):
-            told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
+    return told
+
+
+def _files_told(prepare: PrepareConfig, settled: Settled, inputs: Inputs) -> list[str]:
+    """Names of files and folders that say another split, or none, and files that are not read."""
+    told, files = list[str](), [one.source for one in settled.sources]
+    if others := contradictions(files, [one.split for one in settled.sources]):
+        told.append(f"Warning: {others[0]}" + (f"; so are {len(others) - 1:,} more" if len(others) > 1 else ""))
+    if keys := other_keys(files, prepare.split_column):
+        told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
     if inputs.unread:
         names = listed([one.rpartition("/")[2] for one in inputs.unread])
         told.append(
