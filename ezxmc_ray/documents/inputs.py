@@ -57,7 +57,8 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
             raise UserError(
                 "prepare.xmc_directory stands instead of prepare.documents and prepare.labels; set one or the other."
             )
-        return Inputs(*find_xmc_sources(prepare.xmc_directory), has_columns=False)
+        found, texts, others = find_xmc_sources(prepare.xmc_directory)
+        return Inputs(found, texts, has_columns=False, unread=others)
     unread: list[str] = []
     documents = document_sources(prepare, prepare.documents, "prepare.documents", unread)
     labels = label_sources(prepare, unread)

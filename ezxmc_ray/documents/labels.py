@@ -196,8 +196,9 @@ def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:
 
 def _plain(label_id: str) -> str:
     """An id without what other tools change: case, the address's scheme, signs, zeros before a number."""
-    text = re.sub("^https?://(www\\.)?", "", compared(label_id))
-    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]+", " ", text)).strip()
+    text = re.sub(r"^https?://(www\.)?", "", compared(label_id))
+    text = re.sub(r"(?!^-\d)[\W_]+", " ", text)  # -1 is not 1
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text).strip()
 
 
 class LabelNumbers:

@@ -24,6 +24,8 @@ _NUMBERED = re.compile(r"(?P<id>\d+)(?:\s*[,:;\t]\s*| +)(?P<text>\S.*)")
 _TAGGED = re.compile(r"(?P<id>\S+)\t(?P<text>[^\t]*[^\t\d\s][^\t]*)")
 _COUNTED = re.compile(r"(?P<text>[^\t]*[^\t\d\s][^\t]*)\t(?P<id>\d+)")
 _TELL_LINES = 2
+#: A document's line in other layouts: an id or label rows and a tab, or features.
+_ID_FIRST, _FEATURES = re.compile(r"\S+\t"), re.compile(r"(?:\d+:-?[\d.]+(?:e-?\d+)?\s*)+")
 
 
 def list_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
@@ -92,6 +94,20 @@ def _pattern(source: Source) -> re.Pattern[str] | None:
             f"{source.name} has columns with tabs between: leave nothing but the labels' texts in its lines."
         )
     return None
+
+
+def check_texts_alone(source: Source) -> None:
+    """UserError for a file of documents whose lines at the beginning are all a table's, or features."""
+    lines = [line.strip() for line in _head(source)]
+    if len(lines) < _TELL_LINES:
+        return
+    if all(map(_ID_FIRST.match, lines)):
+        what = "an id, or labels, and a tab before the text of each line; leave the texts alone in it"
+    elif len(lines) > _TELL_LINES and all(map(_FEATURES.fullmatch, lines[1:])):
+        what = "features (3:0.5) and no texts; give the data set's raw texts"
+    else:
+        return
+    raise UserError(f"{source.name} has {what}.")
 
 
 def _head(source: Source) -> list[str]:

@@ -27,6 +27,8 @@ _PRINTED = re.compile(rf"[\[({{]\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\s*[\])}}])))
 _PRINTED_ITEM = re.compile(rf"({_ITEM})\s*(,?)", re.DOTALL)
 #: What Python and NumPy print around a list: array(['b'], dtype=object), frozenset({'b'}), set().
 _WRAPPED = re.compile(r"(?:array|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^\s\[\]]+)?\)", re.DOTALL)
+#: As Stack Exchange writes tags: <b><c>.
+_TAGS = re.compile(r"(?:<[^<>]+>){2,}")
 _OBJECT = re.compile(r"\{\s*['\"]")
 BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
@@ -73,6 +75,8 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
+            if text[0] == "<" and self._given is None and _TAGS.fullmatch(text):
+                return self._gold(text[1:-1].split("><"))
             text = unwrapped(text)
             if text[0] in BRACKETS and (items := list_in(text)) is not None:
                 return self._gold(items)

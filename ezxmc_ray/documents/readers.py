@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ezxmc_ray.documents.csv_reader import csv_rows
 from ezxmc_ray.documents.json_reader import is_stream, json_row, json_rows
-from ezxmc_ray.documents.list_reader import label_rows, line_row, list_rows
+from ezxmc_ray.documents.list_reader import check_texts_alone, label_rows, line_row, list_rows
 from ezxmc_ray.documents.parquet_reader import parquet_columns, parquet_rows, parquet_sample
 from ezxmc_ray.documents.rdf_reader import rdf_rows
 from ezxmc_ray.documents.sources import RawRow, Required, Source, check_columns, read_lines, unreadable
@@ -149,6 +149,10 @@ def _parquet_rows(source: Source, columns: Sequence[str], required: Required, se
 
 
 def _line_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
-    """One text a line, blank ones too: its row (from 0) as ``id`` and the line as ``text``."""
+    """One text a line, blank ones too: its row (from 0) as ``id`` and the line as ``text``.
+
+    Errors: UserError where each has something before it.
+    """
+    check_texts_alone(source)
     for number, line in read_lines(source):
         yield line_row(number, line)

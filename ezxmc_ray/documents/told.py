@@ -115,7 +115,9 @@ def what_was_read(
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:
         told += _columns_told(prepare, labels, _columns(checked))
-        told += _files_told(prepare, settled, inputs)
+        told += _names_told(prepare, settled)
+    if inputs.unread:
+        told.append(_unread(inputs))
     return told
 
 
@@ -135,20 +137,20 @@ def _labels_told(labels: LabelCounts) -> list[str]:
     return told
 
 
-def _files_told(prepare: PrepareConfig, settled: Settled, inputs: Inputs) -> list[str]:
-    """Names of files and folders that say another split, or none, and files that are not read."""
+def _names_told(prepare: PrepareConfig, settled: Settled) -> list[str]:
+    """Names of files and folders that say another split than the one that was taken, or none."""
     told, files = list[str](), [one.source for one in settled.sources]
     if others := contradictions(files, [one.split for one in settled.sources]):
         told.append(f"Warning: {others[0]}" + (f"; so are {len(others) - 1:,} more" if len(others) > 1 else ""))
     if keys := other_keys(files, prepare.split_column):
         told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
-    if inputs.unread:
-        names = listed([one.rpartition("/")[2] for one in inputs.unread])
-        told.append(
-            f"Files of the directories that are not read: {names} ({len(inputs.unread):,} in all); to read one, name "
-            "it, with an ending that says its format"
-        )
     return told
+
+
+def _unread(inputs: Inputs) -> str:
+    names = listed([one.rpartition("/")[2] for one in inputs.unread])
+    told = f"Files of the directories that are not read: {names} ({len(inputs.unread):,} in all)"
+    return told + ("; to read one, name it, with an ending that says its format" if inputs.has_columns else "")
 
 
 def _spans_told(spans: Spans) -> list[str]:

@@ -54,8 +54,9 @@ class _Directory:
         for folder in _FOLDERS:
             at = f"{self._path.rstrip('/')}/{folder}".rstrip("/")
             for info in self._filesystem.get_file_info(fs.FileSelector(at, allow_not_found=True)):
-                if info.type == fs.FileType.File:
+                if info.type == fs.FileType.File and not info.base_name.startswith((".", "_")):
                     self._infos[f"{folder}/{info.base_name}".lstrip("/")] = info
+        self._read: set[str] = set()
 
     def find(self, names: Sequence[str], format_: str) -> Source | None:
         """The one file with one of ``names``, plain or compressed; UserError if there are several."""
@@ -66,14 +67,19 @@ class _Directory:
             raise UserError(f"{self.location} holds {' and '.join(found)}, which are the same thing; keep one of them.")
         if not found:
             return None
+        self._read.add(found[0])
         info = self._infos[found[0]]
         name = display_name(self.location, info.path)
         compression = classify(name, "jsonl")[1]
         return Source(name, info.path, self._filesystem, format_, compression, info.size or 0, info.mtime_ns or 0)
 
+    def unread(self) -> list[str]:
+        """The files that were not found by any name."""
+        return sorted(self._infos.keys() - self._read)
 
-def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSource]]:
-    """The label and document sources of the data set in ``location`` (path or URI).
+
+def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSource], list[str]]:
+    """The label and document sources of the data set in ``location`` (path or URI), and the names of other files.
 
     UserError if its files are of neither layout, or of both, or one is there twice.
     """
@@ -101,8 +107,9 @@ def find_xmc_sources(location: str) -> tuple[list[LabelSource], list[DocumentSou
     if test is not None:
         documents.append(one_source(directory, test, "tst", "test", _TEST_FILTERS))
     if complete[0]:
-        return [LabelSource(labels, "uid", "title", "content", _NONE, ((KEY, ("uid",)), (KEY, ("title",))))], documents
-    return [LabelSource(labels, _ID, _TEXT, _NONE, _NONE, ())], documents
+        required = ((KEY, ("uid",)), (KEY, ("title",)))
+        return [LabelSource(labels, "uid", "title", "content", _NONE, required)], documents, directory.unread()
+    return [LabelSource(labels, _ID, _TEXT, _NONE, _NONE, ())], documents, directory.unread()
 
 
 def _json_source(

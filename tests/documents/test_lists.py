@@ -92,6 +92,12 @@ def test_numbers_as_python_prints_them(cell: str) -> None:
     assert reader.read("(6)", 1) == Gold([], ["(6)"])
 
 
+def test_tags_as_stack_exchange_writes_them() -> None:
+    assert _ids("<Toys><Games>") == (["Toys", "Games"], [])
+    assert _ids("<Toys><gone><Games>") == (["Toys", "Games"], ["gone"])
+    assert _ids("<Toys><Games>", _reader(given=";")) == ([], ["<Toys><Games>"])
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [

@@ -117,6 +117,7 @@ def test_dates_are_no_ids(folder: Folder) -> None:
         (["007", "010"], [7], "'7', but there is '007'"),
         (["7", "10"], ["007"], "'007', but there is '7'"),
         (["http://v.test/a"], ["https://www.v.test/a/"], "but there is 'http://v.test/a'"),
+        (["a-1", "1"], ["A.01"], "'A.01', but there is 'a-1'"),
         (["Machine Learning"], ["machine-learning"], "but there is 'Machine Learning'"),
     ],
 )
@@ -126,6 +127,13 @@ def test_gold_that_is_nearly_a_label_is_said_to_be(folder: Folder, ids: list[str
     assert folder.prepare("d.jsonl", test_share=0, held_out_share=0) == [("p", "train", [])]
     told = next(told for told in folder.said if told.startswith("Left out: 1 of 1 gold labels"))
     assert f"{hint}); ids that differ in case, signs or zeros are others: write them alike in both" in told
+
+
+def test_gold_below_zero_is_like_no_label(folder: Folder) -> None:
+    folder.write("labels.jsonl", [{"id": 1, "text": "One"}])
+    folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": [-1]}])
+    folder.prepare("d.jsonl", test_share=0, held_out_share=0)
+    assert not any("but there is" in told for told in folder.said)
 
 
 def test_the_language_of_a_vocabulary_and_what_is_deprecated_are_said(folder: Folder) -> None:

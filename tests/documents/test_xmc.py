@@ -310,3 +310,30 @@ def test_columns_in_the_repositorys_labels_are_refused(tmp_path: Path, sequentia
     _, storage = sequential_prepare(_config(tmp_path, test_share=0, held_out_share=0))
     assert storage.read_table("labels.parquet")["text"].to_pylist()[-1] == "Label 100"
     assert _rejected(storage) == [("Y.txt", 102, "ragged row: no id beside the text, as the first lines have")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ("0,1\tOf hives.\n1\tOf boats.\n", "an id, or labels, and a tab before the text of each line"),
+        ("B01\tOf hives.\nB02\tOf boats.\n", "an id, or labels, and a tab before the text of each line"),
+        ("2 5\n0:0.1 3:1e-5\n1:0.5\n", r"features \(3:0\.5\) and no texts"),
+    ],
+)
+def test_documents_with_something_beside_their_texts_are_refused(
+    tmp_path: Path, sequential_prepare: Callable[..., Any], texts: str, why: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/Y.txt").write_text("Bees\nThe sea\n")
+    (tmp_path / "set/X.trn.txt").write_text(texts)
+    with pytest.raises(UserError, match=rf"X\.trn\.txt has {why}"):
+        sequential_prepare(_config(tmp_path))
+
+
+def test_other_files_of_the_directory_are_said(tmp_path: Path, sequential_prepare: Callable[..., Any]) -> None:
+    (tmp_path / "set/raw").mkdir(parents=True)
+    for name, text in {"Y.txt": "Bees\n", "raw/X.trn.txt": "Of hives.\nOf\tbees.\n", "val_X.txt": "x\n"}.items():
+        (tmp_path / "set" / name).write_text(text)
+    (tmp_path / "set/.hidden").write_text("x")
+    (_, _, details), _ = sequential_prepare(_config(tmp_path, test_share=0, held_out_share=0))
+    assert details["read"][-1] == "Files of the directories that are not read: val_X.txt (1 in all)"
