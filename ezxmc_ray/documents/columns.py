@@ -8,7 +8,7 @@ the configuration and the names of columns. Goes out: UserErrors and sentences.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from ezxmc_ray.config import PrepareConfig
@@ -83,6 +83,28 @@ def lookalikes(prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], foun
         name = getattr(prepare, key)
         if name and name not in found and (alike := _alike(name, synonyms, free)):
             told.append(f"no file has a column {name!r}; if {alike!r} is it, set prepare.{key}={listed([alike])}")
+    return told
+
+
+def divided(
+    prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], files: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """A sentence for each column that some files (name, columns) have under another name, or in two ways of writing."""
+    used, told = {getattr(prepare, key) for key in columns}, []
+    for key, synonyms in columns.items():
+        name = getattr(prepare, key)
+        if not any(name in found for found in files.values()):
+            continue
+        for file, found in files.items():
+            others = [one for one in found if one not in used]
+            alike = _alike(name, () if name in found else synonyms, others)
+            if alike:
+                how = "beside" if name in found else "instead of"
+                told.append(
+                    f"{file} has {listed([alike])} {how} {name!r}, which alone prepare.{key} names: give the column "
+                    "one name in all rows and files"
+                )
+                break
     return told
 
 

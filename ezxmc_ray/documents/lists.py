@@ -31,6 +31,8 @@ _WRAPPED = re.compile(r"(?:array|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^
 _TAGS = re.compile(r"(?:<[^<>]+>){2,}")
 _OBJECT = re.compile(r"\{\s*['\"]")
 BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
+#: What databases, R and pandas write where there is no value.
+_NOTHING = frozenset(("NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>", "\\N"))
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
 
 
@@ -75,6 +77,8 @@ class ListReader:
             number = self._find(text)
             if number is not None:
                 return Gold([number])
+            if text in _NOTHING:
+                return None
             if text[0] == "<" and self._given is None and _TAGS.fullmatch(text):
                 return self._gold(text[1:-1].split("><"))
             text = unwrapped(text)

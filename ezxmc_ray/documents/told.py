@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, lookalikes, unused
+from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, divided, lookalikes, unused
 from ezxmc_ray.documents.inputs import Inputs
 from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
@@ -114,7 +114,8 @@ def what_was_read(
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
     if inputs.has_columns:
-        told += _columns_told(prepare, labels, _columns(checked))
+        names = [settled.sources[one.number - len(inputs.labels)].source.name for one in checked]
+        told += _columns_told(prepare, labels, {name: one.columns for name, one in zip(names, checked, strict=True)})
         told += _names_told(prepare, settled)
     if inputs.unread:
         told.append(_unread(inputs))
@@ -167,14 +168,16 @@ def _columns(checked: Sequence[CheckedSource]) -> list[str]:
     return list(dict.fromkeys(name for one in checked for name in one.columns))
 
 
-def _columns_told(prepare: PrepareConfig, labels: LabelCounts, columns: list[str]) -> list[str]:
-    """Columns that are there and not read, and warnings of those that look like an absent one."""
-    told = []
+def _columns_told(prepare: PrepareConfig, labels: LabelCounts, files: dict[str, list[str]]) -> list[str]:
+    """Columns that are there and not read, and warnings of those that look like one that is absent, or is in some
+    ``files`` only."""
+    told, columns = [], list(dict.fromkeys(name for found in files.values() for name in found))
     if spare := unused(prepare, DOCUMENT_COLUMNS, columns):
         told.append(f"Columns of the documents that are not used: {listed(spare)}")
     if spare := unused(prepare, LABEL_COLUMNS, labels.columns):
         told.append(f"Columns of the labels that are not used: {listed(spare)}")
     warnings = lookalikes(prepare, DOCUMENT_COLUMNS, columns) if columns else []
+    warnings += divided(prepare, DOCUMENT_COLUMNS, files)
     warnings += lookalikes(prepare, LABEL_COLUMNS, labels.columns) if labels.columns else []
     return told + [f"Warning: {one}" for one in warnings]
 

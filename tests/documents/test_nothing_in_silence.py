@@ -155,3 +155,26 @@ def test_the_language_of_a_vocabulary_and_what_is_deprecated_are_said(folder: Fo
     folder.prepare("d.jsonl", labels=[file], label_language="fi", test_share=0, held_out_share=0)
     assert folder.said[2:] == [f"1 concepts of {file} are left out: they are deprecated"]
     assert folder.details["read"] == folder.said
+
+
+def test_a_column_of_two_names_is_said(folder: Folder) -> None:
+    rows: list[Row] = [{"id": "p", "text": "x", "labels": ["bees"]}, {"id": "q", "text": "x", "Labels": ["sea"]}]
+    folder.write("d/a.jsonl", rows)
+    folder.write("d/b.jsonl", [{"id": "r", "abstract": "x", "title": "t", "tags": ["tax"]}])
+    folder.write("d/c.jsonl", [{"id": "s", "text": "x", "labels": ["tax"], "tags": ["y"]}])
+    found = folder.prepare("d", test_share=0, held_out_share=0)
+    assert [gold for _, _, gold in found] == [["bees"], None, None, ["tax"]]
+    told = "which alone prepare.{} names: give the column one name in all rows and files"
+    assert [one.replace(f"{folder.path}/d/", "") for one in folder.said if one.startswith("Warning")] == [
+        f"Warning: b.jsonl has abstract instead of 'text', {told.format('text_column')}",
+        f"Warning: a.jsonl has Labels beside 'labels', {told.format('labels_column')}",
+    ]
+
+
+@pytest.mark.parametrize("word", ["NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>", "\\N"])
+def test_words_for_no_value_give_no_gold(folder: Folder, word: str) -> None:
+    folder.write("d.csv", f"id,text,labels\np,x,{word}\nq,x,bees\nr,x,{word};bees\n")
+    found = folder.prepare("d.csv", test_share=0, held_out_share=0)
+    assert [gold for _, _, gold in found] == [None, ["bees"], ["bees"]]
+    folder.write("labels.jsonl", [{"id": word, "text": "a label of that name"}, {"id": "bees", "text": "Bees"}])
+    assert folder.prepare("d.csv", test_share=0, held_out_share=0)[0][2] == [word]
