@@ -59,8 +59,8 @@ class LabelSet:
     ``table``: LABELS_SCHEMA, or LABELS_WITH_ALTERNATIVES where a label has some. ``numbers``: int32 [rows of all
     sources], the label number of each row (line - 1), or NO_LABEL; the row of a repeated id has the number of the
     first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
-    rejected.REJECTED_PART.
-    ``columns``: those of the files that have some. ``alternatives``: by label number, of the labels that have some.
+    rejected.REJECTED_PART. ``columns``: of each file that has some, by its name. ``alternatives``: by label number, of
+    the labels that have some.
     ``separators``: see AlternativesReader. ``spans``: of the good rows. ``notes``: sentences of what was chosen.
     """
 
@@ -68,7 +68,7 @@ class LabelSet:
     numbers: npt.NDArray[np.int32]
     duplicate_texts: int
     rejected: pa.Table
-    columns: list[str]
+    columns: dict[str, list[str]]
     alternatives: dict[int, list[str]]
     separators: dict[str, str]
     spans: Spans
@@ -147,7 +147,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     ``list_separator``: prepare.list_separator.
     """
     labels = _Labels(repeated == "synonyms", list_separator)
-    rejected, columns, spans, notes = list[RejectedRows](), dict[str, None](), Spans(), list[str]()
+    rejected, columns, spans, notes = list[RejectedRows](), dict[str, list[str]](), Spans(), list[str]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
@@ -158,16 +158,15 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
                 spans.take(row, source.source.name)
             except BadRow as error:
                 bad.add(row, str(error))
-        columns |= seen if source.has_columns else {}
+        if source.has_columns:
+            columns[source.source.name] = list(seen)
     table = pa.concat_tables([bad.table() for bad in rejected])
     if not labels.ids:
         raise UserError(_no_label(sources, table))
     duplicates = len(labels.texts) - len(set(map(compared, labels.texts)))
     numbers = np.array(labels.numbers, np.int32)
     separators = labels.reader.separators
-    return LabelSet(
-        labels.table(), numbers, duplicates, table, list(columns), labels.alternatives, separators, spans, notes
-    )
+    return LabelSet(labels.table(), numbers, duplicates, table, columns, labels.alternatives, separators, spans, notes)
 
 
 def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -> _Label:

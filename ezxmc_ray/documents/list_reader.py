@@ -130,11 +130,21 @@ def _check_list(source: Source, columns: Sequence[str]) -> None:
         told = "columns with tabs between: end its name in .tsv, and name the columns in its first line"
     elif all(line.startswith(_FASTTEXT) for line in lines):
         told = "fastText's format: write JSON lines, with the text and a list of label ids"
+    elif _is_numbered(lines):
+        told = "a number before each: leave the texts alone in it, or end its name in .csv and name its columns"
     elif any(_names(lines[0], one) >= {name for name in columns[:2] if name} for one in SEPARATORS):
         told = "a header of columns: end its name in .csv"
     else:
         return
     raise UserError(f"{source.name} is to have a text a line, and holds {told}.")
+
+
+def _is_numbered(lines: Sequence[str]) -> bool:
+    """Whether lines, three at least, begin with their row's number, from 0 or 1."""
+    ids = [found and found["id"] for found in map(_NUMBERED.fullmatch, map(str.strip, lines))]
+    return len(ids) > _TELL_LINES and any(
+        ids == [str(number) for number in range(start, start + len(ids))] for start in (0, 1)
+    )
 
 
 def _is_json(line: str) -> bool:

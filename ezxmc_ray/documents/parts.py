@@ -60,7 +60,7 @@ class LabelCounts:
     duplicate_texts: int
     rejected: str
     fingerprint: str
-    columns: list[str] = field(default_factory=list)
+    columns: dict[str, list[str]] = field(default_factory=dict)
     separators: dict[str, str] = field(default_factory=dict)
     with_alternatives: int = 0
     alternatives: int = 0

@@ -4,7 +4,7 @@ Comes in: a Source, whose ``language`` says which labels are taken. Goes out: Ra
 concepts' addresses: ``id`` is the address, ``text`` the prefLabel, ``description`` the definition (else the
 scopeNote), and ``alternatives`` further prefLabels, the altLabels and the hiddenLabels: misspellings and the like, that
 a label is to be found by and that nobody is to see. Deprecated concepts and collections are no rows; a concept that has
-other labels in the file and no prefLabel is a bad one.
+other labels in the file and no prefLabel is a bad one, and so is one without an address.
 """
 
 from __future__ import annotations
@@ -61,13 +61,16 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
         notes.append(f"{deprecated:,} concepts of {source.name} are left out: they are deprecated")
     names = {one: _labels(graph, one, "prefLabel") for one in concepts}
     language = source.language or _chosen_language(source, names.values(), notes)
-    for number, concept in enumerate(sorted(concepts, key=str), 1):
+    order = sorted(concepts, key=lambda one: (isinstance(one, rdflib.BNode), str(one)))  # BNodes: other names each time
+    for number, concept in enumerate(order, 1):
         preferred = _texts(names[concept], language)
         definitions = [
             *_texts(graph.objects(concept, SKOS.definition), language),
             *_texts(graph.objects(concept, SKOS.scopeNote), language),
         ]
-        if preferred:
+        if isinstance(concept, rdflib.BNode):
+            yield RawRow(number, None, "bad id: the concept has no address", preferred[0] if preferred else "")
+        elif preferred:
             values: dict[str, Any] = {"id": str(concept), "text": preferred[0]}
             values["description"] = definitions[0] if definitions else ""
             labels = [one for kind in _LABELS for one in _labels(graph, concept, kind)]
@@ -108,7 +111,7 @@ def _tag(literal: Any) -> str:
 
 def _texts(literals: Iterable[Any], language: str) -> list[str]:
     """Those in ``language`` (en takes en-GB as well), else those in none; sorted, so that the first is always one."""
-    found = list(literals)
+    found = [one for one in literals if str(one).strip()]
     fits = [one for one in found if _fits(one, language)]
     exact = [one for one in fits if _tag(one) == language]
     chosen = exact or fits or [one for one in found if not _tag(one)]
@@ -117,7 +120,7 @@ def _texts(literals: Iterable[Any], language: str) -> list[str]:
 
 def _all_texts(literals: Iterable[Any], language: str) -> list[str]:
     """Those in ``language``, of whatever country, and those in none."""
-    return sorted({str(one) for one in literals if _fits(one, language) or not _tag(one)})
+    return sorted({str(one) for one in literals if str(one).strip() and (_fits(one, language) or not _tag(one))})
 
 
 def _fits(literal: Any, language: str) -> bool:

@@ -7,7 +7,7 @@ cannot be what was meant (no text at all, two separators in one column).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, divided, lookalikes, unused
@@ -23,8 +23,8 @@ from ezxmc_ray.errors import UserError
 
 def check_label_columns(prepare: PrepareConfig, inputs: Inputs, labels: LabelCounts) -> None:
     """UserError for a named column of labels that no file has, or two separators of alternatives."""
-    if inputs.has_columns and labels.columns:
-        check_named(prepare, LABEL_COLUMNS, labels.columns, "prepare.labels")
+    if inputs.has_columns and (columns := _all(labels.columns)):
+        check_named(prepare, LABEL_COLUMNS, columns, "prepare.labels")
     _check_one_separator(prepare.label_alternatives_column, "texts", labels.separators)
 
 
@@ -168,17 +168,23 @@ def _columns(checked: Sequence[CheckedSource]) -> list[str]:
     return list(dict.fromkeys(name for one in checked for name in one.columns))
 
 
+def _all(files: Mapping[str, Sequence[str]]) -> list[str]:
+    """The columns of all ``files``."""
+    return list(dict.fromkeys(name for found in files.values() for name in found))
+
+
 def _columns_told(prepare: PrepareConfig, labels: LabelCounts, files: dict[str, list[str]]) -> list[str]:
     """Columns that are there and not read, and warnings of those that look like one that is absent, or is in some
     ``files`` only."""
-    told, columns = [], list(dict.fromkeys(name for found in files.values() for name in found))
+    told, columns, of_labels = [], _all(files), _all(labels.columns)
     if spare := unused(prepare, DOCUMENT_COLUMNS, columns):
         told.append(f"Columns of the documents that are not used: {listed(spare)}")
-    if spare := unused(prepare, LABEL_COLUMNS, labels.columns):
+    if spare := unused(prepare, LABEL_COLUMNS, of_labels):
         told.append(f"Columns of the labels that are not used: {listed(spare)}")
     warnings = lookalikes(prepare, DOCUMENT_COLUMNS, columns) if columns else []
     warnings += divided(prepare, DOCUMENT_COLUMNS, files)
-    warnings += lookalikes(prepare, LABEL_COLUMNS, labels.columns) if labels.columns else []
+    warnings += lookalikes(prepare, LABEL_COLUMNS, of_labels) if of_labels else []
+    warnings += divided(prepare, LABEL_COLUMNS, labels.columns)
     return told + [f"Warning: {one}" for one in warnings]
 
 

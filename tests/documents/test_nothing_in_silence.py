@@ -169,6 +169,12 @@ def test_a_column_of_two_names_is_said(folder: Folder) -> None:
         f"Warning: b.jsonl has abstract instead of 'text', {told.format('text_column')}",
         f"Warning: a.jsonl has Labels beside 'labels', {told.format('labels_column')}",
     ]
+    folder.write("l/a.csv", "id,text,alternatives\nbees,Bees,wasps;ants\n")
+    folder.write("l/b.csv", "id,text,synonyms\nsea,The sea,tides;waves\n")
+    folder.write("l/c.csv", "id,text\ntax,Taxes\n")
+    folder.prepare("d", labels=[str(folder.path / "l")], test_share=0, held_out_share=0)
+    told = told.format("label_alternatives_column")
+    assert folder.said[-1] == f"Warning: {folder.path}/l/b.csv has synonyms instead of 'alternatives', {told}"
 
 
 @pytest.mark.parametrize("word", ["NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>", "\\N"])

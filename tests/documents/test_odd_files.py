@@ -47,6 +47,7 @@ def test_lines_that_end_in_carriage_returns(folder: Folder) -> None:
         ('["Bees", "Taxes"]\n', "JSON: end its name in .jsonl"),
         ("bees\tBees\ntax\tTaxes\n", "columns with tabs between: end its name in .tsv, and name the columns in its"),
         ("__label__bees Of hives.\n__label__tax Of duties.\n", "fastText's format: write JSON lines"),
+        ("1 Bees\n2 Taxes\n3 The sea\n", "a number before each: leave the texts alone in it, or end its name in .csv"),
         ("\ufefftext;id\nBees;bees\n", "a header of columns: end its name in .csv."),
     ],
 )

@@ -86,6 +86,22 @@ def test_skos_collections_and_labels_of_concepts_of_another_file(write: Callable
     assert found.rejected["content"].to_pylist() == ["http://v.test/elsewhere", "http://v.test/meer"]
 
 
+def test_concepts_without_an_address_and_labels_without_a_sign(write: Callable[[str, str], Path]) -> None:
+    more = """[] a skos:Concept ; skos:prefLabel "Nowhere"@en .
+    v:lake a skos:Concept ; skos:prefLabel ""@en, "Lakes"@en ; skos:altLabel " "@en .
+    """
+    found = [_read(write("v.ttl", TURTLE + more), label_language="en") for _ in range(2)]
+    assert [one for one, _, _ in _rows(found[0])] == ["bee", "lake", "plain", "sea"] and found[0].table == found[
+        1
+    ].table
+    assert found[0].alternatives == {3: ["Brine", "Occean", "Ocean"]}
+    assert found[0].rejected.select(["line", "reason", "content"]).to_pylist()[-1] == {
+        "line": 6,
+        "reason": "bad id: the concept has no address",
+        "content": "Nowhere",
+    }
+
+
 def test_skos_xl(write: Callable[[str, str], Path]) -> None:
     turtle = """@prefix xl: <http://www.w3.org/2008/05/skos-xl#> .
     @prefix v: <http://v.test/> .
