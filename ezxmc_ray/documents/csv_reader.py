@@ -158,6 +158,7 @@ def _header(source: Source, lines: _Lines, separator: str) -> list[str]:
 
 def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quotes: OpenQuotes) -> Iterator[RawRow]:
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=is_padded)
+    learns = True
     while True:
         lines.taken.clear()
         try:
@@ -187,7 +188,7 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
         elif len(fields) != len(header):
             yield RawRow(lines.taken[0][0], None, _ragged(lines, fields, header), snippet(separator.join(fields)))
         else:
-            quotes.learn(fields)
+            learns = learns and quotes.learn(fields)
             yield RawRow(lines.taken[0][0], dict(zip(header, fields, strict=True)), lines=len(lines.taken))
 
 

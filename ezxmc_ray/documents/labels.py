@@ -155,7 +155,8 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
         for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
-                spans.take(row, source.source.name)
+                if row.lines > 1:
+                    spans.take(row, source.source.name)
             except BadRow as error:
                 bad.add(row, str(error))
         if source.has_columns:

@@ -30,7 +30,7 @@ _WRAPPED = re.compile(r"(?:array|frozenset|set|list|tuple)\((.*?)(?:,\s*dtype=[^
 #: As Stack Exchange writes tags: <b><c>.
 _TAGS = re.compile(r"(?:<[^<>]+>){2,}")
 _OBJECT = re.compile(r"\{\s*['\"]")
-BRACKETS, _SIGNS = "[({", tuple(SEPARATORS.values())
+BRACKETS, _LISTS, _SIGNS = "[({", "[({<", tuple(SEPARATORS.values())
 #: What databases, R and pandas write where there is no value.
 _NOTHING = frozenset(("NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>", "\\N"))
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
@@ -79,20 +79,25 @@ class ListReader:
                 return Gold([number])
             if text in _NOTHING:
                 return None
-            if text[0] == "<" and self._given is None and _TAGS.fullmatch(text):
-                return self._gold(text[1:-1].split("><"))
-            text = unwrapped(text)
-            if text[0] in BRACKETS and (items := list_in(text)) is not None:
+            if (text[0] in _LISTS or text[-1] == ")") and (items := self._list(text)) is not None:
                 return self._gold(items)
-            if (text[0] == "[" or _OBJECT.match(text)) and self._given is None:
-                raise BadRow(
-                    f"bad labels: {self._column} is {shown(text)}, which begins like a list and is none; write "
-                    '["b", "c"] or b;c'
-                )
             return self._gold(self._settled_parts(text) or self._parts(text, line))
         if is_missing(value):
             return None
         return self._gold(value if isinstance(value, list) else [value])
+
+    def _list(self, text: str) -> list[Any] | None:
+        """The items of a text that is a list by its brackets; None if it is none. BadRow for one that begins as one."""
+        if self._given is None and _TAGS.fullmatch(text):
+            return text[1:-1].split("><")
+        text = unwrapped(text)
+        items = list_in(text) if text[0] in BRACKETS else None
+        if items is None and self._given is None and (text[0] == "[" or _OBJECT.match(text)):
+            raise BadRow(
+                f"bad labels: {self._column} is {shown(text)}, which begins like a list and is none; write "
+                '["b", "c"] or b;c'
+            )
+        return items
 
     def _gold(self, items: list[Any]) -> Gold | None:
         """Of the ids in ``items``; of nothing but empty items nothing is known."""

@@ -43,11 +43,11 @@ class OpenQuotes:
         self._rows: list[Sequence[str]] = []
         self._known: dict[int, int] | None = None
 
-    def learn(self, fields: Sequence[str]) -> None:
-        """Take up a good row."""
-        if len(self._rows) < _REMEMBERED:
-            self._rows.append(fields)
-            self._known = None
+    def learn(self, fields: Sequence[str]) -> bool:
+        """Take up a good row; whether more are wanted."""
+        self._rows.append(fields)
+        self._known = None
+        return len(self._rows) < _REMEMBERED
 
     def swallowed(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
         """Whether ``lines``, a record that was read as ``fields``, are rows of their own."""

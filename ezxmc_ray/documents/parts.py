@@ -154,7 +154,8 @@ def check_source(
             parts.reject(row, str(error))
             continue
         parts.add(document, unknown)
-        spans.take(row, source.source.name)
+        if row.lines > 1:
+            spans.take(row, source.source.name)
         if prepare.limit_documents:
             seen.add(document.id_hash)
             if full := len(seen) == prepare.limit_documents:

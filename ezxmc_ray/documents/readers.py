@@ -102,33 +102,33 @@ def _spread(items: Iterable[_Item], size: int, most: int) -> tuple[int, list[_It
 
 
 def _json_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
-    paths = [name.split(".") for name in columns if "." in name]
+    paths = {name: name.split(".") for name in columns if "." in name}
     known: set[str] = set()
     for row in json_rows(source):
         if row.values is not None:
             row.values.pop("", None)
-            there: Iterable[str] = row.values
-            if paths:
-                there = {*row.values, *(".".join(path) for path in paths if _lift(row.values, path))}
-            if not known.issuperset(there):
+            if not known.issuperset(row.values):
                 more = row.values if len(known) < _MAX_COLUMNS else columns
-                more = [name for name in more if name in there]
-                known.update(more)
-                seen.update(dict.fromkeys(more))
+                _take_up([name for name in more if name in row.values], known, seen)
+            for name, path in paths.items():
+                _lift(row.values, name, path)
+                if name not in known and has_field(row.values, path):
+                    _take_up([name], known, seen)
         yield row
     if known:
         check_columns(source, seen, required)
 
 
-def _lift(values: dict[str, Any], path: list[str]) -> bool:
-    """Give what lies at ``path`` the dotted name, unless there is a column of that name; whether it is one.
+def _take_up(names: Sequence[str], known: set[str], seen: Columns) -> None:
+    known.update(names)
+    seen.update(dict.fromkeys(names))
 
-    Of an empty list on the path, or one of texts, nobody knows whether its items would have it.
-    """
+
+def _lift(values: dict[str, Any], name: str, path: list[str]) -> None:
+    """Give what lies at ``path`` the dotted ``name``, unless there is a column of that name."""
     found = field_at(values, path, _ABSENT)
     if found is not _ABSENT:
-        values.setdefault(".".join(path), found)
-    return has_field(values, path)
+        values.setdefault(name, found)
 
 
 def _csv_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:

@@ -20,9 +20,8 @@ class Spans:
     where: str = ""
 
     def take(self, row: RawRow, name: str) -> None:
-        """Count a good row of the file ``name``."""
-        if row.lines > 1:
-            self._add(1, row.lines, f"{name}:{row.line}")
+        """Count a good row, of more lines than one, of the file ``name``."""
+        self._add(1, row.lines, f"{name}:{row.line}")
 
     def _add(self, records: int, lines: int, where: str) -> None:
         self.records += records

@@ -85,6 +85,9 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float | Decimal) and value != value)
 
 
+_LACKING = object()
+
+
 class Lacking(dict[str, Any]):
     """An object in a list that lacks the field which was asked for."""
 
@@ -94,13 +97,17 @@ def field_at(value: Any, path: Sequence[str], absent: Any = None) -> Any:
 
     A text or number in an object's stead is taken as it is; an object of a list that lacks the field is Lacking.
     """
-    if not path or not isinstance(value, dict | list):
-        return absent if path and value is None else value
+    if not path:
+        return value
     if isinstance(value, dict):
         return field_at(value[path[0]], path[1:], absent) if path[0] in value else absent
+    if not isinstance(value, list):
+        return absent if value is None else value
     found: list[Any] = []
     for one in value:
-        there = field_at(one, path, Lacking(one) if isinstance(one, dict) else one)
+        there = field_at(one, path, _LACKING)
+        if there is _LACKING:
+            there = Lacking(one) if isinstance(one, dict) else one
         found += there if isinstance(there, list) else [there]
     return found
 
