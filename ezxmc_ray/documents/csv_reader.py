@@ -41,8 +41,8 @@ def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterato
         raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
     # A header of "id, text": a blank behind the comma is none of the field, and the quote behind it is one.
     is_padded = len(found) > 1 and all(name.startswith(" ") for name in found[1:])
-    # Ids have no blanks, and what a document's split is called has none.
-    quotes = OpenQuotes(header, separator, is_padded, [*columns[:1], *columns[4:]])
+    # Ids have no blanks, nor has what a document's split is called; lists of label ids, or of texts, have none mostly.
+    quotes = OpenQuotes(header, separator, is_padded, [*columns[:1], *columns[4:]], columns[3:4])
     return header, _rows(lines, header, separator, is_padded, quotes) if header else iter(())
 
 
@@ -71,6 +71,10 @@ class _Lines:
             return number, line.decode("utf-8"), None
         except UnicodeDecodeError as error:
             return number, line.decode("utf-8", "replace"), bad_line(number, line, error)
+
+    def texts(self) -> list[str]:
+        """The lines of the record."""
+        return [text for _, text, _ in self.taken]
 
     def put_back(self, kept: int) -> None:
         """Read the lines of the record anew but for the first ``kept``."""
@@ -175,7 +179,7 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
         fault = lines.fault()
         if fault:
             yield fault
-        elif len(lines.taken) > 1 and quotes.swallowed([text for _, text, _ in lines.taken], fields):
+        elif len(lines.taken) > 1 and quotes.swallowed(lines.texts(), fields):
             yield _broken(lines, "a quote that is not closed")
             lines.put_back(1)
         elif len(header) > 1 and fields[0].strip() == header[0] and [one.strip() for one in fields] == header:

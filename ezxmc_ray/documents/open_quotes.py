@@ -10,6 +10,7 @@ wide as the file.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,14 +35,20 @@ class _Line(NamedTuple):
 
 
 class OpenQuotes:
-    """Judges the records of one file. ``tokens``: columns whose cells have no blanks, unless some are seen."""
+    """Judges the records of one file.
 
-    def __init__(self, header: Sequence[str], separator: str, is_padded: bool, tokens: Sequence[str]) -> None:
+    ``tokens``: columns whose cells have no blanks, unless some are seen; ``lists``: those where it is so if none is.
+    """
+
+    def __init__(
+        self, header: Sequence[str], separator: str, is_padded: bool, tokens: Sequence[str], lists: Sequence[str]
+    ) -> None:
         """``is_padded``: a blank stands behind each separator."""
         self._width, self._separator, self._is_padded = len(header), separator, is_padded
         self._tokens = {place for place, name in enumerate(header) if name and name in tokens}
+        self._lists = {place for place, name in enumerate(header) if name and name in lists}
         self._rows: list[Sequence[str]] = []
-        self._known: dict[int, int] | None = None
+        self._known: dict[int, int | str] | None = None
 
     def learn(self, fields: Sequence[str]) -> bool:
         """Take up a good row; whether more are wanted."""
@@ -54,12 +61,9 @@ class OpenQuotes:
         rows = [text for text in lines[1:] if text.strip()]
         if not rows:
             return False
-        if self._known is None:
-            self._known = self._kinds()
-        kinds = dict(self._known)
-        for place in self._tokens & kinds.keys():
-            if not self._rows and place < len(_cells(lines[0], self._separator)) - 1:
-                kinds[place] = min(_WITH_DIGIT, _kind([fields[place]]))
+        kinds = self._known
+        if kinds is None or len(self._rows) < _TELL_BLANKS:
+            kinds = self._known = self._kinds(lines)
         first = self._first(lines[0], kinds)
         # The row with the open quote may be a ragged one itself, where the record is.
         if not first.fits and len(fields) == self._width and len(rows) < _MANY_LINES:
@@ -76,41 +80,51 @@ class OpenQuotes:
             return tight > 0
         return tight > 0 and len(judged) >= (_LINES_OF_TWO if self._width == 2 else _LINES_OF_MORE)
 
-    def _kinds(self) -> dict[int, int]:
-        """What the cells of columns are that have no blanks."""
-        found = {}
+    def _kinds(self, lines: Sequence[str]) -> dict[int, int | str]:
+        """What the cells of a column are that have no blanks, or are all alike but for numbers: those of rows before,
+        and those of the record ``lines`` before its open cell and behind it."""
+        before, last = _cells(lines[0], self._separator)[:-1], _cells(lines[-1], self._separator)
+        after = last[self._end(last) + 1 :]
+        rows = [*self._rows, [*before, *[""] * (self._width - len(before) - len(after)), *after]]
+        found: dict[int, int | str] = {}
         for place in range(self._width):
-            cells = [row[place].strip() for row in self._rows if row[place].strip()]
+            cells = [row[place].strip() for row in rows if row[place].strip()]
             if any(" " in cell for cell in cells):
-                continue
-            if place in self._tokens or len(cells) >= _TELL_BLANKS:
+                shapes = {_shape(cell) for cell in cells}
+                if place in self._tokens and len(shapes) == 1 and "0" in shapes.pop():
+                    found[place] = _shape(cells[0])
+            elif place in self._tokens or (cells and place in self._lists) or len(cells) >= _TELL_BLANKS:
                 found[place] = _kind(cells) if len(cells) >= _TELL_NUMBERS else min(_WITH_DIGIT, _kind(cells))
         return found
 
-    def _first(self, text: str, kinds: dict[int, int]) -> _Line:
+    def _first(self, text: str, kinds: dict[int, int | str]) -> _Line:
         """Of the line whose last cell is the open quote's."""
         *before, opened = _cells(text, self._separator) or [""]
         cells = [*before, *opened.split(self._separator)]
         return self._judge(cells, range(len(before) + 1, len(cells)), range(len(before) + 1, len(cells)), kinds)
 
-    def _within(self, text: str, kinds: dict[int, int]) -> _Line:
+    def _within(self, text: str, kinds: dict[int, int | str]) -> _Line:
         cells = _cells(text, self._separator)
         return self._judge(cells, range(1, len(cells)), range(len(cells)), kinds)
 
-    def _last(self, text: str, kinds: dict[int, int]) -> _Line:
+    def _last(self, text: str, kinds: dict[int, int | str]) -> _Line:
         """Of the line where the quote ends: what stands behind it is parted by separators in any case."""
         cells = _cells(text, self._separator)
-        end = next((place for place, cell in enumerate(cells) if '"' in cell), len(cells) - 1)
+        end = self._end(cells)
         return self._judge(cells, range(1, end + 1), range(end), kinds)
 
-    def _judge(self, cells: Sequence[str], borders: range, whole: range, kinds: dict[int, int]) -> _Line:
+    def _end(self, cells: Sequence[str]) -> int:
+        """The place of the cell in which the quote ends."""
+        return next((place for place, cell in enumerate(cells) if '"' in cell), len(cells) - 1)
+
+    def _judge(self, cells: Sequence[str], borders: range, whole: range, kinds: dict[int, int | str]) -> _Line:
         """``borders``: places of cells before which a separator within the quotes is; ``whole``: of cells in them."""
         if len(cells) != self._width:
             return _Line(False, 0, 0)
         if not self._is_padded and any(cells[place].startswith(" ") for place in borders):
             return _Line(False, 0, 0)
         told = [(cells[place].strip(), kinds[place]) for place in whole if place in kinds]
-        if any((cell or kind == _NUMBER) and (" " in cell or _kind([cell]) < kind) for cell, kind in told):
+        if not all(_is(cell, kind) for cell, kind in told):
             return _Line(False, 0, 0)
         tight = sum(_is_tight(cells[place - 1], cells[place]) for place in borders)
         return _Line(True, tight, sum(bool(cell) for cell, _ in told))
@@ -121,6 +135,17 @@ def _cells(text: str, separator: str) -> list[str]:
         return next(csv.reader([text.rstrip("\r\n")], delimiter=separator), [])
     except csv.Error:
         return []
+
+
+def _is(cell: str, kind: int | str) -> bool:
+    """Whether a cell is of a kind. An empty one may be, where the others are no numbers."""
+    if isinstance(kind, str):
+        return _shape(cell) == kind
+    return " " not in cell and _kind([cell]) >= kind if cell else kind != _NUMBER
+
+
+def _shape(cell: str) -> str:
+    return re.sub(r"\d+", "0", cell)
 
 
 def _kind(cells: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ _VISIBLE = re.compile(
 #: What a split may be called; documents for validation are taken for training, where some are held out.
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= {"eval": "test", "evaluation": "test"}  # as the data sets of Hugging Face have it
-_SPLITS |= dict.fromkeys(("devtest", "testdev"), "test")
+_SPLITS |= {"trn": "train"} | dict.fromkeys(("tst", "devtest", "testdev"), "test")
 _SPLITS |= dict.fromkeys(("validation", "validate", "valid", "val", "dev", "devel", "development"), "validation")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -94,12 +93,26 @@ def test_texts_of_several_lines_are_texts(tmp_path: Path, table: str) -> None:
         assert [row.lines for row in found] == [one.count("\n") + 1 for one in TEXTS]
 
 
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        ('text,labels\n"open,bees\ny",tax\nz,sea\n', 2),
+        ('title,text,labels\nt,"open,bees\nu,y",tax\nv,z,sea\n', 2),
+        ('id,text,labels\ndoc 1,"open,bees\ndoc 2,y",tax\ndoc 3,z,sea\n', 2),
+        ('text,labels,id\n"open,bees,1\ny",tax,2\nz,sea,3\n', 2),
+        ('id,year,text,labels\n1,2001,"open,bees\n2,2002,y",tax\n3,2003,z,sea\n', 2),
+    ],
+)
+def test_an_open_quote_in_the_first_row(tmp_path: Path, content: str, lost: int) -> None:
+    rows = _read(content, tmp_path / "d.csv")
+    assert [(row.line, row.reason is None) for row in rows] == [(lost, False), (3, True), (4, True)]
+
+
 def test_what_cannot_be_told_from_a_text_is_counted(folder: Folder) -> None:
-    folder.write("d.csv", 'text,labels\n"Of hives,bees\nOf the sea 24",sea\nOf boats,sea\n')
+    folder.write("d.csv", 'text,journal\n"Of hives,Apis\nOf the sea 24",Tides\nOf boats,Tides\n')
     folder.write("labels.csv", 'id,text\nbees,"Bees\nof all kinds\nand wasps"\nsea,The sea\n')
     labels = [str(folder.path / "labels.csv")]
-    found: list[Any] = folder.prepare("d.csv", labels=labels, test_share=0)
-    assert [gold for _, _, gold in found] == [["sea"], ["sea"]]
+    assert [one for one, _, _ in folder.prepare("d.csv", labels=labels, test_share=0)] == ["0", "1"]
     assert (
         f"2 records of CSV span lines, the longest 3 lines ({labels[0]}:2); if that is no text of so many lines, a "
         "quote is not closed there"

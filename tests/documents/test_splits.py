@@ -17,6 +17,7 @@ from tests.documents.conftest import Folder
         {"test-00000-of-00001.jsonl": "test", "train-00000-of-00001.jsonl": "train"},
         {"train-part1.jsonl": "train", "train-part2.jsonl": "train", "test.part.1.jsonl": "test"},
         {"dev.jsonl": "train", "devtest.jsonl": "test"},
+        {"trn_docs.jsonl": "train", "tst_docs.jsonl": "test"},
         {"train/train-test.jsonl": "train", "test/test.jsonl": "test"},
         {"train/dev.jsonl": "train", "train/a.jsonl": "train", "test/a.jsonl": "test"},
     ],
