@@ -213,8 +213,9 @@ class LabelNumbers:
     def get(self, label_id: str) -> int | None:
         """The number of the label with this id; None if there is none.
 
-        An id that differs only in Unicode's composition, in blanks around it or in angle brackets is the same; so is a
-        number with .0 behind it, as pandas writes the ids of a column where some are missing.
+        An id that differs only in Unicode's composition, in signs that show nothing, in blanks around it or in angle
+        brackets is the same; so is a number with .0 behind it, as pandas writes the ids of a column where some are
+        missing.
         """
         if self._numbers is None:
             ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()

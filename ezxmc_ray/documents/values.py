@@ -20,6 +20,8 @@ _VISIBLE = re.compile(
     "[^\\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
+#: Soft hyphens, blanks of no width, marks of order and of direction, as they come into ids. Joiners are spelling.
+_SHOW_NOTHING = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 #: What a split may be called; documents for validation are taken for training, where some are held out.
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= {"eval": "test", "evaluation": "test"}  # as the data sets of Hugging Face have it
@@ -142,8 +144,10 @@ def _check_unicode(text: str, column: str) -> None:
 
 
 def same_id(text: str) -> str:
-    """An id as ids are compared: in Unicode's form NFC, without blanks or angle brackets around it, and without the .0
-    that pandas gives a whole number."""
+    """An id as ids are compared: in Unicode's form NFC, without blanks or angle brackets around it, without signs that
+    show nothing, and without the .0 that pandas gives a whole number."""
+    if not text.isascii():
+        text = text.translate(_SHOW_NOTHING)
     text = text.strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()

@@ -62,7 +62,7 @@ def tables(draw: Any) -> Table:
     ids = draw(st.lists(TEXTS, min_size=1, max_size=4, unique_by=_compared))
     labels = {one: draw(TEXTS) for one in ids}
     documents = []
-    for one in draw(st.lists(TEXTS, min_size=1, max_size=4, unique=True)):
+    for one in draw(st.lists(TEXTS, min_size=1, max_size=4, unique_by=_compared)):
         known = st.builds(_otherwise, st.sampled_from(ids), st.integers(0, 4))
         gold = draw(st.lists(st.one_of(known, TEXTS), max_size=3, unique_by=_compared))
         split = draw(st.sampled_from(["train", "train", "test", "Validation", ""]))
@@ -81,7 +81,7 @@ def _otherwise(label_id: str, way: int) -> str:
 
 
 def _compared(label_id: str) -> str:
-    text = label_id.strip()
+    text = re.sub("[\u00ad\u200b\u200e\u200f\u2060\ufeff]", "", label_id).strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()
     if text.endswith(".0") and text[:-2].isdecimal():

@@ -129,6 +129,14 @@ def test_gold_that_is_nearly_a_label_is_said_to_be(folder: Folder, ids: list[str
     assert f"{hint}); ids that differ in case, signs or zeros are others: write them alike in both" in told
 
 
+def test_signs_that_show_nothing_are_none_of_a_gold_label(folder: Folder) -> None:
+    folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": ["bees\u200b", "\ufeff se\u00ada"]}])
+    assert folder.prepare("d.jsonl", test_share=0, held_out_share=0) == [("p", "train", ["bees", "sea"])]
+    folder.write("labels.jsonl", [{"id": "\u0646\u200c\u0645", "text": "a"}, {"id": "\u0646\u0645", "text": "b"}])
+    folder.prepare("d.jsonl", test_share=0, held_out_share=0)
+    assert folder.details["labels"] == 2
+
+
 def test_gold_below_zero_is_like_no_label(folder: Folder) -> None:
     folder.write("labels.jsonl", [{"id": 1, "text": "One"}])
     folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": [-1]}])

@@ -202,7 +202,7 @@ def test_words_of_one_label_are_no_list_of_others(folder: Folder) -> None:
     assert [one[2] for one in found] == [["learning", "vision"], ["vision"]]
 
 
-@pytest.mark.parametrize("other", [" 7", "7.0", "<7>"])
+@pytest.mark.parametrize("other", [" 7", "7.0", "<7>", "7\u200b", "\ufeff7", " \u00ad7\u200e "])
 def test_ids_are_compared_alike_everywhere(folder: Folder, other: str) -> None:
     folder.write("documents.csv", f'id,text,labels,split\n7,Of hives.,bees,train\n"{other}",Of hives.,bees,test\n')
     assert "duplicate id: " in folder.refused("documents.csv")
