@@ -2,7 +2,7 @@
 
 Comes in: a Source. Goes out: RawRow after RawRow. An array is parsed as it is read, so its size does not matter; in one
 a row's ``line`` is its place from 1. What comes behind broken JSON in it cannot be told apart, so that is the file's
-error and not a row's. An object that gives a key two values is a bad row: which is meant, nobody knows.
+error and not a row's. Of a key that an object gives two values the last counts, and the row says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import codecs
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from ezxmc_ray.documents.rejected import shown
@@ -24,7 +23,7 @@ _BOM = codecs.BOM_UTF8
 
 
 class _RepeatedKey(ValueError):
-    """A key that stands in an object with two values; the message is the reason."""
+    """A key that stands in an object with two values: the message."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         for key, value in pairs:
             if value != values[key]:
-                raise _RepeatedKey(f"repeated key: {shown(key)} stands in an object with two values")
+                raise _RepeatedKey(shown(key))
     return values
 
 
@@ -78,18 +77,24 @@ def json_row(number: int, line: bytes | None) -> RawRow:
     except UnicodeDecodeError as error:
         return bad_line(number, line, error)
     try:
-        values = _DECODER.decode(text)
+        values, repeated = _decoded(text)
     except json.JSONDecodeError as error:
         return RawRow(number, None, f"broken JSON: {error.msg} at column {error.colno}", snippet(text))
-    except _RepeatedKey as error:
-        return RawRow(number, None, str(error), snippet(text))
     except RecursionError:
         return RawRow(number, None, "broken JSON: nested too deeply", snippet(text))
     except ValueError:  # int() takes 4,300 digits
         return RawRow(number, None, "broken JSON: a number is too long", snippet(text))
     if not isinstance(values, dict):
         return RawRow(number, None, f"not a JSON object: {type(values).__name__}, one object a line", snippet(text))
-    return RawRow(number, values)
+    return RawRow(number, values, repeated=repeated)
+
+
+def _decoded(text: str) -> tuple[Any, str]:
+    """The value in ``text``, and a key of it that has two."""
+    try:
+        return _DECODER.decode(text), ""
+    except _RepeatedKey as error:
+        return _PLAIN.decode(text), str(error)
 
 
 class _Text:
@@ -137,12 +142,10 @@ def _values(source: Source, stream: io.BufferedReader) -> Iterator[RawRow]:
     text.at += is_array
     number = 0
     while (sign := text.skip(_SPACE)) and not (is_array and sign == "]"):
-        value = _value(text)
+        value, repeated = _value(text)
         number += 1
-        if isinstance(value, RawRow):
-            yield replace(value, line=number)
-        elif isinstance(value, dict):
-            yield RawRow(number, value)
+        if isinstance(value, dict):
+            yield RawRow(number, value, repeated=repeated)
         else:
             told = json.dumps(value, ensure_ascii=False)
             yield RawRow(number, None, f"not a JSON object: {type(value).__name__} in an array", snippet(told))
@@ -159,14 +162,12 @@ def _values(source: Source, stream: io.BufferedReader) -> Iterator[RawRow]:
         raise text.broken("something follows behind the end of the array")
 
 
-def _value(text: _Text) -> object:
-    """The value at ``text.at``, which is then behind it; a bad row for one with a repeated key."""
+def _value(text: _Text) -> tuple[object, str]:
+    """The value at ``text.at``, which is then behind it, and a key of it that has two."""
     repeated = ""
     while True:
         try:
             value, end = (_PLAIN if repeated else _DECODER).raw_decode(text.text, text.at)
-            if repeated:
-                value = RawRow(0, None, repeated, snippet(text.text[text.at : end]))
         except _RepeatedKey as error:
             repeated = str(error)
             continue
@@ -180,5 +181,5 @@ def _value(text: _Text) -> object:
         else:
             if text.ended or end < len(text.text):  # a number at the very end may go on
                 text.at = end
-                return value
+                return value, repeated
         text.more()

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.documents.alternatives import AlternativesReader
+from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.values import as_id, as_text, compared, composed, same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
@@ -61,7 +61,7 @@ class LabelSet:
     first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
     rejected.REJECTED_PART. ``columns``: of each file that has some, by its name. ``alternatives``: by label number, of
     the labels that have some.
-    ``separators``: see AlternativesReader. ``spans``: of the good rows. ``notes``: sentences of what was chosen.
+    ``separators``: see AlternativesReader. ``oddities``: of the good rows. ``notes``: sentences of what was chosen.
     """
 
     table: pa.Table
@@ -71,7 +71,7 @@ class LabelSet:
     columns: dict[str, list[str]]
     alternatives: dict[int, list[str]]
     separators: dict[str, str]
-    spans: Spans
+    oddities: Oddities
     notes: list[str]
 
 
@@ -147,7 +147,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     ``list_separator``: prepare.list_separator.
     """
     labels = _Labels(repeated == "synonyms", list_separator)
-    rejected, columns, spans, notes = list[RejectedRows](), dict[str, list[str]](), Spans(), list[str]()
+    rejected, columns, oddities, notes = list[RejectedRows](), dict[str, list[str]](), Oddities(), list[str]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
@@ -155,8 +155,8 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
         for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
-                if row.lines > 1:
-                    spans.take(row, source.source.name)
+                if row.lines > 1 or row.repeated:
+                    oddities.take(row, source.source.name)
             except BadRow as error:
                 bad.add(row, str(error))
         if source.has_columns:
@@ -167,7 +167,9 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     duplicates = len(labels.texts) - len(set(map(compared, labels.texts)))
     numbers = np.array(labels.numbers, np.int32)
     separators = labels.reader.separators
-    return LabelSet(labels.table(), numbers, duplicates, table, columns, labels.alternatives, separators, spans, notes)
+    return LabelSet(
+        labels.table(), numbers, duplicates, table, columns, labels.alternatives, separators, oddities, notes
+    )
 
 
 def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -> _Label:

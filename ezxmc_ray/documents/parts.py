@@ -17,10 +17,10 @@ from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, 
 from ezxmc_ray.documents.fingerprints import table_fingerprint
 from ezxmc_ray.documents.labels import LabelNumbers, LabelSet, LabelSource, read_labels
 from ezxmc_ray.documents.lists import ListReader, separator_of
+from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow
-from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import ALTERNATIVES, DOCUMENTS_SCHEMA, HASH
@@ -52,8 +52,8 @@ _NUMBERS_SCHEMA = pa.schema([("number", pa.int32())])
 class LabelCounts:
     """Of the label set: how many, how many of them have the text of an earlier one, rejected tables, fingerprint.
 
-    ``columns``, ``separators``, ``spans`` and ``notes``: see labels.LabelSet. ``with_alternatives``: labels that have
-    ``alternatives``, texts in all.
+    ``columns``, ``separators``, ``oddities`` and ``notes``: see labels.LabelSet. ``with_alternatives``: labels that
+    have ``alternatives``, texts in all.
     """
 
     labels: int
@@ -64,7 +64,7 @@ class LabelCounts:
     separators: dict[str, str] = field(default_factory=dict)
     with_alternatives: int = 0
     alternatives: int = 0
-    spans: Spans = field(default_factory=Spans)
+    oddities: Oddities = field(default_factory=Oddities)
     notes: list[str] = field(default_factory=list)
 
 
@@ -84,7 +84,7 @@ class CheckedSource:
     """What pass 1 made of one source; ``full``: it alone gives all documents that prepare.limit_documents asks for.
 
     ``columns``: all that it has. ``separators``: of label ids, and where each first was. ``unknown``: some of the gold
-    labels that are not among the labels, and where. ``spans``: of its good rows.
+    labels that are not among the labels, and where. ``oddities``: of its good rows.
     """
 
     number: int
@@ -94,7 +94,7 @@ class CheckedSource:
     columns: list[str]
     separators: dict[str, str]
     unknown: list[str]
-    spans: Spans
+    oddities: Oddities
 
 
 def write_labels(
@@ -118,7 +118,7 @@ def write_labels(
         labels.separators,
         len(labels.alternatives),
         sum(map(len, labels.alternatives.values())),
-        labels.spans,
+        labels.oddities,
         labels.notes,
     )
 
@@ -144,7 +144,7 @@ def check_source(
     """
     labels = _labels_of(storage, source, prepare, separator)
     parts = _PartWriter(storage, number, source.source.name)
-    seen, columns, spans = set[bytes](), dict[str, None](), Spans()
+    seen, columns, oddities = set[bytes](), dict[str, None](), Oddities()
     line, full = 0, False
     for index, row in enumerate(read_rows(source.source, source.columns, source.required, columns)):
         line = row.line
@@ -154,8 +154,8 @@ def check_source(
             parts.reject(row, str(error))
             continue
         parts.add(document, unknown)
-        if row.lines > 1:
-            spans.take(row, source.source.name)
+        if row.lines > 1 or row.repeated:
+            oddities.take(row, source.source.name)
         if prepare.limit_documents:
             seen.add(document.id_hash)
             if full := len(seen) == prepare.limit_documents:
@@ -169,7 +169,7 @@ def check_source(
         near = map(labels.like, parts.unknown)
         unknown = [place + (f"{LIKE}{shown(one)}" if one else "") for place, one in zip(unknown, near, strict=True)]
     where = {one: f"{source.source.name}:{first}" for one, first in separators.items()}
-    return CheckedSource(number, parts.written, parts.rejected, full, list(columns), where, unknown, spans)
+    return CheckedSource(number, parts.written, parts.rejected, full, list(columns), where, unknown, oddities)
 
 
 class _PartWriter:

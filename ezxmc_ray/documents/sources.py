@@ -85,7 +85,7 @@ class RawRow:
     """One row of a source: ``line`` from 1, and either ``values`` (column to value) or the ``reason`` why not.
 
     A reason reads "class: detail". ``snippet`` is the beginning of what was read where there are no values; ``lines``:
-    how many a record of CSV spans.
+    how many a record of CSV spans; ``repeated``: a key that a JSON object gives two values, of which the last counts.
     """
 
     line: int
@@ -93,6 +93,7 @@ class RawRow:
     reason: str | None = None
     snippet: str = ""
     lines: int = 1
+    repeated: str = ""
 
     def content(self) -> str:
         """The beginning of the row, as rejected.parquet shows it; always valid Unicode."""

@@ -13,10 +13,10 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, divided, lookalikes, unused
 from ezxmc_ray.documents.inputs import Inputs
 from ezxmc_ray.documents.look import Settled
+from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
 from ezxmc_ray.documents.shards import ShardCounts
 from ezxmc_ray.documents.sources import listed
-from ezxmc_ray.documents.spans import Spans
 from ezxmc_ray.documents.splits import contradictions, other_keys
 from ezxmc_ray.errors import UserError
 
@@ -107,7 +107,7 @@ def what_was_read(
         one.source.name for one in settled.sources if one.label_rows and not (one.labels_column or one.gold_matrix)
     ]:
         told.append(f"No gold labels of {listed(bare)}: there are none beside it (Y.tst.npz, tst_X_Y.txt)")
-    told += _spans_told(Spans.of_all([labels.spans, *(one.spans for one in checked)]))
+    told += _oddities_told(Oddities.of_all([labels.oddities, *(one.oddities for one in checked)]))
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     told += _labels_told(labels)
@@ -154,14 +154,20 @@ def _unread(inputs: Inputs) -> str:
     return told + ("; to read one, name it, with an ending that says its format" if inputs.has_columns else "")
 
 
-def _spans_told(spans: Spans) -> list[str]:
-    """Records of CSV that span lines: one of many lines may be rows that an open quote has swallowed."""
-    if not spans.records:
-        return []
-    return [
-        f"{spans.records:,} records of CSV span lines, the longest {spans.lines:,} lines ({spans.where}); if that is "
-        "no text of so many lines, a quote is not closed there"
-    ]
+def _oddities_told(oddities: Oddities) -> list[str]:
+    """Records of CSV that span lines: one of many lines may be rows that an open quote has swallowed; repeated keys."""
+    told = []
+    if oddities.records:
+        told.append(
+            f"{oddities.records:,} records of CSV span lines, the longest {oddities.lines:,} lines ({oddities.where}); "
+            "if that is no text of so many lines, a quote is not closed there"
+        )
+    if oddities.repeated:
+        told.append(
+            f"{oddities.repeated:,} rows give a key of an object two values, of which the last counts "
+            f"({oddities.first})"
+        )
+    return told
 
 
 def _columns(checked: Sequence[CheckedSource]) -> list[str]:

@@ -81,19 +81,22 @@ ONCE = ['{"id": "r", "text": "x", "id": "r"}', '{"id": "s", "text": "x", "a": {"
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
 @pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
-def test_a_key_with_two_values_is_a_bad_row(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str, block: int
-) -> None:
+def test_a_key_with_two_values_is_said(folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str, block: int) -> None:
     monkeypatch.setattr("ezxmc_ray.documents.json_reader._BLOCK_BYTES", block)
-    rows = [TWICE[0], ONCE[0], TWICE[1], ONCE[1]]
-    folder.write(name, "[" + ",\n".join(rows) + "]" if name == "d.json" else "\n".join(rows) + "\n")
-    told = folder.refused(name)
-    assert f"{name}:1: repeated key: 'text' stands in an object with two values" in told
-    assert f"{name}:3: repeated key: 'a' stands in an object with two values" in told
-    found = folder.prepare(name, on_bad_rows="skip", test_share=0, held_out_share=0)
-    assert [one for one, _, _ in found] == ["r", "s"]
-    rejected = pq.read_table(folder.path / "run/rejected.parquet")
-    assert rejected["content"].to_pylist() == TWICE
+    rows = [ONCE[0], *TWICE, ONCE[1]]
+    file = folder.write(name, "[" + ",\n".join(rows) + "]" if name == "d.json" else "\n".join(rows) + "\n")
+    labels = folder.write("l.jsonl", '{"id": "bees", "text": "Bees", "text": "Wasps"}\n')
+    found = folder.prepare(name, test_share=0, held_out_share=0, shard_rows=9)
+    assert [one for one, _, _ in found] == ["r", "p", "q", "s"]
+    told = "rows give a key of an object two values, of which the last counts"
+    assert f"2 {told} ('text', {file}:2)" in folder.said
+    table = pq.read_table(folder.path / "run/documents/shard-00000.parquet")
+    assert table["text"].to_pylist() == ["x", "y", "x", "x"]
+    folder.prepare(name, labels=[labels], test_share=0, held_out_share=0)
+    assert f"3 {told} ('text', {labels}:1)" in folder.said
+    folder.write(name, "[" + ",\n".join(ONCE) + "]" if name == "d.json" else "\n".join(ONCE) + "\n")
+    folder.prepare(name, test_share=0, held_out_share=0)
+    assert not any(told in one for one in folder.said)
 
 
 def test_decimals_are_ids_in_their_shortest_form(folder: Folder) -> None:

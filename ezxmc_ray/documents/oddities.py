@@ -1,0 +1,48 @@
+"""What is odd in rows that are read: records of CSV that span lines, JSON objects that give a key two values.
+
+Comes in: rows, and their files' names. Goes out: counts, and a place of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ezxmc_ray.documents.sources import RawRow
+
+
+@dataclass
+class Oddities:
+    """``records`` that span lines; the longest has so many ``lines`` and begins at ``where`` (file and line).
+
+    ``repeated``: rows with a key of two values; ``first``: such a key, and where.
+    """
+
+    records: int = 0
+    lines: int = 0
+    where: str = ""
+    repeated: int = 0
+    first: str = ""
+
+    def take(self, row: RawRow, name: str) -> None:
+        """Count a good row of the file ``name`` that is odd."""
+        place = f"{name}:{row.line}"
+        if row.lines > 1:
+            self._add(Oddities(1, row.lines, place))
+        if row.repeated:
+            self._add(Oddities(repeated=1, first=f"{row.repeated}, {place}"))
+
+    def _add(self, other: Oddities) -> None:
+        self.records += other.records
+        if other.lines > self.lines:
+            self.lines, self.where = other.lines, other.where
+        self.repeated += other.repeated
+        self.first = self.first or other.first
+
+    @classmethod
+    def of_all(cls, found: Iterable[Oddities]) -> Oddities:
+        """Of several files; of two longest ones the first."""
+        together = cls()
+        for one in found:
+            together._add(one)
+        return together
