@@ -53,7 +53,7 @@ class HybridSearcher:
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
         named = find_names(self.lexical, self.config, titles, texts)
         if named is not None:
-            added = named.without(labels, excluded, self.config.candidates)
+            added = named.without(labels, excluded, self.config.candidates, removed=self.index.removed)
             scores = self.index.scores(vectors, added)
             added[np.isneginf(scores)] = NO_LABEL  # of an index that cannot tell
             cosine, labels = np.concatenate([cosine, scores], axis=1), np.concatenate([labels, added], axis=1)
@@ -64,7 +64,8 @@ class HybridSearcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` of the labels ``among`` (rising label numbers, int32 [m]) of highest similarity of each document.
 
-        Encoder and document propose among them as they do among all. The rest as in :meth:`search`.
+        None of them is removed. Encoder and document propose among them as they do among all. The rest as in
+        :meth:`search`.
         """
         if self.lexical is None:
             return self.index.search_among(vectors, k, among)

@@ -65,7 +65,7 @@ def best_of(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def read_label_texts(storage: Storage) -> LabelTexts | None:
     """Which texts the labels of a run have; None: every label has one. Errors: UserError as Storage.read_table."""
     storage.rows(layout.LABELS)  # a file that is not there, or damaged, is a UserError
-    if not _has_alternatives(storage):
+    if not has_alternatives(storage):
         return None
     counts = lengths(_alternatives(storage))
     return LabelTexts(np.concatenate([[0], np.cumsum(counts)]))
@@ -74,7 +74,7 @@ def read_label_texts(storage: Storage) -> LabelTexts | None:
 def all_texts(storage: Storage) -> pa.ChunkedArray:
     """The texts of all labels by row: string [n], or [rows] where there are alternatives."""
     texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"]
-    if not _has_alternatives(storage):
+    if not has_alternatives(storage):
         return texts
     return pa.chunked_array([*texts.chunks, *pc.list_flatten(_alternatives(storage)).chunks], pa.string())
 
@@ -90,6 +90,7 @@ def _alternatives(storage: Storage) -> pa.ChunkedArray:
     return storage.read_table(layout.LABELS, LABELS_WITH_ALTERNATIVES, [ALTERNATIVES])[ALTERNATIVES]
 
 
-def _has_alternatives(storage: Storage) -> bool:
+def has_alternatives(storage: Storage) -> bool:
+    """Whether a label of a run has other texts besides the preferred one."""
     with storage.filesystem.open_input_file(storage.path(layout.LABELS)) as file:
         return ALTERNATIVES in pq.read_schema(file).names

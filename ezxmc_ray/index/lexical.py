@@ -57,11 +57,14 @@ class LexicalArrays:
         return pa.StringArray.from_buffers(len(self.ends) - 1, pa.py_buffer(self.ends), pa.py_buffer(self.letters))
 
 
-def lexical_arrays(batches: Iterable[Sequence[str]], label_texts: LabelTexts | None = None) -> LexicalArrays:
+def lexical_arrays(
+    batches: Iterable[Sequence[str]], label_texts: LabelTexts | None = None, others: Sequence[OtherLabels] = ()
+) -> LexicalArrays:
     """The table of the labels whose texts are in ``batches``, by label number, or as ``label_texts`` says.
 
     A word weighs as in BM25, by its rarity among the labels: ln(1 + (n - f + 0.5) / (f + 0.5)) for a word that f of
-    the n labels have, in whichever text. The weights of a text add up to 1.
+    the n labels have, in whichever text. The weights of a text add up to 1. ``others``: labels that count among the n
+    as well, of which the words stand in tables of their own.
     """
     counts, read = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
     for texts in batches:
@@ -80,11 +83,27 @@ def lexical_arrays(batches: Iterable[Sequence[str]], label_texts: LabelTexts | N
         labels, label = label_texts.labels, label_texts.label_of_row[row].astype(np.int64)
         of_labels = np.unique(label * len(stems) + word) % max(1, len(stems))
     frequency = np.bincount(of_labels, minlength=len(stems))
+    for other in others:
+        labels += other.labels
+        frequency += other.table.frequency(stems, other.removed)
     weights = np.log1p((labels - frequency + 0.5) / (frequency + 0.5))[word]
     totals = np.maximum(np.bincount(row, weights, rows), np.finfo(np.float64).tiny)
     starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))])
     letters, ends = _utf8(stems)
     return LexicalArrays(letters, ends, starts.astype(np.int64), word.astype(np.int32), weights / totals[row])
+
+
+@dataclass(frozen=True)
+class OtherLabels:
+    """The labels of ``table``, but those that are ``removed`` (bool, by label number; None: none is)."""
+
+    table: LexicalTable
+    removed: np.ndarray | None = None
+
+    @property
+    def labels(self) -> int:
+        """How many there are."""
+        return self.table.labels - (0 if self.removed is None else int(self.removed.sum()))
 
 
 def _utf8(words: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +151,21 @@ class LexicalTable:
             shares[batch] = self._shares(heads, whole, labels[batch])
         return shares
 
+    def frequency(self, stems: pa.Array, removed: np.ndarray | None = None) -> np.ndarray:
+        """How many labels have each of ``stems`` (string [m], none twice), but those ``removed`` (bool, by label
+        number): int64 [m]."""
+        numbers = pc.index_in(stems, value_set=self._different).fill_null(-1).to_numpy()
+        place = np.full(len(self._different), -1)
+        place[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
+        wanted = place[self.arrays.words]
+        at = np.flatnonzero(wanted >= 0)
+        label = np.searchsorted(self.arrays.starts, at, side="right") - 1
+        if self._label_texts is not None:
+            label = self._label_texts.label_of_row[label].astype(np.int64)
+        if removed is not None:
+            at, label = at[~removed[label]], label[~removed[label]]
+        return np.bincount(np.unique(label * len(stems) + wanted[at]) % max(1, len(stems)), minlength=len(stems))
+
     def named(self, title: str | None, text: str, labels: Sequence[int]) -> list[list[str]]:
         """The words of a document that each of ``labels`` (label numbers) has too: why its share is what it is.
 
@@ -152,6 +186,11 @@ class LexicalTable:
             of_label = set(self.arrays.words[self.arrays.starts[row] : self.arrays.starts[row + 1]].tolist())
             named.append([word for number, word in known.items() if number in of_label])
         return named
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return self._label_texts.labels if self._label_texts is not None else len(self.arrays.starts) - 1
 
     def _best_text(self, label: int, head: list[str], whole: list[str]) -> int:
         """The row of the label's text whose words the document names most."""

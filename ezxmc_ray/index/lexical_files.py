@@ -7,6 +7,7 @@ LexicalArrays and NameArrays, and a note of what they are.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +18,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.errors import one_line
 from ezxmc_ray.index.label_texts import LabelTexts, all_texts, read_label_texts, text_batches
 from ezxmc_ray.index.language import AUTO, detect_language
-from ezxmc_ray.index.lexical import BATCH_LABELS, LexicalArrays, LexicalTable, lexical_arrays
+from ezxmc_ray.index.lexical import BATCH_LABELS, LexicalArrays, LexicalTable, OtherLabels, lexical_arrays
 from ezxmc_ray.index.names import NameArrays, NameTable, name_arrays
 from ezxmc_ray.index.node_files import FileNote, map_checked_array, write_array
 from ezxmc_ray.storage import Storage, damage_error
@@ -64,12 +65,15 @@ def lexical_files(storage: Storage) -> list[str]:
     return storage.list(layout.LEXICAL)
 
 
-def write_lexical_files(storage: Storage, source: LexicalSource) -> str:
-    """Task: write the words and names of all labels, and the note last of all; returns the names' language."""
+def write_lexical_files(storage: Storage, source: LexicalSource, others: Sequence[OtherLabels] = ()) -> str:
+    """Task: write the words and names of all labels, and the note last of all; returns the names' language.
+
+    ``others``: as lexical_arrays has them.
+    """
     storage.remove(layout.LEXICAL)
     language = tell_language(storage) if source.language == AUTO else source.language
     files = {}
-    for arrays in _made_anew(storage, language, read_label_texts(storage)):
+    for arrays in _made_anew(storage, language, read_label_texts(storage), others):
         for field in dataclasses.fields(arrays):
             note = write_array(storage, f"{layout.LEXICAL}/{field.name}.npy", getattr(arrays, field.name))
             files[field.name] = dataclasses.asdict(note)
@@ -88,13 +92,16 @@ def tell_language(storage: Storage) -> str:
 
 
 def open_lexical_table(
-    storage: Storage, label_fingerprint: str | None = None, language: str | None = None
+    storage: Storage,
+    label_fingerprint: str | None = None,
+    language: str | None = None,
+    others: Sequence[OtherLabels] = (),
 ) -> LexicalTable:
     """The words and names of all labels: mapped; where the files are not there, made anew in memory.
 
     ``label_fingerprint``: of the labels; None: the files are known to be theirs. ``language``: as configured; None: as
-    the files have it, else ``auto``. Errors: UserError for files that are damaged: all bytes are held against their
-    checksums.
+    the files have it, else ``auto``. ``others``: as lexical_arrays has them, where the files are not there. Errors:
+    UserError for files that are damaged: all bytes are held against their checksums.
     """
     try:
         note = storage.read_note(_NOTE) if storage.exists(_NOTE) else {}
@@ -104,7 +111,7 @@ def open_lexical_table(
     told = (note.get("version"), note.get("label_fingerprint"), note.get("asked"))
     if told != (VERSION, label_fingerprint or note.get("label_fingerprint"), language or note.get("asked")):
         language = tell_language(storage) if language in (None, AUTO) else language
-        anew = _made_anew(storage, language, label_texts)
+        anew = _made_anew(storage, language, label_texts, others)
         return LexicalTable(anew[0], NameTable(anew[1], language), label_texts)
     files = {name: map_checked_array(storage, _file_note(one)) for name, one in note["files"].items()}
     words, names = ([files[field.name] for field in dataclasses.fields(kind)] for kind in (LexicalArrays, NameArrays))
@@ -115,6 +122,8 @@ def _file_note(told: dict[str, Any]) -> FileNote:
     return FileNote(**told)
 
 
-def _made_anew(storage: Storage, language: str, label_texts: LabelTexts | None) -> tuple[LexicalArrays, NameArrays]:
-    words = lexical_arrays(text_batches(storage, BATCH_LABELS), label_texts)
+def _made_anew(
+    storage: Storage, language: str, label_texts: LabelTexts | None, others: Sequence[OtherLabels]
+) -> tuple[LexicalArrays, NameArrays]:
+    words = lexical_arrays(text_batches(storage, BATCH_LABELS), label_texts, others)
     return words, name_arrays(text_batches(storage, BATCH_LABELS), language, label_texts)

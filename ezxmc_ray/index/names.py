@@ -129,12 +129,16 @@ class Named:
         excluded: Sequence[Sequence[int]] | None,
         most: int,
         among: np.ndarray | None = None,
+        removed: np.ndarray | None = None,
     ) -> np.ndarray:
         """The named labels that are not among ``labels`` (int32 [q, k]) nor ``excluded``: int32 [q, m], -1 behind.
 
-        Of each document ``most`` at most: those in its title first, then by label number. ``among``: of these alone.
+        Of each document ``most`` at most: those in its title first, then by label number. ``among``: of these alone;
+        ``removed``: none of those (bool, by label number).
         """
         is_new = np.ones(len(self.labels), bool) if among is None else np.isin(self.labels, among)
+        if removed is not None:
+            is_new &= ~removed[self.labels]
         place, is_there = self._places(labels, np.arange(len(labels))[:, None])
         is_new[place[is_there]] = False
         banned = [np.asarray(row, np.int64) for row in excluded or ()]

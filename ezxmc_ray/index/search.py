@@ -2,7 +2,8 @@
 
 Comes in: query vectors, k, and for each query the labels that it must not get. Goes out: scores and label numbers in
 falling score, ties by label number. The same code serves the shortlists of every cycle and the final predictions.
-A label with several texts has a vector for each: its score is that of the nearest, and it is answered once.
+A label with several texts has a vector for each: its score is that of the nearest, and it is answered once. One that
+was removed keeps its number and its vectors, and is never answered.
 What is on a disk is mapped, so that the processes of a machine share it; on GPUs (gpu.py) it is held once more.
 """
 
@@ -27,6 +28,8 @@ from ezxmc_ray.storage import Storage
 NO_LABEL = -1
 #: Answers of all shards that are in memory at once, about 40 bytes each while they are put in order.
 MAX_ANSWERS = 1 << 22
+#: Answers that are asked for besides where some may be removed labels: whoever meets more of them asks again.
+SPARE = 8
 #: Pairs of query and label that are scored at once.
 MAX_PAIRS = 1 << 15
 
@@ -46,9 +49,16 @@ class Shard(Protocol):
 class ShardedIndex:
     """Indexes over disjoint labels, searched as one."""
 
-    def __init__(self, shards: Sequence[Shard], gpu_dtype: Any = None, texts: LabelTexts | None = None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        gpu_dtype: Any = None,
+        texts: LabelTexts | None = None,
+        removed: np.ndarray | None = None,
+    ) -> None:
         """``gpu_dtype``: hold copies on this process's GPUs, if it has any, exact ones in this dtype; None: do not.
-        ``texts``: whose the vectors are, by row; None: the row is the label number.
+        ``texts``: whose the vectors are, by row; None: the row is the label number. ``removed``: by label number, bool
+        [labels]; None: no label is.
 
         Errors: UserError where the GPUs have no room.
         """
@@ -56,7 +66,7 @@ class ShardedIndex:
         self._gpu_shards = on_gpus(self.shards, gpu_dtype) if gpu_dtype is not None else []
         if any(isinstance(shard, TorchShard) for shard in self._gpu_shards):
             self.shards = self._gpu_shards  # all of the labels, in parts of their own
-        self._texts = texts
+        self._texts, self.removed = texts, removed
         self.labels = texts.labels if texts else sum(int(shard.ntotal) for shard in self.shards)
 
     @property
@@ -94,9 +104,10 @@ class ShardedIndex:
         shards: Sequence[ShardInfo],
         gpu_dtype: Any = None,
         texts: LabelTexts | None = None,
+        removed: np.ndarray | None = None,
     ) -> ShardedIndex:
         """Map the files that the manifest lists. UserError for a file that is not there or not what was written."""
-        return cls([load_shard(storage, folder, info) for info in shards], gpu_dtype, texts)
+        return cls([load_shard(storage, folder, info) for info in shards], gpu_dtype, texts, removed)
 
     def search(
         self, queries: np.ndarray, k: int, excluded: Sequence[Sequence[int]] | None = None
@@ -121,6 +132,8 @@ class ShardedIndex:
         fetch = k + 1 + max((len(row) for row in banned), default=0)
         if self._texts:  # as many texts as so many labels have in the mean; where they have more, more are asked for
             fetch = math.ceil(fetch * self._texts.rows / self._texts.labels)
+        if self.removed is not None:  # as many of those as there are in the mean, and some
+            fetch += SPARE + math.ceil(fetch * self.removed.sum() / max(1, (~self.removed).sum()))
         while len(rows):
             # Thousands of labels of one vector are one long tie: few queries at once then, so that memory is bounded.
             at_once = max(1, MAX_ANSWERS // (fetch * max(1, len(self.shards))))
@@ -135,7 +148,8 @@ class ShardedIndex:
         return scores, labels
 
     def search_among(self, queries: np.ndarray, k: int, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best of the labels ``among`` (rising label numbers, int32 [m]) of each query, all of them compared.
+        """The ``k`` best of the labels ``among`` (rising label numbers, int32 [m], none removed) of each query, all of
+        them compared.
 
         ``queries`` and what is returned: as in :meth:`search`.
         """
@@ -201,6 +215,8 @@ class ShardedIndex:
         labels = np.concatenate([np.empty((len(queries), 0), np.int64), *(one[1] for one in answers)], axis=1)
         if self._texts:
             labels = np.where(labels == NO_LABEL, NO_LABEL, self._texts.label_of_row[labels])
+        if self.removed is not None:
+            labels = np.where(self.removed[labels], NO_LABEL, labels)
         for row, numbers in enumerate(banned):
             labels[row, np.isin(labels[row], numbers)] = NO_LABEL
         scores = np.where(labels == NO_LABEL, -np.inf, scores).astype(np.float32)
