@@ -92,6 +92,14 @@ class DocumentEncoder(ABC):
             return self.encode(joined, self.config.document_prompt, self._document_chunks)
         return self.encode(joined, self.config.document_prompt, lambda part: uncut(self.document_tokens(part)))
 
+    def encode_labels(self, texts: Sequence[str]) -> Encoded:
+        """Vectors of labels, each cut to ``max_label_tokens``; none: [0, d]."""
+        return self.encode(texts, self.config.label_prompt, lambda part: uncut(self.label_tokens(part)))
+
+    def label_tokens(self, texts: Sequence[str]) -> Tokens:
+        """Token ids of labels, at most ``max_label_tokens`` each."""
+        return self.reader.head(texts, self.config.label_prompt, self.config.max_label_tokens)
+
     def document_tokens(self, texts: Sequence[str], max_tokens: int | None = None) -> Tokens:
         """Token ids of documents (:func:`document_text`), at most ``max_tokens`` each (None: as configured).
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.encoder.document_encoder import CPU_BATCH_TOKENS, DocumentEncoder, Encoded, Features, uncut
+from ezxmc_ray.encoder.document_encoder import CPU_BATCH_TOKENS, DocumentEncoder, Features
 from ezxmc_ray.encoder.loading import load_module, pooling_of
 from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
-from ezxmc_ray.encoder.tokens import TextReader, Tokens
+from ezxmc_ray.encoder.tokens import TextReader
 
 #: Tokens of a forward pass on a GPU where ``encoder.batch_tokens`` is null.
 GPU_BATCH_TOKENS = 65536
@@ -76,14 +76,6 @@ class Encoder(DocumentEncoder):
         """Prompts that the model brings along, by name, and that the configuration puts before no text."""
         used = ("", self.config.document_prompt, self.config.label_prompt)
         return {name: prompt for name, prompt in self.module.prompts.items() if prompt not in used}
-
-    def encode_labels(self, texts: Sequence[str]) -> Encoded:
-        """Vectors of labels, each cut to ``max_label_tokens``; none: [0, d]."""
-        return self.encode(texts, self.config.label_prompt, lambda part: uncut(self.label_tokens(part)))
-
-    def label_tokens(self, texts: Sequence[str]) -> Tokens:
-        """Token ids of labels, at most ``max_label_tokens`` each."""
-        return self.reader.head(texts, self.config.label_prompt, self.config.max_label_tokens)
 
     def features(self, token_ids: Sequence[Sequence[int]], prompt: str = "") -> dict[str, Tensor]:
         """What the network takes: int64 tensors [n, longest] on the CPU, padded.

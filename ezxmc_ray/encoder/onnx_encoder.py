@@ -1,8 +1,8 @@
 """The student without PyTorch: ONNX Runtime runs the network, the tokenizers library reads its tokenizer.json.
 
-Comes in: a directory that onnx_export.py wrote, and documents. Goes out: vectors of unit length, in float32. It is what
-a service loads: ready in a fraction of the seconds that importing sentence-transformers takes. Documents only; the
-vectors of labels lie in the index.
+Comes in: a directory that onnx_export.py wrote, and documents, or labels that come to those whose vectors lie in the
+index. Goes out: vectors of unit length, in float32. It is what a service loads: ready in a fraction of the seconds that
+importing sentence-transformers takes.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from typing import Any
 import numpy as np
 
 from ezxmc_ray.config import EncoderConfig
-from ezxmc_ray.encoder.document_encoder import DocumentEncoder, Features
+from ezxmc_ray.encoder.document_encoder import DocumentEncoder, Encoded, Features
 from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
 
 #: The files of the directory.
 NETWORK = "model.onnx"
 TOKENIZER = "tokenizer.json"
-#: What Hugging Face keeps beside tokenizer.json, as far as it is needed, and the length of a vector.
+#: What Hugging Face keeps beside tokenizer.json, as far as it is needed, the length of a vector, and whether labels may
+#: be read too.
 ABOUT = "encoder.json"
 
 
 class OnnxEncoder(DocumentEncoder):
     """A network in the ONNX format with its tokenizer; see :meth:`load`. Several threads may use one."""
 
-    def __init__(self, session: Any, reader: TextReader, config: EncoderConfig, name: str, dimension: int) -> None:
+    def __init__(
+        self, session: Any, reader: TextReader, config: EncoderConfig, name: str, dimension: int, reads_labels: bool
+    ) -> None:
+        """``reads_labels``: see onnx_export.reads_labels."""
         super().__init__(reader, config, name)
-        self._session, self._dimension = session, dimension
+        self._session, self._dimension, self.reads_labels = session, dimension, reads_labels
 
     @classmethod
     def load(cls, directory: Path, config: EncoderConfig, threads: int = 0) -> OnnxEncoder:
@@ -58,12 +62,22 @@ class OnnxEncoder(DocumentEncoder):
             session = onnxruntime.InferenceSession(str(directory / NETWORK), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own kinds share no class, tokenizers raises bare ones
             raise UserError(f"The encoder in {directory} cannot be loaded ({one_line(error, 200)}).") from error
-        return cls(session, reader, config, str(directory), int(about["dimension"]))
+        return cls(session, reader, config, str(directory), int(about["dimension"]), bool(about["reads_labels"]))
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self._dimension
+
+    def encode_labels(self, texts: Sequence[str]) -> Encoded:
+        """As :meth:`DocumentEncoder.encode_labels`. Errors: UserError where the network was written for documents
+        alone."""
+        if not self.reads_labels:
+            raise UserError(
+                f"The encoder {self.name} takes other prompts for labels than for documents, and its pooling leaves "
+                "them out, so that it reads documents alone: export the run again with --encoder torch."
+            )
+        return super().encode_labels(texts)
 
     def forward(self, groups: Sequence[Features]) -> np.ndarray:
         """The vectors of the texts of ``groups``, one group after the other: float32 [n, d], unit rows."""

@@ -1,8 +1,9 @@
 """An encoder as files for ONNX Runtime: the network, pooling and all, and its tokenizer.
 
 Comes in: an :class:`Encoder`. Goes out: a directory for :class:`OnnxEncoder`, which gives the same vectors: that is
-tried before the export counts as done, on texts of all kinds. The network is written in float32, by PyTorch's own
-exporter (https://docs.pytorch.org/docs/stable/onnx.html), for batches of any size and length.
+tried before the export counts as done, on texts of all kinds, read as documents and as labels. The network is written
+in float32, by PyTorch's own exporter (https://docs.pytorch.org/docs/stable/onnx.html), for batches of any size and
+length.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) ->
     reference = Encoder(encoder.module.to("cpu").float(), config, encoder.name)
     ids = reference.document_tokens(["two texts", "of unequal length"]).token_ids
     features = reference.features(ids, config.document_prompt)
-    prompt = features.get("prompt_length")
-    network = _Network(reference.module, None if prompt is None else int(prompt[0])).eval()
+    network = _Network(reference.module, _left_out(reference, config.document_prompt)).eval()
     try:
         _write(network, (features["input_ids"], features["attention_mask"]), directory / NETWORK)
     except ImportError as error:
@@ -80,6 +80,18 @@ def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) ->
         raise _unlike(encoder, one_line(error, 200)) from error
     _write_tokenizer(reference, directory)
     _try(reference, OnnxEncoder.load(directory, config), [*TRIED, *texts])
+
+
+def reads_labels(encoder: Encoder) -> bool:
+    """Whether labels can be read by what is written for documents: pooling leaves as much of both's prompts out."""
+    config = encoder.config
+    return _left_out(encoder, config.document_prompt) == _left_out(encoder, config.label_prompt)
+
+
+def _left_out(encoder: Encoder, prompt: str) -> int | None:
+    """How many tokens of ``prompt`` the pooling leaves out; None: it does not look at prompts."""
+    length = encoder.features([[0]], prompt).get("prompt_length")
+    return None if length is None else int(length[0])
 
 
 def _write(network: nn.Module, example: tuple[Tensor, Tensor], path: Path) -> None:
@@ -114,7 +126,8 @@ def _write_tokenizer(encoder: Encoder, directory: Path) -> None:
     tokenizer = encoder.reader.tokenizer
     (directory / TOKENIZER).write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
     names = ("pad_token_id", "unk_token_id", "padding_side")
-    about = {name: getattr(tokenizer, name) for name in names} | {"dimension": encoder.dimension}
+    about = {name: getattr(tokenizer, name) for name in names}
+    about |= {"dimension": encoder.dimension, "reads_labels": reads_labels(encoder)}
     (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
 
@@ -124,7 +137,15 @@ def _try(reference: Encoder, written: OnnxEncoder, texts: Sequence[str]) -> None
     if tokens != again:
         first = next(text for text, one, other in zip(texts, tokens, again, strict=True) if one != other)
         raise _unlike(reference, f"its tokenizer.json alone reads {first[:60]!r} otherwise")
-    vectors, others = (one.encode_documents([""] * len(texts), texts).vectors for one in (reference, written))
+    vectors, others = (
+        np.concatenate(
+            [
+                one.encode_documents([""] * len(texts), texts).vectors,
+                one.encode_labels(texts if written.reads_labels else []).vectors,
+            ]
+        )
+        for one in (reference, written)
+    )
     farthest = float(np.abs(vectors - others).max())
     if not farthest <= CLOSE:
         raise _unlike(reference, f"its vectors in ONNX Runtime lie up to {farthest:.1e} apart")
