@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ezxmc_ray.commands import serving, tagging, verdicts
+from ezxmc_ray.commands import labels, serving, tagging, verdicts
 from ezxmc_ray.commands.arguments import AsJson, Configuration, Overrides, Run
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.home import settle_home
@@ -220,6 +220,7 @@ def verify(run: Run) -> None:
 
 
 app.add_typer(verdicts.app, name="verdicts")
+app.add_typer(labels.app, name="labels")
 
 
 @app.command(help="Compare runs: quality, what it cost, differences with intervals.")
@@ -290,6 +291,10 @@ def _after_a_stop(words: list[str]) -> str:
         return "; a run goes on where it was when you give the same command again"
     if command in ("export", "push"):
         return "; an export is there as a whole or not at all, give the command again"
+    if command == "labels":
+        return (
+            "; a change of labels is there as a whole or not at all, `ezxmc labels list` shows which labels there are"
+        )
     if command == "tag" and any(word.startswith("--input") for word in words):
         return "; a file of tags is there as a whole or not at all, give the command again for those that are missing"
     return ""

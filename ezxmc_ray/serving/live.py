@@ -20,7 +20,7 @@ from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.progress import say
 from ezxmc_ray.serving.contract import Answer, Options, TagRequest, finite
 from ezxmc_ray.storage import Storage, read_manifest
-from ezxmc_ray.tagging.bundle import BUNDLE, is_bundle
+from ezxmc_ray.tagging.bundle import is_bundle, state_of
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.tagger import Tagger
 
@@ -29,7 +29,7 @@ def export_of(where: str) -> str:
     """A name of what is there now: another one for another export; of a run by its index. Empty: none is whole."""
     storage = Storage(where)
     if is_bundle(storage):
-        return str(storage.read_note(BUNDLE).get("folder", ""))
+        return state_of(storage)
     index = read_manifest(storage, layout.INDEX)
     return index.commit if index else ""
 

@@ -8,18 +8,16 @@ embeds the others, and no more.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import Context
-from ezxmc_ray.documents.inputs import label_sources
-from ezxmc_ray.documents.labels import read_labels
+from ezxmc_ray.documents.label_files import read_label_files
 from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, build_from_blocks, save_shard
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.index.label_vectors import BLOCK_LABELS, map_label_vectors
@@ -52,17 +50,7 @@ def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) ->
     prepare.on_bad_rows is skip.
     """
     config, storage = context.config, context.storage
-    found = read_labels(
-        label_sources(replace(config.prepare, labels=list(labels))),
-        config.prepare.repeated_labels,
-        config.prepare.list_separator,
-    )
-    if len(found.rejected) and config.prepare.on_bad_rows == "fail":
-        first = found.rejected.slice(0, 1).to_pylist()[0]
-        raise UserError(
-            f"{len(found.rejected):,} bad rows in {', '.join(labels)}, the first {first['source']}:{first['line']}: "
-            f"{first['reason']}; mend them."
-        )
+    found = read_label_files(config.prepare, labels)
     files.write_table(layout.LABELS, found.table)
     vectors = _Vectors(context, files)
     fingerprint = label_fingerprint(found)

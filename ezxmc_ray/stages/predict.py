@@ -78,7 +78,7 @@ class PredictWorker:
             "labels": int(labels.sum()),
             "empty": int((labels == 0).sum()),
             "truncated": truncated,
-            "searched_by_gpu": len(table) * self.tagger.searcher.index.is_on_gpus,
+            "searched_by_gpu": len(table) * self.tagger.searcher.is_on_gpus,
         }
         self.storage.write_table(item["file"], table, counts)
         return counts

@@ -5,9 +5,11 @@
     <files>/encoder/               the student, for ONNX Runtime (encoder/onnx_encoder.py)
     <files>/student/               or as sentence-transformers loads it
     <files>/index/  lexical/  labels.parquet      as in the run
+    <more files>/index/  lexical/  labels.parquet for each change of the labels (changes.py): those that came, alone
 
-Comes in: a directory or a URI. Goes out: storage and settings for :class:`Tagger`. The folder ``<files>`` has another
-name in each export, so that an export over an older one is there as a whole or not at all, whenever it is stopped.
+Comes in: a directory or a URI. Goes out: storages and settings for :class:`Tagger`. Each folder has a name of its own,
+and bundle.json names those that count and the numbers of labels that are removed. So an export over an older one, or a
+change, is there as a whole or not at all, whenever it is stopped.
 Reading a bundle imports neither Ray nor PyTorch, nor what runs are made by.
 """
 
@@ -31,17 +33,27 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage, checksum
-from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
 BUNDLE, README = "bundle.json", "README.md"
 #: How the folder of the files begins.
 FILES = "files-"
 #: Raise when a bundle is no longer what older versions read.
-VERSION = 1
+VERSION = 2
 #: Where the student lies in the files of a bundle.
 ONNX_FOLDER = "encoder"
 #: Knobs of ``prepare`` that say how files of documents are read; the others are about the run's own inputs.
 READING = ("format", "csv_separator", "id_column", "title_column", "text_column")
+#: And how files of labels are read, by who changes them.
+READING_LABELS = (
+    "label_id_column",
+    "label_text_column",
+    "label_description_column",
+    "label_alternatives_column",
+    "label_language",
+    "list_separator",
+    "repeated_labels",
+)
 #: Sections of which a bundle takes knobs, or says why it does not.
 TAKEN = ("predict", "cluster", "encoder", "lexical")
 #: Copied from an object store with checks of its own (index/node_files.py).
@@ -63,25 +75,45 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "lexical": dataclasses.asdict(settings.lexical),
         "predict": dataclasses.asdict(settings.predict),
         "least_scores": dataclasses.asdict(settings.least_scores),
-        "prepare": {name: getattr(settings.prepare, name) for name in READING},
+        "prepare": {name: getattr(settings.prepare, name) for name in (*READING, *READING_LABELS)},
         "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
         "label_fingerprint": settings.label_fingerprint,
         "shards": [dataclasses.asdict(shard) for shard in settings.shards],
         "files": {name: dict(told) for name, told in files.items()},
+        "added": [],
+        "removed": [],
     }
 
 
-def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
-    """The files of a bundle, and how it tags.
+def added_note(added: AddedLabels, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What bundle.json says of labels that were added; ``files`` as in :func:`bundle_note`."""
+    return {"folder": folder, **dataclasses.asdict(added), "files": {name: dict(told) for name, told in files.items()}}
+
+
+def folders_of(note: Mapping[str, Any]) -> list[str]:
+    """The folders that count, by what bundle.json says: of the export, and of each change."""
+    return [note["folder"], *(one["folder"] for one in note["added"])]
+
+
+def state_of(storage: Storage) -> str:
+    """A name of what the bundle holds now; another one after each export and each change."""
+    note = storage.read_note(BUNDLE)
+    changed = [len(note.get(name, [])) for name in ("added", "removed")]
+    return str(note.get("folder", "")) + ("+{}-{}".format(*changed) if any(changed) else "")
+
+
+def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:
+    """The files of a bundle, how it tags, and the files of the labels that were added to it.
 
     ``overrides``: knobs of ``predict``, ``prepare`` and ``cluster``, and of the encoder's speed. Errors: UserError
     for a bundle of another version, for files that are damaged, of another bundle or missing, and for a knob that the
     index was built with.
     """
     storage = Storage(where)
-    told = _note(storage)
-    files = storage.below(told["folder"])
-    _check_files(files, told["files"])
+    told = read_bundle_note(storage)
+    files, *added = (storage.below(folder) for folder in folders_of(told))
+    for one, its in zip([files, *added], [told, *told["added"]], strict=True):
+        _check_files(one, its["files"])
     encoder, lexical = EncoderConfig(**told["encoder"]), LexicalConfig(**told["lexical"])
     made = Config(
         encoder=encoder,
@@ -110,8 +142,13 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         told["onnx"],
         config.prepare,
         config.cluster,
+        [
+            AddedLabels([ShardInfo(**shard) for shard in one["shards"]], one["label_fingerprint"])
+            for one in told["added"]
+        ],
+        told["removed"],
     )
-    return files, settings
+    return files, settings, added
 
 
 def _check_knobs(overrides: Sequence[str]) -> None:
@@ -127,7 +164,8 @@ def _check_knobs(overrides: Sequence[str]) -> None:
             raise UserError(f"{section} is a knob of runs, which a bundle has no use for.")
 
 
-def _note(storage: Storage) -> dict[str, Any]:
+def read_bundle_note(storage: Storage) -> dict[str, Any]:
+    """What bundle.json says. Errors: UserError where it is not there, damaged, or of another version."""
     try:
         told = storage.read_note(BUNDLE)
     except FileNotFoundError as error:

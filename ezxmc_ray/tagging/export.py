@@ -22,9 +22,10 @@ from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.lexical_files import LexicalSource, has_lexical_files, lexical_files, write_lexical_files
 from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
-from ezxmc_ray.run_lock import LOCK_FILES, run_lock
+from ezxmc_ray.run_lock import LOCK_FILES
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note
+from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
@@ -78,12 +79,8 @@ def export_bundle(
     target = Storage(directory)
     if not all(_OWN.match(name) for name in target.sizes(recursive=True)):
         raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
-    with run_lock(target):
-        try:
-            return _export(source, settings, target, encoder, write_labels)
-        finally:
-            for name in LOCK_FILES:  # they say on which machine it was
-                target.remove(name)
+    with bundle_lock(target):
+        return _export(source, settings, target, encoder, write_labels)
 
 
 def _export(
@@ -118,9 +115,7 @@ def _export(
         files.remove("")
         raise
     target.write_note(BUNDLE, bundle_note(settings, folder, told))
-    for old in target.folders():
-        if old.startswith(FILES) and old != folder:
-            target.remove(old)
+    remove_old_folders(target, [folder])
     return Exported(files.rows(layout.LABELS), sum(sizes.values()))
 
 
@@ -180,10 +175,11 @@ library_name: ezxmc-ray
 tags: [ezxmc-ray, multi-label-classification, tagging]
 ---
 
-# A tagger of {labels:,} labels
+# A tagger
 
-Written by `ezxmc export` (ezxmc-ray {__version__}): an encoder, an index of the labels and the labels' words,
-{size / 1e6:,.0f} MB. It needs neither the LLM that taught it, nor Ray{", nor PyTorch" if settings.onnx else ""}.
+Written by `ezxmc export` (ezxmc-ray {__version__}): an encoder, an index of {labels:,} labels and the labels' words,
+{size / 1e6:,.0f} MB. Labels may have come and gone since: `ezxmc labels list DIRECTORY` shows those that there are.
+It needs neither the LLM that taught it, nor Ray{", nor PyTorch" if settings.onnx else ""}.
 
     pip install 'ezxmc-ray[{"tag" if settings.onnx else "run"}]'
 

@@ -11,12 +11,21 @@ from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 
 
 @dataclass(frozen=True)
+class AddedLabels:
+    """Labels that were added to a bundle: the ``shards`` of their index, and their ``label_fingerprint``."""
+
+    shards: list[ShardInfo]
+    label_fingerprint: str
+
+
+@dataclass(frozen=True)
 class TagSettings:
     """How a run tags. ``predict`` and ``least_scores`` give ``min_score``, a similarity (index/hybrid.py).
 
     ``gpu_dtype``: see :class:`ShardedIndex`. ``probability``: of a teacher's yes; None where it was not fitted.
     ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
-    the columns of files that are tagged. ``cluster``: where many files are tagged. Errors: UserError where no least
+    the columns of files that are tagged. ``cluster``: where many files are tagged. ``added``: labels after those of
+    ``shards``, in the order of their numbers. ``removed``: label numbers, rising. Errors: UserError where no least
     score has predict.precision.
     """
 
@@ -32,6 +41,8 @@ class TagSettings:
     onnx: bool = False
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    added: list[AddedLabels] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
     min_score: float = field(init=False)
 
     def __post_init__(self) -> None:

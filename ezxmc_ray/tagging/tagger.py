@@ -19,7 +19,9 @@ from ezxmc_ray.encoder.document_encoder import DocumentEncoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.label_texts import read_label_texts
+from ezxmc_ray.index.lexical import OtherLabels
 from ezxmc_ray.index.lexical_files import open_lexical_table
+from ezxmc_ray.index.parts import PartedSearcher
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
@@ -28,7 +30,7 @@ from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
-from ezxmc_ray.tagging.settings import TagSettings
+from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 from ezxmc_ray.tagging.why import Why, why
 
 
@@ -65,15 +67,16 @@ class Tagger:
     [['works with: text', 'use: editing']]
     """
 
-    def __init__(self, storage: Storage, settings: TagSettings) -> None:
-        """See :meth:`load`; ``storage``: of a run that is known to be whole."""
-        self.encoder = _load_encoder(storage, settings)
-        texts = read_label_texts(storage)
-        index = ShardedIndex.load(storage, layout.INDEX, settings.shards, settings.gpu_dtype, texts)
-        labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
-        table = open_lexical_table(storage, settings.label_fingerprint) if settings.lexical.weight else None
-        self.searcher = HybridSearcher(index, table, settings.lexical)
+    def __init__(self, storage: Storage, settings: TagSettings, added: Sequence[Storage] = ()) -> None:
+        """See :meth:`load`; ``storage``: of a run that is known to be whole; ``added``: of settings.added."""
+        self.encoder = load_encoder(storage, settings)
+        parts = [storage, *added]
+        labels = pa.concat_tables(one.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"]) for one in parts)
+        #: By label number; also of those that were removed.
         self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
+        self._counts = np.ones(len(labels), bool)
+        self._counts[settings.removed] = False
+        self.searcher = _load_searcher(parts, settings, ~self._counts)
         self.settings = settings
         self.top_k, self.min_score = settings.predict.top_k, settings.min_score
 
@@ -98,10 +101,11 @@ class Tagger:
     ) -> None:
         """Nothing to do: files are mapped, and let go with the tagger."""
 
-    @property
+    @cached_property
     def labels(self) -> pa.Table:
-        """All labels, by label number: columns ``id`` and ``text``."""
-        return pa.table({"id": self.label_ids, "text": self.label_texts})
+        """All labels, in the order of their numbers: columns ``id`` and ``text``."""
+        labels = pa.table({"id": self.label_ids, "text": self.label_texts})
+        return labels if self._counts.all() else labels.filter(self._counts)
 
     def tag(
         self,
@@ -192,7 +196,7 @@ class Tagger:
         least = self.min_score if min_score is None else as_score(min_score)
         if len(titles) != len(texts):
             raise UserError(f"There are {len(titles):,} titles for {len(texts):,} texts: give as many, or none.")
-        k = min(k, len(self.label_ids))
+        k = min(k, int(self._counts.sum()))
         numbers = None if among is None else self.numbers_of(among)
         encoded = self.encoder.encode_documents(titles, texts)
         if numbers is None:
@@ -217,7 +221,8 @@ class Tagger:
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
-        return {label: number for number, label in enumerate(self.label_ids.to_pylist())}
+        numbers = np.flatnonzero(self._counts).tolist()
+        return dict(zip(self.labels["id"].to_pylist(), numbers, strict=True))
 
     def _lists(self, ranked: Ranked) -> list[pa.ListArray]:
         """Ids, texts, and scores of the labels that pass, by document."""
@@ -235,7 +240,7 @@ class Tagger:
         return pa.Table.from_arrays([pa.array(ids, pa.string()), *self._lists(ranked)], schema=PREDICTIONS_SCHEMA)
 
 
-def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings]:
+def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:
     """What :meth:`Tagger.load` makes a tagger of. Errors: as there."""
     if is_hub_id(where):
         where = fetch_bundle(where)
@@ -243,10 +248,32 @@ def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, T
         return open_bundle(where, overrides)
     from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
 
-    return open_for_tagging(where, overrides)
+    return *open_for_tagging(where, overrides), []
 
 
-def _load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:
+def _load_searcher(parts: Sequence[Storage], settings: TagSettings, removed: np.ndarray) -> PartedSearcher:
+    """Of the labels in ``parts``; ``removed``: bool, by label number."""
+    searchers: list[HybridSearcher] = []
+    others: list[OtherLabels] = []
+    first = 0
+    for files, part in zip(
+        parts, [AddedLabels(settings.shards, settings.label_fingerprint), *settings.added], strict=True
+    ):
+        stop = first + files.rows(layout.LABELS)
+        gone = removed[first:stop] if removed[first:stop].any() else None
+        texts, first = read_label_texts(files), stop
+        index = ShardedIndex.load(files, layout.INDEX, part.shards, settings.gpu_dtype, texts, gone)
+        table = None
+        if settings.lexical.weight:
+            language = searchers[0].lexical.names.language if searchers and searchers[0].lexical else None
+            table = open_lexical_table(files, part.label_fingerprint, language, others)
+            others.append(OtherLabels(table, gone))
+        searchers.append(HybridSearcher(index, table, settings.lexical))
+    return PartedSearcher(searchers)
+
+
+def load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:
+    """The student of a run or a bundle. Errors: UserError where it is damaged, or cannot be loaded here."""
     with checked(storage, settings.encoder_folder) as folder:
         if settings.onnx:
             from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ezxmc_ray.index.hybrid import HybridSearcher, added_by_words, find_names
+from ezxmc_ray.index.parts import PartedSearcher
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,20 @@ class Why:
     words: list[str]
 
 
-def why(searcher: HybridSearcher, title: str, text: str, labels: Sequence[int], scores: Sequence[float]) -> list[Why]:
+def why(searcher: PartedSearcher, title: str, text: str, labels: Sequence[int], scores: Sequence[float]) -> list[Why]:
     """Of one document: why it has these ``labels`` (label numbers) with these ``scores``."""
+    numbers = np.array(labels, np.int64)
+    part_of = np.searchsorted(searcher.starts, numbers, side="right") - 1
+    found: dict[int, Why] = {}
+    for part in np.unique(part_of):
+        here = np.flatnonzero(part_of == part)
+        own = (numbers[here] - searcher.starts[part]).tolist()
+        found |= zip(here, _why(searcher.parts[part], title, text, own, [scores[place] for place in here]), strict=True)
+    return [found[place] for place in range(len(labels))]
+
+
+def _why(searcher: HybridSearcher, title: str, text: str, labels: Sequence[int], scores: Sequence[float]) -> list[Why]:
+    """As :func:`why`, of labels of one part."""
     if searcher.lexical is None:
         return [Why(score, 0.0, 0.0, []) for score in scores]
     numbers = np.array([labels], np.int32).reshape(1, -1)

@@ -70,7 +70,7 @@ def test_only_new_texts_are_embedded_and_scores_are_those_of_the_texts(
     documents = tagger.encoder.encode_documents([""] * len(texts), texts).vectors
     vectors = [tagger.encoder.encode_labels(row).vectors for row in rows]  # type: ignore[attr-defined]
     numbers = np.tile(np.arange(len(CHANGED), dtype=np.int32), (len(texts), 1))
-    table = tagger.searcher.lexical
+    table = tagger.searcher.parts[0].lexical
     assert isinstance(table, LexicalTable)
     expected = np.stack([(documents @ one.T).max(axis=1) for one in vectors], axis=1)
     titles, lexical = [""] * len(texts), tagger.settings.lexical

@@ -28,7 +28,7 @@ def test_a_replica_tags_as_the_tagger_does_and_says_why(bundle: Path) -> None:
     for vector, row, labels in zip(vectors, answer.results, tagger.tag(texts, 3, -1.0, titles), strict=True):
         assert [(one["label_id"], one["score"]) for one in row] == [(one.label_id, one.score) for one in labels]
         numbers = [tagger.label_ids.to_pylist().index(one["label_id"]) for one in row]
-        cosine, found = tagger.searcher.index.search(vector[None], len(tagger.label_ids))
+        cosine, found = tagger.searcher.parts[0].index.search(vector[None], len(tagger.label_ids))
         by_number = dict(zip(found[0].tolist(), cosine[0].tolist(), strict=True))
         for one, number in zip(row, numbers, strict=True):
             why = one["why"]

@@ -29,7 +29,7 @@ def similarity(tagger: Tagger, texts: list[str]) -> np.ndarray:
     vectors = tagger.encoder.encode_documents([""] * len(texts), texts).vectors
     labels = tagger.encoder.encode_labels(every).vectors  # type: ignore[attr-defined]
     numbers = np.tile(np.arange(len(LABELS), dtype=np.int32), (len(texts), 1))
-    table = tagger.searcher.lexical
+    table = tagger.searcher.parts[0].lexical
     assert isinstance(table, LexicalTable)
     cosine = np.full((len(texts), len(LABELS)), -np.inf, np.float32)
     for row, owner in enumerate(owners):

@@ -11,6 +11,7 @@ from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.index.parts import PartedSearcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import DOCUMENT_WORDS, STEM
 from ezxmc_ray.tagging.why import Why, why
@@ -74,7 +75,7 @@ def test_score_is_cosine_and_what_words_and_names_add(weight: float, bonus: floa
     scores, numbers = searcher.search(documents, titles, texts, 5)
     met = False
     for row, title in enumerate(titles):
-        whys = why(searcher, title, texts[row], numbers[row].tolist(), scores[row].tolist())
+        whys = why(PartedSearcher([searcher]), title, texts[row], numbers[row].tolist(), scores[row].tolist())
         assert len(whys) == 5 and all(isinstance(one, Why) for one in whys)
         np.testing.assert_allclose([one.cosine for one in whys], vectors[numbers[row]] @ documents[row], atol=1e-6)
         added = [weight * (one.share + bonus * one.name) for one in whys]
@@ -88,4 +89,4 @@ def test_a_text_without_labels_needs_no_reason() -> None:
     searcher = HybridSearcher(
         ShardedIndex.from_vectors(np.eye(2, dtype=np.float32)), LexicalTable.from_texts(["a b", "c"]), LexicalConfig()
     )
-    assert why(searcher, "", "text", [], []) == []
+    assert why(PartedSearcher([searcher]), "", "text", [], []) == []

@@ -1,0 +1,89 @@
+"""``ezxmc labels``: a bundle's labels come, go, and are called otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ezxmc_ray.shown import shown
+
+if TYPE_CHECKING:
+    from ezxmc_ray.tagging.changes import Changed
+
+app = typer.Typer(help="Add labels to an export of a run, remove, rename or list them.", no_args_is_help=True)
+Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="the directory or URI of an export of a run")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="labels, in the formats that prepare.labels takes")]
+
+
+@app.command(help="Add labels: only they are embedded, the others keep their numbers.")
+def add(bundle: Bundle, files: Files) -> None:
+    """Labels that come."""
+    from ezxmc_ray.tagging.changes import add_labels
+
+    _say("Added", add_labels(bundle, files), bundle)
+
+
+@app.command(help="Remove labels: they are never given again, the others keep their numbers.")
+def remove(
+    bundle: Bundle,
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="a .txt with an id a line, or labels")],
+) -> None:
+    """Labels that go."""
+    from ezxmc_ray.tagging.changes import remove_labels
+
+    done = remove_labels(bundle, files)
+    print(shown(f"Removed {_count(done.went)} from {bundle}: {done.labels:,} are left"))
+
+
+@app.command(help="Give labels other texts: they are found by these alone from then on.")
+def rename(bundle: Bundle, files: Files) -> None:
+    """Labels that are called otherwise."""
+    from ezxmc_ray.tagging.changes import rename_labels
+
+    _say("Renamed", rename_labels(bundle, files), bundle)
+
+
+@app.command("list", help="Print the labels that there are now, as JSON lines, which ezxmc export --labels takes.")
+def list_labels(
+    bundle: Bundle,
+    output: Annotated[str | None, typer.Option(metavar="FILE", help="write them to this file")] = None,
+) -> None:
+    """A JSON object a label."""
+    from ezxmc_ray.storage import Storage
+    from ezxmc_ray.tagging.changes import listed_labels
+
+    lines = (json.dumps(label, ensure_ascii=False) + "\n" for label in listed_labels(bundle))
+    if output is None:
+        sys.stdout.writelines(lines)
+        return
+    folder, name = os.path.split(output)
+    count = 0
+    with Storage(folder or ".").open_file(name) as sink:
+        for line in lines:
+            sink.write(line.encode())
+            count += 1
+    print(shown(f"Wrote {_count(count)} to {output}"))
+
+
+def _say(did: str, done: Changed, bundle: str) -> None:
+    from ezxmc_ray.tagging.changes import MANY_PARTS
+
+    texts = "1 text was" if done.texts == 1 else f"{done.texts:,} texts were"
+    unreadable = f", {done.unreadable:,} of which hold nothing that the encoder knows" if done.unreadable else ""
+    print(shown(f"{did} {_count(done.came)}: {texts} embedded{unreadable}; {bundle} has {_count(done.labels)} now"))
+    if done.parts > MANY_PARTS:
+        print(
+            shown(
+                f"The bundle has {done.parts} parts now, each of which a search asks by itself: to make them one, "
+                f"write its labels with `ezxmc labels list {bundle} --output labels.jsonl`, and give "
+                "`ezxmc export RUN DIRECTORY --labels labels.jsonl`."
+            )
+        )
+
+
+def _count(labels: int) -> str:
+    return "1 label" if labels == 1 else f"{labels:,} labels"

@@ -1,0 +1,69 @@
+"""Files of labels that a command names, read as ``prepare`` reads those of a configuration.
+
+Comes in: paths, globs or URIs, and the columns' names. Goes out: the labels, or their ids alone. A bad row is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.inputs import label_sources
+from ezxmc_ray.documents.labels import LabelSet, LabelSource, read_labels
+from ezxmc_ray.documents.readers import read_rows
+from ezxmc_ray.documents.rejected import BadRow
+from ezxmc_ray.documents.sources import RawRow, read_lines
+from ezxmc_ray.documents.values import as_id
+from ezxmc_ray.errors import UserError
+
+
+def read_label_files(prepare: PrepareConfig, files: Sequence[str]) -> LabelSet:
+    """The labels in ``files``. Errors: UserError for files that cannot be read, and for bad rows unless
+    prepare.on_bad_rows is skip."""
+    sources = label_sources(replace(prepare, labels=list(files)))
+    found = read_labels(sources, prepare.repeated_labels, prepare.list_separator)
+    if len(found.rejected) and prepare.on_bad_rows == "fail":
+        first = found.rejected.slice(0, 1).to_pylist()[0]
+        raise _bad_rows(len(found.rejected), files, first["source"], first["line"], first["reason"])
+    return found
+
+
+def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
+    """The ids in files of labels, whose other columns are not looked at; a .txt file has an id a line, blank ones are
+    none. Errors: UserError as :func:`read_label_files`, and where there is no id."""
+    ids, bad = list[str](), list[tuple[LabelSource, RawRow, str]]()
+    for source in label_sources(replace(prepare, labels=list(files))):
+        required = (("prepare.label_id_column", (source.id_column,)),) if source.required else ()
+        rows = _lines(source) if source.source.format == "list" else read_rows(source.source, source.columns, required)
+        for row in rows:
+            try:
+                if row.values is None:
+                    raise BadRow(row.reason)
+                ids.append(as_id(row.values.get(source.id_column), source.id_column))
+            except BadRow as error:
+                bad.append((source, row, str(error)))
+    if bad:
+        source, row, reason = bad[0]
+        raise _bad_rows(len(bad), files, source.source.name, row.line, reason)
+    if not ids:
+        raise UserError(f"There is no id in {', '.join(files)}; give one a line, or a file of labels.")
+    return ids
+
+
+def _lines(source: LabelSource) -> Iterator[RawRow]:
+    """Each line that is not blank as an id."""
+    for number, line in read_lines(source.source):
+        try:
+            text = "" if line is None else line.decode().strip()
+        except UnicodeDecodeError:
+            line = None
+        if line is None:
+            yield RawRow(number, None, "bad line: it is no UTF-8, or too long")
+        elif text:
+            yield RawRow(number, {source.id_column: text})
+
+
+def _bad_rows(count: int, files: Sequence[str], name: str, line: int, reason: str) -> UserError:
+    rows = "1 bad row" if count == 1 else f"{count:,} bad rows"
+    return UserError(f"{rows} in {', '.join(files)}, the first {name}:{line}: {reason}; mend them.")

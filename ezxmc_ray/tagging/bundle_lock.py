@@ -1,0 +1,28 @@
+"""One writer a bundle, and what earlier ones left."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+
+from ezxmc_ray.run_lock import LOCK_FILES, run_lock
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging.bundle import FILES
+
+
+@contextmanager
+def bundle_lock(target: Storage) -> Iterator[None]:
+    """Hold the bundle for the length of the block. Errors: UserError if another process holds it."""
+    with run_lock(target):
+        try:
+            yield
+        finally:
+            for name in LOCK_FILES:  # they say on which machine it was
+                target.remove(name)
+
+
+def remove_old_folders(target: Storage, named: Container[str]) -> None:
+    """Remove the folders of files that are not ``named``: of exports before, and of commands that were killed."""
+    for folder in target.folders():
+        if folder.startswith(FILES) and folder not in named:
+            target.remove(folder)

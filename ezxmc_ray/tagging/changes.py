@@ -1,0 +1,248 @@
+"""``ezxmc labels``: labels that come to a bundle, go, or are called otherwise; nothing is built anew, nothing trained.
+
+Comes in: a bundle, and files of labels or ids. Goes out: the same bundle. Labels that come are a part of their own
+(index/parts.py): a folder with their table, an exact index of their vectors, which the bundle's own encoder makes, and
+their words. Label numbers go on, so that a number means what it meant. Labels that go are numbers in bundle.json. One
+that is called otherwise goes and comes again. bundle.json is written last of all: until then the old state holds.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray import layout
+from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.label_files import read_label_files, read_label_ids
+from ezxmc_ray.documents.labels import LabelSet
+from ezxmc_ray.documents.parts import label_fingerprint
+from ezxmc_ray.documents.values import same_id
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
+from ezxmc_ray.index.label_texts import all_texts, has_alternatives
+from ezxmc_ray.index.lexical import OtherLabels
+from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
+from ezxmc_ray.integrity import checksums_of
+from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
+from ezxmc_ray.tagging.bundle import (
+    BUNDLE,
+    FILES,
+    added_note,
+    folders_of,
+    is_bundle,
+    open_bundle,
+    read_bundle_note,
+)
+from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
+from ezxmc_ray.tagging.settings import AddedLabels
+from ezxmc_ray.tagging.tagger import load_encoder
+
+#: From so many parts on a bundle should be made one again: each is searched by itself.
+MANY_PARTS = 16
+#: Labels that are listed at once.
+_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change did: labels that ``came`` and ``went`` (one that is called otherwise does both); ``texts`` that
+    were embedded, of which ``unreadable`` hold nothing that the encoder knows; ``labels`` and ``parts`` that there are
+    now."""
+
+    came: int
+    went: int
+    texts: int
+    unreadable: int
+    labels: int
+    parts: int
+
+
+def add_labels(where: str, files: Sequence[str]) -> Changed:
+    """Add the labels in ``files``, which are read as ``prepare`` reads them, to the bundle ``where``.
+
+    Errors: UserError for what is no bundle, is damaged or in use, for files as read_label_files, and for an id that a
+    label has.
+    """
+    with _opened(where) as bundle:
+        labels = read_label_files(bundle.prepare, files)
+        known = [one for one in labels.table["id"].to_pylist() if same_id(one) in bundle.number_of]
+        if known:
+            raise UserError(
+                f"{_ids(known)} {'is' if len(known) == 1 else 'are'} among the labels of {where} already: leave out "
+                "what is there, or give it another text with `ezxmc labels rename`."
+            )
+        return bundle.change(labels, [])
+
+
+def remove_labels(where: str, files: Sequence[str]) -> Changed:
+    """Remove the labels whose ids are in ``files``, as read_label_ids reads them.
+
+    Errors: as :func:`add_labels`, for an id that no label has, and where no label would be left.
+    """
+    with _opened(where) as bundle:
+        return bundle.change(None, bundle.numbers_of(read_label_ids(bundle.prepare, files)))
+
+
+def rename_labels(where: str, files: Sequence[str]) -> Changed:
+    """Give the labels in ``files`` the texts that they have there, and no others. Errors: as :func:`add_labels`, and
+    for an id that no label has."""
+    with _opened(where) as bundle:
+        labels = read_label_files(bundle.prepare, files)
+        numbers = bundle.numbers_of(labels.table["id"].to_pylist())
+        table = labels.table.set_column(0, "id", bundle.ids.take(pa.array(numbers)))
+        return bundle.change(replace(labels, table=table), numbers)
+
+
+def listed_labels(where: str) -> Iterator[dict[str, Any]]:
+    """The labels that the bundle has now, in the order of their numbers, under the names of the run's columns.
+
+    ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
+    """
+    _check_bundle(where)
+    bundle = _Bundle(where)
+    names = bundle.prepare
+    first = 0
+    for files in bundle.parts:
+        schema = LABELS_WITH_ALTERNATIVES if has_alternatives(files) else LABELS_SCHEMA
+        table = files.read_table(layout.LABELS, schema)
+        counts = ~bundle.removed[first : first + len(table)]
+        first += len(table)
+        for batch in table.filter(counts).to_batches(_BATCH):
+            for row in batch.to_pylist():
+                label = {names.label_id_column: row["id"], names.label_text_column: row["text"]}
+                if row["description"]:
+                    label[names.label_description_column] = row["description"]
+                if row.get(ALTERNATIVES):
+                    label[names.label_alternatives_column] = row[ALTERNATIVES]
+                yield label
+
+
+@contextmanager
+def _opened(where: str) -> Iterator[_Bundle]:
+    """The bundle, for this process alone, without what killed commands left."""
+    _check_bundle(where)
+    target = Storage(where)
+    with bundle_lock(target):
+        remove_old_folders(target, folders_of(read_bundle_note(target)))
+        yield _Bundle(where)
+
+
+def _check_bundle(where: str) -> None:
+    storage = Storage(where)
+    if is_bundle(storage):
+        return
+    if storage.exists(layout.CONFIG):
+        raise UserError(
+            f"{where} is a run, whose labels are those of its configuration: export it (`ezxmc export {where} "
+            "DIRECTORY`) and change the export, or name other files in prepare.labels."
+        )
+    raise UserError(f"{where} is not a bundle: it has no {BUNDLE}; name a directory that `ezxmc export` wrote.")
+
+
+class _Bundle:
+    """A bundle that is whole."""
+
+    def __init__(self, where: str) -> None:
+        self.target = Storage(where)
+        self.note = read_bundle_note(self.target)
+        base, self.settings, added = open_bundle(where)
+        #: The files of the export, and of each change.
+        self.parts = [base, *added]
+        tables = [one.read_table(layout.LABELS, LABELS_SCHEMA, ["id"]) for one in self.parts]
+        #: Where the numbers of each part begin.
+        self.starts = [0, *np.cumsum([len(one) for one in tables]).tolist()]
+        self.ids = pa.concat_tables(tables)["id"]
+        self.removed = np.zeros(len(self.ids), bool)
+        self.removed[self.settings.removed] = True
+
+    @property
+    def prepare(self) -> PrepareConfig:
+        """How files of labels are read."""
+        return self.settings.prepare
+
+    @cached_property
+    def number_of(self) -> dict[str, int]:
+        """The label numbers by ids as they are compared."""
+        ids = self.ids.filter(pa.array(~self.removed)).to_pylist()
+        return dict(zip(map(same_id, ids), np.flatnonzero(~self.removed).tolist(), strict=True))
+
+    def numbers_of(self, ids: Sequence[str]) -> list[int]:
+        """The label numbers of ``ids``. Errors: UserError for ids that no label has."""
+        unknown = [one for one in ids if same_id(one) not in self.number_of]
+        if unknown:
+            raise UserError(f"No label of {self.target.root} has the id {_ids(unknown)}.")
+        return [self.number_of[same_id(one)] for one in ids]
+
+    def change(self, labels: LabelSet | None, removed: Sequence[int]) -> Changed:
+        """Take ``labels`` up, if there are any, in place of those with the numbers ``removed``."""
+        went = len(set(removed))
+        self.removed[removed] = True
+        came = 0 if labels is None else len(labels.table)
+        left = int((~self.removed).sum()) + came
+        if not left:
+            raise UserError(f"No label of {self.target.root} would be left: keep one at least.")
+        note = self.note | {"removed": np.flatnonzero(self.removed).tolist()}
+        texts = unreadable = 0
+        if labels is not None:
+            part, texts, unreadable = self._write_part(labels)
+            note |= {"added": [*note["added"], part]}
+        self.target.write_note(BUNDLE, note)
+        return Changed(came, went, texts, unreadable, left, len(folders_of(note)))
+
+    def _write_part(self, labels: LabelSet) -> tuple[dict[str, Any], int, int]:
+        """Write what comes; returns what bundle.json says of it, texts, and unreadable ones."""
+        folder = f"{FILES}{secrets.token_hex(8)}"
+        files = self.target.below(folder)
+        files.guard = self.target.guard
+        try:
+            files.write_table(layout.LABELS, labels.table)
+            texts = all_texts(files).to_pylist()
+            encoded = load_encoder(self.parts[0], self.settings).encode_labels(texts)
+            added = AddedLabels([_write_index(files, encoded.vectors)], label_fingerprint(labels))
+            self._write_words(files, added.label_fingerprint)
+            sizes = files.sizes(recursive=True)
+            checksums = checksums_of(files, sizes, _one_by_one)
+        except BaseException:
+            files.remove("")
+            raise
+        told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
+        return added_note(added, folder, told), len(texts), encoded.unreadable
+
+    def _write_words(self, files: Storage, fingerprint: str) -> None:
+        """Words that weigh by their rarity among all labels, and names in the bundle's language."""
+        if not self.settings.lexical.weight:
+            return
+        others: list[OtherLabels] = []
+        language = None
+        prints = [self.settings.label_fingerprint, *(one.label_fingerprint for one in self.settings.added)]
+        for part, its, first in zip(self.parts, prints, self.starts, strict=False):
+            table = open_lexical_table(part, its, language, others)
+            others.append(OtherLabels(table, self.removed[first : first + table.labels]))
+            language = others[0].table.names.language
+        write_lexical_files(files, LexicalSource(fingerprint, language or ""), others)
+
+
+def _write_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
+    """An exact one of ``vectors``, by row."""
+    with temporary_folder() as scratch:
+        info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)
+        files.upload(scratch / info.file, f"{layout.INDEX}/{info.file}")
+    return info
+
+
+def _one_by_one(task: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    return (task(*item) for item in items)
+
+
+def _ids(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
+    return f"{', '.join(map(repr, ids[:3]))}{more}"
