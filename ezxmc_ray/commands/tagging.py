@@ -131,9 +131,9 @@ def export(
     print(shown(f"Exported {run} to {directory}: {done.labels:,} labels, {done.bytes / 1e6:,.1f} MB"))
 
 
-@app.command(help="Put an export of a run on the Hugging Face hub.")
+@app.command(help="Put an export of a run, or one that is there already, on the Hugging Face hub.")
 def push(
-    run: Run,
+    run: RunOrBundle,
     hub_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="the repository, made if there is none")],
     encoder: EncoderKind = "onnx",
     public: Annotated[bool, typer.Option("--public", help="a new repository is for all, not for you alone")] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ import pytest
 
 from ezxmc_ray import hub as hub_module
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.tagging.changes import add_labels, remove_labels
 from ezxmc_ray.tagging.push import push_bundle
 from ezxmc_ray.tagging.tagger import Tagger
 from tests.student.toy import TOPICS
@@ -153,6 +155,24 @@ def test_what_is_pushed_is_loaded_by_its_name(
     assert old == set(simulated_hub.commits[1]["deletedFile"]) and not old & set(simulated_hub.files)
     hub_module.hub_commit.cache_clear()
     assert [len(one) for one in Tagger.load("org/tagger").tag(TOPICS)] == [4] * len(TOPICS)
+
+
+def test_a_bundle_is_pushed_with_all_of_its_parts(
+    bundle: Path, tmp_path: Path, simulated_hub: type[SimulatedHub]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "labels.csv").write_text("id,text\nnew,river law\n")
+    (tmp_path / "gone.txt").write_text("id salt\n")
+    add_labels(str(tmp_path / "copy"), [str(tmp_path / "labels.csv")])
+    remove_labels(str(tmp_path / "copy"), [str(tmp_path / "gone.txt")])
+    (tmp_path / "copy/files-00000000000000ff").mkdir()  # of a command that was killed
+    (tmp_path / "copy/files-00000000000000ff/labels.parquet").write_bytes(b"half")
+    push_bundle(str(tmp_path / "copy"), "org/tagger")
+    folders = {name.partition("/")[0] for name in simulated_hub.files}
+    assert len(folders) == 4 and "files-00000000000000ff" not in folders and not {".lock", ".owner.json"} & folders
+    loaded, here = Tagger.load("org/tagger"), Tagger.load(str(tmp_path / "copy"))
+    assert loaded.labels.equals(here.labels) and "new" in loaded.labels["id"].to_pylist()
+    assert loaded.tag(TOPICS) == here.tag(TOPICS)
 
 
 def test_what_the_hub_refuses_or_has_not_is_a_sentence(
