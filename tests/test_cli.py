@@ -20,7 +20,7 @@ from ezxmc_ray import cli
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import say
-from ezxmc_ray.tagging import export
+from ezxmc_ray.tagging import changes, export
 from ezxmc_ray.tagging.tagger import Tagger
 
 
@@ -251,9 +251,14 @@ def test_an_interruption_promises_what_is_true_of_the_command(
 
     monkeypatch.setattr(Tagger, "load", interrupted)
     monkeypatch.setattr(export, "export_bundle", interrupted)
+    monkeypatch.setattr(changes, "add_labels", interrupted)
     for words, rest in (
         (["export", "runs/mine", "bundle/"], "; an export is there as a whole or not at all, give the command again."),
         (["tag", "runs/mine", "--input", "a.jsonl"], "; a file of tags is there as a whole or not at all, give the "),
+        (
+            ["labels", "add", "bundle/", "a.jsonl"],
+            "; a change of labels is there as a whole or not at all, `ezxmc labels",
+        ),
         (["tag", "runs/mine"], "."),
     ):
         assert call(*words) == 130

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.shown import shown
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def list_labels(
     output: Annotated[str | None, typer.Option(metavar="FILE", help="write them to this file")] = None,
 ) -> None:
     """A JSON object a label."""
-    from ezxmc_ray.storage import Storage
+    from ezxmc_ray.storage import Storage, check_writable
     from ezxmc_ray.tagging.changes import listed_labels
 
     lines = (json.dumps(label, ensure_ascii=False) + "\n" for label in listed_labels(bundle))
@@ -61,8 +62,11 @@ def list_labels(
         sys.stdout.writelines(lines)
         return
     folder, name = os.path.split(output)
-    count = 0
-    with Storage(folder or ".").open_file(name) as sink:
+    storage, count = Storage(folder or "."), 0
+    if storage.is_folder(name):
+        raise UserError(f"--output {output} is a directory; name a file.")
+    check_writable(storage)
+    with storage.open_file(name) as sink:
         for line in lines:
             sink.write(line.encode())
             count += 1
@@ -72,6 +76,8 @@ def list_labels(
 def _say(did: str, done: Changed, bundle: str) -> None:
     from ezxmc_ray.tagging.changes import MANY_PARTS
 
+    for note in done.notes:
+        print(shown(f"{note}."))
     texts = "1 text was" if done.texts == 1 else f"{done.texts:,} texts were"
     unreadable = f", {done.unreadable:,} of which hold nothing that the encoder knows" if done.unreadable else ""
     print(shown(f"{did} {_count(done.came)}: {texts} embedded{unreadable}; {bundle} has {_count(done.labels)} now"))

@@ -14,15 +14,17 @@ from ezxmc_ray.documents.labels import LabelSet, LabelSource, read_labels
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.documents.sources import RawRow, read_lines
+from ezxmc_ray.documents.told import check_one_separator
 from ezxmc_ray.documents.values import as_id
 from ezxmc_ray.errors import UserError
 
 
 def read_label_files(prepare: PrepareConfig, files: Sequence[str]) -> LabelSet:
-    """The labels in ``files``. Errors: UserError for files that cannot be read, and for bad rows unless
-    prepare.on_bad_rows is skip."""
+    """The labels in ``files``. Errors: UserError for files that cannot be read, for two separators of alternatives, and
+    for bad rows unless prepare.on_bad_rows is skip."""
     sources = label_sources(replace(prepare, labels=list(files)))
     found = read_labels(sources, prepare.repeated_labels, prepare.list_separator)
+    check_one_separator(prepare.label_alternatives_column, "texts", found.separators)
     if len(found.rejected) and prepare.on_bad_rows == "fail":
         first = found.rejected.slice(0, 1).to_pylist()[0]
         raise _bad_rows(len(found.rejected), files, first["source"], first["line"], first["reason"])

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, divided, lookalikes, unused
 from ezxmc_ray.documents.inputs import Inputs
+from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
@@ -25,7 +26,7 @@ def check_label_columns(prepare: PrepareConfig, inputs: Inputs, labels: LabelCou
     """UserError for a named column of labels that no file has, or two separators of alternatives."""
     if inputs.has_columns and (columns := _all(labels.columns)):
         check_named(prepare, LABEL_COLUMNS, columns, "prepare.labels")
-    _check_one_separator(prepare.label_alternatives_column, "texts", labels.separators)
+    check_one_separator(prepare.label_alternatives_column, "texts", labels.separators)
 
 
 def check_columns_read(
@@ -44,10 +45,10 @@ def check_columns_read(
         )
     separators = {sign: where for one in reversed(checked) for sign, where in one.separators.items()}
     if prepare.list_separator == "auto":
-        _check_one_separator(prepare.labels_column, "label ids", separators)
+        check_one_separator(prepare.labels_column, "label ids", separators)
 
 
-def _check_one_separator(column: str, what: str, separators: dict[str, str]) -> None:
+def check_one_separator(column: str, what: str, separators: dict[str, str]) -> None:
     """UserError for more than one of ``separators``, each with the place where it first was."""
     if len(separators) > 1:
         found = " and ".join(f"{sign!r} ({where})" for sign, where in separators.items())
@@ -120,6 +121,11 @@ def what_was_read(
     if inputs.unread:
         told.append(_unread(inputs))
     return told
+
+
+def label_notes(labels: LabelSet) -> list[str]:
+    """What was chosen in reading the labels of files that a command names, and what is odd in them."""
+    return [*labels.notes, *_oddities_told(labels.oddities)]
 
 
 def _labels_told(labels: LabelCounts) -> list[str]:

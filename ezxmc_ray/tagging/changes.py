@@ -23,6 +23,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.label_files import read_label_files, read_label_ids
 from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.parts import label_fingerprint
+from ezxmc_ray.documents.told import label_notes
 from ezxmc_ray.documents.values import same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
@@ -56,7 +57,7 @@ _BATCH = 65_536
 class Changed:
     """What a change did: labels that ``came`` and ``went`` (one that is called otherwise does both); ``texts`` that
     were embedded, of which ``unreadable`` hold nothing that the encoder knows; ``labels`` and ``parts`` that there are
-    now."""
+    now. ``notes``: sentences of what was chosen in reading the files."""
 
     came: int
     went: int
@@ -64,6 +65,7 @@ class Changed:
     unreadable: int
     labels: int
     parts: int
+    notes: list[str]
 
 
 def add_labels(where: str, files: Sequence[str]) -> Changed:
@@ -119,7 +121,7 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
         for batch in table.filter(counts).to_batches(_BATCH):
             for row in batch.to_pylist():
                 label = {names.label_id_column: row["id"], names.label_text_column: row["text"]}
-                if row["description"]:
+                if row["description"] and names.label_description_column:
                     label[names.label_description_column] = row["description"]
                 if row.get(ALTERNATIVES):
                     label[names.label_alternatives_column] = row[ALTERNATIVES]
@@ -196,7 +198,9 @@ class _Bundle:
             part, texts, unreadable = self._write_part(labels)
             note |= {"added": [*note["added"], part]}
         self.target.write_note(BUNDLE, note)
-        return Changed(came, went, texts, unreadable, left, len(folders_of(note)))
+        return Changed(
+            came, went, texts, unreadable, left, len(folders_of(note)), label_notes(labels) if labels else []
+        )
 
     def _write_part(self, labels: LabelSet) -> tuple[dict[str, Any], int, int]:
         """Write what comes; returns what bundle.json says of it, texts, and unreadable ones."""

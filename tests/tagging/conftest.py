@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def bundle(run: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tagging") / "bundle"
     export_bundle(run, str(folder))
     return folder
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    shutil.copytree(bundle, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="session")

@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ezxmc_ray.config import fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.lexical import LexicalTable
-from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.serving.contract import Options, TagRequest
 from ezxmc_ray.serving.live import LiveTagger
+from ezxmc_ray.stages import tag_folder
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging import changes
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels, rename_labels
 from ezxmc_ray.tagging.export import export_bundle
-from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.conftest import Ezxmc
 from tests.student.toy import LABELS, TOPICS
 from tests.tagging.made_run import ALTERNATIVES
@@ -43,12 +44,6 @@ NEW: list[dict[str, Any]] = [
     {"id": "new 1", "text": "river law"},
     {"id": "new 2", "text": "poem", "alternatives": ["steel horse", "wave"]},
 ]
-
-
-@pytest.fixture
-def copy(bundle: Path, tmp_path: Path) -> Path:
-    shutil.copytree(bundle, tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -292,59 +287,27 @@ def test_a_flipped_byte_in_a_part_is_found_and_named(copy: Path, tmp_path: Path)
         Tagger.load(str(copy))
 
 
-def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(
-    run: str, copy: Path, tmp_path: Path, ezxmc: Ezxmc
-) -> None:
-    where = str(copy)
-    before = Storage(where).sizes(recursive=True)
-    files = {
-        "known": [*NEW, {"id": "<id salt> ", "text": "x"}, {"id": "id wool", "text": "x"}],
-        "bad": [*NEW, {"id": "x", "text": ""}, NEW[0]],
-        "unknown": [{"id": f"gone {n}", "text": "x"} for n in range(5)],
-        "all": [{"id": row["id"], "text": "x"} for row in ROWS],
-        "nothing": [],
-    }
-    paths = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in files.items()}
-    for command, place, name, sentence in (
-        ("add", where, "known", "'<id salt> ', 'id wool' are among the labels of "),
-        ("add", where, "bad", "2 bad rows in "),
-        ("add", where, "nothing", "There is no label in "),
-        ("remove", where, "unknown", f"No label of {where} has the id 'gone 0', 'gone 1', 'gone 2' and 2 more."),
-        ("remove", where, "all", f"No label of {where} would be left: keep one at least."),
-        ("remove", where, "nothing", "There is no id in "),
-        ("rename", where, "unknown", f"No label of {where} has the id 'gone 0', 'gone 1', 'gone 2' and 2 more."),
-        ("add", run, "known", f"{run} is a run, whose labels are those of its configuration: export it"),
-        ("remove", str(tmp_path / "none"), "all", f"{tmp_path}/none is not a bundle: it has no bundle.json"),
-    ):
-        done = ezxmc("labels", command, place, paths[name])
-        assert done.returncode == 2 and done.stderr.startswith(f"ezxmc: {sentence}"), (command, name, done.stderr)
-    assert ezxmc("labels", "list", run).returncode == 2
-    assert Storage(where).sizes(recursive=True) == before
-    with run_lock(Storage(where)), pytest.raises(UserError, match="another"):
-        remove_labels(where, [paths["all"]])
+def test_an_id_that_went_may_come_again_and_has_another_number(copy: Path, tmp_path: Path) -> None:
+    where, file = str(copy), write(tmp_path / "labels.jsonl", [{"id": "id salt", "text": "river"}])
+    remove_labels(where, [file])
+    add_labels(where, [file])
+    tagger = Tagger.load(where)
+    assert tagger.numbers_of(["id salt"]).tolist() == [10] and len(tagger.labels) == 10
+    assert [one.text for one in tagger.tag(["salt"], 1, among=["id salt"])[0]] == ["river"]
+    tagged = tagger.tag_table(pa.table({"text": ["salt", "river"]}), 10, -9.0)
+    assert sorted(tagged["label_ids"][0].as_py()) == sorted(row["id"] for row in ROWS)
+    assert "salt" not in tagged["label_texts"][0].as_py()
 
 
-def test_the_commands_say_what_they_did(
-    copy: Path, tmp_path: Path, ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where = str(copy)
-    rows = [*NEW, {"id": "7", "text": "glass zebra"}, {"id": "8", "text": "zebra"}]
-    new, ids = write(tmp_path / "new.jsonl", rows), tmp_path / "ids.txt"
-    texts = "6 texts were embedded, 1 of which hold nothing that the encoder knows"
-    assert ezxmc("labels", "add", where, new).stdout == f"Added 4 labels: {texts}; {where} has 14 labels now\n"
-    ids.write_text("id salt\n\n  new 1\r\n")
-    assert ezxmc("labels", "remove", where, str(ids)).stdout == f"Removed 2 labels from {where}: 12 are left\n"
-    monkeypatch.setattr(changes, "MANY_PARTS", 2)
-    told = ezxmc("labels", "rename", where, write(tmp_path / "x.csv", [])).stderr
-    assert "no label" in told
-    (tmp_path / "x.csv").write_text("id,text\n7,tax\n")
-    told = ezxmc("labels", "rename", where, str(tmp_path / "x.csv")).stdout
-    assert told.startswith(f"Renamed 1 label: 1 text was embedded; {where} has 12 labels now\nThe bundle has 3 parts")
-    lines = [json.loads(line) for line in ezxmc("labels", "list", where).stdout.splitlines()]
-    assert lines == list(listed_labels(where)) and lines[-1] == {"id": "7", "text": "tax"}
-    assert lines[:2] == [ROWS[0], ROWS[1]] and lines[2] == ROWS[3]
-    ids.write_bytes(b"id wool\n\xff\n")
-    assert "1 bad row in" in ezxmc("labels", "remove", where, str(ids)).stderr
+def test_files_that_were_tagged_with_other_labels_are_tagged_anew(copy: Path, tmp_path: Path) -> None:
+    states = []
+    for ids in ([], ["id salt"], ["id lamp"]):
+        if ids:
+            remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": one} for one in ids])])
+        states.append(fingerprint(tag_folder._what_counts(open_settings(str(copy))[1])))
+    add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
+    states.append(fingerprint(tag_folder._what_counts(open_settings(str(copy))[1])))
+    assert len(set(states)) == 4
 
 
 def test_a_replica_takes_each_change_over_and_finds_labels_by_their_new_texts(copy: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""``ezxmc labels``: what the commands print, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging import changes
+from ezxmc_ray.tagging.changes import listed_labels, remove_labels
+from tests.conftest import Ezxmc
+from tests.tagging.test_changes import NEW, ROWS, write
+
+
+def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(
+    run: str, copy: Path, tmp_path: Path, ezxmc: Ezxmc
+) -> None:
+    where = str(copy)
+    before = Storage(where).sizes(recursive=True)
+    files = {
+        "known": [*NEW, {"id": "<id salt> ", "text": "x"}, {"id": "id wool", "text": "x"}],
+        "bad": [*NEW, {"id": "x", "text": ""}, NEW[0]],
+        "unknown": [{"id": f"gone {n}", "text": "x"} for n in range(5)],
+        "all": [{"id": row["id"], "text": "x"} for row in ROWS],
+        "nothing": [],
+    }
+    paths = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in files.items()}
+    for command, place, name, sentence in (
+        ("add", where, "known", "'<id salt> ', 'id wool' are among the labels of "),
+        ("add", where, "bad", "2 bad rows in "),
+        ("add", where, "nothing", "There is no label in "),
+        ("remove", where, "unknown", f"No label of {where} has the id 'gone 0', 'gone 1', 'gone 2' and 2 more."),
+        ("remove", where, "all", f"No label of {where} would be left: keep one at least."),
+        ("remove", where, "nothing", "There is no id in "),
+        ("rename", where, "unknown", f"No label of {where} has the id 'gone 0', 'gone 1', 'gone 2' and 2 more."),
+        ("add", run, "known", f"{run} is a run, whose labels are those of its configuration: export it"),
+        ("remove", str(tmp_path / "none"), "all", f"{tmp_path}/none is not a bundle: it has no bundle.json"),
+    ):
+        done = ezxmc("labels", command, place, paths[name])
+        assert done.returncode == 2 and done.stderr.startswith(f"ezxmc: {sentence}"), (command, name, done.stderr)
+    assert ezxmc("labels", "list", run).returncode == 2
+    assert Storage(where).sizes(recursive=True) == before
+    with run_lock(Storage(where)), pytest.raises(UserError, match="another"):
+        remove_labels(where, [paths["all"]])
+
+
+SALT = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
+<urn:salt> a skos:Concept ; skos:prefLabel "salt"@en, "Salz"@de .
+"""
+
+
+def test_the_commands_say_what_they_did(
+    copy: Path, tmp_path: Path, ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = str(copy)
+    rows = [*NEW, {"id": "7", "text": "glass zebra"}, {"id": "8", "text": "zebra"}]
+    new, ids = write(tmp_path / "new.jsonl", rows), tmp_path / "ids.txt"
+    texts = "6 texts were embedded, 1 of which hold nothing that the encoder knows"
+    assert ezxmc("labels", "add", where, new).stdout == f"Added 4 labels: {texts}; {where} has 14 labels now\n"
+    ids.write_text("id salt\n\n  new 1\r\n")
+    assert ezxmc("labels", "remove", where, str(ids)).stdout == f"Removed 2 labels from {where}: 12 are left\n"
+    monkeypatch.setattr(changes, "MANY_PARTS", 2)
+    told = ezxmc("labels", "rename", where, write(tmp_path / "x.csv", [])).stderr
+    assert "no label" in told
+    (tmp_path / "x.csv").write_text("id,text\n7,tax\n")
+    told = ezxmc("labels", "rename", where, str(tmp_path / "x.csv")).stdout
+    assert told.startswith(f"Renamed 1 label: 1 text was embedded; {where} has 12 labels now\nThe bundle has 3 parts")
+    lines = [json.loads(line) for line in ezxmc("labels", "list", where).stdout.splitlines()]
+    assert lines == list(listed_labels(where)) and lines[-1] == {"id": "7", "text": "tax"}
+    assert lines[:2] == [ROWS[0], ROWS[1]] and lines[2] == ROWS[3]
+    (tmp_path / "again.ttl").write_text(SALT)
+    note, did, _ = ezxmc("labels", "add", where, str(tmp_path / "again.ttl")).stdout.splitlines()
+    assert note.startswith("Labels of ") and "are in en, which most of its concepts have (1 of 1;" in note
+    assert note.endswith("prepare.label_language sets another.") and did.startswith("Added 1 label: 1 text was")
+    assert list(listed_labels(where))[-1] == {"id": "urn:salt", "text": "salt"}
+    done = ezxmc("labels", "list", where, "--output", str(tmp_path))
+    assert done.returncode == 2 and done.stderr == f"ezxmc: --output {tmp_path} is a directory; name a file.\n"
+    ids.write_bytes(b"id wool\n\xff\n")
+    assert "1 bad row in" in ezxmc("labels", "remove", where, str(ids)).stderr
