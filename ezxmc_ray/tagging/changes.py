@@ -28,8 +28,7 @@ from ezxmc_ray.documents.values import same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
 from ezxmc_ray.index.label_texts import all_texts, has_alternatives
-from ezxmc_ray.index.lexical import OtherLabels
-from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
+from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.integrity import checksums_of
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.storage import Storage
@@ -45,7 +44,7 @@ from ezxmc_ray.tagging.bundle import (
 )
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
 from ezxmc_ray.tagging.settings import AddedLabels
-from ezxmc_ray.tagging.tagger import load_encoder
+from ezxmc_ray.tagging.tagger import load_encoder, open_words
 
 #: From so many parts on a bundle should be made one again: each is searched by itself.
 MANY_PARTS = 16
@@ -110,7 +109,7 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
     ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
     """
     _check_bundle(where)
-    bundle = _Bundle(where)
+    bundle = _Bundle(Storage(where))
     names = bundle.prepare
     first = 0
     for files in bundle.parts:
@@ -135,7 +134,7 @@ def _opened(where: str) -> Iterator[_Bundle]:
     target = Storage(where)
     with bundle_lock(target):
         remove_old_folders(target, folders_of(read_bundle_note(target)))
-        yield _Bundle(where)
+        yield _Bundle(target)
 
 
 def _check_bundle(where: str) -> None:
@@ -153,15 +152,12 @@ def _check_bundle(where: str) -> None:
 class _Bundle:
     """A bundle that is whole."""
 
-    def __init__(self, where: str) -> None:
-        self.target = Storage(where)
-        self.note = read_bundle_note(self.target)
-        base, self.settings, added = open_bundle(where)
+    def __init__(self, target: Storage) -> None:
+        self.target, self.note = target, read_bundle_note(target)
+        base, self.settings, added = open_bundle(target.root)
         #: The files of the export, and of each change.
         self.parts = [base, *added]
         tables = [one.read_table(layout.LABELS, LABELS_SCHEMA, ["id"]) for one in self.parts]
-        #: Where the numbers of each part begin.
-        self.starts = [0, *np.cumsum([len(one) for one in tables]).tolist()]
         self.ids = pa.concat_tables(tables)["id"]
         self.removed = np.zeros(len(self.ids), bool)
         self.removed[self.settings.removed] = True
@@ -212,7 +208,10 @@ class _Bundle:
             texts = all_texts(files).to_pylist()
             encoded = load_encoder(self.parts[0], self.settings).encode_labels(texts)
             added = AddedLabels([_write_index(files, encoded.vectors)], label_fingerprint(labels))
-            self._write_words(files, added.label_fingerprint)
+            # A word weighs by its rarity among all labels that there are from now on.
+            if words := open_words(self.parts, self.settings, self.removed):
+                language = words[0].table.names.language
+                write_lexical_files(files, LexicalSource(added.label_fingerprint, language), words)
             sizes = files.sizes(recursive=True)
             checksums = checksums_of(files, sizes, _one_by_one)
         except BaseException:
@@ -220,19 +219,6 @@ class _Bundle:
             raise
         told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
         return added_note(added, folder, told), len(texts), encoded.unreadable
-
-    def _write_words(self, files: Storage, fingerprint: str) -> None:
-        """Words that weigh by their rarity among all labels, and names in the bundle's language."""
-        if not self.settings.lexical.weight:
-            return
-        others: list[OtherLabels] = []
-        language = None
-        prints = [self.settings.label_fingerprint, *(one.label_fingerprint for one in self.settings.added)]
-        for part, its, first in zip(self.parts, prints, self.starts, strict=False):
-            table = open_lexical_table(part, its, language, others)
-            others.append(OtherLabels(table, self.removed[first : first + table.labels]))
-            language = others[0].table.names.language
-        write_lexical_files(files, LexicalSource(fingerprint, language or ""), others)
 
 
 def _write_index(files: Storage, vectors: np.ndarray) -> ShardInfo:

@@ -30,7 +30,7 @@ from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
-from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
+from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.why import Why, why
 
 
@@ -253,23 +253,32 @@ def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, T
 
 def _load_searcher(parts: Sequence[Storage], settings: TagSettings, removed: np.ndarray) -> PartedSearcher:
     """Of the labels in ``parts``; ``removed``: bool, by label number."""
-    searchers: list[HybridSearcher] = []
-    others: list[OtherLabels] = []
-    first = 0
-    for files, part in zip(
-        parts, [AddedLabels(settings.shards, settings.label_fingerprint), *settings.added], strict=True
-    ):
+    words = open_words(parts, settings, removed)
+    shards = [settings.shards, *(one.shards for one in settings.added)]
+    searchers, first = list[HybridSearcher](), 0
+    for number, files in enumerate(parts):
         stop = first + files.rows(layout.LABELS)
         gone = removed[first:stop] if removed[first:stop].any() else None
-        texts, first = read_label_texts(files), stop
-        index = ShardedIndex.load(files, layout.INDEX, part.shards, settings.gpu_dtype, texts, gone)
-        table = None
-        if settings.lexical.weight:
-            language = searchers[0].lexical.names.language if searchers and searchers[0].lexical else None
-            table = open_lexical_table(files, part.label_fingerprint, language, others)
-            others.append(OtherLabels(table, gone))
-        searchers.append(HybridSearcher(index, table, settings.lexical))
+        texts = read_label_texts(files)
+        index = ShardedIndex.load(files, layout.INDEX, shards[number], settings.gpu_dtype, texts, gone)
+        searchers.append(HybridSearcher(index, words[number].table if words else None, settings.lexical))
+        first = stop
     return PartedSearcher(searchers)
+
+
+def open_words(parts: Sequence[Storage], settings: TagSettings, removed: np.ndarray) -> list[OtherLabels]:
+    """The words of the labels in each of ``parts``, and which of them are ``removed`` (bool, by label number).
+
+    None where words do not count. Errors: UserError as open_lexical_table.
+    """
+    words, first = list[OtherLabels](), 0
+    prints = [settings.label_fingerprint, *(one.label_fingerprint for one in settings.added)]
+    for files, fingerprint in zip(parts, prints, strict=True) if settings.lexical.weight else ():
+        language = words[0].table.names.language if words else None
+        table = open_lexical_table(files, fingerprint, language, words)
+        words.append(OtherLabels(table, removed[first : first + table.labels]))
+        first += table.labels
+    return words
 
 
 def load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:

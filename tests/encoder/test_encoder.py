@@ -12,6 +12,7 @@ from transformers import BertModel
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
+from ezxmc_ray.encoder.onnx_export import reads_labels
 from ezxmc_ray.models import resolve_model
 from tests.encoder.texts import MINILM, TEXTS, TITLES, cosines, unit
 
@@ -112,6 +113,16 @@ def test_a_pooling_without_the_prompt_leaves_the_prompt_out(plain: SentenceTrans
     expected = model.encode(["Hydrology of rivers", "Law"], prompt="label: ")
     np.testing.assert_allclose(encoder.encode_labels(["Hydrology of rivers", "Law"]).vectors, expected, atol=1e-5)
     assert np.abs(expected - plain.encode(["label: Hydrology of rivers", "label: Law"])).max() > 1e-2
+    assert not reads_labels(encoder)  # what is written for documents, which have no prompt, leaves none out
+    for document_prompt, label_prompt, is_read in (
+        ("a: ", "b: ", True),
+        ("a: ", "long label: ", False),
+        ("", "", True),
+    ):
+        encoder.config = replace(EXACT, document_prompt=document_prompt, label_prompt=label_prompt)
+        assert reads_labels(encoder) == is_read
+    config = replace(EXACT, document_prompt="a: ", label_prompt="long label: ")
+    assert reads_labels(Encoder.load(MINILM, config, "cpu"))  # the pooling takes prompts in
 
 
 def test_the_forward_pass_has_gradients_and_the_values_of_encode(encoder: Encoder) -> None:
