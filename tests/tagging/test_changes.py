@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray import run_lock
 from ezxmc_ray.config import fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.onnx_encoder import OnnxEncoder
@@ -264,6 +265,29 @@ def test_a_command_that_is_killed_before_its_last_write_can_be_given_again(copy:
     there = sorted(one.name for one in copy.iterdir())
     assert there[:2] == ["README.md", "bundle.json"] and len(there) == 4
     assert list(listed_labels(where))[-2:] == rows
+
+
+def test_labels_change_on_an_object_store_too(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: a local folder that is taken for a store."""
+    monkeypatch.setenv("EZXMC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(run_lock, "SETTLE_S", 0.01)
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
+    put = Storage._put
+
+    def put_anywhere(self: Storage, target: str) -> Any:
+        Path(target).parent.mkdir(exist_ok=True, parents=True)  # which no object store asks for
+        return put(self, target)
+
+    monkeypatch.setattr(Storage, "_put", put_anywhere)
+    looks, real = list[str](), run_lock.ObjectLock.check
+    monkeypatch.setattr(run_lock.ObjectLock, "check", lambda self: (looks.append(""), real(self)))
+    add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
+    assert len(looks) >= 12  # before each write of the part's
+    remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": "id salt"}])])
+    assert [row["id"] for row in listed_labels(str(copy))][-3:] == ["id wool", "new 1", "new 2"]
+    tagger = Tagger.load(str(copy))
+    assert tagger.tag(["river law"], 1)[0][0].label_id == "new 1"
+    assert not {".lock", ".owner.json"} & {one.name for one in copy.iterdir()}
 
 
 def test_a_flipped_byte_in_a_part_is_found_and_named(copy: Path, tmp_path: Path) -> None:
