@@ -34,6 +34,7 @@ from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.conftest import Ezxmc
 from tests.student.toy import LABELS, TOPICS
 from tests.tagging.made_run import ALTERNATIVES
+from tests.tagging.test_bundle import HEAVY
 
 WORDS = [*TOPICS, *LABELS]
 DOCUMENTS = [f"{one} and {other} {third}" for one, other, third in zip(WORDS, WORDS[3:], WORDS[8:], strict=False)]
@@ -239,8 +240,9 @@ def test_a_command_killed_at_any_write_leaves_the_old_labels(
     assert len(list(copy.glob("files-*"))) == {"add": 2, "remove": 1, "rename": 2}[name] <= left
 
 
-KILLED = """
+KILLED = f"""
 import os, signal, sys
+for name in {HEAVY}: sys.modules[name] = None
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.changes import rename_labels
 real = Storage._commit
@@ -254,6 +256,7 @@ rename_labels(sys.argv[1], [sys.argv[2]])
 
 
 def test_a_command_that_is_killed_before_its_last_write_can_be_given_again(copy: Path, tmp_path: Path) -> None:
+    """On a machine without what runs are made by."""
     command, rows = COMMANDS["rename"]
     file, where = write(tmp_path / "labels.jsonl", rows), str(copy)
     before = list(listed_labels(where))

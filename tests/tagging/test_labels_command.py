@@ -11,7 +11,8 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging import changes
-from ezxmc_ray.tagging.changes import listed_labels, remove_labels
+from ezxmc_ray.tagging.bundle import BUNDLE
+from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels
 from tests.conftest import Ezxmc
 from tests.tagging.test_changes import NEW, ROWS, write
 
@@ -81,3 +82,18 @@ def test_the_commands_say_what_they_did(
     assert done.returncode == 2 and done.stderr == f"ezxmc: --output {tmp_path} is a directory; name a file.\n"
     ids.write_bytes(b"id wool\n\xff\n")
     assert "1 bad row in" in ezxmc("labels", "remove", where, str(ids)).stderr
+
+
+def test_columns_are_called_as_the_run_calls_them(copy: Path, tmp_path: Path) -> None:
+    storage = Storage(str(copy))
+    note = storage.read_note(BUNDLE)
+    names = {"label_id_column": "tag", "label_text_column": "name", "label_alternatives_column": "synonyms"}
+    storage.write_note(BUNDLE, note | {"prepare": note["prepare"] | names})
+    row = {"tag": "new", "name": "river law", "synonyms": ["poem"]}
+    add_labels(str(copy), [write(tmp_path / "labels.jsonl", [row])])
+    listed = list(listed_labels(str(copy)))
+    assert listed[-1] == row and listed[0] == {"tag": "id glass", "name": "glass", "synonyms": ["salt lamp"]}
+    remove_labels(str(copy), [write(tmp_path / "all.jsonl", listed[:3])])
+    assert list(listed_labels(str(copy))) == listed[3:]
+    with pytest.raises(UserError, match="'tag'"):
+        remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": "id wool"}])])
