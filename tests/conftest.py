@@ -37,6 +37,8 @@ MARKED_BY = {
     "vllm": {"vllm_engines", "project"},
 }
 
+#: Tests of a Ray of their own, which look at all that this process has: it must not have had the session's yet.
+NO_OTHER_RAY = ("tests/cluster/test_board.py",)
 #: Where the tests are that look at the one run, that need the session's Ray, and that start a vLLM in this process.
 NEED_RUN = ("tests/stages/test_faults.py", "tests/stages/test_run.py")
 NEED_RAY = ("tests/stages/", "tests/cluster/test_pools.py")
@@ -83,7 +85,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("ray") and not item.nodeid.startswith(NEED_RAY):
             raise pytest.UsageError(f"{item.nodeid} needs Ray: it belongs below {NEED_RAY[0]}")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: (not item.nodeid.startswith(NEED_RUN), not item.nodeid.startswith(NEED_RAY)))
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Place of a part in the order in which they are begun."""
+    firsts = (NO_OTHER_RAY, NEED_RUN, NEED_RAY)
+    return next((turn for turn, paths in enumerate(firsts) if item.nodeid.startswith(paths)), len(firsts))
 
 
 @pytest.hookimpl(optionalhook=True)
