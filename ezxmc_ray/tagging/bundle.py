@@ -65,6 +65,15 @@ def is_bundle(storage: Storage) -> bool:
     return storage.exists(BUNDLE)
 
 
+def was_changed(storage: Storage) -> bool:
+    """Whether it is a bundle whose labels were changed since it was exported."""
+    try:
+        told = storage.read_note(BUNDLE)
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(told.get("added") or told.get("removed"))
+
+
 def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says. ``files``: ``bytes`` and ``checksum`` (storage.checksum) of each, by name."""
     return {

@@ -122,9 +122,13 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
                 label = {names.label_id_column: row["id"], names.label_text_column: row["text"]}
                 if row["description"] and names.label_description_column:
                     label[names.label_description_column] = row["description"]
-                if row.get(ALTERNATIVES):
-                    label[names.label_alternatives_column] = row[ALTERNATIVES]
+                alternatives = row.get(ALTERNATIVES) or []
+                if alternatives and names.label_alternatives_column:
+                    label[names.label_alternatives_column] = alternatives
+                    alternatives = []
                 yield label
+                for text in alternatives:  # as they came: rows of the id, by prepare.repeated_labels=synonyms
+                    yield {names.label_id_column: row["id"], names.label_text_column: text}
 
 
 @contextmanager

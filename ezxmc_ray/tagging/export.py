@@ -24,7 +24,7 @@ from ezxmc_ray.integrity import checked, checksums_of
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.run_lock import LOCK_FILES
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, was_changed
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
@@ -79,6 +79,11 @@ def export_bundle(
     target = Storage(directory)
     if not all(_OWN.match(name) for name in target.sizes(recursive=True)):
         raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
+    if write_labels is None and was_changed(target):
+        raise UserError(
+            f"The labels of {directory} were changed since it was exported, and this would bring back the run's: give "
+            f"--labels the file that `ezxmc labels list {directory} --output FILE` writes, or remove the directory."
+        )
     with bundle_lock(target):
         return _export(source, settings, target, encoder, write_labels)
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ezxmc_ray.context import open_context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
+from ezxmc_ray.stages.new_labels import write_new_labels
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging import changes
 from ezxmc_ray.tagging.bundle import BUNDLE
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels
+from ezxmc_ray.tagging.export import export_bundle
 from tests.conftest import Ezxmc
 from tests.tagging.test_changes import NEW, ROWS, write
 
@@ -47,6 +50,33 @@ def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(
     assert Storage(where).sizes(recursive=True) == before
     with run_lock(Storage(where)), pytest.raises(UserError, match="another"):
         remove_labels(where, [paths["all"]])
+
+
+def test_an_export_does_not_bring_back_labels_that_were_changed(run: str, copy: Path, tmp_path: Path) -> None:
+    where, listed = str(copy), tmp_path / "listed.jsonl"
+    remove_labels(where, [write(tmp_path / "gone.jsonl", [ROWS[0] | {"alternatives": []}])])
+    with pytest.raises(UserError, match=r"were changed since it was exported, .* --labels the file that `ezxmc labels"):
+        export_bundle(run, where)
+    assert len(list(listed_labels(where))) == len(ROWS) - 1
+    listed.write_text("".join(json.dumps(row) + "\n" for row in listed_labels(where)))
+    context = open_context(run)
+    export_bundle(run, where, write_labels=lambda files: write_new_labels(context, files, [str(listed)]))
+    assert len(list(listed_labels(where))) == len(ROWS) - 1
+    remove_labels(where, [write(tmp_path / "gone.jsonl", [ROWS[1] | {"alternatives": []}])])
+
+
+def test_alternatives_without_a_column_of_their_own_are_listed_as_rows_of_their_label(
+    copy: Path,
+) -> None:
+    told = [row for row in listed_labels(str(copy)) if "alternatives" in row]
+    expected = [(row["id"], text) for row in told for text in (row["text"], *row["alternatives"])]
+    storage = Storage(str(copy))
+    note = storage.read_note(BUNDLE)
+    note["prepare"]["label_alternatives_column"] = ""
+    storage.write_note(BUNDLE, note)
+    ids = {row["id"] for row in told}
+    assert told
+    assert [(row["id"], row["text"]) for row in listed_labels(str(copy)) if row["id"] in ids] == expected
 
 
 SALT = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
