@@ -51,14 +51,26 @@ def run_lock(storage: Storage) -> Iterator[None]:
 @contextmanager
 def _file_lock(storage: Storage) -> Iterator[None]:
     check_writable(storage)
-    with open(storage.path(LOCK), "a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _refusal(storage, _noted_owner(storage)) from error
+    with _held(storage):
         remove_leftovers(Path(storage.path()))
         storage.write_bytes(".owner.json", _owner())
         yield
+
+
+@contextmanager
+def _held(storage: Storage) -> Iterator[None]:
+    """Hold the lock's file. One that its owner removed meanwhile, as an export does, counts for nobody else."""
+    path, is_held = storage.path(LOCK), False
+    while not is_held:
+        with open(path, "a+b") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise _refusal(storage, _noted_owner(storage)) from error
+            with suppress(FileNotFoundError):
+                is_held = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+            if is_held:
+                yield
 
 
 def _noted_owner(storage: Storage) -> dict[str, Any]:

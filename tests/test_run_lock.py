@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import fs
@@ -40,6 +42,25 @@ def test_a_second_owner_is_refused_and_a_killed_one_forgotten(tmp_path: Path) ->
     holder.wait()
     with run_lock(storage):
         pass
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_held_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an export's end does it: between opening the file and locking it."""
+    storage, flock, removed = Storage(str(tmp_path)), fcntl.flock, []
+
+    def after_a_removal(lock: Any, operation: int) -> None:
+        if not removed:
+            (tmp_path / LOCK).unlink()
+            removed.append(LOCK)
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_removal)
+    with run_lock(storage):
+        assert removed
+        with pytest.raises(UserError, match="in use by another"), run_lock(storage):
+            pass
 
 
 class SimulatedObjectStore(Storage):

@@ -15,6 +15,8 @@ from ezxmc_ray.shown import shown
 if TYPE_CHECKING:
     from ezxmc_ray.tagging.changes import Changed
 
+#: How the names of files end that hold JSON lines.
+LINES = (".jsonl", ".ndjson")
 app = typer.Typer(help="Add labels to an export of a run, remove, rename or list them.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="the directory or URI of an export of a run")]
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="labels, in the formats that prepare.labels takes")]
@@ -28,7 +30,7 @@ def add(bundle: Bundle, files: Files) -> None:
     _say("Added", add_labels(bundle, files), bundle)
 
 
-@app.command(help="Remove labels: they are never given again, the others keep their numbers.")
+@app.command(help="Remove labels: they are given to no text any more, the others keep their numbers.")
 def remove(
     bundle: Bundle,
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="a .txt with an id a line, or labels")],
@@ -63,8 +65,12 @@ def list_labels(
         return
     folder, name = os.path.split(output)
     storage, count = Storage(folder or "."), 0
+    if f"{storage.path()}/".startswith(f"{Storage(bundle).path()}/"):
+        raise UserError(f"--output {output} lies in the bundle, which holds its own files alone; name another place.")
     if storage.is_folder(name):
         raise UserError(f"--output {output} is a directory; name a file.")
+    if not name.endswith(LINES):
+        raise UserError(f"--output {output} must end in {' or '.join(LINES)}: it is read again by its name.")
     check_writable(storage)
     with storage.open_file(name) as sink:
         for line in lines:

@@ -16,6 +16,8 @@ Reading a bundle imports neither Ray nor PyTorch, nor what runs are made by.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +109,9 @@ def folders_of(note: Mapping[str, Any]) -> list[str]:
 def state_of(storage: Storage) -> str:
     """A name of what the bundle holds now; another one after each export and each change."""
     note = storage.read_note(BUNDLE)
-    changed = [len(note.get(name, [])) for name in ("added", "removed")]
-    return str(note.get("folder", "")) + ("+{}-{}".format(*changed) if any(changed) else "")
+    changed = [note[name] for name in ("added", "removed") if note.get(name)]
+    told = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return str(note.get("folder", "")) + (f"+{told}" if changed else "")
 
 
 def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.new_labels import write_new_labels
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging import changes
-from ezxmc_ray.tagging.bundle import BUNDLE
+from ezxmc_ray.tagging.bundle import BUNDLE, state_of
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels
 from ezxmc_ray.tagging.export import export_bundle
 from tests.conftest import Ezxmc
@@ -77,6 +78,30 @@ def test_alternatives_without_a_column_of_their_own_are_listed_as_rows_of_their_
     ids = {row["id"] for row in told}
     assert told
     assert [(row["id"], row["text"]) for row in listed_labels(str(copy)) if row["id"] in ids] == expected
+
+
+def test_a_list_is_written_where_it_can_be_read_again_and_not_into_the_bundle(
+    copy: Path, tmp_path: Path, ezxmc: Ezxmc
+) -> None:
+    before = Storage(str(copy)).sizes(recursive=True)
+    for output, sentence in (
+        (copy / "bundle.json", "lies in the bundle"),
+        (tmp_path / "l.csv", "must end in .jsonl or .ndjson"),
+        (tmp_path / "l.jsonl.gz", "must end in .jsonl or .ndjson"),
+        (copy / "l.jsonl", "lies in the bundle"),
+    ):
+        done = ezxmc("labels", "list", f"{copy}/", "--output", str(output))
+        assert done.returncode == 2 and sentence in done.stderr, done.stderr
+        assert Storage(str(copy)).sizes(recursive=True) == before
+
+
+def test_two_changes_of_one_export_are_two_states(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(copy, other)
+    first = state_of(Storage(str(copy)))
+    remove_labels(str(copy), [write(tmp_path / "0.jsonl", [{"id": ROWS[0]["id"], "text": "x"}])])
+    remove_labels(str(other), [write(tmp_path / "1.jsonl", [{"id": ROWS[1]["id"], "text": "x"}])])
+    assert len({first, state_of(Storage(str(copy))), state_of(Storage(str(other)))}) == 3
 
 
 SALT = """@prefix skos: <http://www.w3.org/2004/02/skos/core#> .
