@@ -30,11 +30,10 @@ from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.onnx_export import export_onnx
 from ezxmc_ray.index.build import auto_factory, build_from_blocks, save_shard
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
-from ezxmc_ray.integrity import checksums_of
 from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, content_hash
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, bundle_note
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, bundle_note, describe_files
 from ezxmc_ray.tagging.settings import TagSettings
 
 BLOCK, TEXTS = 65_536, 40
@@ -90,10 +89,7 @@ def make_bundle(folder: Path, labels: int) -> list[str]:
     settings = TagSettings(
         config.encoder, config.lexical, shards, config.predict, LeastScores(-1.0, None), "simulated", onnx=True
     )
-    sizes = files.sizes(recursive=True)
-    checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
-    told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
-    target.write_note(BUNDLE, bundle_note(settings, f"{FILES}{0:016x}", told))
+    target.write_note(BUNDLE, bundle_note(settings, f"{FILES}{0:016x}", describe_files(files)))
     return words
 
 

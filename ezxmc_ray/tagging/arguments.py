@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -71,3 +72,9 @@ def column_of(table: pa.Table, name: str) -> list[str] | None:
     if not (is_text or pa.types.is_null(kind) or (name == "id" and pa.types.is_integer(kind))):
         raise UserError(f"The column {name} of the table is {column.type}: make it a string.")
     return ["" if value is None else str(value) for value in column.to_pylist()]
+
+
+def some_ids(ids: Sequence[str]) -> str:
+    """The first of ``ids`` and how many more there are, for a sentence."""
+    more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
+    return f"{', '.join(map(repr, ids[:3]))}{more}"

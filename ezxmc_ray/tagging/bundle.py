@@ -33,6 +33,7 @@ from ezxmc_ray.config import (
 )
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.integrity import checksums_of
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage, checksum
 from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
@@ -76,8 +77,15 @@ def was_changed(storage: Storage) -> bool:
     return bool(told.get("added") or told.get("removed"))
 
 
+def describe_files(files: Storage) -> dict[str, dict[str, Any]]:
+    """Of each file in a folder of a bundle, by name: its ``bytes`` and its ``checksum`` (storage.checksum)."""
+    sizes = files.sizes(recursive=True)
+    checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
+    return {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
+
+
 def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What bundle.json says. ``files``: ``bytes`` and ``checksum`` (storage.checksum) of each, by name."""
+    """What bundle.json says. ``files``: as :func:`describe_files` has them."""
     return {
         "version": VERSION,
         "folder": folder,
@@ -90,7 +98,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
         "label_fingerprint": settings.label_fingerprint,
         "shards": [dataclasses.asdict(shard) for shard in settings.shards],
-        "files": {name: dict(told) for name, told in files.items()},
+        "files": dict(files),
         "added": [],
         "removed": [],
     }
@@ -98,7 +106,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
 
 def added_note(added: AddedLabels, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says of labels that were added; ``files`` as in :func:`bundle_note`."""
-    return {"folder": folder, **dataclasses.asdict(added), "files": {name: dict(told) for name, told in files.items()}}
+    return {"folder": folder, **dataclasses.asdict(added), "files": dict(files)}
 
 
 def folders_of(note: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ezxmc_ray.run_lock import LOCK_FILES, run_lock
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import FILES
+from ezxmc_ray.tagging.bundle import FILES, folders_of, read_bundle_note
 
 
 @contextmanager
@@ -19,6 +19,14 @@ def bundle_lock(target: Storage) -> Iterator[None]:
         finally:
             for name in LOCK_FILES:  # they say on which machine it was
                 target.remove(name)
+
+
+@contextmanager
+def owned_bundle(target: Storage) -> Iterator[None]:
+    """As :func:`bundle_lock`, of a bundle that is there, without the folders that killed commands left in it."""
+    with bundle_lock(target):
+        remove_old_folders(target, folders_of(read_bundle_note(target)))
+        yield
 
 
 def remove_old_folders(target: Storage, named: Container[str]) -> None:

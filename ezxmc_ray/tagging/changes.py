@@ -9,7 +9,7 @@ that is called otherwise goes and comes again. bundle.json is written last of al
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,20 +29,21 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
 from ezxmc_ray.index.label_texts import all_texts, has_alternatives
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
-from ezxmc_ray.integrity import checksums_of
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
+from ezxmc_ray.tagging.arguments import some_ids
 from ezxmc_ray.tagging.bundle import (
     BUNDLE,
     FILES,
     added_note,
+    describe_files,
     folders_of,
     is_bundle,
     open_bundle,
     read_bundle_note,
 )
-from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
+from ezxmc_ray.tagging.bundle_lock import owned_bundle
 from ezxmc_ray.tagging.settings import AddedLabels
 from ezxmc_ray.tagging.tagger import load_encoder, open_words
 
@@ -78,8 +79,8 @@ def add_labels(where: str, files: Sequence[str]) -> Changed:
         known = [one for one in labels.table["id"].to_pylist() if same_id(one) in bundle.number_of]
         if known:
             raise UserError(
-                f"{_ids(known)} {'is' if len(known) == 1 else 'are'} among the labels of {where} already: leave out "
-                "what is there, or give it another text with `ezxmc labels rename`."
+                f"{some_ids(known)} {'is' if len(known) == 1 else 'are'} among the labels of {where} already: leave "
+                "out what is there, or give it another text with `ezxmc labels rename`."
             )
         return bundle.change(labels, [])
 
@@ -136,8 +137,7 @@ def _opened(where: str) -> Iterator[_Bundle]:
     """The bundle, for this process alone, without what killed commands left."""
     _check_bundle(where)
     target = Storage(where)
-    with bundle_lock(target):
-        remove_old_folders(target, folders_of(read_bundle_note(target)))
+    with owned_bundle(target):
         yield _Bundle(target)
 
 
@@ -181,7 +181,7 @@ class _Bundle:
         """The label numbers of ``ids``. Errors: UserError for ids that no label has."""
         unknown = [one for one in ids if same_id(one) not in self.number_of]
         if unknown:
-            raise UserError(f"No label of {self.target.root} has the id {_ids(unknown)}.")
+            raise UserError(f"No label of {self.target.root} has the id {some_ids(unknown)}.")
         return [self.number_of[same_id(one)] for one in ids]
 
     def change(self, labels: LabelSet | None, removed: Sequence[int]) -> Changed:
@@ -216,13 +216,11 @@ class _Bundle:
             if words := open_words(self.parts, self.settings, self.removed):
                 language = words[0].table.names.language
                 write_lexical_files(files, LexicalSource(added.label_fingerprint, language), words)
-            sizes = files.sizes(recursive=True)
-            checksums = checksums_of(files, sizes, _one_by_one)
+            part = added_note(added, folder, describe_files(files))
         except BaseException:
             files.remove("")
             raise
-        told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
-        return added_note(added, folder, told), len(texts), encoded.unreadable
+        return part, len(texts), encoded.unreadable
 
 
 def _write_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
@@ -231,12 +229,3 @@ def _write_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
         info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)
         files.upload(scratch / info.file, f"{layout.INDEX}/{info.file}")
     return info
-
-
-def _one_by_one(task: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    return (task(*item) for item in items)
-
-
-def _ids(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
-    return f"{', '.join(map(repr, ids[:3]))}{more}"

@@ -20,11 +20,11 @@ from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.lexical_files import LexicalSource, has_lexical_files, lexical_files, write_lexical_files
-from ezxmc_ray.integrity import checked, checksums_of
+from ezxmc_ray.integrity import checked
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.run_lock import LOCK_FILES
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, was_changed
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, describe_files, was_changed
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
@@ -112,16 +112,14 @@ def _export(
             settings = dataclasses.replace(settings, label_fingerprint=written.fingerprint, shards=written.shards)
         _write_encoder(source, files, settings)
         _try(source, files, settings, write_labels is None)
-        sizes = files.sizes(recursive=True)
-        checksums = checksums_of(files, sizes, lambda task, items: (task(*item) for item in items))
-        told = {name: {"bytes": size, "checksum": checksums[name]} for name, size in sizes.items()}
+        told = describe_files(files)
         target.write_bytes(README, _readme(files, settings, told).encode())
     except BaseException:
         files.remove("")
         raise
     target.write_note(BUNDLE, bundle_note(settings, folder, told))
     remove_old_folders(target, [folder])
-    return Exported(files.rows(layout.LABELS), sum(sizes.values()))
+    return Exported(files.rows(layout.LABELS), _bytes(told))
 
 
 def _copy_labels(source: Storage, files: Storage, settings: TagSettings) -> None:
@@ -172,8 +170,12 @@ def _try(source: Storage, files: Storage, settings: TagSettings, has_labels_of_r
         raise UserError(f"The bundle gives other scores than the run (up to {apart:.1e} apart): give --encoder torch.")
 
 
+def _bytes(told: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(one["bytes"] for one in told.values())
+
+
 def _readme(files: Storage, settings: TagSettings, told: Mapping[str, Mapping[str, Any]]) -> str:
-    labels, size = files.rows(layout.LABELS), sum(one["bytes"] for one in told.values())
+    labels, size = files.rows(layout.LABELS), _bytes(told)
     return f"""\
 ---
 library_name: ezxmc-ray

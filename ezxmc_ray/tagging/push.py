@@ -15,8 +15,8 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.models import HUB_ID
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, README, folders_of, is_bundle, open_bundle, read_bundle_note
-from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, README, is_bundle, open_bundle
+from ezxmc_ray.tagging.bundle_lock import owned_bundle
 from ezxmc_ray.tagging.export import export_bundle
 
 
@@ -57,8 +57,7 @@ def _bundle_of(run: str, encoder: str) -> Iterator[Path]:
     """An export of ``run``, or ``run`` itself where it is a bundle, which is whole."""
     storage = Storage(run)
     if is_bundle(storage):
-        with bundle_lock(storage):
-            remove_old_folders(storage, folders_of(read_bundle_note(storage)))
+        with owned_bundle(storage):
             open_bundle(run)
             with storage.local("") as folder:
                 yield folder

@@ -27,7 +27,7 @@ from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
-from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of
+from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.settings import TagSettings
@@ -215,8 +215,7 @@ class Tagger:
         label_ids = as_texts(label_ids, "among")
         unknown = [one for one in label_ids if one not in self._number_of]
         if unknown:
-            more = f" and {len(unknown) - 3:,} more" if len(unknown) > 3 else ""
-            raise UserError(f"No label has the id {', '.join(map(repr, unknown[:3]))}{more}.")
+            raise UserError(f"No label has the id {some_ids(unknown)}.")
         return np.unique(np.array([self._number_of[one] for one in label_ids], np.int32))
 
     @cached_property
