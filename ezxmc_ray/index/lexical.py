@@ -78,11 +78,10 @@ def lexical_arrays(
     stems = found.dictionary
     keys = np.repeat(np.arange(rows), per_text) * len(stems) + found.indices.to_numpy()
     row, word = np.divmod(np.unique(keys), max(1, len(stems)))
-    labels, of_labels = rows, word
+    labels, frequency = rows, np.bincount(word, minlength=len(stems))
     if label_texts is not None:
-        labels, label = label_texts.labels, label_texts.label_of_row[row].astype(np.int64)
-        of_labels = np.unique(label * len(stems) + word) % max(1, len(stems))
-    frequency = np.bincount(of_labels, minlength=len(stems))
+        labels = label_texts.labels
+        frequency = _frequency(label_texts.label_of_row[row].astype(np.int64), word, len(stems))
     for other in others:
         labels += other.labels
         frequency += other.table.frequency(stems, other.removed)
@@ -104,6 +103,11 @@ class OtherLabels:
     def labels(self) -> int:
         """How many there are."""
         return self.table.labels - (0 if self.removed is None else int(self.removed.sum()))
+
+
+def _frequency(labels: np.ndarray, words: np.ndarray, different: int) -> np.ndarray:
+    """How many labels have each of the ``different`` words; ``labels`` and ``words``: pairs, int64 [w], some twice."""
+    return np.bincount(np.unique(labels * different + words) % max(1, different), minlength=different)
 
 
 def _utf8(words: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +168,7 @@ class LexicalTable:
             label = self._label_texts.label_of_row[label].astype(np.int64)
         if removed is not None:
             at, label = at[~removed[label]], label[~removed[label]]
-        return np.bincount(np.unique(label * len(stems) + wanted[at]) % max(1, len(stems)), minlength=len(stems))
+        return _frequency(label, wanted[at], len(stems))
 
     def named(self, title: str | None, text: str, labels: Sequence[int]) -> list[list[str]]:
         """The words of a document that each of ``labels`` (label numbers) has too: why its share is what it is.

@@ -25,6 +25,9 @@ class PartedSearcher:
         self.parts = list(parts)
         #: Where the label numbers of each part begin, and how many there are.
         self.starts = [0, *accumulate(part.index.labels for part in self.parts)]
+        removed = [part.index.removed for part in self.parts]
+        #: The parts of which not all labels are removed.
+        self._in_use = [number for number, one in enumerate(removed) if one is None or not one.all()]
 
     @property
     def is_on_gpus(self) -> bool:
@@ -41,12 +44,12 @@ class PartedSearcher:
     ) -> Found:
         """As :meth:`HybridSearcher.search`."""
         found = []
-        for number in self._in_use():
+        for number in self._in_use:
             own = None
             if excluded is not None:
                 own = [self._own(np.asarray(row, np.int64), number).tolist() for row in excluded]
             found.append(self.parts[number].search(vectors, titles, texts, k, own))
-        return self._merge(self._in_use(), found, k)
+        return self._merge(self._in_use, found, k)
 
     def search_among(
         self, vectors: np.ndarray, titles: Sequence[str | None], texts: Sequence[str], k: int, among: np.ndarray
@@ -56,11 +59,6 @@ class PartedSearcher:
         asked = [number for number, labels in enumerate(own) if len(labels)] or [0]
         found = [self.parts[number].search_among(vectors, titles, texts, k, own[number]) for number in asked]
         return self._merge(asked, found, k)
-
-    def _in_use(self) -> list[int]:
-        """The parts of which not all labels are removed."""
-        removed = [part.index.removed for part in self.parts]
-        return [number for number, one in enumerate(removed) if one is None or not one.all()]
 
     def _own(self, labels: np.ndarray, number: int) -> np.ndarray:
         """Those of ``labels`` (label numbers) that are of a part, as it numbers them."""

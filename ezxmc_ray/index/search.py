@@ -68,6 +68,8 @@ class ShardedIndex:
             self.shards = self._gpu_shards  # all of the labels, in parts of their own
         self._texts, self.removed = texts, removed
         self.labels = texts.labels if texts else sum(int(shard.ntotal) for shard in self.shards)
+        gone = 0 if removed is None else int(removed.sum())
+        self._removed_per_label = gone / max(1, self.labels - gone)
 
     @property
     def is_on_gpus(self) -> bool:
@@ -133,7 +135,7 @@ class ShardedIndex:
         if self._texts:  # as many texts as so many labels have in the mean; where they have more, more are asked for
             fetch = math.ceil(fetch * self._texts.rows / self._texts.labels)
         if self.removed is not None:  # as many of those as there are in the mean, and some
-            fetch += SPARE + math.ceil(fetch * self.removed.sum() / max(1, (~self.removed).sum()))
+            fetch += SPARE + math.ceil(fetch * self._removed_per_label)
         while len(rows):
             # Thousands of labels of one vector are one long tie: few queries at once then, so that memory is bounded.
             at_once = max(1, MAX_ANSWERS // (fetch * max(1, len(self.shards))))
