@@ -11,6 +11,7 @@ from dataclasses import replace
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.inputs import label_sources
 from ezxmc_ray.documents.labels import LabelSet, LabelSource, read_labels
+from ezxmc_ray.documents.list_reader import line_row
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.documents.sources import RawRow, read_lines
@@ -56,13 +57,10 @@ def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
 def _lines(source: LabelSource) -> Iterator[RawRow]:
     """Each line that is not blank as an id."""
     for number, line in read_lines(source.source):
-        try:
-            text = "" if line is None else line.decode().strip()
-        except UnicodeDecodeError:
-            line = None
-        if line is None:
-            yield RawRow(number, None, "bad line: it is no UTF-8, or too long")
-        elif text:
+        row = line_row(number, line)
+        if row.values is None:
+            yield row
+        elif text := row.values["text"].strip():
             yield RawRow(number, {source.id_column: text})
 
 

@@ -237,7 +237,8 @@ class LabelNumbers:
             self.get(label_id)
             assert self._numbers is not None
             self._plain = {_plain(known): known for known in self._numbers}
-        return self._plain.get(_plain(label_id), "") if _plain(label_id) else ""
+        plain = _plain(label_id)
+        return self._plain.get(plain, "") if plain else ""
 
     def _unlike(self) -> dict[str, int]:
         """The numbers of the ids that are not as they are compared; of two that would be the same, none."""

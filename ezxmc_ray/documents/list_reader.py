@@ -86,8 +86,7 @@ def _pattern(source: Source) -> re.Pattern[str] | None:
         return None
     for pattern in (_NUMBERED, _TAGGED, _COUNTED):
         ids = [one["id"] for one in map(pattern.fullmatch, lines) if one]
-        rows = [[str(number) for number in range(start, start + len(ids))] for start in (0, 1)]
-        if len(ids) == len(lines) and (ids in rows if pattern is _NUMBERED else len(set(ids)) == len(ids)):
+        if len(ids) == len(lines) and (_are_rows(ids) if pattern is _NUMBERED else len(set(ids)) == len(ids)):
             return pattern
     if all("\t" in line for line in lines):
         raise UserError(
@@ -142,9 +141,12 @@ def _check_list(source: Source, columns: Sequence[str]) -> None:
 def _is_numbered(lines: Sequence[str]) -> bool:
     """Whether lines, three at least, begin with their row's number, from 0 or 1."""
     ids = [found and found["id"] for found in map(_NUMBERED.fullmatch, map(str.strip, lines))]
-    return len(ids) > _TELL_LINES and any(
-        ids == [str(number) for number in range(start, start + len(ids))] for start in (0, 1)
-    )
+    return len(ids) > _TELL_LINES and _are_rows(ids)
+
+
+def _are_rows(ids: Sequence[str | None]) -> bool:
+    """Whether ``ids`` are their rows' numbers, from 0 or 1."""
+    return any(ids == [str(number) for number in range(start, start + len(ids))] for start in (0, 1))
 
 
 def _is_json(line: str) -> bool:
