@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ import typer
 
 from ezxmc_ray.commands import labels, serving, tagging, verdicts
 from ezxmc_ray.commands.arguments import AsJson, Configuration, Overrides, Run
-from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.errors import DISK_ERRORS, NO_ROOM, UserError, one_line
 from ezxmc_ray.home import settle_home
 from ezxmc_ray.shown import shown
 from ezxmc_ray.sigterm import end_in_order_at_sigterm, interrupted_status
@@ -95,9 +96,11 @@ def main(argv: list[str] | None = None) -> None:
         settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is told here, not by the interpreter when it ends
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # who read what is printed has enough
+        _print_no_more()
         status = 141
     except typer.Abort as error:  # typer's word for the end of input, which no command here leaves uncaught
         if isinstance(error.__cause__, EOFError):
@@ -106,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     except typer.TyperException as error:
         _fail(_usage_sentence(error))
     except Exception as error:
-        mistake = _user_error(error) or _not_installed(error)
+        mistake = _user_error(error) or _not_installed(error) or _not_printed(error)
         if mistake is None:
             raise
         _fail(str(mistake))
@@ -333,6 +336,20 @@ def _not_installed(error: BaseException) -> UserError | None:
         f"The package {error.name} is not installed, which this command needs: install what requirements/ locks "
         "(README), or pip install 'ezxmc-ray[gpu]'."
     )
+
+
+def _not_printed(error: BaseException) -> UserError | None:
+    """The sentence for a disk on which what is printed finds no room: an error that names no file."""
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in NO_ROOM:
+        return None
+    _print_no_more()
+    return UserError(f"Cannot write what is printed: {DISK_ERRORS[error.errno]}; make room there.")
+
+
+def _print_no_more() -> None:
+    """Send to nowhere what is still to be printed: the interpreter tries it again when it ends."""
+    with suppress(OSError):  # of a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

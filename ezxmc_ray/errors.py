@@ -6,7 +6,27 @@ status 2; every other exception is a fault of this program, keeps its traceback 
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ezxmc_ray.shown import shown
+
+#: Errors of the machine, not of the program: told in one sentence.
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the file would be larger than this process may write (see ulimit -f)",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a regular file",
+    errno.EEXIST: "a part of the path is a regular file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EISDIR: "it is a directory",
+}
+#: Those of a file that can be written to, but not on.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 
 
 class UserError(Exception):
@@ -25,3 +45,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextmanager
+def writing_to(place: str) -> Iterator[None]:
+    """For as long as ``place`` is written to: errors of the machine are a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise UserError(
+                f"Cannot write {place}: {DISK_ERRORS[error.errno]}; make room there, or name another place (of a "
+                "run: run=<directory>)."
+            ) from error
+        raise

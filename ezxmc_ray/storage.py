@@ -1,23 +1,24 @@
 """The run directory: atomic commits, manifests and tables, on a local disk or an object store alike (pyarrow.fs).
 
 Comes in: a directory or URI (``s3://bucket/run``). Goes out: files that are whole or absent. On a file system a file
-is written under a temporary name beside its target, flushed, and renamed; on an object store it is one put. A stage
-is done if, and only if, its manifest is there, carries the fingerprint of today's inputs and configuration, and every
-file that it lists exists.
+is written under a temporary name beside its target, flushed, and renamed; for an object store it is written to a local
+temporary file, and put when it is whole. A stage is done if, and only if, its manifest is there, carries the
+fingerprint of today's inputs and configuration, and every file that it lists exists.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import io
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +29,7 @@ from pyarrow import fs
 
 from ezxmc_ray import layout
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.errors import UserError, one_line, writing_to
 from ezxmc_ray.leftovers import temporary_folder, temporary_name
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
@@ -38,20 +39,7 @@ COUNTS = b"ezxmc.counts"
 REQUESTS_AT_ONCE = 16
 #: The key of a note's checksum.
 CHECKSUM = "checksum"
-
-#: Errors of the machine, not of the program: told in one sentence.
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EFBIG: "the file would be larger than this process may write (see ulimit -f)",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "permission is denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a regular file",
-    errno.EEXIST: "a part of the path is a regular file",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EISDIR: "it is a directory",
-}
+_LOCAL = fs.LocalFileSystem()
 
 
 @dataclass(frozen=True)
@@ -148,7 +136,7 @@ class Storage:
     @contextmanager
     def open_file(self, relative: str) -> Iterator[pa.NativeFile]:
         """A file to write bytes to, one after the other; committed when the block ends well."""
-        with self._commit(relative) as temporary, self.filesystem.open_output_stream(temporary) as sink:
+        with self._commit(relative) as temporary, _LOCAL.open_output_stream(temporary) as sink:
             yield sink
 
     def read_json(self, relative: str) -> Any:
@@ -192,10 +180,7 @@ class Storage:
     @contextmanager
     def open_table(self, relative: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """A Parquet file to write tables of ``schema`` to, one after the other; committed when the block ends well."""
-        with (
-            self._commit(relative) as temporary,
-            open_parquet(temporary, self.filesystem, schema) as writer,
-        ):
+        with self._commit(relative) as temporary, open_parquet(temporary, _LOCAL, schema) as writer:
             yield writer
 
     @contextmanager
@@ -236,7 +221,7 @@ class Storage:
         for file in files:
             target = relative if local.is_file() else f"{relative}/{file.relative_to(local).as_posix()}"
             with self._commit(target) as temporary:
-                fs.copy_files(str(file), temporary, fs.LocalFileSystem(), self.filesystem)
+                shutil.copyfile(file, temporary)
 
     @contextmanager
     def local(self, relative: str) -> Iterator[Path]:
@@ -259,15 +244,6 @@ class Storage:
             self.filesystem.delete_dir(self.path(relative))
         elif kind == fs.FileType.File:
             self.filesystem.delete_file(self.path(relative))
-
-    def _put(self, target: str) -> Iterator[str]:
-        """As ``_commit`` on an object store: a put is atomic, but an error in its midst would commit a part."""
-        try:
-            yield target
-        except BaseException:
-            with suppress(OSError):
-                self.filesystem.delete_file(target)
-            raise
 
     def rename(self, source: str, target: str) -> None:
         """Move the file or directory ``source`` to ``target``; what ``target`` held before is gone.
@@ -296,28 +272,33 @@ class Storage:
 
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:
-        """A path to write to; what was written becomes ``relative`` when the block ends well."""
+        """A local path to write to; what was written becomes ``relative`` when the block ends well, or nothing does."""
         if self.guard is not None:
             self.guard()
         target = self.path(relative)
+        by_way_of = "" if self.is_local else f" by way of {tempfile.gettempdir()}"
+        with writing_to(f"{target}{by_way_of}"), self._room_for(target) as temporary:
+            yield temporary
+            if not self.is_local:
+                # Not by a stream of the store's: whatever ends one, it puts what it has by then.
+                fs.copy_files(temporary, target, _LOCAL, self.filesystem)
+                return
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, target)
+            _sync_folder(os.path.dirname(target))
+
+    @contextmanager
+    def _room_for(self, target: str) -> Iterator[str]:
+        """A name for what becomes ``target``: beside it on a file system, else in a folder for temporary files."""
         if not self.is_local:
-            yield from self._put(target)
+            with temporary_folder() as folder:
+                yield str(folder / "file")
             return
         temporary = temporary_name(target)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             yield temporary
-            with open(temporary, "rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, target)
-            _sync_folder(os.path.dirname(target))
-        except OSError as error:
-            if error.errno in _DISK_ERRORS:
-                raise UserError(
-                    f"Cannot write {target}: {_DISK_ERRORS[error.errno]}; make room there, or name another place (of a "
-                    "run: run=<directory>)."
-                ) from error
-            raise
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)

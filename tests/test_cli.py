@@ -201,7 +201,8 @@ def test_a_users_mistake_in_a_stage_or_task_is_told_without_a_traceback(
 
 
 WAITING = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's & would have it ignore
 fake = types.ModuleType("ezxmc_ray.curriculum")
 def run(config):
     try:
@@ -295,6 +296,19 @@ def test_config_without_a_file_prints_the_defaults(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert printed.count("(changed;") == 1
     assert "# (changed; the default is 0)\nseed: 3\n" in printed
+
+
+def test_a_disk_without_room_for_what_is_printed_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More than a buffer holds, and less, which is written when the command ends."""
+    for arguments in (["config"], ["--version"]):
+        with monkeypatch.context() as full, Path("/dev/full").open("w") as stdout:
+            full.setattr(sys, "stdout", stdout)
+            with pytest.raises(SystemExit) as left:
+                cli.main(arguments)
+        assert left.value.code == 2
+        assert capsys.readouterr().err == ("ezxmc: Cannot write what is printed: the disk is full; make room there.\n")
 
 
 def test_no_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ The stores are simulated by local folders; what pyarrow makes of an S3 address i
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage, _with_one_put
 from ezxmc_ray.tables import GOLD_SCHEMA
 
@@ -130,13 +133,35 @@ def test_on_an_object_store_a_rename_is_one_copy_a_file_and_six_requests(
     assert sum(asked[5].values()) <= 5 + 6
 
 
-def test_a_put_that_fails_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an object store (simulated), where what was written until an error would stay."""
-    storage = Storage(str(tmp_path))
+@pytest.mark.parametrize("before", [None, b"as it was"])
+def test_what_fails_before_it_is_put_changes_nothing(
+    before: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an object store (simulated) a stream that an error ends puts the part it has, over what was there."""
+    storage = Storage(str(tmp_path / "store"))
+    storage.write_bytes("other", b"")
+    if before is not None:
+        storage.write_bytes("t.parquet", before)
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     with pytest.raises(KeyError), storage.open_table("t.parquet", GOLD_SCHEMA) as sink:
         sink.write_table(pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA))
         raise KeyError("in the midst")
-    with pytest.raises(KeyError), storage._commit("t.parquet"):
-        raise KeyError("before anything was written")
-    assert storage.list() == []
+    with pytest.raises(KeyError), storage.open_file("t.parquet") as file:
+        file.write(b"a part")
+        raise KeyError("in the midst")
+    with pytest.raises(KeyboardInterrupt), storage._commit("t.parquet"):
+        raise KeyboardInterrupt
+    assert storage.sizes() == {"other": 0} | ({} if before is None else {"t.parquet": len(before)})
+    storage.write_bytes("t.parquet", b"whole")
+    assert storage.read_bytes("t.parquet") == b"whole"
+
+
+def test_a_full_disk_for_temporary_files_is_named_where_a_store_is_written_to(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fs, "copy_files", full)
+    with pytest.raises(UserError, match=f"^Cannot write bucket/run/a/x by way of {tempfile.gettempdir()}: the disk is"):
+        store.write_bytes("a/x", b"1")
