@@ -128,7 +128,7 @@ class ObjectLock:
         found, since = self._read(), time.monotonic()
         if found is not None:
             who = _in_words(_parsed(found)) or " of an unknown owner"
-            say(f"The run has a lock{who}: looking for up to {VOID_AFTER_S:.0f} s whether somebody holds it")
+            say(f"{self._storage.root} has a lock{who}: looking up to {VOID_AFTER_S:.0f} s whether somebody holds it")
         while found is not None and time.monotonic() - since < VOID_AFTER_S:
             time.sleep(min(1.0, VOID_AFTER_S / 10))
             now = self._read()
@@ -142,8 +142,8 @@ class ObjectLock:
         owner = self._owner()
         if owner.get("token") != self._token:
             raise UserError(
-                f"The lock of the run {self._storage.root} was lost{_in_words(owner)}: this command stood still for "
-                "longer than a minute, or the lock was removed; give it again when no other one works on the run."
+                f"The lock of {self._storage.root} was lost{_in_words(owner)}: this command stood still for "
+                "longer than a minute, or the lock was removed; give it again when no other one works on it."
             )
 
     def write(self) -> None:
@@ -187,6 +187,6 @@ def _in_words(owner: dict[str, Any]) -> str:
 
 def _refusal(storage: Storage, owner: dict[str, Any]) -> UserError:
     return UserError(
-        f"The run {storage.root} is in use by another ezxmc command{_in_words(owner)}; wait for it to end or choose "
-        "another run."
+        f"{storage.root} is in use by another ezxmc command{_in_words(owner)}; wait for it to end, or choose another "
+        "directory."
     )

@@ -109,7 +109,7 @@ def test_a_lock_that_nobody_renews_is_void_whatever_it_holds(
     store.write_bytes(LOCK, left)
     with run_lock(store):
         assert store.read_json(LOCK)["token"]
-    assert "The run has a lock" in capsys.readouterr().out
+    assert f"{store.root} has a lock" in capsys.readouterr().out
     assert not store.exists(LOCK)
 
 

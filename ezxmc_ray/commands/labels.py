@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
 
 #: How the names of files end that hold JSON lines.
 LINES = (".jsonl", ".ndjson")
+#: A word that sets a knob, among the names of files.
+KNOB = re.compile(r"\w+\.\w+=.*", re.S)
 app = typer.Typer(help="Add labels to an export of a run, remove, rename or list them.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="the directory or URI of an export of a run")]
-Files = Annotated[list[str], typer.Argument(metavar="FILE", help="labels, in the formats that prepare.labels takes")]
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="labels, in the formats that prepare.labels takes; prepare.a=b sets a knob"),
+]
 
 
 @app.command(help="Add labels: only they are embedded, the others keep their numbers.")
@@ -27,7 +33,7 @@ def add(bundle: Bundle, files: Files) -> None:
     """Labels that come."""
     from ezxmc_ray.tagging.changes import add_labels
 
-    _say("Added", add_labels(bundle, files), bundle)
+    _say("Added", add_labels(bundle, *_files_and_knobs(files)), bundle)
 
 
 @app.command(help="Remove labels: they are given to no text any more, the others keep their numbers.")
@@ -38,7 +44,7 @@ def remove(
     """Labels that go."""
     from ezxmc_ray.tagging.changes import remove_labels
 
-    done = remove_labels(bundle, files)
+    done = remove_labels(bundle, *_files_and_knobs(files))
     print(shown(f"Removed {_count(done.went)} from {bundle}: {done.labels:,} are left"))
 
 
@@ -47,7 +53,29 @@ def rename(bundle: Bundle, files: Files) -> None:
     """Labels that are called otherwise."""
     from ezxmc_ray.tagging.changes import rename_labels
 
-    _say("Renamed", rename_labels(bundle, files), bundle)
+    _say("Renamed", rename_labels(bundle, *_files_and_knobs(files)), bundle)
+
+
+@app.command(help="Make the parts that added labels are one again, without what was removed; nothing is embedded.")
+def compact(bundle: Bundle) -> None:
+    """Parts that become one."""
+    from ezxmc_ray.tagging.compaction import compact_labels
+
+    done = compact_labels(bundle)
+    if done.before == done.after and not done.gone:
+        print(shown(f"Nothing to do: {bundle} has {_parts(done.after)}, with {_count(done.labels)}"))
+    else:
+        gone = f", {done.gone:,} removed ones of which are gone" if done.gone else ""
+        print(
+            shown(f"{bundle} had {_parts(done.before)} and has {_parts(done.after)}, with {_count(done.labels)}{gone}")
+        )
+    if done.kept:
+        print(
+            shown(
+                f"{done.kept:,} of the export's own labels that were removed stay in its index, which keeps no vectors "
+                f"to make another one of; {_anew(bundle)}."
+            )
+        )
 
 
 @app.command("list", help="Print the labels that there are now, as JSON lines, which ezxmc export --labels takes.")
@@ -90,11 +118,31 @@ def _say(did: str, done: Changed, bundle: str) -> None:
     if done.parts > MANY_PARTS:
         print(
             shown(
-                f"The bundle has {done.parts} parts now, each of which a search asks by itself: to make them one, "
-                f"write its labels with `ezxmc labels list {bundle} --output labels.jsonl`, and give "
-                "`ezxmc export RUN DIRECTORY --labels labels.jsonl`."
+                f"The bundle has {done.parts} parts now, each of which a search asks by itself: "
+                f"`ezxmc labels compact {bundle}` makes them one."
             )
         )
+
+
+def _files_and_knobs(words: list[str]) -> tuple[list[str], list[str]]:
+    """What the words name and set. Errors: UserError where there is no file."""
+    knobs = [word for word in words if KNOB.fullmatch(word)]
+    files = [word for word in words if word not in knobs]
+    if not files:
+        raise UserError("No file is named; name one with labels, or with their ids.")
+    return files, knobs
+
+
+def _anew(bundle: str) -> str:
+    """How to make a bundle of its labels anew."""
+    return (
+        f"to be rid of them, write its labels with `ezxmc labels list {bundle} --output labels.jsonl`, and give `ezxmc "
+        "export RUN DIRECTORY --labels labels.jsonl`"
+    )
+
+
+def _parts(count: int) -> str:
+    return "1 part" if count == 1 else f"{count:,} parts"
 
 
 def _count(labels: int) -> str:

@@ -15,7 +15,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
 from ezxmc_ray.documents.fingerprints import table_fingerprint
-from ezxmc_ray.documents.labels import LabelNumbers, LabelSet, LabelSource, read_labels
+from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
 from ezxmc_ray.documents.lists import ListReader, separator_of
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
@@ -113,7 +113,7 @@ def write_labels(
         labels.table.num_rows,
         labels.duplicate_texts,
         rejected,
-        label_fingerprint(labels),
+        label_fingerprint(labels.table),
         labels.columns,
         labels.separators,
         len(labels.alternatives),
@@ -123,10 +123,10 @@ def write_labels(
     )
 
 
-def label_fingerprint(labels: LabelSet) -> str:
-    """Of what the labels are called, and of what else a run knows of them."""
-    content = ["id", "text", "description", *([ALTERNATIVES] if labels.alternatives else [])]
-    return table_fingerprint(labels.table, content)
+def label_fingerprint(labels: pa.Table) -> str:
+    """Of what the labels (LabelSet.table) are called, and of what else a run knows of them."""
+    content = ["id", "text", "description", *([ALTERNATIVES] if ALTERNATIVES in labels.column_names else [])]
+    return table_fingerprint(labels, content)
 
 
 def check_source(
@@ -207,7 +207,8 @@ class _PartWriter:
         """Write what has been taken up."""
         if self._documents:
             path = f"{layout.PREPARE_PARTS}/part-{self._number:06d}-{len(self.written):06d}.parquet"
-            arrays = [pa.array([getattr(document, one.name) for document in self._documents], one.type) for one in PART]
+            columns = dict(zip(Document._fields, zip(*self._documents, strict=True), strict=True))
+            arrays = [pa.array(columns[one.name], one.type) for one in PART]
             self._storage.write_table(path, pa.table(arrays, schema=PART))
             gold = sum(document.gold is not None for document in self._documents)
             self.written.append(Part(path, self._number, self._name, len(self._documents), gold))

@@ -6,6 +6,8 @@ code. Vectors in float16 become float32 a block at a time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 
@@ -37,3 +39,15 @@ class ExactShard:
     def vectors_at(self, places: np.ndarray) -> np.ndarray:
         """The vectors in these ``places`` (int64 [m], from 0): float32 [m, d]."""
         return np.asarray(self.vectors[places], np.float32)
+
+
+def as_exact(shard: Any) -> ExactShard | None:
+    """An exact shard as such, of a FAISS index over consecutive labels too; None: it is of another kind."""
+    if isinstance(shard, ExactShard):
+        return shard
+    index: Any = faiss.downcast_index(shard)
+    flat = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
+    if not isinstance(flat, faiss.IndexFlat):
+        return None
+    vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+    return ExactShard(vectors, int(index.id_map.at(0)) if flat.ntotal else 0, owner=shard)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ezxmc_ray.config import EncoderConfig, IndexConfig
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard
+from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard, as_exact
 
 #: FAISS returns at most so many neighbors from a GPU.
 _MAX_NEIGHBORS = 2048
@@ -77,7 +77,7 @@ def on_gpus(shards: Sequence[Any], dtype: Any = np.float32) -> list[Any]:
     """
     import torch
 
-    exact = [_as_exact(shard) for shard in shards]
+    exact = [as_exact(shard) for shard in shards]
     gpus = torch.cuda.device_count() if all(exact) else faiss.get_num_gpus()
     if not gpus:
         return []
@@ -122,15 +122,3 @@ def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> User
 def _parts(queries: int) -> int:
     """Into how many parts queries are divided: scores of a block of labels for 1,024 of them are a quarter of a GB."""
     return max(1, -(-queries // 1024))
-
-
-def _as_exact(shard: Any) -> ExactShard | None:
-    """An exact shard as such, of a FAISS index over consecutive labels too; None: it is of another kind."""
-    if isinstance(shard, ExactShard):
-        return shard
-    index: Any = faiss.downcast_index(shard)
-    flat = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else None
-    if not isinstance(flat, faiss.IndexFlat):
-        return None
-    vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
-    return ExactShard(vectors, int(index.id_map.at(0)) if flat.ntotal else 0, owner=shard)

@@ -53,7 +53,7 @@ def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) ->
     found = read_label_files(config.prepare, labels)
     files.write_table(layout.LABELS, found.table)
     vectors = _Vectors(context, files)
-    fingerprint = label_fingerprint(found)
+    fingerprint = label_fingerprint(found.table)
     language = config.lexical.language
     if language == "auto":  # new labels tell less of it than the run's documents
         language = tell_language(storage)

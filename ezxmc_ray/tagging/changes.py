@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.config import Config, PrepareConfig, apply_overrides
 from ezxmc_ray.documents.label_files import read_label_files, read_label_ids
 from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.parts import label_fingerprint
@@ -36,9 +37,9 @@ from ezxmc_ray.tagging.arguments import some_ids
 from ezxmc_ray.tagging.bundle import (
     BUNDLE,
     FILES,
+    READING_LABELS,
     added_note,
     describe_files,
-    folders_of,
     is_bundle,
     open_bundle,
     read_bundle_note,
@@ -49,6 +50,8 @@ from ezxmc_ray.tagging.tagger import load_encoder, open_words
 
 #: From so many parts on a bundle should be made one again: each is searched by itself.
 MANY_PARTS = 16
+#: The knobs of ``prepare`` that say how files of labels are read.
+KNOBS = (*READING_LABELS, "format", "csv_separator", "on_bad_rows")
 #: Labels that are listed at once.
 _BATCH = 65_536
 
@@ -57,7 +60,7 @@ _BATCH = 65_536
 class Changed:
     """What a change did: labels that ``came`` and ``went`` (one that is called otherwise does both); ``texts`` that
     were embedded, of which ``unreadable`` hold nothing that the encoder knows; ``labels`` and ``parts`` that there are
-    now. ``notes``: sentences of what was chosen in reading the files."""
+    now, the parts of which all labels went apart. ``notes``: sentences of what was chosen in reading the files."""
 
     came: int
     went: int
@@ -68,13 +71,14 @@ class Changed:
     notes: list[str]
 
 
-def add_labels(where: str, files: Sequence[str]) -> Changed:
-    """Add the labels in ``files``, which are read as ``prepare`` reads them, to the bundle ``where``.
+def add_labels(where: str, files: Sequence[str], overrides: Sequence[str] = ()) -> Changed:
+    """Add the labels in ``files`` to the bundle ``where``. They are read as the run's ``prepare`` read its own, but for
+    the knobs in ``overrides`` (KNOBS).
 
-    Errors: UserError for what is no bundle, is damaged or in use, for files as read_label_files, and for an id that a
-    label has.
+    Errors: UserError for what is no bundle, is damaged or in use, for other knobs, for files as read_label_files, and
+    for an id that a label has.
     """
-    with _opened(where) as bundle:
+    with opened_bundle(where, overrides) as bundle:
         labels = read_label_files(bundle.prepare, files)
         known = [one for one in labels.table["id"].to_pylist() if same_id(one) in bundle.number_of]
         if known:
@@ -85,19 +89,19 @@ def add_labels(where: str, files: Sequence[str]) -> Changed:
         return bundle.change(labels, [])
 
 
-def remove_labels(where: str, files: Sequence[str]) -> Changed:
+def remove_labels(where: str, files: Sequence[str], overrides: Sequence[str] = ()) -> Changed:
     """Remove the labels whose ids are in ``files``, as read_label_ids reads them.
 
     Errors: as :func:`add_labels`, for an id that no label has, and where no label would be left.
     """
-    with _opened(where) as bundle:
+    with opened_bundle(where, overrides) as bundle:
         return bundle.change(None, bundle.numbers_of(read_label_ids(bundle.prepare, files)))
 
 
-def rename_labels(where: str, files: Sequence[str]) -> Changed:
+def rename_labels(where: str, files: Sequence[str], overrides: Sequence[str] = ()) -> Changed:
     """Give the labels in ``files`` the texts that they have there, and no others. Errors: as :func:`add_labels`, and
     for an id that no label has."""
-    with _opened(where) as bundle:
+    with opened_bundle(where, overrides) as bundle:
         labels = read_label_files(bundle.prepare, files)
         numbers = bundle.numbers_of(labels.table["id"].to_pylist())
         table = labels.table.set_column(0, "id", bundle.ids.take(pa.array(numbers)))
@@ -110,14 +114,12 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
     ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
     """
     _check_bundle(where)
-    bundle = _Bundle(Storage(where))
+    bundle = OwnedBundle(Storage(where))
     names = bundle.prepare
-    first = 0
-    for files in bundle.parts:
+    for number, files in enumerate(bundle.parts):
         schema = LABELS_WITH_ALTERNATIVES if has_alternatives(files) else LABELS_SCHEMA
         table = files.read_table(layout.LABELS, schema)
-        counts = ~bundle.removed[first : first + len(table)]
-        first += len(table)
+        counts = ~bundle.removed[bundle.starts[number] : bundle.starts[number + 1]]
         for batch in table.filter(counts).to_batches(_BATCH):
             for row in batch.to_pylist():
                 label = {names.label_id_column: row["id"], names.label_text_column: row["text"]}
@@ -133,12 +135,12 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(where: str) -> Iterator[_Bundle]:
+def opened_bundle(where: str, overrides: Sequence[str] = ()) -> Iterator[OwnedBundle]:
     """The bundle, for this process alone, without what killed commands left."""
     _check_bundle(where)
     target = Storage(where)
     with owned_bundle(target):
-        yield _Bundle(target)
+        yield OwnedBundle(target, overrides)
 
 
 def _check_bundle(where: str) -> None:
@@ -153,23 +155,23 @@ def _check_bundle(where: str) -> None:
     raise UserError(f"{where} is not a bundle: it has no {BUNDLE}; name a directory that `ezxmc export` wrote.")
 
 
-class _Bundle:
-    """A bundle that is whole."""
+class OwnedBundle:
+    """A bundle that is whole, and that this process alone writes to."""
 
-    def __init__(self, target: Storage) -> None:
+    def __init__(self, target: Storage, overrides: Sequence[str] = ()) -> None:
+        """``overrides``: of how files of labels are read, KNOBS."""
         self.target, self.note = target, read_bundle_note(target)
         base, self.settings, added = open_bundle(target.root)
+        #: How files of labels are read.
+        self.prepare = _with_knobs(self.settings.prepare, overrides)
         #: The files of the export, and of each change.
         self.parts = [base, *added]
         tables = [one.read_table(layout.LABELS, LABELS_SCHEMA, ["id"]) for one in self.parts]
         self.ids = pa.concat_tables(tables)["id"]
+        #: Where the label numbers of each part begin, and how many there are.
+        self.starts = [0, *accumulate(map(len, tables))]
         self.removed = np.zeros(len(self.ids), bool)
         self.removed[self.settings.removed] = True
-
-    @property
-    def prepare(self) -> PrepareConfig:
-        """How files of labels are read."""
-        return self.settings.prepare
 
     @cached_property
     def number_of(self) -> dict[str, int]:
@@ -198,9 +200,9 @@ class _Bundle:
             part, texts, unreadable = self._write_part(labels)
             note |= {"added": [*note["added"], part]}
         self.target.write_note(BUNDLE, note)
-        return Changed(
-            came, went, texts, unreadable, left, len(folders_of(note)), label_notes(labels) if labels else []
-        )
+        in_use = [not self.removed[first:stop].all() for first, stop in pairwise(self.starts)]
+        parts, notes = sum(in_use) + (labels is not None), label_notes(labels) if labels else []
+        return Changed(came, went, texts, unreadable, left, parts, notes)
 
     def _write_part(self, labels: LabelSet) -> tuple[dict[str, Any], int, int]:
         """Write what comes; returns what bundle.json says of it, texts, and unreadable ones."""
@@ -211,7 +213,7 @@ class _Bundle:
             files.write_table(layout.LABELS, labels.table)
             texts = all_texts(files).to_pylist()
             encoded = load_encoder(self.parts[0], self.settings).encode_labels(texts)
-            added = AddedLabels([_write_index(files, encoded.vectors)], label_fingerprint(labels))
+            added = AddedLabels([write_exact_index(files, encoded.vectors)], label_fingerprint(labels.table))
             # A word weighs by its rarity among all labels that there are from now on.
             if words := open_words(self.parts, self.settings, self.removed):
                 language = words[0].table.names.language
@@ -223,7 +225,18 @@ class _Bundle:
         return part, len(texts), encoded.unreadable
 
 
-def _write_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
+def _with_knobs(prepare: PrepareConfig, overrides: Sequence[str]) -> PrepareConfig:
+    """``prepare`` with ``overrides``. Errors: UserError for a knob that is none of KNOBS."""
+    for word in overrides:
+        if word.partition("=")[0].removeprefix("prepare.") not in KNOBS:
+            raise UserError(
+                f"{word.partition('=')[0]} does not say how a file of labels is read; these knobs of prepare do: "
+                f"{', '.join(KNOBS)}."
+            )
+    return apply_overrides(Config(prepare=prepare), list(overrides)).prepare
+
+
+def write_exact_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
     """An exact one of ``vectors``, by row."""
     with temporary_folder() as scratch:
         info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)

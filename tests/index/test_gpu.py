@@ -11,7 +11,7 @@ from ezxmc_ray.config import EncoderConfig, IndexConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index import exact, gpu
 from ezxmc_ray.index.build import build_shard
-from ezxmc_ray.index.exact import ExactShard
+from ezxmc_ray.index.exact import ExactShard, as_exact
 from ezxmc_ray.index.gpu import TorchShard, divided, gpu_dtype, gpu_error, on_gpus
 from ezxmc_ray.index.search import ShardedIndex
 
@@ -55,10 +55,10 @@ def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPat
 
 def test_an_exact_file_is_searched_like_its_vectors() -> None:
     vectors = coarse_rows(50, 0)
-    found = gpu._as_exact(build_shard(vectors, 300, "IDMap2,Flat"))
+    found = as_exact(build_shard(vectors, 300, "IDMap2,Flat"))
     assert found is not None and found.first_label == 300
     np.testing.assert_array_equal(found.vectors, vectors)
-    assert gpu._as_exact(build_shard(vectors, 300, "HNSW8")) is None
+    assert as_exact(build_shard(vectors, 300, "HNSW8")) is None
 
 
 def test_without_a_gpu_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from ezxmc_ray.serving.live import LiveTagger
 from ezxmc_ray.stages import tag_folder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels, rename_labels
+from ezxmc_ray.tagging.compaction import compact_labels
 from ezxmc_ray.tagging.export import export_bundle
 from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.conftest import Ezxmc
@@ -200,7 +201,7 @@ def test_both_encoders_give_labels_the_vectors_of_the_student(run: str, bundle: 
         onnx.encode_labels(texts)
 
 
-COMMANDS: dict[str, tuple[Callable[..., Any], list[dict[str, Any]]]] = {
+COMMANDS: dict[str, tuple[Callable[[str, list[str]], Any], list[dict[str, Any]]]] = {
     "add": (add_labels, NEW),
     "remove": (remove_labels, [{"id": "id salt"}, {"id": "id wool"}]),
     "rename": (rename_labels, [{"id": "id salt", "text": "river"}, {"id": "id wool", "text": "tax"}]),
@@ -275,19 +276,20 @@ def test_labels_change_on_an_object_store_too(copy: Path, tmp_path: Path, monkey
     monkeypatch.setenv("EZXMC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run_lock, "SETTLE_S", 0.01)
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
-    put = Storage._put
+    commit = Storage._commit
 
-    def put_anywhere(self: Storage, target: str) -> Any:
-        Path(target).parent.mkdir(exist_ok=True, parents=True)  # which no object store asks for
-        return put(self, target)
+    def put_anywhere(self: Storage, relative: str) -> Any:
+        Path(self.path(relative)).parent.mkdir(exist_ok=True, parents=True)  # which no object store asks for
+        return commit(self, relative)
 
-    monkeypatch.setattr(Storage, "_put", put_anywhere)
+    monkeypatch.setattr(Storage, "_commit", put_anywhere)
     looks, real = list[str](), run_lock.ObjectLock.check
     monkeypatch.setattr(run_lock.ObjectLock, "check", lambda self: (looks.append(""), real(self)))
     add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
     assert len(looks) >= 12  # before each write of the part's
     remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": "id salt"}])])
     assert [row["id"] for row in listed_labels(str(copy))][-3:] == ["id wool", "new 1", "new 2"]
+    assert compact_labels(str(copy)).after == 1
     tagger = Tagger.load(str(copy))
     assert tagger.tag(["river law"], 1)[0][0].label_id == "new 1"
     assert not {".lock", ".owner.json"} & {one.name for one in copy.iterdir()}

@@ -1,0 +1,155 @@
+"""``ezxmc labels compact``: the parts of a bundle become one, without what was removed; nothing is embedded.
+
+Comes in: a bundle whose labels were changed. Goes out: the same bundle with the labels that there are. The vectors are
+those in the exact indexes of the parts. The export's own index may be of a kind that keeps no vectors as they are: then
+its labels stay where they are, with those of them that are removed, and the parts that came since become one. Words
+weigh by their rarity among the labels that are left. Label numbers are given anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray import layout
+from ezxmc_ray.documents.parts import label_fingerprint
+from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.index.exact import as_exact
+from ezxmc_ray.index.label_texts import has_alternatives, read_label_texts
+from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
+from ezxmc_ray.index.search import load_shard
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
+from ezxmc_ray.tagging.bundle import BUNDLE, FILES, added_note, describe_files, folders_of
+from ezxmc_ray.tagging.bundle_lock import remove_old_folders
+from ezxmc_ray.tagging.changes import OwnedBundle, opened_bundle, write_exact_index
+from ezxmc_ray.tagging.settings import AddedLabels
+from ezxmc_ray.tagging.tagger import open_words
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """``before`` and ``after``: parts; ``gone``: removed labels that took up room; ``kept``: those that still do;
+    ``labels``: how many there are."""
+
+    before: int
+    after: int
+    gone: int
+    kept: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some labels of a bundle: their files, the vectors of their texts by row ([rows, d]), and which of them are
+    ``alive`` (bool, by place)."""
+
+    files: Storage
+    vectors: np.ndarray
+    alive: np.ndarray
+
+
+def compact_labels(where: str) -> Compacted:
+    """Make the parts of the bundle ``where`` one. Errors: UserError for what is no bundle, is damaged or in use."""
+    with opened_bundle(where) as bundle:
+        before, removed = len(bundle.parts), int(bundle.removed.sum())
+        parts = _exact_parts(bundle)
+        staying = before - len(parts)  # 1, of an index that keeps no vectors, or 0
+        if len(parts) > 1 or not all(part.alive.all() for part in parts):
+            _write(bundle, parts, staying)
+        kept = int(bundle.removed[: bundle.starts[staying]].sum())
+        after = len(folders_of(bundle.target.read_note(BUNDLE)))
+        return Compacted(before, after, removed - kept, kept, len(bundle.removed) - removed)
+
+
+def _exact_parts(bundle: OwnedBundle) -> list[_Part]:
+    """All parts, or all but the export's own."""
+    parts = []
+    shards = [bundle.settings.shards, *(one.shards for one in bundle.settings.added)]
+    for number, files in enumerate(bundle.parts):
+        vectors = _vectors(files, shards[number])
+        if vectors is not None:
+            parts.append(_Part(files, vectors, ~bundle.removed[bundle.starts[number] : bundle.starts[number + 1]]))
+    return parts
+
+
+def _vectors(files: Storage, shards: Sequence[ShardInfo]) -> np.ndarray | None:
+    """The vectors in an index by row, float32 [rows, d]; None: it is not exact."""
+    found = [as_exact(load_shard(files, layout.INDEX, info)) for info in shards]
+    return np.concatenate([one.vectors for one in found if one]) if all(found) else None
+
+
+def _write(bundle: OwnedBundle, parts: Sequence[_Part], staying: int) -> None:
+    """Write ``parts`` as one, behind the ``staying`` parts before them, and have it count."""
+    if not any(part.alive.any() for part in parts):  # what stays is all that there is
+        _count(bundle, {"added": [], "removed": _removed(bundle, staying)})
+        return
+    folder = f"{FILES}{secrets.token_hex(8)}"
+    files = bundle.target.below(folder)
+    files.guard = bundle.target.guard
+    try:
+        table = _table(parts)
+        files.write_table(layout.LABELS, table)
+        info = write_exact_index(files, _rows_alive(parts))
+        fingerprint = label_fingerprint(table)
+        if words := open_words(bundle.parts, bundle.settings, bundle.removed):
+            language = words[0].table.names.language
+            write_lexical_files(files, LexicalSource(fingerprint, language), words[:staying])
+        if not staying:
+            with bundle.parts[0].local(bundle.settings.encoder_folder) as encoder:
+                files.upload(encoder, bundle.settings.encoder_folder)
+        told = describe_files(files)
+        if staying:
+            added = [added_note(AddedLabels([info], fingerprint), folder, told)]
+            note: dict[str, Any] = {"added": added, "removed": _removed(bundle, staying)}
+        else:
+            note = {"folder": folder, "files": told, "label_fingerprint": fingerprint, "added": [], "removed": []}
+            note["shards"] = [dataclasses.asdict(info)]
+    except BaseException:
+        files.remove("")
+        raise
+    _count(bundle, note)
+
+
+def _removed(bundle: OwnedBundle, staying: int) -> list[int]:
+    """The removed labels of the parts that stay as they are."""
+    removed: list[int] = np.flatnonzero(bundle.removed[: bundle.starts[staying]]).tolist()
+    return removed
+
+
+def _count(bundle: OwnedBundle, changed: dict[str, Any]) -> None:
+    """Write ``changed`` into bundle.json, from when on it counts, and remove what no longer does."""
+    note = bundle.note | changed
+    bundle.target.write_note(BUNDLE, note)
+    remove_old_folders(bundle.target, folders_of(note))
+
+
+def _table(parts: Sequence[_Part]) -> pa.Table:
+    """The labels that are alive, with the column of other texts where one of them has some."""
+    tables = []
+    for part in parts:
+        has_some = has_alternatives(part.files)
+        table = part.files.read_table(layout.LABELS, LABELS_WITH_ALTERNATIVES if has_some else LABELS_SCHEMA)
+        if not has_some:
+            none = pa.array([[]] * len(table), LABELS_WITH_ALTERNATIVES.field(ALTERNATIVES).type)
+            table = table.append_column(LABELS_WITH_ALTERNATIVES.field(ALTERNATIVES), none)
+        tables.append(table.filter(pa.array(part.alive)))
+    whole = pa.concat_tables(tables)
+    return whole if any(whole[ALTERNATIVES].to_pylist()) else whole.drop_columns([ALTERNATIVES])
+
+
+def _rows_alive(parts: Sequence[_Part]) -> np.ndarray:
+    """The vectors of the texts in :func:`_table`, in the order that LabelTexts says: [rows, d]."""
+    preferred, others = [], []
+    for part in parts:
+        texts, labels = read_label_texts(part.files), len(part.alive)
+        preferred.append(part.vectors[:labels][part.alive])
+        if texts is not None:
+            others.append(part.vectors[labels:][part.alive[texts.label_of_row[labels:]]])
+    return np.concatenate([*preferred, *others])
