@@ -156,11 +156,7 @@ def content_hash(title: str, text: str) -> bytes:
 
     A label's key is that of its description as the title and its text.
     """
-    digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    digest.update(title.encode("utf-8"))
-    digest.update(b"\x00")
-    digest.update(text.encode("utf-8"))
-    return digest.digest()
+    return hashlib.blake2b(f"{title}\x00{text}".encode(), digest_size=HASH_BYTES).digest()
 
 
 def open_parquet(path: str, filesystem: fs.FileSystem, schema: pa.Schema) -> pq.ParquetWriter:

@@ -53,24 +53,30 @@ class _Lines:
         self._lines = read_lines(source)
         self._back: deque[tuple[int, str, RawRow | None]] = deque()
         self.taken: list[tuple[int, str, RawRow | None]] = []
+        self._has_faults = False
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        one = self._back.popleft() if self._back else self._read()
+        if self._back:
+            one = self._back.popleft()
+        else:
+            number, line = next(self._lines)
+            try:
+                one = (number, line.decode("utf-8"), None) if line is not None else self._faulty(number, None)
+            except UnicodeDecodeError as error:
+                one = self._faulty(number, line, error)
         self.taken.append(one)
         return one[1]
 
-    def _read(self) -> tuple[int, str, RawRow | None]:
-        """Number, text, and what is wrong with the next line."""
-        number, line = next(self._lines)
-        if line is None:
-            return number, "\n", bad_line(number, None)
-        try:
-            return number, line.decode("utf-8"), None
-        except UnicodeDecodeError as error:
-            return number, line.decode("utf-8", "replace"), bad_line(number, line, error)
+    def _faulty(
+        self, number: int, line: bytes | None, error: UnicodeDecodeError | None = None
+    ) -> tuple[int, str, RawRow | None]:
+        """Number, text, and what is wrong with a line."""
+        self._has_faults = True
+        text = "\n" if line is None else line.decode("utf-8", "replace")
+        return number, text, bad_line(number, line, error)
 
     def texts(self) -> list[str]:
         """The lines of the record."""
@@ -82,6 +88,8 @@ class _Lines:
 
     def fault(self) -> RawRow | None:
         """The last line of the record that is not UTF-8 or too long."""
+        if not self._has_faults:  # as in most files
+            return None
         return next((fault for _, _, fault in reversed(self.taken) if fault), None)
 
 

@@ -7,10 +7,11 @@ documents nor other documents change them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.lists import Gold, ListReader
@@ -66,8 +67,7 @@ class LabelsOf(Protocol):
         """Label numbers that must never be proposed for the document."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A row of DOCUMENTS_SCHEMA, its gold labels (sorted label numbers; None: not given), the line it came from.
 
     ``split_from``: what said the split: column, file or drawn; "validation" is added where that is what it was called.
@@ -105,7 +105,7 @@ class LabelsById:
 
 def check_document(
     row: RawRow, source: DocumentSource, labels: LabelsOf, prepare: PrepareConfig, seed: int, number: int
-) -> tuple[Document, list[str]]:
+) -> tuple[Document, Sequence[str]]:
     """The document in ``row``, the file's ``number``-th from 0, and its gold labels that are not among the labels.
 
     Excluded labels are left out of its gold labels. BadRow if it cannot be used.
@@ -122,7 +122,7 @@ def check_document(
         split, split_from = _split(said, source.split)
     else:
         split, split_from = ("test" if draw(seed, "split", document_id) < prepare.test_share else "train"), "drawn"
-    excluded = sorted(set(labels.excluded(row.line - 1)))
+    excluded = labels.excluded(row.line - 1)
     gold = labels.gold(row.line - 1, values.get(source.labels_column))
     document = Document(
         id=document_id,
@@ -131,14 +131,14 @@ def check_document(
         split=split,
         held_out=split == "train" and draw(seed, "held_out", document_id) < prepare.held_out_share,
         content_hash=content_hash(title, text),
-        excluded=excluded,
+        excluded=sorted(set(excluded)) if excluded else excluded,
         gold=None if gold is None else sorted(set(gold.numbers).difference(excluded)),
         line=row.line,
         id_hash=hashlib.blake2b(same_id(document_id).encode(), digest_size=HASH_BYTES).digest(),
         split_from=split_from,
         unknown_gold=len(gold.unknown) if gold else 0,
     )
-    return document, gold.unknown if gold else []
+    return document, gold.unknown if gold else ()
 
 
 def document_name(values: dict[str, Any], source: DocumentSource, number: int) -> str:
@@ -161,5 +161,12 @@ def _split(row: str | None, file: str | None) -> tuple[str, str]:
 
 def draw(seed: int, purpose: str, document_id: str) -> float:
     """A number in [0, 1), the same for the same seed, purpose and document on every machine and in any order."""
-    digest = hashlib.blake2b(f"{seed}\x00{purpose}\x00{document_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    digest = _digest_of(seed, purpose).copy()
+    digest.update(document_id.encode())
+    return int.from_bytes(digest.digest(), "big") / 2**64
+
+
+@functools.cache
+def _digest_of(seed: int, purpose: str) -> Any:
+    """What every document's begins with."""
+    return hashlib.blake2b(f"{seed}\x00{purpose}\x00".encode(), digest_size=8)

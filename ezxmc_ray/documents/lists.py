@@ -12,8 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.values import Lacking, as_id, is_missing
@@ -36,12 +35,11 @@ _NOTHING = frozenset(("NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>",
 _WORDS = {"None": None, "nan": None, "NaN": None, "null": None}
 
 
-@dataclass(frozen=True)
-class Gold:
+class Gold(NamedTuple):
     """The labels of a document, as numbers in the order of the cell, and the ids that are not among the labels."""
 
     numbers: list[int]
-    unknown: list[str] = field(default_factory=list)
+    unknown: list[str]
 
 
 def separator_of(name: str) -> str | None:
@@ -66,6 +64,8 @@ class ListReader:
         self, find: Callable[[str], int | None], column: str, given: str | None, settled: str | None = None
     ) -> None:
         self._find, self._column, self._given, self._settled = find, column, given, settled
+        #: Finds a separator that is not the settled one.
+        self._has_another = re.compile("|".join(re.escape(one) for one in _SIGNS if one != settled)).search
         self.separators: dict[str, int] = {}
         self.whole: Counter[str] = Counter()
 
@@ -76,7 +76,7 @@ class ListReader:
                 return None
             number = self._find(text)
             if number is not None:
-                return Gold([number])
+                return Gold([number], [])
             if text in _NOTHING:
                 return None
             if (text[0] in _LISTS or text[-1] == ")") and (items := self._list(text)) is not None:
@@ -103,11 +103,11 @@ class ListReader:
         """Of the ids in ``items``; of nothing but empty items nothing is known."""
         numbers, unknown, lacking = [], list[str](), list[str]()
         for one in items:
-            if isinstance(one, Lacking):
-                lacking.append(f"no {self._column} in {dict(one)}")
-                continue
             number = self._find(one) if isinstance(one, str) else None
             if number is None:
+                if isinstance(one, Lacking):
+                    lacking.append(f"no {self._column} in {dict(one)}")
+                    continue
                 if _is_empty(one):
                     continue
                 label_id = as_id(one, self._column)
@@ -133,7 +133,7 @@ class ListReader:
     def _settled_parts(self, text: str) -> list[str] | None:
         """What most texts need: the parts by the column's separator, where no other one is in ``text``."""
         separator = self._given or self._settled
-        if separator is None or (self._given is None and any(one in text for one in _SIGNS if one != separator)):
+        if separator is None or (self._given is None and self._has_another(text)):
             return None
         parts = split(text, separator)
         if len(parts) > 1 and separator not in self.separators:

@@ -59,7 +59,9 @@ class OpenQuotes:
     def swallowed(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
         """Whether ``lines``, a record that was read as ``fields``, are rows of their own."""
         rows = [text for text in lines[1:] if text.strip()]
-        if not rows:
+        needed = len(rows) * (_SHARE if len(rows) >= _MANY_LINES else 1)
+        wide = [text for text in rows if text.count(self._separator) >= self._width - 1]
+        if not rows or len(wide) < needed:  # as of most texts
             return False
         kinds = self._known
         if kinds is None or len(self._rows) < _TELL_BLANKS:
@@ -70,7 +72,7 @@ class OpenQuotes:
             return False
         judged = [self._within(text, kinds) for text in rows[:-1]] + [self._last(rows[-1], kinds)]
         fitting = [one for one in judged if one.fits]
-        if len(fitting) < len(judged) * (_SHARE if len(judged) >= _MANY_LINES else 1):
+        if len(fitting) < needed:
             return False
         if self._separator == "\t":  # which texts hardly have in their lines
             return True

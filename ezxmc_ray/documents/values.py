@@ -46,12 +46,15 @@ def as_text(value: Any, column: str) -> str:
     text = value if isinstance(value, str) else as_string(value)
     if text is None:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
-    _check_unicode(text, column)
+    if not text.isascii():
+        _check_unicode(text, column)
     return text if _VISIBLE.search(text) else ""
 
 
 def as_split(value: Any, column: str) -> str | None:
     """ "train", "test" or "validation"; None where the row does not say."""
+    if value is None:
+        return None
     text = as_string(value)
     name = None if text is None else text.strip().lower()
     if name == "":
@@ -146,6 +149,8 @@ def _check_unicode(text: str, column: str) -> None:
 def same_id(text: str) -> str:
     """An id as ids are compared: in Unicode's form NFC, without blanks or angle brackets around it, without signs that
     show nothing, and without the .0 that pandas gives a whole number."""
+    if text.isascii() and text[:1].isalnum() and text[-1:].isalnum() and text[-2:] != ".0":
+        return text  # as most are
     if not text.isascii():
         text = text.translate(_SHOW_NOTHING)
     text = text.strip()

@@ -51,7 +51,7 @@ def test_two_readings_that_both_make_ids_are_an_error(cell: str) -> None:
     ids = ["Home", "Home,Garden", "Garden,Paul", "Garden;Garden", "Paul", "A", "B,C", "A;B", "C"]
     with pytest.raises(BadRow, match=r"ambiguous labels: tags is .*, ids with ';' and with ',' between: set prepare"):
         _reader(ids).read(cell, 1)
-    assert _reader(ids, given=";").read(cell, 1) == Gold([ids.index(one) for one in cell.split(";")])
+    assert _reader(ids, given=";").read(cell, 1) == Gold([ids.index(one) for one in cell.split(";")], [])
 
 
 def test_the_columns_separator_holds_for_what_is_not_known() -> None:
@@ -84,11 +84,11 @@ def test_an_empty_list_says_that_there_is_no_label(cell: Any) -> None:
 @pytest.mark.parametrize("cell", ["(1, 20)", "(1,20,)", "{1, 20}", "[1 20]", "array([1, 20])", "frozenset({1, 20})"])
 def test_numbers_as_python_prints_them(cell: str) -> None:
     reader = ListReader({"1": 0, "20": 1, "(5)": 2}.get, "tags", None)
-    assert reader.read(cell, 1) == Gold([0, 1])
-    assert reader.read("(1,)", 1) == reader.read("{1}", 1) == Gold([0])
+    assert reader.read(cell, 1) == Gold([0, 1], [])
+    assert reader.read("(1,)", 1) == reader.read("{1}", 1) == Gold([0], [])
     assert reader.read("array(['1', 'x'], dtype='<U1')", 1) == Gold([0], ["x"])
-    assert reader.read("frozenset()", 1) == reader.read("array([], dtype=object)", 1) == Gold([])
-    assert reader.read("(5)", 1) == Gold([2])
+    assert reader.read("frozenset()", 1) == reader.read("array([], dtype=object)", 1) == Gold([], [])
+    assert reader.read("(5)", 1) == Gold([2], [])
     assert reader.read("(6)", 1) == Gold([], ["(6)"])
 
 
