@@ -226,10 +226,12 @@ class LabelNumbers:
         if number is not None:
             return number
         same = same_id(label_id)
-        number = self._numbers.get(same)
-        if number is None:
-            number = self._unlike().get(same)
-        return number
+        number = None if same == label_id else self._numbers.get(same)
+        if number is not None:
+            return number
+        if self._others is None:
+            self._others = _unlike(self._numbers)
+        return self._others.get(same)
 
     def like(self, label_id: str) -> str:
         """The id of a label that is this one but for case, signs or zeros before a number; "" if there is none."""
@@ -240,17 +242,15 @@ class LabelNumbers:
         plain = _plain(label_id)
         return self._plain.get(plain, "") if plain else ""
 
-    def _unlike(self) -> dict[str, int]:
-        """The numbers of the ids that are not as they are compared; of two that would be the same, none."""
-        assert self._numbers is not None
-        if self._others is None:
-            self._others = {}
-            twice = set()
-            for known, number in self._numbers.items():
-                same = same_id(known)
-                if same != known:
-                    twice.update([same] if same in self._others else [])
-                    self._others[same] = number
-            for same in twice:
-                del self._others[same]
-        return self._others
+
+def _unlike(numbers: dict[str, int]) -> dict[str, int]:
+    """The numbers of the ids that are not as they are compared; of two that would be the same, none."""
+    others, twice = dict[str, int](), set[str]()
+    for known, number in numbers.items():
+        same = same_id(known)
+        if same != known:
+            twice.update([same] if same in others else [])
+            others[same] = number
+    for same in twice:
+        del others[same]
+    return others

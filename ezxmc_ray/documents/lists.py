@@ -101,6 +101,10 @@ class ListReader:
 
     def _gold(self, items: list[Any]) -> Gold | None:
         """Of the ids in ``items``; of nothing but empty items nothing is known."""
+        if items and set(map(type, items)) == {str}:  # what most are: known ones, each once
+            found = list(map(self._find, items))
+            if None not in found and len(set(found)) == len(found):
+                return Gold([number for number in found if number is not None], [])
         numbers, unknown, lacking = [], list[str](), list[str]()
         for one in items:
             number = self._find(one) if isinstance(one, str) else None

@@ -26,11 +26,13 @@ class Oddities:
 
     def take(self, row: RawRow, name: str) -> None:
         """Count a good row of the file ``name`` that is odd."""
-        place = f"{name}:{row.line}"
         if row.lines > 1:
-            self._add(Oddities(1, row.lines, place))
+            self.records += 1
+            if row.lines > self.lines:
+                self.lines, self.where = row.lines, f"{name}:{row.line}"
         if row.repeated:
-            self._add(Oddities(repeated=1, first=f"{row.repeated}, {place}"))
+            self.repeated += 1
+            self.first = self.first or f"{row.repeated}, {name}:{row.line}"
 
     def _add(self, other: Oddities) -> None:
         self.records += other.records
