@@ -157,6 +157,32 @@ def test_a_cluster_that_does_not_answer_is_one_sentence() -> None:
         join_ray(f"127.0.0.1:{port}")
 
 
+@pytest.mark.parametrize("errors", [1, 2])
+def test_a_cluster_that_answers_late_is_asked_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], errors: int
+) -> None:
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options)
+        if len(calls) <= errors:
+            raise ConnectionError("Failed to connect to Ray cluster at a:1") from RuntimeError(
+                "no node of this machine."
+            )
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_start, "_answers_here_only", lambda address: False)
+    if errors == 1:
+        join_ray("a:1", log_to_driver=False)
+    else:
+        with pytest.raises(
+            UserError, match=r"^The Ray cluster at a:1 cannot be joined \(no node of this machine\): is"
+        ):
+            join_ray("a:1", log_to_driver=False)
+    assert calls == 2 * [{"address": "a:1", "log_to_driver": False}]
+    assert "Ray did not answer (no node of this machine): trying once more" in capsys.readouterr().out
+
+
 def test_free_ports_are_free_and_differ() -> None:
     with socket.socket() as taken:
         taken.bind(("", free_ports(1)[0]))
