@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -50,6 +50,8 @@ from ezxmc_ray.tagging.tagger import load_encoder, open_words
 
 #: From so many parts on a bundle should be made one again: each is searched by itself.
 MANY_PARTS = 16
+#: Those that name a column of a file of labels.
+COLUMNS = ("label_id_column", "label_text_column", "label_description_column", "label_alternatives_column")
 #: The knobs of ``prepare`` that say how files of labels are read.
 KNOBS = (*READING_LABELS, "format", "csv_separator", "on_bad_rows")
 #: Labels that are listed at once.
@@ -109,13 +111,16 @@ def rename_labels(where: str, files: Sequence[str], overrides: Sequence[str] = (
 
 
 def listed_labels(where: str) -> Iterator[dict[str, Any]]:
-    """The labels that the bundle has now, in the order of their numbers, under the names of the run's columns.
+    """The labels that the bundle has now, in the order of their numbers, under the names of the run's columns; under
+    the default ones where one of the run's is two things at once, as in a vocabulary whose ids are its texts.
 
     ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
     """
     _check_bundle(where)
     bundle = OwnedBundle(Storage(where))
-    names = bundle.prepare
+    names, several = bundle.prepare, [name for name in map(partial(getattr, bundle.prepare), COLUMNS) if name]
+    if len(set(several)) < len(several):
+        names = PrepareConfig()
     for number, files in enumerate(bundle.parts):
         schema = LABELS_WITH_ALTERNATIVES if has_alternatives(files) else LABELS_SCHEMA
         table = files.read_table(layout.LABELS, schema)

@@ -80,6 +80,17 @@ def test_alternatives_without_a_column_of_their_own_are_listed_as_rows_of_their_
     assert [(row["id"], row["text"]) for row in listed_labels(str(copy)) if row["id"] in ids] == expected
 
 
+def test_labels_whose_ids_are_their_texts_by_column_are_listed_with_both(copy: Path, tmp_path: Path) -> None:
+    storage = Storage(str(copy))
+    note = storage.read_note(BUNDLE)
+    note["prepare"]["label_id_column"] = "text"
+    storage.write_note(BUNDLE, note)
+    (tmp_path / "more.ttl").write_text(SALT.replace("salt", "sea-salt"))
+    add_labels(str(copy), [str(tmp_path / "more.ttl")])
+    listed = list(listed_labels(str(copy)))
+    assert listed[: len(ROWS)] == ROWS and listed[-1] == {"id": "urn:sea-salt", "text": "sea-salt"}
+
+
 def test_a_list_is_written_where_it_can_be_read_again_and_not_into_the_bundle(
     copy: Path, tmp_path: Path, ezxmc: Ezxmc
 ) -> None:
