@@ -189,6 +189,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     port, dashboard = _free_port(), _free_port()
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     command += ["--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"]
+    command += ["--include-log-monitor=False"]  # which looks through the logs all the time
     command += ["--min-worker-port=0", "--max-worker-port=0"]  # any that are free: the other process's Ray has some
     environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["RAY_worker_niceness"] = "0"  # else 15, behind the other test process, which this one is waited for

@@ -1,7 +1,7 @@
 """One small run, made once through the command line with real models, that the tests of this folder look at.
 
-It was killed while its teacher judged, and given again: so its tables prove both what a run leaves and that a killed
-one goes on where it was.
+It was killed on a laptop's Ray while its teacher judged, and goes on as a job on a cluster: so its tables prove what a
+run leaves, that a killed one goes on where it was, and that `ray job submit` does the same as `ezxmc run`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ TOPICS = {
     "geology": "rock mineral volcano sediment fault",
 }
 DOCUMENTS = 96
+ROOT = Path(__file__).parents[2]
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
 #: Batches that are committed before the run is killed; a batch has eight documents of 72.
 BATCHES_BEFORE_THE_KILL = 2
@@ -166,13 +167,15 @@ def new_project() -> Callable[..., Project]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory, one_engine: Any) -> Project:
-    """A finished run: `ezxmc run` on the input above, killed while judging, and given again. ``stdout``: of both."""
+def project(tmp_path_factory: pytest.TempPathFactory, one_engine: Any, ray_head: Any) -> Project:
+    """A finished run: `ezxmc run` on the input above, killed while judging, and given as a job. ``stdout``: of both."""
     made = make_project(tmp_path_factory.mktemp("project"))
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", ray_head.job_server, "--"]
+    job = [*submit, sys.executable, str(ROOT / "jobs" / "run.py"), *made.arguments]
     with one_engine():
         killed = kill_while_judging(made)
-        done = made.ezxmc("run", *made.arguments)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        done = subprocess.run(job, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     with (made.folder / "stdout").open("a") as output:
         output.write(done.stdout)
     return Project(made.folder, killed)

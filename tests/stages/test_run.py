@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 import shutil
@@ -194,20 +195,25 @@ def test_a_run_in_use_is_refused(project: Project, ezxmc: Ezxmc) -> None:
     assert "is in use by another ezxmc command" in refused.stderr
 
 
-def test_a_lost_output_and_changed_gold_redo_neither_judging_nor_training(
+def test_with_other_gold_labels_what_is_lost_is_made_anew_as_it_was(
     project: Project, new_project: Callable[..., Project], tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
 ) -> None:
-    """Both at once; what either redoes by itself is told of fake stages in tests/curriculum."""
+    """A student that is trained beside other gold labels is the same. Fake stages tell what either redoes by itself."""
     copy = project.copy(tmp_path / "copy")
     changed = new_project(tmp_path / "changed", gold_shift=1)
     documents = changed.folder / "input" / "documents.jsonl.gz"
     shutil.rmtree(copy.run / "index")
+    shutil.rmtree(copy.run / "cycle-0" / "student")
     done = ezxmc("run", *copy.arguments, f"prepare.documents=[{documents}]")
     assert done.returncode == 0, done.stderr
-    # The index comes out as it was, so that what follows it is not stale.
-    assert steps_in(done.stdout) == ["prepare", "index", "evaluate", "report"]
+    # Student and index come out as they were, so that what follows them is not stale.
+    assert steps_in(done.stdout) == ["prepare", "cycle 0 train", "index", "evaluate", "report"]
+    weights = [one.run / "cycle-0" / "student" / "model.safetensors" for one in (project, copy)]
+    assert filecmp.cmp(*weights, shallow=False)
     assert copy.rows("predictions") == project.rows("predictions")
     assert copy.rows("gold") != project.rows("gold")
+    reports = [json.loads((one.run / "report.json").read_text()) for one in (project, copy)]
+    assert reports[0]["metrics"]["chosen"] != reports[1]["metrics"]["chosen"]
 
 
 def test_status_names_what_is_missing(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:
