@@ -7,6 +7,7 @@ status 2; every other exception is a fault of this program, keeps its traceback 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,14 +49,20 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 @contextmanager
-def writing_to(place: str) -> Iterator[None]:
-    """For as long as ``place`` is written to: errors of the machine are a UserError that names it."""
+def writing_to(path: str, by_way_of: str = "") -> Iterator[None]:
+    """For as long as ``path`` is written to: errors of the machine are a UserError that names it.
+
+    ``by_way_of``: a local folder where it is written first. Errors that name another file are raised as they are.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_ERRORS:
+        name = "" if error.filename is None else os.fsdecode(error.filename)
+        is_of_path = path.startswith(name) or name.startswith(path) or (by_way_of and name.startswith(by_way_of))
+        if error.errno in DISK_ERRORS and is_of_path:
+            way = f" by way of {by_way_of}" if by_way_of else ""
             raise UserError(
-                f"Cannot write {place}: {DISK_ERRORS[error.errno]}; make room there, or name another place (of a "
+                f"Cannot write {path}{way}: {DISK_ERRORS[error.errno]}; make room there, or name another place (of a "
                 "run: run=<directory>)."
             ) from error
         raise

@@ -40,6 +40,8 @@ REQUESTS_AT_ONCE = 16
 #: The key of a note's checksum.
 CHECKSUM = "checksum"
 _LOCAL = fs.LocalFileSystem()
+#: Bytes that are copied at once.
+_BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class Storage:
             for name in names or [relative]:
                 target = folder / "copy" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                fs.copy_files(self.path(name), str(target), self.filesystem, fs.LocalFileSystem())
+                copy_file(self.filesystem, self.path(name), _LOCAL, str(target))
             yield folder / "copy" / relative
 
     def remove(self, relative: str) -> None:
@@ -276,12 +278,14 @@ class Storage:
         if self.guard is not None:
             self.guard()
         target = self.path(relative)
-        by_way_of = "" if self.is_local else f" by way of {tempfile.gettempdir()}"
-        with writing_to(f"{target}{by_way_of}"), self._room_for(target) as temporary:
+        by_way_of = "" if self.is_local else tempfile.gettempdir()
+        with writing_to(target, by_way_of), self._room_for(target) as temporary:
             yield temporary
             if not self.is_local:
-                # Not by a stream of the store's: whatever ends one, it puts what it has by then.
-                fs.copy_files(temporary, target, _LOCAL, self.filesystem)
+                # A stream of the store's puts what it has whatever ends it, so that a signal must not: those reach
+                # the main thread alone, and the end of the block waits for the other one.
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(copy_file, _LOCAL, temporary, self.filesystem, target).result()
                 return
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
@@ -302,6 +306,19 @@ class Storage:
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)
+
+
+def copy_file(source: fs.FileSystem, path: str, destination: fs.FileSystem, target: str) -> None:
+    """Copy a file from one file system to another.
+
+    Errors: those of both. pyarrow.fs.copy_files closes what it wrote where nobody hears that it failed.
+    """
+    with (
+        source.open_input_stream(path, compression=None) as content,
+        destination.open_output_stream(target, compression=None) as sink,
+    ):
+        while block := content.read(_BLOCK_BYTES):
+            sink.write(block)
 
 
 def counts_of(schema: pa.Schema) -> dict[str, int]:

@@ -6,6 +6,7 @@ The stores are simulated by local folders; what pyarrow makes of an S3 address i
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import tempfile
@@ -16,10 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
+from ezxmc_ray import storage
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.storage import Storage, _with_one_put
+from ezxmc_ray.storage import Storage, _with_one_put, check_writable
 from ezxmc_ray.tables import GOLD_SCHEMA
 
 
@@ -156,12 +159,62 @@ def test_what_fails_before_it_is_put_changes_nothing(
     assert storage.read_bytes("t.parquet") == b"whole"
 
 
+class RefusingStore(fs.FSSpecHandler):  # type: ignore[misc]
+    """A local folder as an object store, simulated, that refuses what is put, when it is closed or at a later part."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__(LocalFileSystem(auto_mkdir=True))
+        self.when = when
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        """A stream that keeps nothing."""
+        sink = io.BytesIO()
+
+        def refuse(*_: Any) -> None:
+            raise OSError("ACCESS_DENIED")
+
+        return pa.PythonFile(
+            SimpleNamespace(
+                write=refuse if self.when == "written" else sink.write,
+                close=refuse if self.when == "closed" else sink.close,
+                flush=lambda: None,
+                closed=False,
+            ),
+            mode="w",
+        )
+
+
+@pytest.mark.parametrize("when", ["written", "closed"])
+def test_what_a_store_refuses_is_an_error_and_changes_nothing(tmp_path: Path, when: str) -> None:
+    store = Storage(str(tmp_path / "store"))
+    store.write_bytes("a", b"before")
+    store.filesystem = fs.PyFileSystem(RefusingStore(when))
+    (tmp_path / "local").write_bytes(b"content")
+    table = pa.table({"labels": [[1]]}, schema=GOLD_SCHEMA)
+    for write in (
+        lambda: store.write_bytes("a", b"after"),
+        lambda: store.write_note("a", {}),
+        lambda: store.write_table("a", table),
+        lambda: store.upload(tmp_path / "local", "a"),
+    ):
+        with pytest.raises(OSError, match="ACCESS_DENIED"):
+            write()
+    assert store.read_bytes("a") == b"before"
+    with pytest.raises(UserError, match="ACCESS_DENIED"):
+        check_writable(store)
+
+
+def test_an_error_that_names_another_file_is_not_one_of_the_target(store: Storage) -> None:
+    with pytest.raises(PermissionError), store.open_file("a/x"):
+        raise PermissionError(errno.EACCES, "Permission denied", "in.txt")
+
+
 def test_a_full_disk_for_temporary_files_is_named_where_a_store_is_written_to(
     store: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fs, "copy_files", full)
+    monkeypatch.setattr(storage, "copy_file", full)
     with pytest.raises(UserError, match=f"^Cannot write bucket/run/a/x by way of {tempfile.gettempdir()}: the disk is"):
         store.write_bytes("a/x", b"1")

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import cache_directory
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Storage, copy_file
 
 #: Bytes that are read at once.
 _CHUNK = 1 << 24
@@ -158,7 +158,7 @@ def _sweep(folder: Path, wanted: Path) -> None:
 def _copy(storage: Storage, note: FileNote, path: Path) -> None:
     temporary = _part_of(path)
     try:
-        fs.copy_files(storage.path(note.file), str(temporary), storage.filesystem, fs.LocalFileSystem())
+        copy_file(storage.filesystem, storage.path(note.file), fs.LocalFileSystem(), str(temporary))
         if temporary.stat().st_size != note.bytes or checksum(temporary) != note.sha256:
             raise _damaged(storage, note)
         os.replace(temporary, path)
