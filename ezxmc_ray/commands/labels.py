@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 #: How the names of files end that hold JSON lines.
 LINES = (".jsonl", ".ndjson")
-#: A word that sets a knob, among the names of files.
-KNOB = re.compile(r"\w+\.\w+=.*", re.S)
 app = typer.Typer(help="Add labels to an export of a run, remove, rename or list them.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="the directory or URI of an export of a run")]
 Files = Annotated[
@@ -126,7 +124,10 @@ def _say(did: str, done: Changed, bundle: str) -> None:
 
 def _files_and_knobs(words: list[str]) -> tuple[list[str], list[str]]:
     """What the words name and set. Errors: UserError where there is no file."""
-    knobs = [word for word in words if KNOB.fullmatch(word)]
+    from ezxmc_ray.config import Config
+
+    knob = re.compile(rf"(?:{'|'.join(Config.__dataclass_fields__)})\.\w+=.*", re.DOTALL)
+    knobs = [word for word in words if knob.fullmatch(word)]
     files = [word for word in words if word not in knobs]
     if not files:
         raise UserError("No file is named; name one with labels, or with their ids.")

@@ -74,7 +74,7 @@ def was_changed(storage: Storage) -> bool:
         told = storage.read_note(BUNDLE)
     except (FileNotFoundError, ValueError):
         return False
-    return bool(told.get("added") or told.get("removed"))
+    return bool(told.get("changed") or told.get("added") or told.get("removed"))
 
 
 def describe_files(files: Storage) -> dict[str, dict[str, Any]]:
@@ -101,6 +101,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "files": dict(files),
         "added": [],
         "removed": [],
+        "changed": False,
     }
 
 

@@ -53,7 +53,7 @@ MANY_PARTS = 16
 #: Those that name a column of a file of labels.
 COLUMNS = ("label_id_column", "label_text_column", "label_description_column", "label_alternatives_column")
 #: The knobs of ``prepare`` that say how files of labels are read.
-KNOBS = (*READING_LABELS, "format", "csv_separator", "on_bad_rows")
+KNOBS = (*READING_LABELS, "format", "csv_separator")
 #: Labels that are listed at once.
 _BATCH = 65_536
 
@@ -199,7 +199,7 @@ class OwnedBundle:
         left = int((~self.removed).sum()) + came
         if not left:
             raise UserError(f"No label of {self.target.root} would be left: keep one at least.")
-        note = self.note | {"removed": np.flatnonzero(self.removed).tolist()}
+        note = self.note | {"removed": np.flatnonzero(self.removed).tolist(), "changed": True}
         texts = unreadable = 0
         if labels is not None:
             part, texts, unreadable = self._write_part(labels)
