@@ -53,7 +53,6 @@ class OpenQuotes:
     def learn(self, fields: Sequence[str]) -> bool:
         """Take up a good row; whether more are wanted."""
         self._rows.append(fields)
-        self._known = None
         return len(self._rows) < _REMEMBERED
 
     def swallowed(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
@@ -63,9 +62,10 @@ class OpenQuotes:
         wide = [text for text in rows if text.count(self._separator) >= self._width - 1]
         if not rows or len(wide) < needed:  # as of most texts
             return False
-        kinds = self._known
-        if kinds is None or len(self._rows) < _TELL_BLANKS:
-            kinds = self._known = self._kinds(lines)
+        if len(self._rows) < _REMEMBERED:
+            kinds = self._kinds([*self._rows, self._around(lines)])
+        else:
+            kinds = self._known = self._kinds(self._rows) if self._known is None else self._known
         first = self._first(lines[0], kinds)
         # The row with the open quote may be a ragged one itself, where the record is.
         if not first.fits and len(fields) == self._width and len(rows) < _MANY_LINES:
@@ -82,12 +82,14 @@ class OpenQuotes:
             return tight > 0
         return tight > 0 and len(judged) >= (_LINES_OF_TWO if self._width == 2 else _LINES_OF_MORE)
 
-    def _kinds(self, lines: Sequence[str]) -> dict[int, int | str]:
-        """What the cells of a column are that have no blanks, or are all alike but for numbers: those of rows before,
-        and those of the record ``lines`` before its open cell and behind it."""
+    def _around(self, lines: Sequence[str]) -> list[str]:
+        """The cells of the record ``lines`` before its open cell and behind it."""
         before, last = _cells(lines[0], self._separator)[:-1], _cells(lines[-1], self._separator)
         after = last[self._end(last) + 1 :]
-        rows = [*self._rows, [*before, *[""] * (self._width - len(before) - len(after)), *after]]
+        return [*before, *[""] * (self._width - len(before) - len(after)), *after]
+
+    def _kinds(self, rows: Sequence[Sequence[str]]) -> dict[int, int | str]:
+        """What the cells of a column of ``rows`` are that have no blanks, or are all alike but for numbers."""
         found: dict[int, int | str] = {}
         for place in range(self._width):
             cells = [row[place].strip() for row in rows if row[place].strip()]

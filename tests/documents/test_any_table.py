@@ -163,6 +163,8 @@ def came_out(storage: Any) -> tuple[list[tuple[str, str, list[str]]], list[tuple
 
 
 COLUMNS = ("id", "title", "text", "split", "labels")
+#: Cells that say that there is no value, unless a label has such an id.
+NOTHING = ("NULL", "null", "None", "nan", "NaN", "NA", "N/A", "<NA>", "\\N")
 LABEL_COLUMNS = ("id", "text", "alternatives")
 Knobs = dict[str, Any]
 
@@ -201,11 +203,16 @@ def write_csv(folder: Path, table: Table) -> tuple[Table, Knobs]:
         cells, knobs = [SEPARATORS[name].join(one[4]) or "[]" for one in table.documents], {"list_separator": name}
     else:
         cells, knobs = [json.dumps(one[4]) for one in table.documents], {}
+    known = set(map(_compared, table.labels))
+    says_nothing = [cell.strip() in NOTHING and _compared(cell) not in known for cell in cells]
+    documents = [
+        (*one[:4], [" "] if nothing else one[4]) for one, nothing in zip(table.documents, says_nothing, strict=True)
+    ]
     with (folder / "d.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, quoting=csv.QUOTE_ALL, delimiter=";" if len(ids) % 2 else ",")
         rows.writerow(COLUMNS)
         rows.writerows([*one[:4], cell] for one, cell in zip(table.documents, cells, strict=True))
-    return table, knobs
+    return dataclasses.replace(table, documents=documents), knobs
 
 
 def write_labels_json(path: Path, table: Table, separator: str) -> None:
