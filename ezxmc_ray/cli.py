@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
         status = app(args=argv, prog_name="ezxmc", standalone_mode=False)
-        sys.stdout.flush()  # what cannot be written is told here, not by the interpreter when it ends
+        if sys.stdout is not None:  # which is so where it was closed
+            sys.stdout.flush()  # what cannot be written is told here, not by the interpreter when it ends
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # who read what is printed has enough
@@ -305,7 +306,8 @@ def _after_a_stop(words: list[str]) -> str:
 
 def _fail(sentence: str) -> None:
     logging.getLogger("ezxmc_ray").error(sentence)
-    print(f"ezxmc: {shown(sentence)}", file=sys.stderr)
+    with suppress(OSError):  # no room there either: the status says it
+        print(f"ezxmc: {shown(sentence)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -343,7 +345,8 @@ def _not_printed(error: BaseException) -> UserError | None:
     if not isinstance(error, OSError) or error.filename is not None or error.errno not in NO_ROOM:
         return None
     _print_no_more()
-    return UserError(f"Cannot write what is printed: {DISK_ERRORS[error.errno]}; make room there.")
+    reason = DISK_ERRORS[error.errno]
+    return UserError(f"Cannot write what is printed: {reason}; make room there. What was done by then stands.")
 
 
 def _print_no_more() -> None:

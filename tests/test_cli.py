@@ -5,6 +5,8 @@ A fake curriculum stands in for the real one, which needs Ray and models; it rec
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import signal
@@ -308,7 +310,24 @@ def test_a_disk_without_room_for_what_is_printed_is_a_sentence(
             with pytest.raises(SystemExit) as left:
                 cli.main(arguments)
         assert left.value.code == 2
-        assert capsys.readouterr().err == ("ezxmc: Cannot write what is printed: the disk is full; make room there.\n")
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("ezxmc: Cannot write what is printed: the disk is full; make room")
+            and said.count("\n") == 1
+        )
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_with_closed_streams_the_status_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind >&- and 2> /dev/full."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert call("--version") == 0
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    assert call("bogus") == 2
 
 
 def test_no_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:
