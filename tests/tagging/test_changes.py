@@ -26,7 +26,7 @@ from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.serving.contract import Options, TagRequest
 from ezxmc_ray.serving.live import LiveTagger
-from ezxmc_ray.stages import tag_folder
+from ezxmc_ray.stages import tagged_files
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels, rename_labels
 from ezxmc_ray.tagging.compaction import compact_labels
@@ -333,9 +333,9 @@ def test_files_that_were_tagged_with_other_labels_are_tagged_anew(copy: Path, tm
     for ids in ([], ["id salt"], ["id lamp"]):
         if ids:
             remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": one} for one in ids])])
-        states.append(fingerprint(tag_folder._what_counts(open_settings(str(copy))[1])))
+        states.append(fingerprint(tagged_files._what_counts(open_settings(str(copy))[1])))
     add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
-    states.append(fingerprint(tag_folder._what_counts(open_settings(str(copy))[1])))
+    states.append(fingerprint(tagged_files._what_counts(open_settings(str(copy))[1])))
     assert len(set(states)) == 4
 
 

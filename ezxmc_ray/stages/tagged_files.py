@@ -1,0 +1,173 @@
+"""Files of documents, the files of tags that a folder has of them, and which of these are done; what both ways of
+tagging into a folder share (tag_folder.py, rerank.py).
+
+In: files of documents, a folder. Out: notes in FOLDER/.tagged/, one a file: it is not tagged again while its note fits
+the file and what the tags depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from ezxmc_ray.cluster.pools import Done, WorkItem
+from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
+from ezxmc_ray.documents.documents import DocumentSource
+from ezxmc_ray.documents.inputs import document_sources
+from ezxmc_ray.documents.look import first_columns, with_ids
+from ezxmc_ray.documents.sources import common_folders
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import say
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tables import REJECTED_SCHEMA
+from ezxmc_ray.tagging.files import TagCounts, check_tagged
+from ezxmc_ray.tagging.settings import TagSettings
+
+NOTES = ".tagged"
+
+
+@dataclass(frozen=True)
+class TaggedFiles:
+    """What is to be tagged, the ``names`` of its tags in the folder, and what the tags depend on (JSON).
+
+    ``columns``: of the first file, by which all are read.
+    """
+
+    sources: list[DocumentSource]
+    names: list[str]
+    depends_on: list[Any]
+    columns: list[str]
+
+    @cached_property
+    def made_by(self) -> str:
+        """The fingerprint of what the tags depend on."""
+        return fingerprint(self.depends_on)
+
+    def which_depend_on(self, more: Sequence[Any]) -> TaggedFiles:
+        """The same files with what depends on ``more`` besides."""
+        return replace(self, depends_on=[*self.depends_on, *more])
+
+    @classmethod
+    def find(cls, settings: TagSettings, inputs: Sequence[str], folder: str, ending: str) -> TaggedFiles:
+        """Of ``inputs`` (paths, globs or URIs), with tags in ``folder`` whose names end in ``ending``.
+
+        Errors: UserError as document_sources, and for a folder among the inputs.
+        """
+        sources = document_sources(settings.prepare, inputs, "--input")
+        columns = list(first_columns(sources))
+        _check_apart(folder, inputs)
+        names = [f"{name}{ending}" for name in _names(sources)]
+        return cls(with_ids(sources, columns), names, [_what_counts(settings), columns], columns)
+
+    def done_and_missing(self, storage: Storage) -> tuple[list[Done], list[WorkItem]]:
+        """What the notes in ``storage`` say of the files that are done, and an item for each that is not.
+
+        Errors: UserError for tags there of other documents, which would be replaced.
+        """
+        done: list[Done] = []
+        missing: list[WorkItem] = []
+        there = storage.sizes(recursive=True)
+        others = {name for name in there if name.startswith(f"{NOTES}/")} - set(map(note_of, self.names))
+        if others:
+            say(f"{len(others):,} files of tags are there of documents that are not given this time; they stay.")
+        for number, (source, file) in enumerate(zip(self.sources, self.names, strict=True)):
+            note = note_of(file)
+            told = read_note(storage, note) if note in there and file in there else {}
+            if told and told["source"][0] != source.source.name:
+                raise UserError(
+                    f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
+                    "would replace: name another folder as --output."
+                )
+            fits = (told.get("made_by"), told.get("source"), told.get("bytes"))
+            if fits == (self.made_by, state_of(source), there.get(file)):
+                done.append(told)
+            else:
+                missing.append({"shard": number, "file": file})
+        if done:
+            say(f"{len(done):,} of {len(self.sources):,} files were tagged before and are kept.")
+        return done, missing
+
+
+@dataclass
+class FolderTotals:
+    """What the files of a call add up to: counts, columns, and the first bad row of each."""
+
+    columns: dict[str, None]
+    counts: TagCounts = field(default_factory=TagCounts)
+    rejected: list[pa.Table] = field(default_factory=list)
+
+    def add(self, told: Done) -> None:
+        """Add a file's note."""
+        self.counts.add(TagCounts(**told["counts"]))
+        self.columns |= dict.fromkeys(told["columns"])
+        self.rejected.append(pa.Table.from_pylist(told["first_rejected"], REJECTED_SCHEMA))
+
+    def check(self, prepare: PrepareConfig, inputs: Sequence[str]) -> TagCounts:
+        """The counts. Errors: UserError as check_tagged."""
+        check_tagged(prepare, inputs, self.counts, self.columns, pa.concat_tables(self.rejected))
+        return self.counts
+
+
+def told_of(
+    source: DocumentSource, made_by: str, counts: TagCounts, columns: Sequence[str], rejected: pa.Table
+) -> Done:
+    """What a note says of the file ``source`` and what was made of it; ``rejected``: its bad rows (REJECTED_SCHEMA)."""
+    return {
+        "made_by": made_by,
+        "source": state_of(source),
+        "counts": dataclasses.asdict(counts),
+        "columns": list(columns),
+        "first_rejected": rejected.slice(0, 1).to_pylist(),
+    }
+
+
+def note_done(storage: Storage, file: str, told: Done) -> Done:
+    """Commit the note of the tags ``file``, which are there: ``told``, and their size. Returns what it says."""
+    told = told | {"bytes": storage.filesystem.get_file_info(storage.path(file)).size}
+    storage.write_note(note_of(file), told)
+    return told
+
+
+def read_note(storage: Storage, note: str) -> Done:
+    """What a note says; nothing where it is damaged."""
+    try:
+        return storage.read_note(note)
+    except ValueError:
+        return {}
+
+
+def note_of(file: str) -> str:
+    """The note of the tags ``file``."""
+    return f"{NOTES}/{file}.json"
+
+
+def state_of(source: DocumentSource) -> list[Any]:
+    """Name, size and time of a file of documents."""
+    return [source.source.name, source.source.size, source.source.mtime_ns]
+
+
+def _names(sources: Sequence[DocumentSource]) -> list[str]:
+    """The paths of the files below the folder that they have in common."""
+    paths = [one.source.name.split("/") for one in sources]
+    above = common_folders(paths)
+    return ["/".join(path[above:]) for path in paths]
+
+
+def _what_counts(settings: TagSettings) -> dict[str, Any]:
+    """What tags depend on: not where the work is done, nor how fast."""
+    made = Config(encoder=settings.encoder, lexical=settings.lexical, predict=settings.predict)
+    told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster))
+    return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
+
+
+def _check_apart(folder: str, inputs: Sequence[str]) -> None:
+    """Errors: UserError for a folder among the inputs: the next call would take tags for documents."""
+    place = Storage(folder).path().rstrip("/") + "/"
+    for one in inputs:
+        if "*" not in one and place.startswith(Storage(one).path().rstrip("/") + "/"):
+            raise UserError(f"--output {folder} lies in {one}, whose files are tagged: name a folder elsewhere.")
