@@ -60,7 +60,13 @@ def check_installed(config: Config) -> None:
     if cluster_address(config.cluster) != "local":
         return
     check_trackers(config.student.trackers)
-    if config.teacher.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    check_engine(config)
+
+
+def check_engine(config: Config) -> None:
+    """Refuse a teacher's engine that is not installed; on a cluster its nodes are asked later. Errors: UserError."""
+    local = cluster_address(config.cluster) == "local"
+    if local and config.teacher.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
             "teacher.engine is vllm, which is not installed: install what requirements/ locks, or set "
             "teacher.engine=transformers, which is slow."

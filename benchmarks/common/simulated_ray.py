@@ -67,7 +67,7 @@ def simulated_ray() -> Iterator[None]:
         pools.encoder_pool: lambda: pools.Pool(1, 1),
         board.watched: lambda progress: progress,
         teacher_dtype.of_cluster: lambda config: replace(config, dtype=dtype_here(config)),
-        judge._pool: lambda config: pools.Pool(1, 1),
+        judge.engine_pool: lambda config: pools.Pool(1, 1),
         train._fit: _fit,
         train.count_workers: lambda config: 1,
     }

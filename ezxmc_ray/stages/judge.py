@@ -65,14 +65,13 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     """
     config, storage = context.teacher, context.storage
     free_gpus()
-    pool = _pool(config)
+    pool = engine_pool(config)
     first = FirstPairs(context, key, cycle, run_task)
     first_items, items = _items(context, cycle, pool.size, dict(first.rows)) if pending else ([], [])
     if calibration == "label_prior":
-        priors, ahead = run_task(plan_priors, storage, key, cycle, context.shards, first.rows)
-        size = max(MIN_PRIOR_LABELS, min(MAX_PRIOR_LABELS, priors // (ITEMS_PER_ENGINE * pool.size)))
-        first_items = work_items(LABEL_PRIORS, 0, ahead, size, 0) + first_items
-        items = work_items(LABEL_PRIORS, ahead, priors, size, 0) + items
+        priors, ahead = run_task(plan_priors, storage, key, cycle, range(context.shards), first.rows)
+        first_items = prior_items(0, ahead, priors, pool.size) + first_items
+        items = prior_items(ahead, priors, priors, pool.size) + items
         pending += priors
     lacking = run_task(lacking_shards, storage, key, first.rows) if first.rows else set()
     first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
@@ -86,7 +85,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
             progress.advance(done["pairs"])
             first.done(item)
     engines = pool.capped(len(items)).size if items else 0
-    return _engine_details(counts, engines, time.monotonic() - began) | {"first_pairs": first.found}
+    return engine_details(counts, engines, time.monotonic() - began) | {"first_pairs": first.found}
 
 
 def start_store(storage: Storage, config: TeacherConfig) -> str:
@@ -103,7 +102,7 @@ def compact_priors(storage: Storage, key: str) -> None:
         store.compact(PRIORS, store.read(PRIORS))
 
 
-def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> dict[str, Any]:
+def engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> dict[str, Any]:
     """What the engines did, for the manifest; ``seconds``: wall time of the mapping, starts of the engines included."""
     asked = Counts()
     for one in counts.values():
@@ -125,7 +124,7 @@ def _engine_details(counts: dict[str, Counts], engines: int, seconds: float) -> 
     }
 
 
-def _pool(config: TeacherConfig) -> Pool:
+def engine_pool(config: TeacherConfig) -> Pool:
     """The engines: as many as configured, else one for each tensor-parallel group of GPUs, or one on a CPU machine.
 
     GPUs that Ray's autoscaler may bring count: engines that find no room yet are what it brings them for.
@@ -152,6 +151,12 @@ def _items(
     first = [item for shard, count in first_rows.items() for item in work_items(PAIRS, 0, count, size, shard)]
     others = (work_items(PAIRS, first_rows.get(shard, 0), count, size, shard) for shard, count in enumerate(rows))
     return first, list(itertools.chain.from_iterable(others))
+
+
+def prior_items(start: int, stop: int, priors: int, engines: int) -> list[WorkItem]:
+    """Items of the labels ``start`` to ``stop`` of a plan of so many ``priors``, for so many ``engines``."""
+    size = max(MIN_PRIOR_LABELS, min(MAX_PRIOR_LABELS, priors // (ITEMS_PER_ENGINE * engines)))
+    return work_items(LABEL_PRIORS, start, stop, size, 0)
 
 
 def item_documents(documents: int, engines: int, config: TeacherConfig) -> int:

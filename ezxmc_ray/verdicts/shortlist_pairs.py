@@ -7,6 +7,7 @@ their pending pairs for the engines' actors; cycle-c/pending_priors.parquet, the
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,8 +51,10 @@ def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
     return int(ShortlistPairs(storage, key, cycle).of_shard(shard).size)
 
 
-def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list[tuple[int, int]]) -> tuple[int, int]:
-    """Task: note the labels of the shortlists that have no prior yet, in cycle-c/pending_priors.parquet.
+def plan_priors(
+    storage: Storage, key: str, cycle: int, shards: Sequence[int], first: list[tuple[int, int]]
+) -> tuple[int, int]:
+    """Task: note the labels of the shortlists of ``shards`` that have no prior yet, in cycle-c/pending_priors.parquet.
 
     ``first``: (shard, rows from its first on), whose labels stand at the top of the plan. Of labels with the same text
     one is noted. Returns how many there are, and how many of them are on top.
@@ -70,7 +73,7 @@ def plan_priors(storage: Storage, key: str, cycle: int, shards: int, first: list
             list(pool.map(mark, *zip(*rows, strict=True))) if rows else []
         return is_in
 
-    wanted = np.flatnonzero(marked([(shard, None) for shard in range(shards)])).astype(np.int32)
+    wanted = np.flatnonzero(marked([(shard, None) for shard in shards])).astype(np.int32)
     hashes = label_hashes.take(pa.array(wanted))
     raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(wanted), hashes)
     is_first = marked(list(first))[wanted]

@@ -101,7 +101,7 @@ def test_the_first_pairs_are_300_of_all_shards_and_the_others_follow_each_once(c
 
 def test_priors_of_the_first_pairs_labels_are_planned_before_the_others(context: Any) -> None:
     append(context, PRIORS, [(NO_DOCUMENT, label_hash(labels_of(0, 0)[0]))], np.array([0.5]))
-    planned, ahead = plan_priors(context.storage, "key", 0, SHARDS, [(0, 2)])
+    planned, ahead = plan_priors(context.storage, "key", 0, range(SHARDS), [(0, 2)])
     first = set(labels_of(0, 0)[1:] + labels_of(0, 1)) - {labels_of(0, 0)[0]}
     plan = context.storage.read_table(layout.pending_priors(0))["label"].to_pylist()
     assert (planned, ahead) == (LABEL_COUNT - 1, len(first))
@@ -113,7 +113,7 @@ def test_labels_with_one_text_have_one_prior_in_the_plan(context: Any) -> None:
     labels[7] |= {name: labels[3][name] for name in ("text", "content_hash")}
     context.storage.write_table("labels.parquet", pa.Table.from_pylist(labels, LABELS_SCHEMA))
     for first in ([], [(0, 2)], [(shard, ROWS) for shard in range(SHARDS)]):
-        planned, ahead = plan_priors(context.storage, "key", 0, SHARDS, first)
+        planned, ahead = plan_priors(context.storage, "key", 0, range(SHARDS), first)
         plan = context.storage.read_table(layout.pending_priors(0))["label"].to_pylist()
         assert planned == len(plan) == LABEL_COUNT - 1 and len({3, 7} & set(plan)) == 1
         on_top = {number for shard, rows in first for row in range(rows) for number in labels_of(shard, row)}
