@@ -134,6 +134,12 @@ PREDICTIONS_SCHEMA = pa.schema(
     ]
 )
 
+#: The output of ``ezxmc tag --rerank``. ``scores``: what the labels are ordered by, falling (tagging/reranking.py);
+#: ``similarities``: what ``scores`` are without it; ``verdicts``: the teacher's, calibrated.
+RERANKED_SCHEMA = pa.schema(
+    [*PREDICTIONS_SCHEMA, ("similarities", pa.list_(pa.float32())), ("verdicts", pa.list_(pa.float32()))]
+)
+
 #: evaluation/encoder-N/shard-NNNNN.parquet: a row for every test document with gold given; ``labels`` in falling score.
 RANKINGS_SCHEMA = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
 

@@ -147,13 +147,13 @@ def tag_lines(tagger: Tagger) -> None:
         print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
 
 
-def say_tagged(counts: TagCounts, output: str) -> None:
-    """What tagging files into ``output`` did."""
+def say_tagged(counts: TagCounts, output: str, lacking: str = "of at least predict.min_score") -> None:
+    """What tagging files into ``output`` did; ``lacking``: the label that a document without any has not."""
     from ezxmc_ray.progress import say
 
     say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {output}")
     for count, what in (
-        (counts.without_labels, "documents have no label of at least predict.min_score"),
+        (counts.without_labels, f"documents have no label {lacking}"),
         (counts.without_text, "documents have a title only"),
         (counts.truncated, "documents were cut at encoder.max_document_tokens"),
         (counts.rejected, f"bad rows were left out; {output}.rejected.parquet says which and why"),

@@ -47,6 +47,13 @@ def tag(
     overrides: Words = None,
     inputs: Inputs = None,
     output: Output = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank",
+            help="let the run's teacher judge what the student proposes: into a FOLDER/ only, at an LLM's price",
+        ),
+    ] = False,
     kind: Annotated[
         str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")
     ] = "parquet",
@@ -56,11 +63,16 @@ def tag(
     files = [*(inputs or []), *(word for word in overrides or [] if "=" not in word)]
     if files and not inputs:
         raise UserError(f"{files[0]!r} is neither an override (a.b=c) nor an input file; put --input before files.")
+    if rerank and not (files and (output or "").endswith("/")):
+        raise UserError(
+            "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "
+            "--output FOLDER/ (with the / at its end)."
+        )
     if output is not None and not files:
         raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
     target = output or "tags.parquet"
     if target.endswith("/"):
-        _tag_folder(run, knobs, files, target, kind)
+        (_rerank_folder if rerank else _tag_folder)(run, knobs, files, target, kind)
         return
     from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger
@@ -92,6 +104,35 @@ def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind:
 
     with ray_cluster(settings.cluster):
         say_tagged(tag_folder(run, knobs, settings, files, folder, f".{kind}"), folder)
+
+
+def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
+    """As ``_tag_folder``, with the labels that the run's teacher says yes to."""
+    from ezxmc_ray.checks import check_engine, check_shared
+    from ezxmc_ray.progress import StageProgress, say
+    from ezxmc_ray.tagging.files import check_output
+    from ezxmc_ray.tagging.reranking import open_reranking
+    from ezxmc_ray.teacher.engine import load_teacher
+
+    check_output(f"{folder}tags.{kind}")
+    with StageProgress("rerank", phase="looking at the run and its teacher"):
+        opened = open_reranking(run, knobs)
+        config, how = opened[0].config, opened[2]
+        for what, place in (("the run", run), ("--output", folder)):
+            check_shared(config.cluster, what, place)
+        check_engine(config)
+        load_teacher(how.teacher)
+    say(
+        f"The teacher {how.teacher.model} is asked about up to {how.candidates} labels a document "
+        f"(predict.rerank_candidates). Of those with a verdict of {how.yes_threshold:.4g} or more "
+        f"(teacher.yes_threshold) up to {how.top_k} are kept (predict.top_k)."
+    )
+    from ezxmc_ray.cluster.session import ray_cluster
+    from ezxmc_ray.stages.rerank import rerank_folder
+
+    with ray_cluster(config.cluster):
+        counts = rerank_folder(opened, knobs, files, folder, f".{kind}")
+        say_tagged(counts, folder, "that the teacher says yes to")
 
 
 @app.command(help="Write what a service needs of a run, and nothing else: student, index, words, labels.")

@@ -286,6 +286,7 @@ def _check_depths(config: Config) -> None:
         )
     ranked = {"shortlist.size": config.shortlist.size, "predict.top_k": config.predict.top_k}
     ranked |= {"evaluate.depth": config.evaluate.depth}
+    ranked |= {"predict.rerank_candidates": config.predict.rerank_candidates or 0}
     for key, depth in ranked.items():
         if config.lexical.weight and depth > config.lexical.candidates:
             raise UserError(

@@ -319,6 +319,12 @@ class PredictConfig:
         above=0,
         most=0.99,
     )
+    rerank_candidates: int | None = knob(
+        None,
+        "labels a document that ezxmc tag --rerank asks the teacher about, of which top_k are kept at most; null: twice top_k",
+        above=0,
+        performance=True,
+    )
 
 
 @dataclass

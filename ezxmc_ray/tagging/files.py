@@ -37,8 +37,8 @@ TAG_BATCH = 1024
 OUTPUTS = (".parquet", ".jsonl", ".csv")
 #: The output that is the standard output, as JSON lines.
 STDOUT = "-"
-#: Of a score in a text.
-SCORE_DIGITS = 6
+#: Of a score in a text, and the columns that hold some.
+SCORE_DIGITS, SCORES = 6, ("scores", "similarities", "verdicts")
 
 
 @dataclass
@@ -99,14 +99,19 @@ def tag_source(
     ``columns`` takes up the names of all columns that were there. Returns counts, and the bad rows (REJECTED_SCHEMA).
     """
     counts, bad = TagCounts(), RejectedRows(source.source.name, number)
-    for ids, titles, texts in _document_batches(source, bad, columns):
+    for ids, titles, texts in document_batches(source, bad, columns):
         table, truncated = tagger.tag_columns(ids, titles, texts)
         write(table)
         labels = lengths(table["label_ids"])
         without = int((labels == 0).sum())
         counts.add(TagCounts(len(ids), int(labels.sum()), without, texts.count(""), truncated))
     counts.rejected = len(bad)
-    return counts, bad.table().select(REJECTED_SCHEMA.names)
+    return counts, rejected_rows(bad)
+
+
+def rejected_rows(bad: RejectedRows) -> pa.Table:
+    """The bad rows as they are listed beside tags: REJECTED_SCHEMA."""
+    return bad.table().select(REJECTED_SCHEMA.names)
 
 
 def check_tagged(
@@ -163,17 +168,19 @@ def _to_stdout() -> Iterator[Callable[[pa.Table], None]]:
 
 
 @contextmanager
-def open_output(storage: Storage, name: str) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that writes tables of PREDICTIONS_SCHEMA as the ending of ``name`` says."""
+def open_output(
+    storage: Storage, name: str, schema: pa.Schema = PREDICTIONS_SCHEMA
+) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that writes tables of ``schema`` as the ending of ``name`` says."""
     ending = os.path.splitext(name)[1].lower()
     if ending == ".parquet":
-        with storage.open_table(name, PREDICTIONS_SCHEMA) as sink:
+        with storage.open_table(name, schema) as sink:
             yield sink.write_table
         return
     as_text = _csv_text if ending == ".csv" else _json_text
     with storage.open_file(name) as sink:
         if ending == ".csv":
-            sink.write((",".join(PREDICTIONS_SCHEMA.names) + "\n").encode())
+            sink.write((",".join(schema.names) + "\n").encode())
         yield lambda table: sink.write(as_text(table).encode())
 
 
@@ -191,13 +198,16 @@ def _csv_text(table: pa.Table) -> str:
 
 def _plain_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for row in table.to_pylist():
-        yield row | {"scores": [round(score, SCORE_DIGITS) for score in row["scores"]]}
+        yield row | {name: [round(score, SCORE_DIGITS) for score in row[name]] for name in SCORES if name in row}
 
 
-def _document_batches(
+def document_batches(
     source: DocumentSource, bad: RejectedRows, columns: dict[str, None]
 ) -> Iterator[tuple[list[str], list[str], list[str]]]:
-    """(ids, titles, texts) of the usable rows of ``source``, up to TAG_BATCH at a time; ``columns`` takes up all."""
+    """(ids, titles, texts) of the usable rows of ``source``, up to TAG_BATCH at a time.
+
+    ``columns`` takes up the names of all columns, ``bad`` the rows that cannot be used.
+    """
     batch: list[tuple[str, str, str]] = []
     seen: dict[str, None] = {}
     names = [source.id_column, source.title_column, source.text_column]

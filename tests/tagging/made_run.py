@@ -21,7 +21,9 @@ from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.integrity import signed
 from ezxmc_ray.storage import Manifest, Storage, checksum, write_manifest
+from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash, label_vectors_schema
+from ezxmc_ray.teacher.engine import teacher_key
 from tests.student.toy import LABELS, save_tiny_bert
 
 ALTERNATIVES = [["salt lamp"], [], ["wheel of bread", "cloud"]]
@@ -66,6 +68,24 @@ def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, 
     _finish(storage, layout.INDEX, files, built | {"shards": [dataclasses.asdict(one) for one in infos]})
     storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(to_dict(config))))
     return config
+
+
+#: The teacher of a judged run, and what its manifest says of the verdicts.
+TEACHER = ["teacher.engine=transformers", "teacher.dtype=float32", "teacher.batch_documents=1", "predict.top_k=2"]
+THRESHOLD, SCALE = 1.45, TargetScale(0.2, 0.8, 0.3, 0.4)
+
+
+def make_judged_run(folder: Path, cycles: Sequence[int] = (4,)) -> str:
+    """As :func:`make_run`, with a manifest of each cycle's judging, of so many pairs, by the bundled teacher's key."""
+    config = make_run(folder, settings=TEACHER)
+    key = teacher_key(dataclasses.replace(config.teacher, readout="likelihood"))
+    teacher = {"key": key, "dtype": "float32", "readout": "likelihood", "calibration": "label_prior"}
+    scales = {"scale": dataclasses.asdict(SCALE), "own_scale": dataclasses.asdict(SCALE)}
+    for cycle, pairs in enumerate(cycles):
+        details = {"teacher": teacher, "yes_threshold": THRESHOLD + cycle, **scales}
+        manifest = Manifest("judge", "print", pairs, 1.0, [], details)
+        write_manifest(Storage(str(folder)), layout.examples(cycle), manifest)
+    return str(folder)
 
 
 def _write_vectors(storage: Storage, vectors: np.ndarray) -> None:
