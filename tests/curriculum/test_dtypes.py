@@ -39,11 +39,14 @@ def test_a_finished_run_stays_finished_on_a_machine_of_another_dtype(
     assert stages.took() == []
 
 
-def test_another_dtype_by_name_judges_anew(stages: FakeStages, settings: list[str]) -> None:
+def test_another_dtype_by_name_judges_anew(
+    stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     run(settings)
     stages.took()
     run(settings, "teacher.dtype=float32")
     assert stages.took() == [call for call in WHOLE if call not in ("prepare", "shortlist 0")]
+    assert "teacher.dtype=auto" not in capsys.readouterr().out  # it was asked for
 
 
 def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what_is_judged(
@@ -67,6 +70,22 @@ def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what
     machine(monkeypatch, has_bfloat16=True)
     run(settings)
     assert stages.took() == []
+
+
+def test_a_change_of_dtype_is_told_by_every_start_that_asks_in_another_one(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where some verdicts in the new dtype are held by then."""
+    stages.dies_at = "train 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    machine(monkeypatch, has_bfloat16=False)
+    stages.dies_at = "judge 2"
+    for _ in range(2):
+        capsys.readouterr()
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+        assert "The verdicts of this run are in bfloat16" in capsys.readouterr().out
 
 
 def test_a_comparison_stays_where_its_cycle_is_judged_in_another_dtype(
