@@ -149,6 +149,22 @@ def test_label_vectors_are_kept_from_the_held_out_documents_to_the_others(
     assert not storage.exists("cycle-1/label_vectors/shard-00000.parquet")
 
 
+def test_label_vectors_of_other_labels_are_not_kept(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stages.dies_at = "shortlist 0"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    storage = storage_of(settings)
+    storage.write_bytes("cycle-0/label_vectors/shard-00000.parquet", b"of the labels before")
+    (tmp_path / "labels.jsonl").write_text('{"id": "1", "text": "others"}\n')
+    monkeypatch.setitem(PREPARED, "label_fingerprint", "of others")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert stages.took() == ["prepare", "shortlist 0", "prepare", "shortlist 0"]
+    assert not storage.exists("cycle-0/label_vectors/shard-00000.parquet")
+
+
 def test_a_stage_by_itself_names_what_comes_next(
     stages: FakeStages, settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
