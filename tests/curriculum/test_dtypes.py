@@ -102,6 +102,18 @@ def test_a_comparison_stays_where_its_cycle_is_judged_in_another_dtype(
     assert stages.took() == WHOLE[WHOLE.index("compare 1") + 2 :]
 
 
+def test_a_comparison_of_what_was_judged_in_another_dtype_is_done_once(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings, "curriculum.min_lead=null")  # no encoder is compared
+    stages.took()
+    machine(monkeypatch, has_bfloat16=False)
+    run(settings)
+    assert {call.split()[0] for call in stages.took()} == {"compare", "report"}
+    run(settings)
+    assert stages.took() == []
+
+
 def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
