@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -190,6 +191,10 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     command += ["--disable-usage-stats", "--object-store-memory=300000000", "--dashboard-agent-listen-port=0"]
     command += ["--include-log-monitor=False"]  # which looks through the logs all the time
+    # A job finds its cluster by a file in this folder, which is the other process's Ray's too by default. A short path:
+    # those of sockets lie below it.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command += [f"--temp-dir={folder}"]
     command += ["--min-worker-port=0", "--max-worker-port=0"]  # any that are free: the other process's Ray has some
     environment = {**os.environ, "PATH": f"{Path(ray).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["RAY_worker_niceness"] = "0"  # else 15, behind the other test process, which this one is waited for
@@ -214,6 +219,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
         watchdog.wait(timeout=60)
         node.kill()
         node.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

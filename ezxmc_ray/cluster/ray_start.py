@@ -98,22 +98,22 @@ def start_local_ray(config: ClusterConfig, **quiet: Any) -> None:
 
 def join_ray(address: str, **quiet: Any) -> None:
     """Join the cluster at ``address``. Errors: UserError, within :data:`ANSWER_S` where nobody answers there."""
-    for number in range(1, TRIES + 1):
-        try:
-            with _this_machine_only() if _answers_here_only(address) else nullcontext():
-                ray.init(address=address, **quiet)
-            return
-        except Exception as error:
-            if not _is_of_the_start(error):
-                raise
-            reason = one_line(error.__cause__ or error).rstrip(".")
-            # What answered as Ray, and then did not tell its node here in time: so does a busy machine.
-            if number == TRIES or not str(error).startswith("Failed to connect to Ray cluster"):
-                raise UserError(
-                    f"The Ray cluster at {address} cannot be joined ({reason}): is it up, and is cluster.address (or "
-                    "RAY_ADDRESS) right?"
-                ) from error
-        say(f"Ray did not answer ({reason}): trying once more")
+    try:
+        with _this_machine_only() if _answers_here_only(address) else nullcontext():
+            ray.init(address=address, **quiet)
+    except Exception as error:
+        if not _is_of_the_start(error):
+            raise
+        raise UserError(
+            f"The Ray cluster at {address} cannot be joined ({_why(error)}): is it up, and is cluster.address (or "
+            "RAY_ADDRESS) right?"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """What Ray's own error hides in its cause, which may end with a traceback's last line."""
+    told = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    return one_line(Exception(told[-1] if "Traceback" in told[0] else told[0])).rstrip(".")
 
 
 def ray_logs() -> str:
