@@ -114,6 +114,18 @@ def test_a_comparison_of_what_was_judged_in_another_dtype_is_done_once(
     assert stages.took() == []
 
 
+def test_what_is_judged_anew_has_the_machines_dtype_and_not_that_of_the_verdicts_before(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings)
+    machine(monkeypatch, has_bfloat16=False)
+    run(settings, "teacher.prompt=package")
+    assert dtypes_of(settings) == ["float32"] * 4
+    stages.took()
+    run(settings, "teacher.prompt=package")
+    assert stages.took() == []
+
+
 def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

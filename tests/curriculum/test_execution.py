@@ -75,6 +75,22 @@ def test_a_repair_adds_to_the_seconds_that_the_step_took(finished: WritingStages
     assert after is not None and 1000 < after.seconds < 1030
 
 
+def test_what_is_done_with_other_settings_is_no_repair(
+    finished: WritingStages, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a file of the old one is damaged: nothing of it is kept, and its seconds do not count."""
+    storage = storage_of(settings)
+    before = read_manifest(storage, "predictions")
+    assert before is not None
+    write_manifest(storage, "predictions", replace(before, seconds=1000.0))
+    storage.write_bytes("predictions/part-1", b"")
+    capsys.readouterr()
+    run(settings, "predict.top_k=3")
+    after = read_manifest(storage, "predictions")
+    assert after is not None and after.seconds < 30
+    assert "made anew" not in capsys.readouterr().out
+
+
 def test_what_a_training_would_have_gone_on_from_goes_when_it_is_done(
     finished: WritingStages, settings: list[str]
 ) -> None:
