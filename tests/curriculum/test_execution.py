@@ -75,6 +75,20 @@ def test_a_repair_adds_to_the_seconds_that_the_step_took(finished: WritingStages
     assert after is not None and 1000 < after.seconds < 1030 and after.stage == "predict"
 
 
+def test_a_repair_keeps_the_name_of_what_comes_out_as_before(finished: WritingStages, settings: list[str]) -> None:
+    """Of an older version's run too, whose names were drawn: later steps are not stale."""
+    storage = storage_of(settings)
+    before = read_manifest(storage, "evaluation")
+    assert before is not None
+    for salt, kept in (("", True), ("another", False)):
+        write_manifest(storage, "evaluation", replace(before, commit="drawn"))
+        storage.write_bytes("evaluation/part-1", b"")
+        finished.salt = salt
+        run(settings)
+        after = read_manifest(storage, "evaluation")
+        assert after is not None and (after.commit == "drawn") is kept
+
+
 def test_what_is_done_with_other_settings_is_no_repair(
     finished: WritingStages, settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
