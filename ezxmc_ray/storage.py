@@ -222,8 +222,12 @@ class Storage:
         files = [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.is_file())
         for file in files:
             target = relative if local.is_file() else f"{relative}/{file.relative_to(local).as_posix()}"
-            with self._commit(target) as temporary:
-                shutil.copyfile(file, temporary)
+            if self.is_local:
+                with self._commit(target) as temporary:
+                    shutil.copyfile(file, temporary)
+            else:
+                with writing_to(self.path(target)):
+                    self._put(str(file), target)
 
     @contextmanager
     def local(self, relative: str) -> Iterator[Path]:
@@ -275,37 +279,36 @@ class Storage:
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:
         """A local path to write to; what was written becomes ``relative`` when the block ends well, or nothing does."""
-        if self.guard is not None:
-            self.guard()
-        target = self.path(relative)
-        by_way_of = "" if self.is_local else tempfile.gettempdir()
-        with writing_to(target, by_way_of), self._room_for(target) as temporary:
-            yield temporary
-            if not self.is_local:
-                # A stream of the store's puts what it has whatever ends it, so that a signal must not: those reach
-                # the main thread alone, and the end of the block waits for the other one.
-                with ThreadPoolExecutor(1) as pool:
-                    pool.submit(copy_file, _LOCAL, temporary, self.filesystem, target).result()
-                return
-            with open(temporary, "rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, target)
-            _sync_folder(os.path.dirname(target))
-
-    @contextmanager
-    def _room_for(self, target: str) -> Iterator[str]:
-        """A name for what becomes ``target``: beside it on a file system, else in a folder for temporary files."""
         if not self.is_local:
-            with temporary_folder() as folder:
+            with writing_to(self.path(relative), tempfile.gettempdir()), temporary_folder() as folder:
                 yield str(folder / "file")
+                self._put(str(folder / "file"), relative)
             return
+        self._check_owner()
+        target = self.path(relative)
         temporary = temporary_name(target)
         try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            yield temporary
+            with writing_to(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                yield temporary
+                with open(temporary, "rb+") as written:
+                    os.fsync(written.fileno())
+                os.replace(temporary, target)
+                _sync_folder(os.path.dirname(target))
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)
+
+    def _put(self, local: str, relative: str) -> None:
+        """Put the file ``local`` into an object store, in a thread that no signal reaches: a stream there puts what it
+        has, whatever ends it."""
+        self._check_owner()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(copy_file, _LOCAL, local, self.filesystem, self.path(relative)).result()
+
+    def _check_owner(self) -> None:
+        if self.guard is not None:
+            self.guard()
 
 
 def copy_file(source: fs.FileSystem, path: str, destination: fs.FileSystem, target: str) -> None:
@@ -317,8 +320,7 @@ def copy_file(source: fs.FileSystem, path: str, destination: fs.FileSystem, targ
         source.open_input_stream(path, compression=None) as content,
         destination.open_output_stream(target, compression=None) as sink,
     ):
-        while block := content.read(_BLOCK_BYTES):
-            sink.write(block)
+        shutil.copyfileobj(content, sink, _BLOCK_BYTES)
 
 
 def counts_of(schema: pa.Schema) -> dict[str, int]:

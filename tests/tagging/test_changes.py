@@ -276,13 +276,13 @@ def test_labels_change_on_an_object_store_too(copy: Path, tmp_path: Path, monkey
     monkeypatch.setenv("EZXMC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run_lock, "SETTLE_S", 0.01)
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
-    commit = Storage._commit
+    put = Storage._put
 
-    def put_anywhere(self: Storage, relative: str) -> Any:
+    def put_anywhere(self: Storage, local: str, relative: str) -> None:
         Path(self.path(relative)).parent.mkdir(exist_ok=True, parents=True)  # which no object store asks for
-        return commit(self, relative)
+        put(self, local, relative)
 
-    monkeypatch.setattr(Storage, "_commit", put_anywhere)
+    monkeypatch.setattr(Storage, "_put", put_anywhere)
     looks, real = list[str](), run_lock.ObjectLock.check
     monkeypatch.setattr(run_lock.ObjectLock, "check", lambda self: (looks.append(""), real(self)))
     add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
