@@ -61,17 +61,17 @@ def compact(bundle: Bundle) -> None:
 
     done = compact_labels(bundle)
     if done.before == done.after and not done.gone:
-        print(shown(f"Nothing to do: {bundle} has {_parts(done.after)}, with {_count(done.labels)}"))
+        print(shown(f"Nothing to do: {bundle} has {_count(done.after, 'part')}, with {_count(done.labels)}"))
     else:
         gone = f", {done.gone:,} removed ones of which are gone" if done.gone else ""
-        print(
-            shown(f"{bundle} had {_parts(done.before)} and has {_parts(done.after)}, with {_count(done.labels)}{gone}")
-        )
+        before, after = (_count(parts, "part") for parts in (done.before, done.after))
+        print(shown(f"{bundle} had {before} and has {after}, with {_count(done.labels)}{gone}"))
     if done.kept:
         print(
             shown(
                 f"{done.kept:,} of the export's own labels that were removed stay in its index, which keeps no vectors "
-                f"to make another one of; {_anew(bundle)}."
+                f"to make another one of; to be rid of them, write its labels with `ezxmc labels list {bundle} "
+                "--output labels.jsonl`, and give `ezxmc export RUN DIRECTORY --labels labels.jsonl`."
             )
         )
 
@@ -110,7 +110,7 @@ def _say(did: str, done: Changed, bundle: str) -> None:
 
     for note in done.notes:
         print(shown(f"{note}."))
-    texts = "1 text was" if done.texts == 1 else f"{done.texts:,} texts were"
+    texts = f"{_count(done.texts, 'text')} {'was' if done.texts == 1 else 'were'}"
     unreadable = f", {done.unreadable:,} of which hold nothing that the encoder knows" if done.unreadable else ""
     print(shown(f"{did} {_count(done.came)}: {texts} embedded{unreadable}; {bundle} has {_count(done.labels)} now"))
     if done.parts > MANY_PARTS:
@@ -134,17 +134,5 @@ def _files_and_knobs(words: list[str]) -> tuple[list[str], list[str]]:
     return files, knobs
 
 
-def _anew(bundle: str) -> str:
-    """How to make a bundle of its labels anew."""
-    return (
-        f"to be rid of them, write its labels with `ezxmc labels list {bundle} --output labels.jsonl`, and give `ezxmc "
-        "export RUN DIRECTORY --labels labels.jsonl`"
-    )
-
-
-def _parts(count: int) -> str:
-    return "1 part" if count == 1 else f"{count:,} parts"
-
-
-def _count(labels: int) -> str:
-    return "1 label" if labels == 1 else f"{labels:,} labels"
+def _count(count: int, what: str = "label") -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -90,6 +90,11 @@ def _alternatives(storage: Storage) -> pa.ChunkedArray:
     return storage.read_table(layout.LABELS, LABELS_WITH_ALTERNATIVES, [ALTERNATIVES])[ALTERNATIVES]
 
 
+def read_labels(storage: Storage) -> pa.Table:
+    """The labels of a run or of a part of a bundle: LABELS_WITH_ALTERNATIVES where one has some, else LABELS_SCHEMA."""
+    return storage.read_table(layout.LABELS, LABELS_WITH_ALTERNATIVES if has_alternatives(storage) else LABELS_SCHEMA)
+
+
 def has_alternatives(storage: Storage) -> bool:
     """Whether a label of a run has other texts besides the preferred one."""
     with storage.filesystem.open_input_file(storage.path(layout.LABELS)) as file:

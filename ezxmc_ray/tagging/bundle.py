@@ -18,7 +18,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ezxmc_ray import layout
@@ -75,6 +77,19 @@ def was_changed(storage: Storage) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return bool(told.get("changed") or told.get("added") or told.get("removed"))
+
+
+@contextmanager
+def new_folder(target: Storage) -> Iterator[tuple[str, Storage]]:
+    """The name of a new folder of the bundle ``target``, and its files, which go if the block does not end well."""
+    folder = f"{FILES}{secrets.token_hex(8)}"
+    files = target.below(folder)
+    files.guard = target.guard
+    try:
+        yield folder, files
+    except BaseException:
+        files.remove("")
+        raise
 
 
 def describe_files(files: Storage) -> dict[str, dict[str, Any]]:

@@ -8,12 +8,11 @@ that is called otherwise goes and comes again. bundle.json is written last of al
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,20 @@ from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.documents.told import label_notes
 from ezxmc_ray.documents.values import same_id
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
-from ezxmc_ray.index.label_texts import all_texts, has_alternatives
+from ezxmc_ray.index.build import EXACT_FACTORY, build_shard, save_shard
+from ezxmc_ray.index.label_texts import all_texts, read_labels
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
+from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA
 from ezxmc_ray.tagging.arguments import some_ids
 from ezxmc_ray.tagging.bundle import (
     BUNDLE,
-    FILES,
     READING_LABELS,
     added_note,
     describe_files,
     is_bundle,
+    new_folder,
     open_bundle,
     read_bundle_note,
 )
@@ -122,10 +121,7 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
     if len(set(several)) < len(several):
         names = PrepareConfig()
     for number, files in enumerate(bundle.parts):
-        schema = LABELS_WITH_ALTERNATIVES if has_alternatives(files) else LABELS_SCHEMA
-        table = files.read_table(layout.LABELS, schema)
-        counts = ~bundle.removed[bundle.starts[number] : bundle.starts[number + 1]]
-        for batch in table.filter(counts).to_batches(_BATCH):
+        for batch in read_labels(files).filter(bundle.alive(number)).to_batches(_BATCH):
             for row in batch.to_pylist():
                 label = {names.label_id_column: row["id"], names.label_text_column: row["text"]}
                 if row["description"] and names.label_description_column:
@@ -178,6 +174,12 @@ class OwnedBundle:
         self.removed = np.zeros(len(self.ids), bool)
         self.removed[self.settings.removed] = True
 
+    def alive(self, part: int) -> np.ndarray:
+        """Which labels of a part are not removed, bool by their place in it."""
+        first, stop = self.starts[part : part + 2]
+        alive: np.ndarray = ~self.removed[first:stop]
+        return alive
+
     @cached_property
     def number_of(self) -> dict[str, int]:
         """The label numbers by ids as they are compared."""
@@ -205,29 +207,31 @@ class OwnedBundle:
             part, texts, unreadable = self._write_part(labels)
             note |= {"added": [*note["added"], part]}
         self.target.write_note(BUNDLE, note)
-        in_use = [not self.removed[first:stop].all() for first, stop in pairwise(self.starts)]
-        parts, notes = sum(in_use) + (labels is not None), label_notes(labels) if labels else []
+        in_use = sum(bool(self.alive(part).any()) for part in range(len(self.parts)))
+        parts, notes = in_use + (labels is not None), label_notes(labels) if labels else []
         return Changed(came, went, texts, unreadable, left, parts, notes)
 
     def _write_part(self, labels: LabelSet) -> tuple[dict[str, Any], int, int]:
         """Write what comes; returns what bundle.json says of it, texts, and unreadable ones."""
-        folder = f"{FILES}{secrets.token_hex(8)}"
-        files = self.target.below(folder)
-        files.guard = self.target.guard
-        try:
+        with new_folder(self.target) as (folder, files):
             files.write_table(layout.LABELS, labels.table)
             texts = all_texts(files).to_pylist()
             encoded = load_encoder(self.parts[0], self.settings).encode_labels(texts)
-            added = AddedLabels([write_exact_index(files, encoded.vectors)], label_fingerprint(labels.table))
-            # A word weighs by its rarity among all labels that there are from now on.
-            if words := open_words(self.parts, self.settings, self.removed):
-                language = words[0].table.names.language
-                write_lexical_files(files, LexicalSource(added.label_fingerprint, language), words)
+            added = self.write_search(files, labels.table, encoded.vectors, len(self.parts))
             part = added_note(added, folder, describe_files(files))
-        except BaseException:
-            files.remove("")
-            raise
         return part, len(texts), encoded.unreadable
+
+    def write_search(self, files: Storage, labels: pa.Table, vectors: np.ndarray, others: int) -> AddedLabels:
+        """Write what the ``labels`` in ``files`` are found by: an exact index of ``vectors`` (by row), and words, which
+        weigh by their rarity among these labels and those of the first ``others`` parts."""
+        with temporary_folder() as scratch:
+            info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)
+            files.upload(scratch / info.file, f"{layout.INDEX}/{info.file}")
+        added = AddedLabels([info], label_fingerprint(labels))
+        if words := open_words(self.parts, self.settings, self.removed):
+            language = words[0].table.names.language
+            write_lexical_files(files, LexicalSource(added.label_fingerprint, language), words[:others])
+        return added
 
 
 def _with_knobs(prepare: PrepareConfig, overrides: Sequence[str]) -> PrepareConfig:
@@ -239,11 +243,3 @@ def _with_knobs(prepare: PrepareConfig, overrides: Sequence[str]) -> PrepareConf
                 f"{', '.join(KNOBS)}."
             )
     return apply_overrides(Config(prepare=prepare), list(overrides)).prepare
-
-
-def write_exact_index(files: Storage, vectors: np.ndarray) -> ShardInfo:
-    """An exact one of ``vectors``, by row."""
-    with temporary_folder() as scratch:
-        info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)
-        files.upload(scratch / info.file, f"{layout.INDEX}/{info.file}")
-    return info

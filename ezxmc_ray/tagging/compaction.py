@@ -9,7 +9,6 @@ weigh by their rarity among the labels that are left. Label numbers are given an
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
-from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.exact import as_exact
-from ezxmc_ray.index.label_texts import has_alternatives, read_label_texts
-from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
+from ezxmc_ray.index.label_texts import read_label_texts, read_labels
 from ezxmc_ray.index.search import load_shard
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import ALTERNATIVES, LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, added_note, describe_files, folders_of
+from ezxmc_ray.tables import ALTERNATIVES, LABELS_WITH_ALTERNATIVES
+from ezxmc_ray.tagging.bundle import BUNDLE, added_note, describe_files, folders_of, new_folder
 from ezxmc_ray.tagging.bundle_lock import remove_old_folders
-from ezxmc_ray.tagging.changes import OwnedBundle, opened_bundle, write_exact_index
-from ezxmc_ray.tagging.settings import AddedLabels
-from ezxmc_ray.tagging.tagger import open_words
+from ezxmc_ray.tagging.changes import OwnedBundle, opened_bundle
 
 
 @dataclass(frozen=True)
@@ -60,11 +55,10 @@ def compact_labels(where: str) -> Compacted:
     with opened_bundle(where) as bundle:
         before, removed = len(bundle.parts), int(bundle.removed.sum())
         parts = _exact_parts(bundle)
-        staying = before - len(parts)  # 1, of an index that keeps no vectors, or 0
+        staying, after = before - len(parts), before  # 1, of an index that keeps no vectors, or 0
         if len(parts) > 1 or not all(part.alive.all() for part in parts):
-            _write(bundle, parts, staying)
+            after = _count(bundle, _written(bundle, parts, staying))
         kept = int(bundle.removed[: bundle.starts[staying]].sum())
-        after = len(folders_of(bundle.target.read_note(BUNDLE)))
         return Compacted(before, after, removed - kept, kept, len(bundle.removed) - removed)
 
 
@@ -75,7 +69,7 @@ def _exact_parts(bundle: OwnedBundle) -> list[_Part]:
     for number, files in enumerate(bundle.parts):
         vectors = _vectors(files, shards[number])
         if vectors is not None:
-            parts.append(_Part(files, vectors, ~bundle.removed[bundle.starts[number] : bundle.starts[number + 1]]))
+            parts.append(_Part(files, vectors, bundle.alive(number)))
     return parts
 
 
@@ -85,60 +79,41 @@ def _vectors(files: Storage, shards: Sequence[ShardInfo]) -> np.ndarray | None:
     return np.concatenate([one.vectors for one in found if one]) if all(found) else None
 
 
-def _write(bundle: OwnedBundle, parts: Sequence[_Part], staying: int) -> None:
-    """Write ``parts`` as one, behind the ``staying`` parts before them, and have it count."""
+def _written(bundle: OwnedBundle, parts: Sequence[_Part], staying: int) -> dict[str, Any]:
+    """Write ``parts`` as one, behind the ``staying`` parts before them; returns what changes in bundle.json."""
+    changed: dict[str, Any] = {
+        "added": [],
+        "removed": np.flatnonzero(bundle.removed[: bundle.starts[staying]]).tolist(),
+    }
     if not any(part.alive.any() for part in parts):  # what stays is all that there is
-        _count(bundle, {"added": [], "removed": _removed(bundle, staying)})
-        return
-    folder = f"{FILES}{secrets.token_hex(8)}"
-    files = bundle.target.below(folder)
-    files.guard = bundle.target.guard
-    try:
+        return changed
+    with new_folder(bundle.target) as (folder, files):
         table = _table(parts)
         files.write_table(layout.LABELS, table)
-        info = write_exact_index(files, _rows_alive(parts))
-        fingerprint = label_fingerprint(table)
-        if words := open_words(bundle.parts, bundle.settings, bundle.removed):
-            language = words[0].table.names.language
-            write_lexical_files(files, LexicalSource(fingerprint, language), words[:staying])
-        if not staying:
-            with bundle.parts[0].local(bundle.settings.encoder_folder) as encoder:
-                files.upload(encoder, bundle.settings.encoder_folder)
-        told = describe_files(files)
+        made = bundle.write_search(files, table, _rows_alive(parts), staying)
         if staying:
-            added = [added_note(AddedLabels([info], fingerprint), folder, told)]
-            note: dict[str, Any] = {"added": added, "removed": _removed(bundle, staying)}
-        else:
-            note = {"folder": folder, "files": told, "label_fingerprint": fingerprint, "added": [], "removed": []}
-            note["shards"] = [dataclasses.asdict(info)]
-    except BaseException:
-        files.remove("")
-        raise
-    _count(bundle, note)
+            return changed | {"added": [added_note(made, folder, describe_files(files))]}
+        with bundle.parts[0].local(bundle.settings.encoder_folder) as encoder:
+            files.upload(encoder, bundle.settings.encoder_folder)
+        return changed | {"folder": folder, "files": describe_files(files), **dataclasses.asdict(made)}
 
 
-def _removed(bundle: OwnedBundle, staying: int) -> list[int]:
-    """The removed labels of the parts that stay as they are."""
-    removed: list[int] = np.flatnonzero(bundle.removed[: bundle.starts[staying]]).tolist()
-    return removed
-
-
-def _count(bundle: OwnedBundle, changed: dict[str, Any]) -> None:
-    """Write ``changed`` into bundle.json, from when on it counts, and remove what no longer does."""
+def _count(bundle: OwnedBundle, changed: dict[str, Any]) -> int:
+    """Write ``changed`` into bundle.json, from when on it counts, and remove what no longer does; returns the parts."""
     note = bundle.note | changed
     bundle.target.write_note(BUNDLE, note)
     remove_old_folders(bundle.target, folders_of(note))
+    return len(folders_of(note))
 
 
 def _table(parts: Sequence[_Part]) -> pa.Table:
     """The labels that are alive, with the column of other texts where one of them has some."""
     tables = []
     for part in parts:
-        has_some = has_alternatives(part.files)
-        table = part.files.read_table(layout.LABELS, LABELS_WITH_ALTERNATIVES if has_some else LABELS_SCHEMA)
-        if not has_some:
-            none = pa.array([[]] * len(table), LABELS_WITH_ALTERNATIVES.field(ALTERNATIVES).type)
-            table = table.append_column(LABELS_WITH_ALTERNATIVES.field(ALTERNATIVES), none)
+        table = read_labels(part.files)
+        if ALTERNATIVES not in table.column_names:
+            column = LABELS_WITH_ALTERNATIVES.field(ALTERNATIVES)
+            table = table.append_column(column, pa.array([[]] * len(table), column.type))
         tables.append(table.filter(pa.array(part.alive)))
     whole = pa.concat_tables(tables)
     return whole if any(whole[ALTERNATIVES].to_pylist()) else whole.drop_columns([ALTERNATIVES])

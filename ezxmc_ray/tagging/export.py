@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,16 @@ from ezxmc_ray.integrity import checked
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.run_lock import LOCK_FILES
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, ONNX_FOLDER, README, bundle_note, describe_files, was_changed
+from ezxmc_ray.tagging.bundle import (
+    BUNDLE,
+    FILES,
+    ONNX_FOLDER,
+    README,
+    bundle_note,
+    describe_files,
+    new_folder,
+    was_changed,
+)
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
@@ -96,15 +104,13 @@ def _export(
     write_labels: Callable[[Storage], WrittenLabels] | None,
 ) -> Exported:
     """As :func:`export_bundle`, into a directory that nobody else writes to meanwhile."""
-    folder = f"{FILES}{secrets.token_hex(8)}"
-    files = target.below(folder)
     settings = dataclasses.replace(
         settings,
         encoder=dataclasses.replace(settings.encoder, dtype="float32"),
         onnx=encoder == "onnx",
         encoder_folder=ONNX_FOLDER if encoder == "onnx" else layout.STUDENT,
     )
-    try:
+    with new_folder(target) as (folder, files):
         if write_labels is None:
             _copy_labels(source, files, settings)
         else:
@@ -114,9 +120,6 @@ def _export(
         _try(source, files, settings, write_labels is None)
         told = describe_files(files)
         target.write_bytes(README, _readme(files, settings, told).encode())
-    except BaseException:
-        files.remove("")
-        raise
     target.write_note(BUNDLE, bundle_note(settings, folder, told))
     remove_old_folders(target, [folder])
     return Exported(files.rows(layout.LABELS), _bytes(told))
