@@ -24,6 +24,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import ROOT
+
 TOPICS = {
     "astronomy": "telescope star galaxy orbit comet planet nebula",
     "baking": "bread flour oven yeast dough cake sugar",
@@ -39,7 +41,6 @@ TOPICS = {
     "geology": "rock mineral volcano sediment fault",
 }
 DOCUMENTS = 96
-ROOT = Path(__file__).parents[2]
 EZXMC = str(Path(sys.executable).with_name("ezxmc"))
 #: Batches that are committed before the run is killed; a batch has eight documents of 72.
 BATCHES_BEFORE_THE_KILL = 2

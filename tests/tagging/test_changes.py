@@ -8,8 +8,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -208,20 +208,15 @@ COMMANDS: dict[str, tuple[Callable[[str, list[str]], Any], list[dict[str, Any]]]
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_killed_at_any_write_leaves_the_old_labels(
-    copy: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command, rows = COMMANDS[name]
-    file, where = write(tmp_path / "labels.jsonl", rows), str(copy)
-    before = Tagger.load(where).labels.to_pylist()
-    real, writes = Storage._commit, [0]
+def killed_at_each_write(monkeypatch: pytest.MonkeyPatch, command: Callable[[], Any]) -> Iterator[None]:
+    """Give ``command`` until it comes to its end, each time with a (simulated) kill one write later; yields after
+    each."""
+    real = Storage._commit
     for at in range(100):
-        writes[0] = 0
+        writes = count(1)
 
-        def simulated_kill(storage: Storage, relative: str, at: int = at) -> Any:
-            writes[0] += 1
-            if writes[0] > at:
+        def simulated_kill(storage: Storage, relative: str, at: int = at, writes: Iterator[int] = writes) -> Any:
+            if next(writes) > at:
                 raise KeyboardInterrupt
             return real(storage, relative)
 
@@ -229,12 +224,26 @@ def test_a_command_killed_at_any_write_leaves_the_old_labels(
             patch.setattr(Storage, "_commit", simulated_kill)
             patch.setattr(Storage, "remove", lambda storage, name: None)  # nothing tidies up after a kill
             try:
-                command(where, [file])
-                break
+                command()
+                return
             except KeyboardInterrupt:
                 pass
+        yield
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_killed_at_any_write_leaves_the_old_labels(
+    copy: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, rows = COMMANDS[name]
+    file, where = write(tmp_path / "labels.jsonl", rows), str(copy)
+    before = Tagger.load(where).labels.to_pylist()
+    kills = 0
+    for _ in killed_at_each_write(monkeypatch, lambda: command(where, [file])):
         assert Tagger.load(where).labels.to_pylist() == before
-    assert at == {"add": 14, "remove": 3, "rename": 14}[name]
+        kills += 1
+    assert kills == {"add": 14, "remove": 3, "rename": 14}[name]
     assert Tagger.load(where).labels.to_pylist() != before
     left = len(list(copy.glob("files-*")))
     remove_labels(where, [write(tmp_path / "more.jsonl", [{"id": "id lamp"}])])

@@ -23,7 +23,16 @@ from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels, 
 from ezxmc_ray.tagging.compaction import Compacted, compact_labels
 from ezxmc_ray.tagging.tagger import Tagger
 from tests.conftest import Ezxmc
-from tests.tagging.test_changes import DOCUMENTS, NEW, ROWS, PlainLabels, check, drawn_row, write
+from tests.tagging.test_changes import (
+    DOCUMENTS,
+    NEW,
+    ROWS,
+    PlainLabels,
+    check,
+    drawn_row,
+    killed_at_each_write,
+    write,
+)
 
 
 def folders(bundle: Path) -> list[str]:
@@ -114,26 +123,11 @@ def test_killed_at_any_write_it_leaves_the_old_parts(
     with_another_index(copy, factory)
     changed(where, tmp_path / "labels.jsonl")
     state, tags = state_of(Storage(where)), Tagger.load(where).tag(DOCUMENTS, 50, -9.0)
-    listed, real, writes = list(listed_labels(where)), Storage._commit, [0]
-    for at in range(100):
-        writes[0] = 0
-
-        def simulated_kill(storage: Storage, relative: str, at: int = at) -> Any:
-            writes[0] += 1
-            if writes[0] > at:
-                raise KeyboardInterrupt
-            return real(storage, relative)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Storage, "_commit", simulated_kill)
-            patch.setattr(Storage, "remove", lambda storage, name: None)  # nothing tidies up after a kill
-            try:
-                compact_labels(where)
-                break
-            except KeyboardInterrupt:
-                pass
+    listed, kills = list(listed_labels(where)), 0
+    for _ in killed_at_each_write(monkeypatch, lambda: compact_labels(where)):
         assert state_of(Storage(where)) == state and Tagger.load(where).tag(DOCUMENTS, 50, -9.0) == tags
-    assert at > 10 and state_of(Storage(where)) != state
+        kills += 1
+    assert kills > 10 and state_of(Storage(where)) != state
     assert list(listed_labels(where)) == listed
     left = len(folders(copy))
     add_labels(where, [write(tmp_path / "more.jsonl", [{"id": "more", "text": "poem law"}])])
