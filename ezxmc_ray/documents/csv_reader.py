@@ -53,8 +53,7 @@ class _Lines:
         self._lines = read_lines(source)
         self._back: deque[tuple[int, str, RawRow | None]] = deque()
         self.taken: list[tuple[int, str, RawRow | None]] = []
-        #: Whether a line was not UTF-8 or too long so far.
-        self.has_faults = False
+        self._has_faults = False
 
     def __iter__(self) -> _Lines:
         return self
@@ -75,7 +74,7 @@ class _Lines:
         self, number: int, line: bytes | None, error: UnicodeDecodeError | None = None
     ) -> tuple[int, str, RawRow | None]:
         """Number, text, and what is wrong with a line."""
-        self.has_faults = True
+        self._has_faults = True
         text = "\n" if line is None else line.decode("utf-8", "replace")
         return number, text, bad_line(number, line, error)
 
@@ -89,6 +88,8 @@ class _Lines:
 
     def fault(self) -> RawRow | None:
         """The last line of the record that is not UTF-8 or too long."""
+        if not self._has_faults:  # as in most files
+            return None
         return next((fault for _, _, fault in reversed(self.taken) if fault), None)
 
 
@@ -183,7 +184,7 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
             return
         if not fields:
             continue
-        fault = lines.fault() if lines.has_faults else None
+        fault = lines.fault()
         if fault:
             yield fault
         elif len(lines.taken) > 1 and quotes.swallowed(lines.texts(), fields):

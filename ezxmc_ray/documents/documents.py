@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -105,7 +105,7 @@ class LabelsById:
 
 def check_document(
     row: RawRow, source: DocumentSource, labels: LabelsOf, prepare: PrepareConfig, seed: int, number: int
-) -> tuple[Document, Sequence[str]]:
+) -> tuple[Document, list[str]]:
     """The document in ``row``, the file's ``number``-th from 0, and its gold labels that are not among the labels.
 
     Excluded labels are left out of its gold labels. BadRow if it cannot be used.
@@ -122,7 +122,7 @@ def check_document(
         split, split_from = _split(said, source.split)
     else:
         split, split_from = ("test" if draw(seed, "split", document_id) < prepare.test_share else "train"), "drawn"
-    excluded = labels.excluded(row.line - 1)
+    excluded = sorted(set(labels.excluded(row.line - 1)))
     gold = labels.gold(row.line - 1, values.get(source.labels_column))
     document = Document(
         id=document_id,
@@ -131,14 +131,14 @@ def check_document(
         split=split,
         held_out=split == "train" and draw(seed, "held_out", document_id) < prepare.held_out_share,
         content_hash=content_hash(title, text),
-        excluded=sorted(set(excluded)) if excluded else excluded,
+        excluded=excluded,
         gold=None if gold is None else sorted(set(gold.numbers).difference(excluded)),
         line=row.line,
         id_hash=hashlib.blake2b(same_id(document_id).encode(), digest_size=HASH_BYTES).digest(),
         split_from=split_from,
         unknown_gold=len(gold.unknown) if gold else 0,
     )
-    return document, gold.unknown if gold else ()
+    return document, gold.unknown if gold else []
 
 
 def document_name(values: dict[str, Any], source: DocumentSource, number: int) -> str:

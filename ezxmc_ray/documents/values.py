@@ -46,8 +46,7 @@ def as_text(value: Any, column: str) -> str:
     text = value if isinstance(value, str) else as_string(value)
     if text is None:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
-    if not text.isascii():
-        _check_unicode(text, column)
+    _check_unicode(text, column)
     return text if _VISIBLE.search(text) else ""
 
 
