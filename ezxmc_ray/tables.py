@@ -200,6 +200,12 @@ def flat(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
+def list_columns(counts: np.ndarray, *columns: pa.Array) -> list[pa.ListArray]:
+    """List columns with ``counts`` (int [rows]) values a row; ``columns``: the values, one after the other."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return [pa.ListArray.from_arrays(offsets, values) for values in columns]
+
+
 def lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """How many values each row of a list column without nulls has, int64 [rows]."""
     return np.asarray(pc.list_value_length(column).to_numpy(), np.int64)

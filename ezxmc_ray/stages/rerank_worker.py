@@ -15,7 +15,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,11 +35,12 @@ from ezxmc_ray.tables import (
     content_hash,
     flat,
     lengths,
+    list_columns,
 )
 from ezxmc_ray.tagging.files import TagCounts, document_batches, open_output, rejected_rows, write_rejected
 from ezxmc_ray.tagging.reranking import Reranked, Reranking, rerank
 from ezxmc_ray.tagging.tagger import Ranked, Tagger
-from ezxmc_ray.verdicts.calibration import calibrate
+from ezxmc_ray.verdicts.examples import verdicts_of
 from ezxmc_ray.verdicts.placement import ShardLookup
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes
@@ -124,10 +124,8 @@ class ProposeWorker:
 
 
 def _candidates(ranked: Ranked) -> dict[str, pa.ListArray]:
-    keep = np.arange(ranked.labels.shape[1]) < ranked.counts[:, None]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(ranked.counts)]), pa.int32())
-    columns = {"labels": pa.array(ranked.labels[keep]), "similarity": pa.array(ranked.scores[keep])}
-    return {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
+    values = (pa.array(one[ranked.passing]) for one in (ranked.labels, ranked.scores))
+    return dict(zip(("labels", "similarity"), list_columns(ranked.counts, *values), strict=True))
 
 
 def _shards(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -225,22 +223,15 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
 
 
 def _rerank_shard(pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, how: Reranking) -> Reranked:
-    asked = pairs.pairs(shard)
-    raw = pairs.raw(shard, asked)
+    _, verdict = verdicts_of(pairs, priors, shard, how.teacher.readout, how.calibration)
     rows = pairs.storage.read_shard(layout.shortlist(CYCLE), shard, SHORTLIST_SCHEMA, _CANDIDATES)
     labels = flat(rows["labels"])
-    by_itself = None if priors is None else priors[labels]
-    verdict = calibrate(raw, by_itself, how.teacher.readout, how.calibration)
-    if missing := int(np.isnan(verdict).sum()):
-        raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
     return rerank(lengths(rows["labels"]), labels, flat(rows["similarity"]), verdict, how)
 
 
 def _table(documents: pa.ChunkedArray, found: Reranked, ids: pa.Array, texts: pa.Array) -> pa.Table:
     """RERANKED_SCHEMA; ``ids`` and ``texts``: of all labels, by number."""
-    offsets = pa.array(np.concatenate([[0], np.cumsum(found.counts)]), pa.int32())
     numbers = pa.array(found.labels, pa.int32())
     scores = (pa.array(one, pa.float32()) for one in (found.scores, found.similarities, found.verdicts))
-    lists: list[Any] = [ids.take(numbers), texts.take(numbers), *scores]
-    columns = [documents.combine_chunks(), *(pa.ListArray.from_arrays(offsets, values) for values in lists)]
-    return pa.Table.from_arrays(columns, schema=RERANKED_SCHEMA)
+    lists = list_columns(found.counts, ids.take(numbers), texts.take(numbers), *scores)
+    return pa.Table.from_arrays([documents.combine_chunks(), *lists], schema=RERANKED_SCHEMA)

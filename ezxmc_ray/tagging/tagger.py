@@ -26,7 +26,7 @@ from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA
+from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, list_columns
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
@@ -57,6 +57,12 @@ class Ranked:
     labels: np.ndarray
     counts: np.ndarray
     truncated: int
+
+    @property
+    def passing(self) -> np.ndarray:
+        """Which labels pass the threshold, bool [q, k]."""
+        passing: np.ndarray = np.arange(self.labels.shape[1]) < self.counts[:, None]
+        return passing
 
 
 class Tagger:
@@ -225,15 +231,9 @@ class Tagger:
 
     def _lists(self, ranked: Ranked) -> list[pa.ListArray]:
         """Ids, texts, and scores of the labels that pass, by document."""
-        keep = np.arange(ranked.labels.shape[1]) < ranked.counts[:, None]
-        offsets = pa.array(np.concatenate([[0], np.cumsum(ranked.counts)]), pa.int32())
-        numbers = pa.array(ranked.labels[keep], pa.int32())
-        flat = (
-            self.label_ids.take(numbers),
-            self.label_texts.take(numbers),
-            pa.array(ranked.scores[keep], pa.float32()),
-        )
-        return [pa.ListArray.from_arrays(offsets, values) for values in flat]
+        numbers = pa.array(ranked.labels[ranked.passing], pa.int32())
+        scores = pa.array(ranked.scores[ranked.passing], pa.float32())
+        return list_columns(ranked.counts, self.label_ids.take(numbers), self.label_texts.take(numbers), scores)
 
     def _table(self, ids: Sequence[str], ranked: Ranked) -> pa.Table:
         return pa.Table.from_arrays([pa.array(ids, pa.string()), *self._lists(ranked)], schema=PREDICTIONS_SCHEMA)

@@ -93,20 +93,28 @@ def join_examples(
     return group, part.write(group), sums
 
 
-def _join_shard(
-    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, config: TeacherConfig, calibration: str
-) -> tuple[pa.Table, dict[str, Any]]:
-    """Join a shard: its examples, and what they add up to.
+def verdicts_of(
+    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, readout: str, calibration: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the teacher said of the pairs of a shard, and their verdicts: float32 [pairs], in the shortlists' order.
 
     ``priors``: float32 [labels], what each label scores by itself, None for no calibration by it.
     """
-    storage, cycle = shortlist_pairs.storage, shortlist_pairs.cycle
     pairs = shortlist_pairs.pairs(shard)
     raw = shortlist_pairs.raw(shard, pairs)
-    if missing := int(np.isnan(raw).sum()):
-        raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
     by_itself = None if priors is None else priors[np.asarray(pairs["label"], np.int64)]
-    verdict = calibrate(raw, by_itself, config.readout, calibration)
+    verdict = calibrate(raw, by_itself, readout, calibration)
+    if missing := int((np.isnan(raw) | np.isnan(verdict)).sum()):
+        raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
+    return raw, verdict
+
+
+def _join_shard(
+    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, config: TeacherConfig, calibration: str
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Join a shard: its examples, and what they add up to. ``priors``: as :func:`verdicts_of` has them."""
+    storage, cycle = shortlist_pairs.storage, shortlist_pairs.cycle
+    raw, verdict = verdicts_of(shortlist_pairs, priors, shard, config.readout, calibration)
     rows = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)
     held_out = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(rows["row"])
     offsets = rows["labels"].combine_chunks().offsets
