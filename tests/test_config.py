@@ -210,3 +210,20 @@ def test_every_knob_is_explained_and_its_default_is_allowed() -> None:
         assert len(knob.help) > 5
         defaults = knob.default if isinstance(knob.default, list) else [knob.default]
         assert not knob.choices or set(defaults) <= set(knob.choices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weights"),
+    [
+        ([], [0.2, 0.1, 0.1]),
+        (["lexical.weight=0.5"], [0.5, 0.25, 0.25]),
+        (["lexical.student_weight=0.3"], [0.2, 0.3, 0.3]),
+        (["lexical.student_weight=0"], [0.2, 0.0, 0.0]),
+        (["lexical.weight=0", "lexical.student_weight=0.3"], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_words_weigh_half_beside_a_student_or_what_is_asked_for(overrides: list[str], weights: list[float]) -> None:
+    lexical = load_config(None, overrides).lexical
+    found = [lexical.of_encoder(number) for number in range(3)]
+    assert [one.weight for one in found] == weights
+    assert all(one.of_encoder(1).name_bonus == lexical.name_bonus and one.student_weight is None for one in found)

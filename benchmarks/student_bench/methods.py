@@ -25,12 +25,11 @@ from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.precision import chosen_dtype
 from ezxmc_ray.errors import one_line
-from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.prefetch import prefetch
-from ezxmc_ray.stages.shortlist import label_texts, lexical_table
+from ezxmc_ray.stages.shortlist import hybrid_searcher, label_texts, lexical_table
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage
@@ -139,7 +138,8 @@ def ranking(job: Job, encoder: str) -> np.ndarray:
     titles, bodies, _ = ranked_documents(job.base)
     loaded = Encoder.load(encoder, config.encoder)
     index = ShardedIndex.from_vectors(loaded.encode_labels(texts).vectors)
-    searcher = HybridSearcher(index, lexical_table(storage, config.lexical), config.lexical)
+    number = int(encoder != config.encoder.model)  # any student's
+    searcher = hybrid_searcher(index, lexical_table(storage, config.lexical), config.lexical, number)
     vectors = loaded.encode_documents(titles, bodies).vectors
     _, found = searcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
     return found

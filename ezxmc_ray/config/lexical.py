@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ezxmc_ray.config.knobs import knob
 
@@ -53,6 +53,9 @@ class LexicalConfig:
         0.2,
         "similarity = cosine + weight * (share of the label's words that title and text name + name_bonus where its name stands there); 0: the encoder alone",
     )
+    student_weight: float | None = knob(
+        None, "the same for a student, which has learned words from its teacher and its targets; null: half of weight"
+    )
     name_bonus: float = knob(
         0.5,
         "beside the share, of a label whose whole name stands in the title, word after word; half of it in the text; such labels are proposed too; 0: neither",
@@ -65,3 +68,10 @@ class LexicalConfig:
     candidates: int = knob(
         400, "labels that the encoder proposes, beside those that are named; among these the similarity decides"
     )
+
+    def of_encoder(self, number: int) -> LexicalConfig:
+        """How words count beside encoder ``number`` of a run (0: the base encoder): its weight is ``weight`` here."""
+        if number == 0 or not self.weight:
+            return replace(self, student_weight=None)
+        weight = self.weight / 2 if self.student_weight is None else self.student_weight
+        return replace(self, weight=weight, student_weight=None)

@@ -34,9 +34,8 @@ from ezxmc_ray.evaluation.audit import (
 )
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
 from ezxmc_ray.index.gpu import gpu_dtype
-from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.shortlist import exact_index, lexical_table, load_encoder, make_search_files
+from ezxmc_ray.stages.shortlist import exact_index, hybrid_searcher, lexical_table, load_encoder, make_search_files
 from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
@@ -121,7 +120,7 @@ class RankWorker:
             config = self.config
             self.encoder = load_encoder(self.storage, config.encoder, self.folders[number])
             index = exact_index(self.storage, number, gpu_dtype(config.encoder, config.index))
-            self.searcher = HybridSearcher(index, self.lexical_table, config.lexical)
+            self.searcher = hybrid_searcher(index, self.lexical_table, config.lexical, number)
             self.number = number
 
     def __call__(self, item: WorkItem) -> Done:

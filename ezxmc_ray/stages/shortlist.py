@@ -235,6 +235,14 @@ def lexical_table(storage: Storage, config: LexicalConfig) -> LexicalTable | Non
     return open_lexical_table(storage, language=config.language) if config.weight else None
 
 
+def hybrid_searcher(
+    index: ShardedIndex, table: LexicalTable | None, config: LexicalConfig, encoder: int
+) -> HybridSearcher:
+    """Search by ``index``, of the label vectors of ``encoder``, and the words, as far as they count beside it."""
+    own = config.of_encoder(encoder)
+    return HybridSearcher(index, table if own.weight else None, own)
+
+
 def label_texts(storage: Storage) -> list[str]:
     """The preferred texts of all labels, by label number."""
     texts: list[str] = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
@@ -292,7 +300,7 @@ class ShortlistWorker:
         self.encoder = load_encoder(storage, config, settings.encoder_folder)
         table = lexical_table(storage, lexical)
         on_gpu = gpu_dtype(config, settings.config.index)
-        self.searcher = HybridSearcher(exact_index(storage, self.cycle, on_gpu), table, lexical)
+        self.searcher = hybrid_searcher(exact_index(storage, self.cycle, on_gpu), table, lexical, self.cycle)
         self.base: tuple[Encoder, PairScorer] | None = None
         if self.cycle:
             vectors = map_label_vectors(storage, layout.label_vectors(0))

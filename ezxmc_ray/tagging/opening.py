@@ -29,7 +29,7 @@ def settings_of(context: Context) -> TagSettings:
     config, selected = context.config, context.manifest(layout.STUDENT).details
     return TagSettings(
         config.encoder,
-        config.lexical,
+        config.lexical.of_encoder(selected["encoder"]),
         [ShardInfo(**shard) for shard in context.manifest(layout.INDEX).details["shards"]],
         config.predict,
         LeastScores.of(selected),

@@ -26,6 +26,7 @@ KNOBS = {
     "shortlist.held_out_documents=40": SHORTLISTS | COMPARES,
     "encoder.max_document_tokens=99": SHORTLISTS | COMPARES | TRAINS,
     "lexical.weight=0.5": SHORTLISTS | COMPARES,
+    "lexical.student_weight=0.05": SHORTLISTS - {"cycle 0 shortlist"} | COMPARES,
     "teacher.prompt=package": JUDGES | COMPARES,
     "teacher.yes_threshold=0.4": JUDGES | COMPARES,
     "teacher.dtype=float32": JUDGES | COMPARES,

@@ -92,12 +92,12 @@ def test_a_later_cycle_also_has_the_base_encoders_similarity(storage: Storage, t
     everything = np.tile(np.arange(len(LABEL_TEXTS), dtype=np.int32), (len(texts), 1))
     table, titles = LexicalTable.from_texts(LABEL_TEXTS), [""] * len(texts)
     names = settings.lexical.name_bonus * table.names.find(titles, texts).of(everything)
-    named = WEIGHT * (table.shares(titles, texts, everything) + names)
+    named = table.shares(titles, texts, everything) + names
     similarity = []
-    for model in (config.model, storage.path(STUDENT)):
+    for model, weight in ((config.model, WEIGHT), (storage.path(STUDENT), WEIGHT / 2)):
         encoder = Encoder.load(model, config)
         documents = encoder.encode_documents([""] * len(texts), texts).vectors
-        similarity.append(documents @ encoder.encode_labels(LABEL_TEXTS).vectors.T + named)
+        similarity.append(documents @ encoder.encode_labels(LABEL_TEXTS).vectors.T + weight * named)
     assert not np.allclose(*similarity, atol=0.05)
     for row, (first, later) in enumerate(zip(*found, strict=True)):
         assert first["base_similarity"] == first["similarity"]
@@ -132,8 +132,8 @@ def settings(storage: Storage, tmp_path: Path) -> Config:
     return settings
 
 
-def best_similarity(storage: Storage, settings: Config, model: str) -> np.ndarray:
-    """Of every document and label, over all texts one by one: float64 [documents, labels]."""
+def best_similarity(storage: Storage, settings: Config, model: str, weight: float) -> np.ndarray:
+    """Of every document and label, over all texts one by one: float64 [documents, labels]; ``weight``: of the words."""
     encoder = Encoder.load(model, settings.encoder)
     documents = encoder.encode_documents([""] * len(DOCUMENTS), DOCUMENTS).vectors
     cosine = documents @ encoder.encode_labels(ALL_TEXTS).vectors.T
@@ -146,14 +146,13 @@ def best_similarity(storage: Storage, settings: Config, model: str) -> np.ndarra
     named = table.names.find(titles, DOCUMENTS).of(everything)
     assert named.any() and settings.lexical.name_bonus
     return np.asarray(
-        best + WEIGHT * (table.shares(titles, DOCUMENTS, everything) + settings.lexical.name_bonus * named)
+        best + weight * (table.shares(titles, DOCUMENTS, everything) + settings.lexical.name_bonus * named)
     )
 
 
 def test_a_label_is_shortlisted_by_its_best_text(storage: Storage, settings: Config) -> None:
-    by_base, by_student = (
-        best_similarity(storage, settings, name) for name in (settings.encoder.model, storage.path(STUDENT))
-    )
+    by_base = best_similarity(storage, settings, settings.encoder.model, WEIGHT)
+    by_student = best_similarity(storage, settings, storage.path(STUDENT), WEIGHT / 2)
     for cycle, own in enumerate((by_base, by_student)):
         worker = ShortlistWorker(storage, ShortlistSettings(settings, [None, STUDENT][cycle], cycle, 1.0, 1.0))
         worker({"shard": 0, "file": "shortlist.parquet"})
@@ -172,7 +171,7 @@ def test_a_document_is_tagged_by_the_best_text_and_gets_the_preferred_one(storag
     infos = [build_one(storage, layout.label_vectors(1), one, plan).info for one in slices]
     how = (PredictConfig(3, -9.0), LeastScores(-1.0, None), "labels")
     tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, *how))
-    similarity = best_similarity(storage, settings, storage.path(STUDENT))
+    similarity = best_similarity(storage, settings, storage.path(STUDENT), WEIGHT)
     tags = tagger.tag_columns([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()
     for row, one in enumerate(tags):
         numbers = [LABEL_TEXTS.index(label) for label in one["label_ids"]]

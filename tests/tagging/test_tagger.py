@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.lexical import LexicalTable
+from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging.tagger import Tagged, Tagger
 from tests.student.toy import LABELS, TOPICS
@@ -175,3 +177,16 @@ def test_what_is_no_run_or_not_finished_is_a_sentence(run: str, tmp_path: Path) 
         Tagger.load(str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"older than its labels, its student or its encoder and lexical settings"):
         Tagger.load(run, ["lexical.weight=0.5"])
+
+
+@pytest.mark.parametrize(("encoder", "share"), [(0, 1.0), (1, 0.5)])
+def test_words_count_as_they_do_beside_the_encoder_that_ships(tmp_path: Path, encoder: int, share: float) -> None:
+    config = make_run(tmp_path)
+    shipped = read_manifest(Storage(str(tmp_path)), layout.STUDENT)
+    assert shipped is not None
+    told = replace(shipped, details=shipped.details | {"encoder": encoder})
+    write_manifest(Storage(str(tmp_path)), layout.STUDENT, told)
+    tagger = Tagger.load(str(tmp_path))
+    assert tagger.settings.lexical.weight == share * config.lexical.weight > 0
+    scores = [[one.score for one in found] for found in tagger.tag(TEXTS)]
+    np.testing.assert_allclose(scores, np.sort(similarity(tagger, TEXTS))[:, ::-1][:, :4], atol=1e-5)
