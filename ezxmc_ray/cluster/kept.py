@@ -39,8 +39,9 @@ class WorkItem(TypedDict, total=False):
     start: int
     first: int
     stop: int
-    #: The file that is committed with it.
+    #: The file that is committed with it, and what made the one that is there (stages/tagged_files.py).
     file: str
+    made_by: str
 
 
 #: What an actor returns of an item: counts, or USER_ERROR.

@@ -15,6 +15,7 @@ from ezxmc_ray.terminal import say_tagged, tag_lines
 if TYPE_CHECKING:
     from ezxmc_ray.stages.new_labels import NewLabels
     from ezxmc_ray.storage import Storage
+    from ezxmc_ray.tagging.settings import TagSettings
 
 app = typer.Typer()
 EncoderKind = Annotated[str, typer.Option(metavar="KIND", help="onnx (for ONNX Runtime, no PyTorch), or torch")]
@@ -54,6 +55,14 @@ def tag(
             help="let the run's teacher judge what the student proposes: into a FOLDER/ only, at an LLM's price",
         ),
     ] = False,
+    new_labels: Annotated[
+        bool,
+        typer.Option(
+            "--new-labels",
+            help="bring tags in FOLDER/ up to date after `ezxmc labels`: the same documents are asked about the labels "
+            "that came since",
+        ),
+    ] = False,
     kind: Annotated[
         str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")
     ] = "parquet",
@@ -68,11 +77,19 @@ def tag(
             "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "
             "--output FOLDER/ (with the / at its end)."
         )
+    if new_labels and rerank:
+        raise UserError("--new-labels asks the student alone, --rerank the teacher too: give one of them.")
+    if new_labels and not (files and (output or "").endswith("/")):
+        raise UserError(
+            "--new-labels brings the tags in a folder up to date, which hold no texts: give the folder by --output "
+            "FOLDER/ (with the / at its end), and by --input the documents that were tagged into it."
+        )
     if output is not None and not files:
         raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
     target = output or "tags.parquet"
     if target.endswith("/"):
-        (_rerank_folder if rerank else _tag_folder)(run, knobs, files, target, kind)
+        how = _rerank_folder if rerank else _update_folder if new_labels else _tag_folder
+        how(run, knobs, files, target, kind)
         return
     from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger
@@ -91,6 +108,37 @@ def tag(
 
 def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
     """As ``tag``, of many files on a cluster."""
+    settings = _checked_settings(run, knobs, folder, kind)
+    from ezxmc_ray.cluster.session import ray_cluster
+    from ezxmc_ray.stages.tag_folder import tag_folder
+
+    with ray_cluster(settings.cluster):
+        say_tagged(tag_folder(run, knobs, settings, files, folder, f".{kind}"), folder)
+
+
+def _update_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
+    """As ``_tag_folder``, of files that were tagged with the labels of then."""
+    from ezxmc_ray.models import is_hub_id
+    from ezxmc_ray.progress import say
+    from ezxmc_ray.tagging.changes import check_bundle
+
+    if not is_hub_id(run):
+        check_bundle(run)
+    settings = _checked_settings(run, knobs, folder, kind)
+    from ezxmc_ray.cluster.session import ray_cluster
+    from ezxmc_ray.stages.update_tags import update_folder
+
+    with ray_cluster(settings.cluster):
+        counts, asked = update_folder(run, knobs, settings, files, folder, f".{kind}")
+        say_tagged(counts, folder)
+    say(
+        f"{asked.new:,} documents were asked about the labels that came or went, {asked.all:,} about all labels, "
+        f"{asked.none:,} about none."
+    )
+
+
+def _checked_settings(run: str, knobs: list[str], folder: str, kind: str) -> TagSettings:
+    """How ``run`` tags into ``folder``, before Ray starts. Errors: UserError for what the cluster could not do."""
     from ezxmc_ray.checks import check_shared
     from ezxmc_ray.tagging.files import check_output
     from ezxmc_ray.tagging.tagger import open_settings
@@ -99,11 +147,7 @@ def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind:
     settings = open_settings(run, knobs)[1]
     for what, place in (("the run", run), ("--output", folder)):
         check_shared(settings.cluster, what, place)
-    from ezxmc_ray.cluster.session import ray_cluster
-    from ezxmc_ray.stages.tag_folder import tag_folder
-
-    with ray_cluster(settings.cluster):
-        say_tagged(tag_folder(run, knobs, settings, files, folder, f".{kind}"), folder)
+    return settings
 
 
 def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:

@@ -106,6 +106,7 @@ def rerank_folder(
         for one in done:
             totals.add(one)
         if missing:
+            tagged.note_made_by(Storage(folder))
             _tell_weakness(job)
             proposed = _propose(job, files.which_depend_on(["candidates", *job.how.proposed_by]), missing)
             _ask_and_deliver(job, proposed, tagged.made_by, totals)

@@ -7,18 +7,23 @@ command goes on with the files that are not done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
+from ezxmc_ray.config import fingerprint
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of, what_counts
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.files import TagCounts, open_output, tag_source, write_rejected
+from ezxmc_ray.tagging.files import TagColumns, TagCounts, open_output, tag_source, write_rejected
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
+
+#: Looks at the counts of a file, and adds to its note.
+Finish = Callable[[TagCounts], Done]
 
 
 def tag_folder(
@@ -29,8 +34,9 @@ def tag_folder(
 
     Returns what all files together have, those that were done before too. Errors: UserError as tag_files.
     """
-    files = TaggedFiles.find(settings, inputs, folder, ending)
-    done, missing = files.done_and_missing(Storage(folder))
+    files, storage = TaggedFiles.find(settings, inputs, folder, ending), Storage(folder)
+    done, missing = files.done_and_missing(storage)
+    files.note_made_by(storage)
     totals = FolderTotals(dict.fromkeys(files.columns))
     with watched(StageProgress("tag", "documents")) as progress:
         for one in done:
@@ -48,12 +54,18 @@ class TagWorker:
     def __init__(self, where: str, overrides: list[str], folder: str, files: TaggedFiles) -> None:
         report_phase("loading the student and the index")
         self.tagger, self.storage, self.files = Tagger.load(where, overrides), Storage(folder), files
+        if fingerprint(what_counts(self.tagger.settings)) != fingerprint(files.depends_on[0]):
+            raise UserError(f"{where} was changed since the command began: give it again.")
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its note."""
+        return self.tag(item, self.tagger.tag_columns)
+
+    def tag(self, item: WorkItem, tag_columns: TagColumns, finish: Finish = lambda counts: {}) -> Done:
+        """Tag an item's file by ``tag_columns``; before it is committed ``finish`` gets the counts,
+        and what it returns is in the note too."""
         number, file, columns = int(item["shard"]), item["file"], dict[str, None]()
         source = self.files.sources[number]
-        self.storage.remove(note_of(file))
         done = 0
 
         def write_and_tell(table: pa.Table) -> None:
@@ -63,7 +75,9 @@ class TagWorker:
             report_done(file, done)
 
         with open_output(self.storage, file) as write:
-            counts, rejected = tag_source(self.tagger, source, number, write_and_tell, columns)
+            counts, rejected = tag_source(tag_columns, source, number, write_and_tell, columns)
+            told = finish(counts)
+            self.storage.remove(note_of(file))  # of the tags that are replaced now
         write_rejected(self.storage, file, rejected)
-        told = told_of(source, self.files.made_by, counts, list(columns), rejected)
+        told |= told_of(source, self.files.made_by, counts, list(columns), rejected)
         return note_done(self.storage, file, told)

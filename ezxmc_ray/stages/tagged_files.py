@@ -2,7 +2,7 @@
 tagging into a folder share (tag_folder.py, rerank.py).
 
 In: files of documents, a folder. Out: notes in FOLDER/.tagged/, one a file: it is not tagged again while its note fits
-the file and what the tags depend on.
+the file and what the tags depend on, which FOLDER/.tagged-by/ has in full: which labels there were, and the settings.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from ezxmc_ray.tagging.files import TagCounts, check_tagged
 from ezxmc_ray.tagging.settings import TagSettings
 
 NOTES = ".tagged"
+#: Where notes lie of what tags depend on, by its fingerprint: told once, and not with each file.
+MADE_BY = ".tagged-by"
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,17 @@ class TaggedFiles:
         columns = list(first_columns(sources))
         _check_apart(folder, inputs)
         names = [f"{name}{ending}" for name in _names(sources)]
-        return cls(with_ids(sources, columns), names, [_what_counts(settings), columns], columns)
+        return cls(with_ids(sources, columns), names, [what_counts(settings), columns], columns)
+
+    def note_made_by(self, storage: Storage) -> None:
+        """Note in ``storage`` what the tags depend on; before the first of them is written."""
+        note = _made_by_note(self.made_by)
+        if not storage.exists(note):
+            storage.write_note(note, {"depends_on": self.depends_on})
 
     def done_and_missing(self, storage: Storage) -> tuple[list[Done], list[WorkItem]]:
-        """What the notes in ``storage`` say of the files that are done, and an item for each that is not.
+        """What the notes in ``storage`` say of the files that are done, and an item for each that is not; with
+        ``made_by`` where its documents, as they are, have tags that depended on something else.
 
         Errors: UserError for tags there of other documents, which would be replaced.
         """
@@ -83,11 +92,12 @@ class TaggedFiles:
                     f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
                     "would replace: name another folder as --output."
                 )
-            fits = (told.get("made_by"), told.get("source"), told.get("bytes"))
-            if fits == (self.made_by, state_of(source), there.get(file)):
+            fits = (told.get("source"), told.get("bytes")) == (state_of(source), there.get(file))
+            if fits and told["made_by"] == self.made_by:
                 done.append(told)
             else:
-                missing.append({"shard": number, "file": file})
+                item: WorkItem = {"shard": number, "file": file}
+                missing.append(item | {"made_by": told["made_by"]} if fits else item)
         if done:
             say(f"{len(done):,} of {len(self.sources):,} files were tagged before and are kept.")
         return done, missing
@@ -134,11 +144,23 @@ def note_done(storage: Storage, file: str, told: Done) -> Done:
 
 
 def read_note(storage: Storage, note: str) -> Done:
-    """What a note says; nothing where it is damaged."""
+    """What a note says; nothing where it is not there, or damaged."""
     try:
         return storage.read_note(note)
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
+
+
+def depended_on(storage: Storage, made_by: str) -> list[Any] | None:
+    """What tags depended on, by its fingerprint (TaggedFiles.depends_on); None where it was not noted."""
+    try:
+        return list(storage.read_note(_made_by_note(made_by))["depends_on"])
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _made_by_note(made_by: str) -> str:
+    return f"{MADE_BY}/{made_by}.json"
 
 
 def note_of(file: str) -> str:
@@ -158,8 +180,8 @@ def _names(sources: Sequence[DocumentSource]) -> list[str]:
     return ["/".join(path[above:]) for path in paths]
 
 
-def _what_counts(settings: TagSettings) -> dict[str, Any]:
-    """What tags depend on: not where the work is done, nor how fast."""
+def what_counts(settings: TagSettings) -> dict[str, Any]:
+    """What tags by these settings depend on: not where the work is done, nor how fast."""
     made = Config(encoder=settings.encoder, lexical=settings.lexical, predict=settings.predict)
     told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster))
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}

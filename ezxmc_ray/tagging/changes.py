@@ -115,7 +115,7 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
 
     ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
     """
-    _check_bundle(where)
+    check_bundle(where)
     bundle = OwnedBundle(Storage(where))
     names, several = bundle.prepare, [name for name in map(partial(getattr, bundle.prepare), COLUMNS) if name]
     if len(set(several)) < len(several):
@@ -138,13 +138,14 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
 @contextmanager
 def opened_bundle(where: str, overrides: Sequence[str] = ()) -> Iterator[OwnedBundle]:
     """The bundle, for this process alone, without what killed commands left."""
-    _check_bundle(where)
+    check_bundle(where)
     target = Storage(where)
     with owned_bundle(target):
         yield OwnedBundle(target, overrides)
 
 
-def _check_bundle(where: str) -> None:
+def check_bundle(where: str) -> None:
+    """Errors: UserError unless ``where`` is a bundle, whose labels may change."""
     storage = Storage(where)
     if is_bundle(storage):
         return

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import check_named
@@ -25,7 +26,7 @@ from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
-from ezxmc_ray.documents.sources import RawRow, Source
+from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
@@ -37,6 +38,10 @@ TAG_BATCH = 1024
 OUTPUTS = (".parquet", ".jsonl", ".csv")
 #: The output that is the standard output, as JSON lines.
 STDOUT = "-"
+#: Ids, titles and texts of documents in; PREDICTIONS_SCHEMA out, and how many of them were cut.
+TagColumns = Callable[[list[str], list[str], list[str]], tuple[pa.Table, int]]
+#: A document's id, the ids of its labels, and their scores.
+TagRow = tuple[str, list[str], list[float]]
 #: Of a score in a text, and the columns that hold some.
 SCORE_DIGITS, SCORES = 6, ("scores", "similarities", "verdicts")
 
@@ -82,7 +87,7 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])
     with _to_stdout() if storage is None else open_output(storage, name) as write:
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
-            found, bad = tag_source(tagger, source, number, write, columns)
+            found, bad = tag_source(tagger.tag_columns, source, number, write, columns)
             counts.add(found)
             rejected.append(bad)
         check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected))
@@ -92,15 +97,16 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
 
 
 def tag_source(
-    tagger: Tagger, source: DocumentSource, number: int, write: Callable[[pa.Table], None], columns: dict[str, None]
+    tag: TagColumns, source: DocumentSource, number: int, write: Callable[[pa.Table], None], columns: dict[str, None]
 ) -> tuple[TagCounts, pa.Table]:
-    """Tag the documents of a file, the ``number``-th of its call; ``write`` takes tables of PREDICTIONS_SCHEMA.
+    """Tag the documents of a file, the ``number``-th of its call, by ``tag`` (as Tagger.tag_columns); ``write`` takes
+    tables of PREDICTIONS_SCHEMA.
 
     ``columns`` takes up the names of all columns that were there. Returns counts, and the bad rows (REJECTED_SCHEMA).
     """
     counts, bad = TagCounts(), RejectedRows(source.source.name, number)
     for ids, titles, texts in document_batches(source, bad, columns):
-        table, truncated = tagger.tag_columns(ids, titles, texts)
+        table, truncated = tag(ids, titles, texts)
         write(table)
         labels = lengths(table["label_ids"])
         without = int((labels == 0).sum())
@@ -182,6 +188,47 @@ def open_output(
         if ending == ".csv":
             sink.write((",".join(schema.names) + "\n").encode())
         yield lambda table: sink.write(as_text(table).encode())
+
+
+def read_tags(storage: Storage, name: str) -> Iterator[TagRow]:
+    """The rows of the tags ``name``, as :func:`open_output` wrote them. Errors: UserError where they are damaged."""
+    try:
+        yield from _READERS[os.path.splitext(name)[1].lower()](storage, name)
+    except (ValueError, KeyError, TypeError, pa.ArrowException, csv.Error) as error:
+        raise UserError(
+            f"The tags {storage.path(name)} cannot be read ({one_line(error, 120)}): remove them, and tag their "
+            "documents anew."
+        ) from error
+
+
+def _parquet_rows(storage: Storage, name: str) -> Iterator[TagRow]:
+    columns = ["id", "label_ids", "scores"]
+    options = {"filesystem": storage.filesystem, "page_checksum_verification": True}
+    with pq.ParquetFile(storage.path(name), **options) as file:
+        for batch in file.iter_batches(TAG_BATCH, columns=columns):
+            yield from zip(*(batch.column(one).to_pylist() for one in columns), strict=True)
+
+
+def _json_rows(storage: Storage, name: str) -> Iterator[TagRow]:
+    with _open_text(storage, name) as lines:
+        for row in map(json.loads, lines):
+            yield row["id"], row["label_ids"], row["scores"]
+
+
+def _csv_rows(storage: Storage, name: str) -> Iterator[TagRow]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with _open_text(storage, name) as lines:
+        for row in csv.DictReader(lines):
+            yield row["id"], json.loads(row["label_ids"]), json.loads(row["scores"])
+
+
+def _open_text(storage: Storage, name: str) -> io.TextIOWrapper:
+    stream = storage.filesystem.open_input_stream(storage.path(name), compression=None)
+    return io.TextIOWrapper(stream, encoding="utf-8", newline="")
+
+
+#: By the endings in OUTPUTS.
+_READERS = {".parquet": _parquet_rows, ".jsonl": _json_rows, ".csv": _csv_rows}
 
 
 def _json_text(table: pa.Table) -> str:

@@ -107,6 +107,11 @@ class Tagger:
     ) -> None:
         """Nothing to do: files are mapped, and let go with the tagger."""
 
+    @property
+    def removed(self) -> np.ndarray:
+        """Which labels were removed, bool by label number."""
+        return ~self._counts
+
     @cached_property
     def labels(self) -> pa.Table:
         """All labels, in the order of their numbers: columns ``id`` and ``text``."""
@@ -172,7 +177,7 @@ class Tagger:
             )
         ids, titles = column_of(documents, "id"), column_of(documents, "title")
         ranked = self.rank(titles or [""] * len(texts), texts, k, min_score, among=among)
-        return self._table(ids or list(map(str, range(len(texts)))), ranked)
+        return self.table_of(ids or list(map(str, range(len(texts)))), ranked)
 
     def tag_columns(
         self,
@@ -186,7 +191,7 @@ class Tagger:
         ``excluded``: label numbers that each document must not get.
         """
         ranked = self.rank(titles, texts, excluded=excluded)
-        return self._table(ids, ranked), ranked.truncated
+        return self.table_of(ids, ranked), ranked.truncated
 
     def rank(
         self,
@@ -209,10 +214,7 @@ class Tagger:
             scores, labels = self.searcher.search(encoded.vectors, titles, texts, k, excluded)
         else:
             scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, k, numbers)
-        has_text = np.array(
-            [bool(title.strip() or text.strip()) for title, text in zip(titles, texts, strict=True)], bool
-        )
-        keep = (labels != NO_LABEL) & (scores >= least) & has_text[:, None]
+        keep = (labels != NO_LABEL) & (scores >= least) & has_text(titles, texts)[:, None]
         # What passes the threshold is a prefix of each row, since scores fall.
         return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated)
 
@@ -235,8 +237,14 @@ class Tagger:
         scores = pa.array(ranked.scores[ranked.passing], pa.float32())
         return list_columns(ranked.counts, self.label_ids.take(numbers), self.label_texts.take(numbers), scores)
 
-    def _table(self, ids: Sequence[str], ranked: Ranked) -> pa.Table:
+    def table_of(self, ids: Sequence[str], ranked: Ranked) -> pa.Table:
+        """PREDICTIONS_SCHEMA of the documents ``ids``."""
         return pa.Table.from_arrays([pa.array(ids, pa.string()), *self._lists(ranked)], schema=PREDICTIONS_SCHEMA)
+
+
+def has_text(titles: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """Which documents say anything, bool [q]: the others get no label."""
+    return np.array([bool(title.strip() or text.strip()) for title, text in zip(titles, texts, strict=True)], bool)
 
 
 def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:

@@ -342,9 +342,9 @@ def test_files_that_were_tagged_with_other_labels_are_tagged_anew(copy: Path, tm
     for ids in ([], ["id salt"], ["id lamp"]):
         if ids:
             remove_labels(str(copy), [write(tmp_path / "ids.jsonl", [{"id": one} for one in ids])])
-        states.append(fingerprint(tagged_files._what_counts(open_settings(str(copy))[1])))
+        states.append(fingerprint(tagged_files.what_counts(open_settings(str(copy))[1])))
     add_labels(str(copy), [write(tmp_path / "labels.jsonl", NEW)])
-    states.append(fingerprint(tagged_files._what_counts(open_settings(str(copy))[1])))
+    states.append(fingerprint(tagged_files.what_counts(open_settings(str(copy))[1])))
     assert len(set(states)) == 4
 
 

@@ -1,0 +1,228 @@
+"""A folder of tags after its bundle's labels changed. The pool of actors is simulated: one worker in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ezxmc_ray.cluster.pools import Pool
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages import tag_folder as tag_stage
+from ezxmc_ray.stages import update_tags as stage
+from ezxmc_ray.stages.tagged_files import TaggedFiles
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging.changes import add_labels, remove_labels, rename_labels
+from ezxmc_ray.tagging.compaction import compact_labels
+from ezxmc_ray.tagging.export import export_bundle
+from ezxmc_ray.tagging.files import OUTPUTS, read_tags
+from ezxmc_ray.tagging.tagger import open_settings
+from ezxmc_ray.tagging.updating import Asked
+from tests.conftest import Ezxmc
+from tests.student.toy import LABELS
+from tests.tagging.test_changes import DOCUMENTS, NEW
+from tests.tagging.test_changes import write as write_rows
+
+TOP = ["predict.top_k=3"]
+
+
+@pytest.fixture(autouse=True)
+def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that the simulated pool was given."""
+    files: list[str] = []
+
+    def map_items(items: list[dict[str, Any]], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Any]:
+        if items:
+            one = worker(*arguments)
+            for item in items:
+                files.append(item["file"])
+                yield one(item)
+
+    for module in (tag_stage, stage):
+        monkeypatch.setattr(module, "map_items", map_items)
+        monkeypatch.setattr(module, "encoder_pool", lambda: Pool(1, 1))
+        progress = StageProgress("tag", "documents")
+        monkeypatch.setattr(module, "watched", lambda given, progress=progress: contextlib.nullcontext(progress))
+    return files
+
+
+class Folder:
+    """Documents in two files, and the folder of their tags."""
+
+    def __init__(self, place: Path, where: str, ending: str = ".parquet") -> None:
+        self.place, self.where, self.ending, self.knobs = place, where, ending, TOP
+        self.write("one", DOCUMENTS)
+        self.write("two", [*LABELS, "", "poem law"])
+
+    def write(self, name: str, texts: list[str]) -> None:
+        (self.place / "in").mkdir(exist_ok=True, parents=True)
+        rows = [{"id": f"{name} {number}", "text": text} for number, text in enumerate(texts)]
+        write_rows(self.place / f"in/{name}.jsonl", rows)
+
+    def call(self, out: str = "out", knobs: list[str] | None = None) -> tuple[Any, ...]:
+        knobs = self.knobs if knobs is None else knobs
+        settings = open_settings(self.where, knobs)[1]
+        return self.where, knobs, settings, [str(self.place / "in")], f"{self.place / out}/", self.ending
+
+    def tag(self, out: str = "out") -> Any:
+        return tag_stage.tag_folder(*self.call(out))
+
+    def update(self, **other: Any) -> tuple[Any, Asked]:
+        return stage.update_folder(*self.call(**other))
+
+    def tags(self, out: str = "out") -> dict[str, list[Any]]:
+        storage = Storage(str(self.place / out))
+        return {name: list(read_tags(storage, f"{name}.jsonl{self.ending}")) for name in ("one", "two")}
+
+    def check(self) -> None:
+        """The tags are those that the labels of now give, with the notes that a plain call keeps."""
+        shutil.rmtree(self.place / "anew", ignore_errors=True)
+        counts = self.tag("anew")
+        ours, anew = self.tags(), self.tags("anew")
+        for name, rows in anew.items():
+            assert [row[:2] for row in ours[name]] == [row[:2] for row in rows]
+            for (_, _, scores), (_, _, expected) in zip(ours[name], rows, strict=True):
+                assert scores == pytest.approx(expected, abs=1e-5)
+        assert self.tag() == counts
+
+
+def change(where: str, file: Path) -> None:
+    """Labels come, go and are called otherwise."""
+    add_labels(where, [write_rows(file, NEW)])
+    remove_labels(where, [write_rows(file, [{"id": "id salt"}])])
+    rename_labels(where, [write_rows(file, [{"id": "id wheel", "text": "garden"}])])
+
+
+@pytest.mark.parametrize("ending", OUTPUTS)
+def test_a_folder_is_as_if_it_were_tagged_anew(copy: Path, tmp_path: Path, ending: str, worked_on: list[str]) -> None:
+    folder = Folder(tmp_path, str(copy), ending)
+    counts = folder.tag()
+    change(folder.where, tmp_path / "labels.jsonl")
+    folder.write("three", ["poem law"])  # was never tagged
+    del worked_on[:]
+    now, asked = folder.update()
+    assert sorted(worked_on) == [f"{name}.jsonl{ending}" for name in ("one", "three", "two")]
+    assert now.documents == counts.documents + 1 == asked.all + asked.new + asked.none
+    assert 0 < asked.all < now.documents and asked.new > 0
+    assert (now.truncated, now.rejected, now.without_text) == (counts.truncated, 1, counts.without_text)
+    folder.check()
+    del worked_on[:]
+    assert folder.update() == (now, Asked()) and not worked_on
+    add_labels(folder.where, [write_rows(tmp_path / "labels.jsonl", [{"id": "new 3", "text": "law poem"}])])
+    assert folder.update()[1].new > 0
+    folder.check()
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_kill_at_any_write_leaves_whole_files(
+    copy: Path, tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: the command ends before it has written once more. Given again, it ends as it would have."""
+    folder = Folder(tmp_path, str(copy))
+    folder.tag()
+    old = folder.tags()
+    change(folder.where, tmp_path / "labels.jsonl")
+    folder.tag("anew")
+    anew, real, done = folder.tags("anew"), Storage._commit, list[str]()
+
+    def simulated_kill(storage: Storage, relative: str) -> Any:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(relative)
+        return real(storage, relative)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "_commit", simulated_kill)
+        with contextlib.suppress(KeyboardInterrupt):
+            folder.update()
+    names = ["one.jsonl.parquet", "two.jsonl.parquet"]
+    written = [name for one in names for name in (one, f".tagged/{one}.json")]
+    written.insert(3, "two.jsonl.parquet.rejected.parquet")
+    assert done[1:] == written[: len(done[1:])] and len(done) == min(writes, 6)
+    labels = {name: [row[:2] for row in rows] for name, rows in folder.tags().items()}
+    for name, file in zip(("one", "two"), names, strict=True):
+        assert labels[name] == [row[:2] for row in (anew if file in done else old)[name]] and old[name] != anew[name]
+    folder.update()
+    folder.check()
+
+
+def test_what_cannot_be_brought_up_to_date_is_refused(run: str, copy: Path, tmp_path: Path) -> None:
+    folder, labels = Folder(tmp_path, str(copy)), tmp_path / "labels.jsonl"
+    with pytest.raises(UserError, match=r"out/ has no tags of these documents in files that end in \.parquet: n"):
+        folder.update()
+    folder.tag()
+    before = Storage(str(tmp_path / "out")).sizes(recursive=True)
+    with pytest.raises(UserError, match=r"one\.jsonl\.parquet was made with other settings \(predict.top_k: 3 -> 2\)"):
+        folder.update(knobs=["predict.top_k=2"])
+    with pytest.raises(UserError, match=r"other settings \(min_score: -1.0 -> 0.5, predict.min_score: -1.0 -> 0.5\)"):
+        folder.update(knobs=[*TOP, "predict.min_score=0.5"])
+    export_bundle(run, str(tmp_path / "torch"), "torch")
+    folder.where = str(tmp_path / "torch")
+    with pytest.raises(UserError, match=r"other settings \(encoder_folder: 'encoder' -> 'student', "):
+        folder.update()
+    folder.where = str(copy)
+    change(folder.where, labels)
+    compact_labels(folder.where)
+    with pytest.raises(UserError, match=r"of another export, or of one whose parts were made one since"):
+        folder.update()
+    assert Storage(str(tmp_path / "out")).sizes(recursive=True) == before
+    shutil.rmtree(tmp_path / "out/.tagged-by")  # as folders are that earlier versions wrote
+    with pytest.raises(UserError, match=r"It is not noted which labels there were when .*one.jsonl.parquet was made"):
+        folder.update()
+
+
+def test_other_documents_under_the_same_name_are_noticed(copy: Path, tmp_path: Path) -> None:
+    folder, labels = Folder(tmp_path, str(copy)), tmp_path / "labels.jsonl"
+    folder.tag()
+    change(folder.where, labels)
+    shutil.rmtree(tmp_path / "out/.tagged")  # as after a kill between the last tags and their note
+    assert folder.update()[1].all == len(DOCUMENTS) + len(LABELS) + 1
+    folder.write("one", DOCUMENTS[::-1])  # a file that changed is tagged by all labels
+    assert folder.update()[1].all >= len(DOCUMENTS)
+    folder.check()
+    add_labels(folder.where, [write_rows(labels, [{"id": "new 3", "text": "law poem"}])])
+    storage = Storage(str(tmp_path / "out"))
+    told = storage.read_note(".tagged/one.jsonl.parquet.json")
+    shutil.copy(tmp_path / "out/two.jsonl.parquet", tmp_path / "out/one.jsonl.parquet")
+    size = (tmp_path / "out/one.jsonl.parquet").stat().st_size
+    storage.write_note(".tagged/one.jsonl.parquet.json", told | {"bytes": size})
+    with pytest.raises(UserError, match="where the document 'one 0' comes, the tags have 'two 0': tag them anew"):
+        folder.update()
+
+
+def test_tags_that_a_teacher_judged_are_refused(copy: Path, tmp_path: Path) -> None:
+    """Simulated: notes as stages/rerank.py writes them."""
+    folder, storage = Folder(tmp_path, str(copy)), Storage(str(tmp_path / "out"))
+    folder.tag()
+    files = TaggedFiles.find(*folder.call()[2:]).which_depend_on(["rerank", "key"])
+    files.note_made_by(storage)
+    for note in (".tagged/one.jsonl.parquet.json", ".tagged/two.jsonl.parquet.json"):
+        storage.write_note(note, storage.read_note(note) | {"made_by": files.made_by})
+    with pytest.raises(UserError, match=r"The labels in .*one\.jsonl\.parquet are those that a teacher said yes to"):
+        folder.update()
+
+
+def test_labels_that_change_while_the_command_begins_are_noticed(copy: Path, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, str(copy))
+    call = folder.call()
+    change(folder.where, tmp_path / "labels.jsonl")
+    with pytest.raises(UserError, match=r"copy was changed since the command began: give it again"):
+        tag_stage.tag_folder(*call)
+
+
+def test_the_command_says_what_it_needs(run: str, copy: Path, tmp_path: Path, ezxmc: Ezxmc) -> None:
+    documents = write_rows(tmp_path / "a.jsonl", [{"id": "1", "text": "law"}])
+    for words, sentence in (
+        (["--output", "out/"], "--new-labels brings the tags in a folder up to date, which hold no texts"),
+        (["--input", documents, "--output", "out.parquet"], "give the folder by --output FOLDER/"),
+        (["--input", documents, "--output", "out/", "--rerank"], "--rerank the teacher too: give one of them"),
+    ):
+        done = ezxmc("tag", str(copy), "--new-labels", *words)
+        assert done.returncode == 2 and sentence in done.stderr
+    done = ezxmc("tag", run, "--new-labels", "--input", documents, "--output", f"{tmp_path}/out/")
+    assert done.returncode == 2 and "is a run, whose labels are those of its configuration" in done.stderr
