@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,22 @@ Output = Annotated[
         "a file for each input file, tagged on Ray's cluster; given again, it goes on where it was",
     ),
 ]
+Rerank = Annotated[
+    bool,
+    typer.Option(
+        "--rerank",
+        help="let the run's teacher judge what the student proposes: into a FOLDER/ only, at an LLM's price",
+    ),
+]
+FromNewLabels = Annotated[
+    bool,
+    typer.Option(
+        "--new-labels",
+        help="bring tags in FOLDER/ up to date after `ezxmc labels`: the same documents are asked about the labels "
+        "that came since",
+    ),
+]
+Kind = Annotated[str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")]
 
 
 @app.command(help="Tag new documents, or texts from the terminal.")
@@ -48,42 +65,16 @@ def tag(
     overrides: Words = None,
     inputs: Inputs = None,
     output: Output = None,
-    rerank: Annotated[
-        bool,
-        typer.Option(
-            "--rerank",
-            help="let the run's teacher judge what the student proposes: into a FOLDER/ only, at an LLM's price",
-        ),
-    ] = False,
-    new_labels: Annotated[
-        bool,
-        typer.Option(
-            "--new-labels",
-            help="bring tags in FOLDER/ up to date after `ezxmc labels`: the same documents are asked about the labels "
-            "that came since",
-        ),
-    ] = False,
-    kind: Annotated[
-        str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")
-    ] = "parquet",
+    rerank: Rerank = False,
+    new_labels: FromNewLabels = False,
+    kind: Kind = "parquet",
 ) -> None:
     """Tags for files, or for lines from the terminal."""
     knobs = [word for word in overrides or [] if "=" in word]
     files = [*(inputs or []), *(word for word in overrides or [] if "=" not in word)]
     if files and not inputs:
         raise UserError(f"{files[0]!r} is neither an override (a.b=c) nor an input file; put --input before files.")
-    if rerank and not (files and (output or "").endswith("/")):
-        raise UserError(
-            "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "
-            "--output FOLDER/ (with the / at its end)."
-        )
-    if new_labels and rerank:
-        raise UserError("--new-labels asks the student alone, --rerank the teacher too: give one of them.")
-    if new_labels and not (files and (output or "").endswith("/")):
-        raise UserError(
-            "--new-labels brings the tags in a folder up to date, which hold no texts: give the folder by --output "
-            "FOLDER/ (with the / at its end), and by --input the documents that were tagged into it."
-        )
+    _check_ways(files, output, rerank, new_labels)
     if output is not None and not files:
         raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
     target = output or "tags.parquet"
@@ -104,6 +95,22 @@ def tag(
         say_tagged(counts, target)
     elif counts.rejected:  # the standard output has tags and nothing else
         print(f"{counts.rejected:,} bad rows were left out; with --output FILE they are listed.", file=sys.stderr)
+
+
+def _check_ways(files: Sequence[str], output: str | None, rerank: bool, new_labels: bool) -> None:
+    """Errors: UserError where --rerank or --new-labels lack what they need, or both are given."""
+    if rerank and not (files and (output or "").endswith("/")):
+        raise UserError(
+            "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "
+            "--output FOLDER/ (with the / at its end)."
+        )
+    if new_labels and rerank:
+        raise UserError("--new-labels asks the student alone, --rerank the teacher too: give one of them.")
+    if new_labels and not (files and (output or "").endswith("/")):
+        raise UserError(
+            "--new-labels brings the tags in a folder up to date, which hold no texts: give the folder by --output "
+            "FOLDER/ (with the / at its end), and by --input the documents that were tagged into it."
+        )
 
 
 def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
