@@ -121,13 +121,13 @@ def all_methods(model: str) -> tuple[dict[str, Encode], list[str]]:
     return methods, []
 
 
-def sentence_transformers(model: str, dtype: torch.dtype) -> Encode:
-    """Plain SentenceTransformer.encode with its defaults."""
+def sentence_transformers(model: str, dtype: torch.dtype, batch: int = 32) -> Encode:
+    """Plain SentenceTransformer.encode; its default is 32 texts a ``batch``."""
     module = SentenceTransformer(resolve_model(model), model_kwargs={"dtype": dtype})
 
     def encode(texts: Sequence[str], max_tokens: int) -> np.ndarray:
         module.max_seq_length = max_tokens
-        vectors = module.encode(list(texts), convert_to_tensor=True)
+        vectors = module.encode(list(texts), batch_size=batch, convert_to_tensor=True, show_progress_bar=False)
         return np.asarray(vectors.float().cpu().numpy())
 
     return encode

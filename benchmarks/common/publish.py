@@ -43,7 +43,7 @@ def instructions() -> str:
     """Which of :data:`INSTRUCTIONS` this CPU has; says so where it only behaves like one (simulated_avx2/)."""
     import torch
 
-    found = torch.cpu.get_capabilities()
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # not in every torch
     names = [name for key, name in INSTRUCTIONS.items() if found.get(key)]
     return ("simulated " if found.get("simulated") else "") + " ".join(names)
 
@@ -67,29 +67,37 @@ def run_module(module: str, words: list[str], output: Path, log: Path, python: s
     ``python``: another environment's. Returns the JSON object that it wrote to ``output``; of a process that wrote
     none, ``error``.
     """
-    output.unlink(missing_ok=True)
-    command = [
-        python or sys.executable,
-        "-P",
-        "-m",
-        module,
-        *words,
-        str(output),
-    ]  # -P: nothing of the working directory's
-    paths = filter(None, (str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with log.open("w") as sink:
-        ended = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, check=False)
+    status = start_module(module, words, output, log, python).wait()
     if not output.exists():
-        return {"error": f"its process ended with status {ended.returncode}"}
+        return {"error": f"its process ended with status {status}"}
     result: dict[str, Any] = json.loads(output.read_text())
     return result
 
 
-def publish(name: str, title: str, result: dict[str, Any]) -> None:
+def start_module(
+    module: str, words: list[str], output: Path, log: Path, python: str | None = None, own_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Begin what :func:`run_module` runs; what ``output`` held is gone.
+
+    ``own_session``: a process group of its own, by which all that it starts can be ended, and this project on its path
+    even where it is not installed.
+    """
+    output.unlink(missing_ok=True)
+    # -P: nothing of the working directory's
+    command = [python or sys.executable, "-P", "-m", module, *words, str(output)]
+    own = [str(ROOT)] if own_session else []
+    paths = filter(None, (str(ROOT / "benchmarks"), *own, os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with log.open("w") as sink:
+        return subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, start_new_session=own_session
+        )
+
+
+def publish(name: str, title: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
     """Write ``result`` with machine, date and command to results/NAME.json, and print it as one line."""
     about = {"machine": machine(), "command": command(), "date": f"{datetime.date.today()}"}
     whole = {"name": name, "title": title, **about, **result}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
     print(json.dumps(whole))

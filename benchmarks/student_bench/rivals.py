@@ -49,7 +49,7 @@ def encode_sentence_transformers(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     config = from_dict(job.config)
     texts = [document_text(title, text) for title, text in zip(*texts_to_encode(job.base), strict=True)]
-    model = _load(config, config.encoder.max_document_tokens)
+    model = load(config, config.encoder.max_document_tokens)
     return time_encoding(
         lambda part: model.encode(texts[part], normalize_embeddings=True, show_progress_bar=False),
         config.run,
@@ -61,8 +61,8 @@ def encode_sentence_transformers(job: Job) -> dict[str, Any]:
 def _learn(job: Job, folder: str, loss: str) -> dict[str, Any]:
     """Its batches hold no text twice, as its documentation advises for these losses."""
     config = from_dict(job.config)
-    model, pairs = _load(config, config.student.max_document_tokens), _pairs(job)
-    seconds, steps = _train(model, pairs, job, loss, config.student.epochs, "no_duplicates")
+    model, pairs = load(config, config.student.max_document_tokens), _pairs(job)
+    seconds, steps = train(model, pairs, job, loss, config.student.epochs, "no_duplicates")
     model.save(folder, create_model_card=False)
     return {"seconds": seconds, "steps": steps, "rows": len(pairs)}
 
@@ -71,10 +71,10 @@ def _time(job: Job, loss: str) -> dict[str, Any]:
     """Its batches are the plain ones, of the same size each."""
     started = time.perf_counter()
     config = from_dict(job.config)
-    model, pairs = _load(config, config.student.max_document_tokens), _pairs(job)
-    _train(model, pairs[: WARM_UP_STEPS * config.student.batch_size], job, loss, 1, "batch_sampler")
+    model, pairs = load(config, config.student.max_document_tokens), _pairs(job)
+    train(model, pairs[: WARM_UP_STEPS * config.student.batch_size], job, loss, 1, "batch_sampler")
     began = time.perf_counter()
-    seconds, steps = _train(model, pairs, job, loss, 1, "batch_sampler")
+    seconds, steps = train(model, pairs, job, loss, 1, "batch_sampler")
     documents = len({document for document, _ in pairs})
     return {
         "documents": documents,
@@ -85,7 +85,8 @@ def _time(job: Job, loss: str) -> dict[str, Any]:
     }
 
 
-def _load(config: Config, max_tokens: int) -> SentenceTransformer:
+def load(config: Config, max_tokens: int) -> SentenceTransformer:
+    """The untrained encoder of ``config``."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(resolve_model(config.encoder.model))
@@ -98,7 +99,7 @@ def _pairs(job: Job) -> Pairs:
     return [(document, label) for document, labels in yes_labels(job.base) for label in labels]
 
 
-def _train(
+def train(
     model: SentenceTransformer, pairs: Pairs, job: Job, loss: str, epochs: float, sampler: str
 ) -> tuple[float, int]:
     """Train ``model`` on ``pairs``; seconds from the first step to the last, and steps."""
