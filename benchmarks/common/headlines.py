@@ -70,6 +70,27 @@ def _encode(result: Result) -> str:
     )
 
 
+def _gpu(result: Result) -> str:
+    """Pairs a second by teacher and engine, and what else was measured, each in its best setting."""
+    figures = result["figures"]
+    judged = "; ".join(
+        f"{model}{' (random weights)' * model.startswith('random')} "
+        + ", ".join(f"{engine} {rate:,.0f}" for engine, rate in sorted(engines.items(), reverse=True))
+        for model, engines in sorted(figures["pairs_per_s"].items(), reverse=True)
+    )
+    agreement = figures["agreement"].get("decision_agreement")
+    told = [f"{result['gpu']}, pairs/s: {judged}"] if judged else [str(result["gpu"])]
+    told += [] if agreement is None else [f"packed decides as vLLM for {agreement:.1%} of the pairs"]
+    for name, what in (
+        ("encoder_documents_per_s", "encodes {:,.0f} documents/s"),
+        ("student_documents_per_s", "learns from {:,.0f}"),
+        ("search_queries_per_s", "searches for {:,.0f}"),
+        ("run_seconds", "a whole run takes {:,.0f} s"),
+    ):
+        told += [] if figures.get(name) is None else [what.format(figures[name])]
+    return "; ".join(told)
+
+
 def _tagging(result: Result) -> str:
     rows = {row["tagged by"]: row for row in result["rows"]}
     ours = rows["export of it"]
@@ -192,6 +213,7 @@ RULES: dict[str, Callable[[Result], str]] = {
     "demo": _demo,
     "engines": _engines,
     "encode": _encode,
+    "gpu": _gpu,
     "index": _index,
     "judge": _judge,
     "kills": _kills,

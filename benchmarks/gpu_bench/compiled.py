@@ -64,7 +64,7 @@ def _as_it_comes(settings: Settings, report: Report, what: str, name: str) -> No
 def transformers_part(settings: Settings, report: Report, name: str) -> None:
     """The reference engine: a forward a pair."""
     config = replace(models.teacher_config(settings, name), engine="transformers")
-    config = replace(config, batch_documents=2 if settings.tiny else 16)
+    config = replace(config, batch_documents=min(16, config.batch_documents))
     engine, started = models.start(config, name)
     found = speed.judge_for(engine, config, TINY_SECONDS if settings.tiny else SECONDS, DEFAULTS_SEED)
     report.row("transformers engine, a forward a pair", **found, start_seconds=started)

@@ -49,7 +49,7 @@ def where_time_goes(report: Report, engine: Any, config: TeacherConfig, seconds:
         ALL_OF_IT: llm_engine,
     }
     stream = documents_of(config.max_document_tokens, LABELS_PER_DOCUMENT, SEED)
-    documents = itertools.chain(list(itertools.islice(stream, 3000 if on_gpu() else 40)), stream)
+    documents = itertools.chain(list(itertools.islice(stream, 3000 if on_gpu() else 8)), stream)
     spent: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     with ExitStack() as timed:
@@ -124,7 +124,8 @@ def one_call(llm: Any, config: TeacherConfig, seconds: float) -> dict[str, Any]:
         total = sum(map(len, prompts))
         return len(prompts), total, total - sum(one.num_cached_tokens or 0 for one in answers), took
 
-    took = ask(8, SEED + 3)[3]
+    few = min(8, config.batch_documents)
+    took = ask(few, SEED + 3)[3]
     with Utilisation() as used:
-        found = ask(max(8, min(4096, int(seconds * 8 / max(took, 1e-3)))), SEED + 4)
+        found = ask(max(few, min(4096, int(seconds * few / max(took, 1e-3)))), SEED + 4)
     return {**rates(*found, weights_per_token(teacher.resolved)), "gpu_utilisation": used.mean}

@@ -23,6 +23,8 @@ from gpu_bench.plan import Settings
 
 #: Tokens of a document that a teacher reads, and of one at toy sizes.
 DOCUMENT_TOKENS, TINY_TOKENS = 250, 32
+#: Documents a batch at toy sizes, where a CPU judges some pairs a second.
+TINY_BATCH = 2
 LABELS_PER_DOCUMENT = 10
 REAL = "smollm2"
 #: Shapes of Qwen2.5's 7B, 1.5B and 0.5B.
@@ -81,6 +83,8 @@ def teacher_config(settings: Settings, name: str) -> TeacherConfig:
         max_document_tokens=TINY_TOKENS if settings.tiny else DOCUMENT_TOKENS,
         gpu_memory_share=0.4,
     )
+    if settings.tiny:
+        config = replace(config, batch_documents=TINY_BATCH)
     return config if on_gpu() else replace(config, dtype="float32", threads=1)
 
 

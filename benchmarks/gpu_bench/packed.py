@@ -32,7 +32,7 @@ WORK_SECONDS = 3.0
 BUDGETS, TINY_BUDGETS = (1024, 4096, 8192), (128,)
 BUDGET = "_SEQUENCE_TOKENS_GPU" if on_gpu() else "_SEQUENCE_TOKENS_CPU"
 #: Documents of ten labels over which scores are compared.
-COMPARED, TINY_COMPARED = 50, 3
+COMPARED, TINY_COMPARED = 50, 2
 SEED = 300
 
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ezxmc_ray.errors import one_line
-
 ERROR_CHARACTERS = 300
 
 
@@ -53,7 +51,7 @@ class Report:
 
 def told(error: Exception) -> str:
     """Its kind and the beginning of what it says, in a line."""
-    return f"{type(error).__name__}: {one_line(error)}"[:ERROR_CHARACTERS]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:ERROR_CHARACTERS]
 
 
 def rounded(value: Any) -> Any:

@@ -20,9 +20,9 @@ from teacher_bench.figures import tokens_of
 
 #: Tokens of the documents that are made before the clock starts: while it runs, making them would take time from fast
 #: engines.
-MADE_BEFORE, TINY_MADE_BEFORE = 2_000_000, 1000
+MADE_BEFORE, TINY_MADE_BEFORE = 2_000_000, 200
 #: Documents over which the ideal is counted.
-SAMPLE, TINY_SAMPLE = 64, 4
+SAMPLE, TINY_SAMPLE = 64, 2
 
 
 def judge_for(
@@ -88,9 +88,12 @@ def sample_of(config: TeacherConfig, count: int, seed: int, labels: int = LABELS
 
 
 def tokens_over_ideal(engine: Any, config: TeacherConfig, documents: Sequence[DocumentPairs]) -> float:
-    """Tokens that the engine computes for ``documents``, which it must not have seen, over those that are needed."""
+    """Tokens that the engine computes for ``documents``, which it must not have seen, over those that are needed.
+
+    What all prompts begin with has been computed before.
+    """
     configure(engine, config)
     size = config.batch_documents
     batches = [documents[start : start + size] for start in range(0, len(documents), size)]
     computed = sum(judged.computed_tokens for judged in engine.judge_many(batches))
-    return float(computed / tokens_of(config, documents)["ideal"])
+    return float(computed / (tokens_of(config, documents)["ideal"] - len(engine.teacher.plan.head)))

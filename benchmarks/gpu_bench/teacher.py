@@ -16,11 +16,11 @@ from gpu_bench.models import REAL
 from gpu_bench.plan import Settings
 from gpu_bench.report import Report
 
-SECONDS, TINY_SECONDS = 7.0, 1.0
+SECONDS, TINY_SECONDS = 7.0, 0.2
 #: The seed of the documents that every engine judges first with its defaults.
 DEFAULTS_SEED = 100
 #: (batches in flight, documents a batch) beside the defaults.
-IN_FLIGHT = ((1, 32), (8, 32), (2, 128), (4, 256))
+IN_FLIGHT, TINY_IN_FLIGHT = ((1, 32), (8, 32), (2, 128), (4, 256)), ((1, 2),)
 
 
 def teacher_part(settings: Settings, report: Report, name: str) -> None:
@@ -42,7 +42,7 @@ def _defaults(settings: Settings, report: Report, base: TeacherConfig, name: str
     report.note(weights_per_token=models.weights_per_token(engine.teacher.resolved))
     flight = f"{base.batches_in_flight} batches of {base.batch_documents} in flight"
     report.row(f"project's defaults ({flight})", **speed.judge_for(engine, base, seconds, DEFAULTS_SEED))
-    for number, (batches, documents) in enumerate(IN_FLIGHT[:1] if settings.tiny else IN_FLIGHT, 1):
+    for number, (batches, documents) in enumerate(TINY_IN_FLIGHT if settings.tiny else IN_FLIGHT, 1):
         what = f"{batches} batches of {documents} in flight"
         config = replace(base, batches_in_flight=batches, batch_documents=documents)
         report.attempt(what, partial(_asked, report, what, engine, config, seconds, DEFAULTS_SEED + number))
