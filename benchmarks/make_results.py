@@ -2,7 +2,8 @@
 
     python benchmarks/make_results.py
 
-RESULTS.md has a row a result; benchmarks/results/pages has a page a benchmark, with the tables of all its results.
+RESULTS.md has a row a result, or a row of several with one title; benchmarks/results/pages has a page a benchmark,
+with the tables of all its results.
 A result is what one call measured, and names its title, command, machine and date; ``rows`` (a list of flat objects)
 becomes a table, ``notes`` (a list of sentences) the text below it. A result of several tables names them as ``tables``:
 ``title`` and ``rows`` each. One that measured nothing and compares older calls names their files as ``of``; the row of
@@ -52,14 +53,21 @@ def files() -> dict[Path, str]:
         for name, some in pages.items()
     }
     compared = {name for result in results for name in result.get("of", [])}
-    return {OVERVIEW: HEAD + "".join(line(result) for result in results if result["name"] not in compared), **made}
+    titled: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        if result["name"] not in compared:
+            titled.setdefault(result["title"], []).append(result)
+    return {OVERVIEW: HEAD + "".join(line(*some) for some in titled.values()), **made}
 
 
-def line(result: dict[str, Any]) -> str:
-    """The row of ``result`` in RESULTS.md."""
+def line(result: dict[str, Any], *others: dict[str, Any]) -> str:
+    """The row of ``result``, and of ``others`` of the same title, in RESULTS.md."""
     page = (PAGES / f"{benchmark_of(result)}.md").relative_to(OVERVIEW.parent)
-    about = f"{result['machine']}, {result['date']}"
-    return f"| [{result['title']}]({page}) | {headline(result)} | {about} | {_command(result)} |\n"
+    some = [result, *others]
+    figures = "; ".join(dict.fromkeys(map(headline, some)))
+    about = "; ".join(dict.fromkeys(f"{one['machine']}, {one['date']}" for one in some))
+    call = f"{len(some)} calls, on its page" if others else _command(result)
+    return f"| [{result['title']}]({page}) | {figures} | {about} | {call} |\n"
 
 
 def _command(result: dict[str, Any]) -> str:

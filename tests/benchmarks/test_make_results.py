@@ -17,10 +17,11 @@ def test_the_files_in_the_repository_are_those_that_the_results_make() -> None:
 def test_the_overview_is_one_short_page_with_a_row_a_result() -> None:
     lines = OVERVIEW.read_text().splitlines()
     assert len(lines) <= 40
-    results = list(PAGES.parent.glob("*.json"))
-    compared = [name for path in results for name in json.loads(path.read_text()).get("of", [])]
-    assert {*compared} <= {path.stem for path in results} and len(compared) == len({*compared})
-    assert sum(line.startswith("| [") for line in lines) == len(results) - len(compared)
+    results = {path.stem: json.loads(path.read_text()) for path in PAGES.parent.glob("*.json")}
+    compared = [name for result in results.values() for name in result.get("of", [])]
+    assert {*compared} <= results.keys() and len(compared) == len({*compared})
+    titles = {result["title"] for name, result in results.items() if name not in compared}
+    assert sum(line.startswith("| [") for line in lines) == len(titles)
 
 
 def test_a_file_is_what_one_call_measured_or_compares_such_files() -> None:
@@ -44,6 +45,16 @@ def test_quality_is_told_against_the_closest_student_not_against_what_judges_the
 
 def test_a_benchmark_without_a_rule_is_told_by_its_first_note() -> None:
     assert headline({"command": "python benchmarks/ray_start.py", "notes": ["3 works", "more"]}) == "3 works"
+
+
+def test_results_of_one_title_share_a_row() -> None:
+    def result(figure: str, machine: str) -> dict[str, object]:
+        about = {"title": "A", "machine": machine, "date": "x", "command": "python benchmarks/ray_start.py --name n"}
+        return about | {"notes": [figure]}
+
+    assert line(result("1 s", "m")).startswith("| [A](results/pages/ray_start.md) | 1 s | m, x | `python ")
+    told = line(result("1 s", "m"), result("2 s", "m"), result("2 s", "other"))
+    assert told == "| [A](results/pages/ray_start.md) | 1 s; 2 s | m, x; other, x | 3 calls, on its page |\n"
 
 
 def test_a_comparison_of_older_calls_names_their_files() -> None:
