@@ -22,7 +22,7 @@ def compiled_part(settings: Settings, report: Report, name: str) -> None:
     """The project's engine with ``teacher.enforce_eager=false``, then ``LLM.generate`` with vLLM's own settings."""
     document_tokens = models.teacher_config(settings, name).max_document_tokens
     report.note(model=name, random_weights=name != REAL, document_tokens=document_tokens)
-    what = "project's engine, compiled, 4x128"
+    what = "project's engine, compiled, 4 batches of 128 in flight"
     report.attempt(what, lambda: _ours(settings, report, what, name))
     what = "LLM.generate, vLLM's own defaults (compiled)"
     report.attempt(what, lambda: _as_it_comes(settings, report, what, name))
@@ -63,6 +63,7 @@ def _as_it_comes(settings: Settings, report: Report, what: str, name: str) -> No
 
 def transformers_part(settings: Settings, report: Report, name: str) -> None:
     """The reference engine: a forward a pair."""
+    report.note(model=name, random_weights=name != REAL)
     config = replace(models.teacher_config(settings, name), engine="transformers")
     config = replace(config, batch_documents=min(16, config.batch_documents))
     engine, started = models.start(config, name)

@@ -106,9 +106,9 @@ def start(config: TeacherConfig, name: str, **options: Any) -> tuple[Any, float]
 def stop(engine: Any) -> None:
     """Give the engine's memory back, for the next one in this process."""
     llm = getattr(engine, "llm", None)
-    core = getattr(llm.llm_engine.engine_core, "engine_core", None) if llm else None
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None) if llm is not None else None
     engine.close()
-    if llm:
+    if llm is not None:
         from vllm.distributed import cleanup_dist_env_and_memory
 
         if core is not None:

@@ -17,6 +17,7 @@ import torch
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher import packed_engine
+from ezxmc_ray.teacher.engine import DocumentPairs
 from gpu_bench import models, speed
 from gpu_bench.device import on_gpu
 from gpu_bench.models import LABELS_PER_DOCUMENT, REAL
@@ -40,7 +41,8 @@ def packed_part(settings: Settings, report: Report, name: str) -> None:
     """A shape with random weights: the packed engine alone. Real weights: the packed engine and vLLM."""
     base = replace(models.teacher_config(settings, name), engine="packed")
     report.note(model=name, random_weights=name != REAL, document_tokens=base.max_document_tokens)
-    bench = _Bench(settings, report)
+    count = TINY_COMPARED if settings.tiny else COMPARED
+    bench = _Bench(settings, report, speed.sample_of(base, count, SEED - 1))
     if name != REAL:
         engine, started = models.start(base, name)
         report.note(start_seconds=started, weights_per_token=models.weights_per_token(engine.teacher.resolved))
@@ -55,10 +57,11 @@ def packed_part(settings: Settings, report: Report, name: str) -> None:
 
 @dataclass
 class _Bench:
-    """``scores``: by engine P(yes), float [pairs], of the documents that all engines are compared by."""
+    """``scores``: by engine P(yes), float [pairs], of ``compared``."""
 
     settings: Settings
     report: Report
+    compared: list[DocumentPairs]
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
     def real(self, config: TeacherConfig) -> None:
@@ -109,8 +112,7 @@ class _Bench:
 
     def _score(self, engine: Any, config: TeacherConfig, name: str) -> None:
         speed.configure(engine, config)
-        documents = speed.sample_of(config, TINY_COMPARED if self.settings.tiny else COMPARED, SEED - 1)
-        self.scores[name] = np.asarray(engine.judge(documents).raw, np.float64)
+        self.scores[name] = np.asarray(engine.judge(self.compared).raw, np.float64)
 
     def _row(
         self,
@@ -121,7 +123,9 @@ class _Bench:
         seed: int,
         labels: int = LABELS_PER_DOCUMENT,
     ) -> None:
-        """Speed; tokens over the ideal for a sample of other documents; the GPU's memory at its highest so far."""
+        """Speed; tokens over the ideal for a sample of other documents; the memory that PyTorch had at its highest."""
+        if on_gpu():
+            torch.cuda.reset_peak_memory_stats()
         found = speed.judge_for(engine, config, seconds, seed, labels)
         count = speed.TINY_SAMPLE if self.settings.tiny else speed.SAMPLE
         over = speed.tokens_over_ideal(engine, config, speed.sample_of(config, count, seed + 1000, labels))

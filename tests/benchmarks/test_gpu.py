@@ -71,7 +71,7 @@ def test_a_part_is_begun_only_with_the_seconds_that_it_needs(
     names = ["device", "encoder", "teacher-random-7b"]
     found = gpu.run_parts(names, Settings(settings.folder), 100.0, run)
     assert given == [("device", PARTS["device"].limit_s), ("encoder", 70.0)]
-    assert found["teacher-random-7b"] == {"skipped": True, "error": "5 s were left, and it needs 70"}
+    assert found["teacher-random-7b"] == {"skipped": True, "error": "5 s were left, and it needs 60"}
     assert json.loads((Path(settings.folder) / "summary.json").read_text()) == found
 
 
@@ -176,7 +176,7 @@ def results() -> dict[str, Any]:
         },
         "packed-smollm2": {"rows": packed, "random_weights": False, "document_tokens": 250, "part_seconds": 80.0},
         "encoder": {"rows": [{"what": "project's Encoder, bfloat16", "documents_per_s": 20000.0}], "part_seconds": 1.0},
-        "run": {"skipped": True, "error": "5 s were left, and it needs 70"},
+        "run": {"skipped": True, "error": "5 s were left, and it needs 60"},
     }
 
 
@@ -191,7 +191,7 @@ def test_random_weights_failures_and_what_was_skipped_are_told() -> None:
     told = "\n".join(table(found))
     assert "random weights: their speed is that of the shape" in told
     assert "- teacher-random-7b failed after 3 rows, which are kept: it was ended after 150 s" in told
-    assert "- run was skipped: 5 s were left, and it needs 70." in told
+    assert "- run was skipped: 5 s were left, and it needs 60." in told
     assert "- torch 2." in told
 
 
