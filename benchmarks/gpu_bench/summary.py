@@ -27,10 +27,17 @@ NOT_TOLD = ("rows", "error", "kernels", "versions", "part_seconds")
 def summary(results: Mapping[str, Found]) -> Found:
     """``tables``, ``figures``, ``notes``; ``parts``: the facts of each beside its rows."""
     tables = [
-        {"title": title_of(part, found), "rows": found["rows"]} for part, found in results.items() if found.get("rows")
+        {"title": title_of(part, found), "rows": list(map(shown, found["rows"]))}
+        for part, found in results.items()
+        if found.get("rows")
     ]
     facts = {part: {name: one for name, one in found.items() if name != "rows"} for part, found in results.items()}
     return {"tables": tables, "figures": figures(results), "parts": facts, "notes": notes(results)}
+
+
+def shown(row: Found) -> Found:
+    """``row`` with small numbers to four digits, of which a page would show two decimals."""
+    return {name: f"{one:.4g}" if isinstance(one, float) and abs(one) < 10 else one for name, one in row.items()}
 
 
 def title_of(part: str, found: Found) -> str:

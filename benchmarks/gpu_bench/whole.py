@@ -61,7 +61,7 @@ def whole_run_part(settings: Settings, report: Report) -> None:
 
 
 def write_inputs(folder: Path, tiny: bool) -> tuple[int, int]:
-    """Documents, labels and configuration; how many of the first two."""
+    """Documents, labels and configuration; how many of the first two. At toy sizes no vLLM is started."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = random_texts(words(), TINY_DOCUMENTS if tiny else DOCUMENTS, WORDS_PER_DOCUMENT, 11)
     names = list(dict.fromkeys(random_texts(words(), TINY_LABELS if tiny else LABELS, 2, 12)))
@@ -75,7 +75,7 @@ def write_inputs(folder: Path, tiny: bool) -> tuple[int, int]:
         "run": str(folder / "run"),
         "prepare": {name: [str(folder / f"{name}.jsonl")] for name in rows},
         "shortlist": {"size": 10},
-        "teacher": {"gpu_memory_share": 0.5},
+        "teacher": {"engine": "packed"} if tiny else {"gpu_memory_share": 0.5},
     }
     (folder / "configuration.yaml").write_text(yaml.safe_dump(settings))
     return len(texts), len(names)

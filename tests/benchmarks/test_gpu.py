@@ -188,6 +188,7 @@ def test_random_weights_failures_and_what_was_skipped_are_told() -> None:
         "packed-smollm2",
         "encoder",
     ]
+    assert found["tables"][2]["rows"][3]["decision_agreement"] == "0.996"
     told = "\n".join(table(found))
     assert "random weights: their speed is that of the shape" in told
     assert "- teacher-random-7b failed after 3 rows, which are kept: it was ended after 150 s" in told
