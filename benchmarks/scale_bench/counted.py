@@ -1,25 +1,28 @@
-"""A simulated object store that counts requests, and tasks in a process of their own that are timed.
+"""A simulated object store that counts requests, and tasks and actors in a process of their own that are timed.
 
-Comes in: a local folder; functions with their arguments, as a stage gives them to Ray. Goes out: a Storage as the
-stages use it; what the tasks return; requests by kind, and CPU seconds of the tasks. Requests are counted as pyarrow
+Comes in: a local folder; functions and workers with their arguments, as a stage gives them to Ray. Goes out: a Storage
+as the stages use it; what they return; requests by kind, and their CPU seconds. Requests are counted as pyarrow
 makes them of S3: a look at a name is one, a list is one, opening a file for reading one and every read of it another
 one, a file that is written one, a folder that is removed two.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
+from common.simulated_ray import TasksHere
 from ezxmc_ray.storage import Storage
 
 #: Requests of this process, by kind.
@@ -90,30 +93,84 @@ class _CountingFile(io.FileIO):
         return super().read(size) or b""
 
 
-class TimedTasks:
-    """Runs tasks one after the other in another process, as Ray does in many; what they took is added up."""
+@dataclass
+class Spent:
+    """By tasks and actors: CPU seconds of their work, and of what comes before it (making an actor, a training until
+    its first step); requests to the storage; documents that were trained on."""
 
-    def __init__(self) -> None:
-        self.cpu_s = 0.0
-        self.requests: Counter[str] = Counter()
+    cpu_s: float = 0.0
+    start_cpu_s: float = 0.0
+    requests: int = 0
+    trained: int = 0
+
+    def __sub__(self, before: Spent) -> Spent:
+        return Spent(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+
+class TimedTasks(TasksHere):
+    """Runs tasks and actors one after the other in another process, as Ray does in many; ``spent``: what they took.
+
+    ``fit_there``: what trains, with the arguments of stages.train._fit; it returns CPU seconds of its start and its
+    work, and the documents of the latter.
+    """
+
+    def __init__(self, fit_there: Callable[..., tuple[float, float, int]]) -> None:
+        self.spent, self.fit_there = Spent(), fit_there
         # Started afresh: the memory of this process is to be that of a driver.
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
-    def run_tasks(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    def run_tasks(
+        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1
+    ) -> Iterator[Any]:
         """As cluster.session.run_tasks."""
         for one in arguments:
-            result, cpu_s, requests = self._process.submit(_timed, function, one).result()
-            self.cpu_s += cpu_s
-            self.requests += requests
+            result, cpu_s = self._there(function, *one)
+            self.spent.cpu_s += cpu_s
             yield result
 
-    def run_task(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As cluster.session.run_task."""
-        return next(self.run_tasks(function, [arguments]))
+    def map_items(
+        self, items: list[Any], worker: Callable[..., Any], arguments: tuple[Any, ...], pool: Any, times: Any = None
+    ) -> Iterator[Any]:
+        """As cluster.pools.map_items, with one actor."""
+        if not items:
+            return
+        self.spent.start_cpu_s += self._there(_make, worker, arguments)[1]
+        yield from self.run_tasks(_work, ((item,) for item in items))
+        self._there(_rest)
+
+    def fit(self, name: str, settings: Any, workers: int) -> None:
+        """As stages.train._fit."""
+        (start_s, work_s, documents), _ = self._there(self.fit_there, name, settings, workers)
+        self.spent.start_cpu_s += start_s
+        self.spent.cpu_s += work_s
+        self.spent.trained += documents
 
     def close(self) -> None:
         """End the process."""
         self._process.shutdown()
+
+    def _there(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+        """What the function returns, and its CPU seconds."""
+        result, cpu_s, requests = self._process.submit(_timed, function, arguments).result()
+        self.spent.requests += requests.total()
+        return result, cpu_s
+
+
+#: The actor of this process, if it is one of TimedTasks'.
+_actor: list[Any] = []
+
+
+def _make(worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    _actor[:] = [worker(*arguments)]
+
+
+def _work(item: Any) -> Any:
+    return _actor[0](item)
+
+
+def _rest() -> None:
+    _actor.clear()
+    gc.collect()
 
 
 def _timed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float, Counter[str]]:

@@ -106,8 +106,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def small_encoder(folder: str) -> str:
     """Write the simulated encoder, with random weights; the path."""
+    import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
+    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(TOKENIZER))
     tokenizer.save_pretrained(folder)
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
