@@ -114,7 +114,7 @@ def row_of(stage: str, start: dict[str, Any], smaller: dict[str, Any], size: dic
     cost, before = size["stages"][stage], smaller["stages"][stage]
     shards, more = size["shards"], size["shards"] - smaller["shards"]
     work_s, documents = _cpu_s(cost) - _cpu_s(start["stages"][stage]), size["documents"] - start["documents"]
-    if stage == "train":  # of which only some steps are done, however many documents there are
+    if cost["trained"]:  # some steps, however many documents there are
         work_s, documents = cost["task_cpu_s"], cost["trained"]
     return {
         "stage": stage,

@@ -130,11 +130,13 @@ class Growth:
         self.tasks = tasks
         self.costs: dict[str, Cost] = {}
 
-    def run(self) -> None:
-        """All steps of the run."""
+    def run(self, left_out: str = "") -> None:
+        """All steps of the run but those of the stage ``left_out``."""
         stand_ins = {JudgeWorker: simulated_judge_worker, make_examples: self._make_examples}
         with simulated_ray(self.tasks, stand_ins):
             for step in self.plan.steps():
+                if step.stage == left_out:
+                    continue
                 if step.name == "cycle 0 judge":
                     self.tasks.run_task(write_priors, self.plan.storage, self.plan.context.teacher)
                 with self.measured(STAGES.get(step.name, step.name)):
@@ -167,14 +169,14 @@ class Growth:
         return {path for path in Path(self.plan.storage.root).rglob("*") if path.is_file()}
 
 
-def grow(folder: Path, tasks: TasksHere, knobs: Sequence[str]) -> dict[str, Any]:
-    """A run on the inputs in ``folder``; the costs of its stages, with documents and shards."""
+def grow(folder: Path, tasks: TasksHere, knobs: Sequence[str], left_out: str = "") -> dict[str, Any]:
+    """A run on the inputs in ``folder``; the costs of its stages but ``left_out``, with documents and shards."""
     growth = Growth(folder, tasks, knobs)
     # A set of few documents is cut into shards of the size that others have.
     with mock.patch.object(shards, "_SHARDS_AT_LEAST", 1):
-        growth.run()
+        growth.run(left_out)
     known = growth.plan.context.prepared
-    costs = {name: asdict(growth.costs[name]) for name in (*STAGES.values(), JOIN)}
+    costs = {name: asdict(growth.costs[name]) for name in (*STAGES.values(), JOIN) if name != left_out}
     return {"documents": known.documents, "shards": known.shards, "labels": known.labels, "stages": costs}
 
 
