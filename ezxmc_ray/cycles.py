@@ -14,6 +14,9 @@ from ezxmc_ray.config import Config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage, read_manifest
 
+#: Train documents of a cycle where nothing else is asked for: with small teachers more of them taught no more
+#: (docs/experiments.md).
+DOCUMENTS_PER_CYCLE = 300
 #: Held-out documents under which no difference between encoders is believed.
 MIN_DOCUMENTS = 10
 
@@ -69,7 +72,10 @@ def documents_per_cycle(config: Config, train: int, held_out: int, labels: int) 
     Errors: UserError for a budget that leaves a cycle less than a batch.
     """
     there, held_out = train - held_out, held_out_judged(config, held_out)
-    wanted = min(config.shortlist.documents_per_cycle or there, there)
+    asked = config.shortlist.documents_per_cycle
+    if asked is None:
+        asked = 0 if config.curriculum.pair_budget else DOCUMENTS_PER_CYCLE
+    wanted = min(asked or there, there)
     budget, cycles = config.curriculum.pair_budget, config.curriculum.cycles
     if not budget:
         return wanted

@@ -62,6 +62,9 @@ def test_a_budget_is_used_up_to_less_than_a_document_a_cycle(cycles: int, size: 
 def test_without_a_budget_and_beyond_what_is_there_documents_are_as_configured() -> None:
     config = load_config(None, [])
     assert documents_per_cycle(config, 100, 10, 500) == 90
+    assert documents_per_cycle(config, 100_000, 10, 500) == 300
+    config.shortlist.documents_per_cycle = 0
+    assert documents_per_cycle(config, 100_000, 10, 500) == 99_990
     config.shortlist.documents_per_cycle = 60
     assert documents_per_cycle(config, 100, 10, 500) == 60
     config.curriculum.pair_budget = 10_000

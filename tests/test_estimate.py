@@ -23,7 +23,7 @@ def rows(
 
 
 def test_the_stop_rule_adds_a_step_and_no_pair() -> None:
-    config = load_config(None, ["curriculum.cycles=2"])
+    config = load_config(None, ["curriculum.cycles=2", "shortlist.documents_per_cycle=0"])
     found = rows(config)
     assert found["cycle 1 select"]["pairs"] == 50 * 10
     assert found["cycle 1 judge"]["pairs"] == 450 * 10

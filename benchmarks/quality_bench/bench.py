@@ -20,6 +20,7 @@ from common.publish import run_module
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, apply_overrides, load_config, to_dict
 from ezxmc_ray.context import Context
+from ezxmc_ray.cycles import documents_per_cycle
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
@@ -46,6 +47,8 @@ RECIPE = (
     "student.dropout=true",
     "teacher.calibration=none",
     "teacher.examples=null",
+    "student.target_temperature=0.5",
+    "shortlist.documents_per_cycle=0",
 )
 OWN_YES = "teacher.yes_threshold=0"
 TEST_DOCUMENTS_ALONE = ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0")
@@ -108,7 +111,10 @@ class Bench:
             settings.append(f"encoder.model={self.run_of(row | {'method': PUBLISHED}, share)}/student")
         if share < 1:
             held_out = self.config.prepare.held_out_share
-            documents = max(2, round(share * (1 - held_out) * self.facts["train_documents"]))
+            train = self.facts["train_documents"]
+            whole = apply_overrides(self.config, settings)
+            full = documents_per_cycle(whole, train, round(held_out * train), self.facts["labels"])
+            documents = max(2, round(share * full))
             settings += [f"shortlist.documents_per_cycle={documents}", f"prepare.held_out_share={share * held_out}"]
         return apply_overrides(self.config, settings)
 

@@ -53,6 +53,7 @@ STAGES = {
 }
 JOIN = "join_examples"
 KNOBS = [
+    "shortlist.documents_per_cycle=0",
     "encoder.dtype=float32",
     "lexical.candidates=100",
     "teacher.readout=yes_no",

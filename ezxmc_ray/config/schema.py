@@ -68,8 +68,9 @@ class ShortlistConfig:
     """How many labels, of which documents, are shown to the teacher in each cycle."""
 
     size: int = knob(10, "labels a document", above=0)
-    documents_per_cycle: int = knob(
-        0, "train documents a cycle, 0 = all (drawn by seed; held-out documents always come along)"
+    documents_per_cycle: int | None = knob(
+        None,
+        "train documents a cycle, 0 = all (drawn by seed; held-out documents always come along); null: 300, with which small teachers taught more than with all; or, where curriculum.pair_budget is set, as many as it pays for",
     )
     held_out_documents: int = knob(
         2000, "held-out documents that every encoder is compared by, 0 = all (drawn by seed; the others are left out)"
@@ -207,7 +208,7 @@ class StudentConfig:
     weight_decay: float = knob(0.01, "AdamW's weight decay (not on biases and norms)")
     max_gradient_norm: float = knob(1.0, "gradients are clipped to this norm", above=0)
     temperature: float = knob(0.05, "of the student's cosine similarities in the loss", above=0)
-    target_temperature: float = knob(0.5, "of the standardized target in the listwise loss", above=0)
+    target_temperature: float = knob(0.25, "of the standardized target in the listwise loss", above=0)
     sampling_correction: bool = knob(
         True,
         "listwise, infonce: a label counts less as an in-batch negative the more shortlists it is in, else common labels are unlearned",

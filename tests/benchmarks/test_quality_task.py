@@ -138,7 +138,7 @@ def bench(tmp_path: Path, *overrides: str) -> Bench:
     files = Files(
         tmp_path / "set" / "documents.jsonl.gz", tmp_path / "labels.jsonl.gz", None, tmp_path / "none", "test"
     )
-    return Bench(given, load_config(None, list(overrides)), files, {"train_documents": 10})
+    return Bench(given, load_config(None, list(overrides)), files, {"train_documents": 10, "labels": 5})
 
 
 def test_the_recipe_takes_the_own_yes_of_an_llm_that_has_one(tmp_path: Path) -> None:
