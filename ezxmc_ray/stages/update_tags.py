@@ -3,7 +3,8 @@ stage of a run.
 
 In: a bundle whose labels have changed, the files of documents, and the folder that they were tagged into. Out: the tags
 that tag_folder.py gives, in place of those that were there, each file whole. Items: files; actors: a tagger each, which
-asks the labels that came (tagging/updating.py). A file that has no tags yet, or has changed since, is asked all labels.
+asks the labels that came (tagging/updating.py). A file that has no tags yet, or has changed since, is asked all labels;
+so is one whose tags are damaged.
 Killed and given again, the command goes on with the files that are not done.
 """
 
@@ -21,7 +22,7 @@ from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.tag_folder import TagWorker
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, depended_on, note_of, read_note
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, depended_on, is_whole, note_of, read_note
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import TagCounts, read_tags
 from ezxmc_ray.tagging.settings import TagSettings
@@ -74,7 +75,8 @@ class UpdateWorker(TagWorker):
         """Do one item; returns its note, with what its documents were ``asked``."""
         file, updater = item["file"], self.updaters.get(item.get("made_by", ""))
         note = read_note(self.storage, note_of(file)) if updater else {}
-        if updater is None or note.get("made_by") != item["made_by"]:  # or this item was given to a process that died
+        known = updater is not None and note.get("made_by") == item["made_by"]  # else a process that died had the item
+        if updater is None or not known or not is_whole(self.storage, file, note):
             return self.tag(
                 item, self.tagger.tag_columns, lambda counts: {"asked": dataclasses.asdict(Asked(all=counts.documents))}
             )

@@ -122,7 +122,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
 
 def added_note(added: AddedLabels, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says of labels that were added; ``files`` as in :func:`bundle_note`."""
-    return {"folder": folder, **dataclasses.asdict(added), "files": dict(files)}
+    return {"folder": folder, **added.note, "files": dict(files)}
 
 
 def folders_of(note: Mapping[str, Any]) -> list[str]:
@@ -179,7 +179,7 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         config.prepare,
         config.cluster,
         [
-            AddedLabels([ShardInfo(**shard) for shard in one["shards"]], one["label_fingerprint"])
+            AddedLabels([ShardInfo(**shard) for shard in one["shards"]], one["label_fingerprint"], one["folder"])
             for one in told["added"]
         ],
         told["removed"],

@@ -8,7 +8,6 @@ weigh by their rarity among the labels that are left. Label numbers are given an
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +94,7 @@ def _written(bundle: OwnedBundle, parts: Sequence[_Part], staying: int) -> dict[
             return changed | {"added": [added_note(made, folder, describe_files(files))]}
         with bundle.parts[0].local(bundle.settings.encoder_folder) as encoder:
             files.upload(encoder, bundle.settings.encoder_folder)
-        return changed | {"folder": folder, "files": describe_files(files), **dataclasses.asdict(made)}
+        return changed | {"folder": folder, "files": describe_files(files), **made.note}
 
 
 def _count(bundle: OwnedBundle, changed: dict[str, Any]) -> int:

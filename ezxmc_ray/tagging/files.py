@@ -194,7 +194,7 @@ def read_tags(storage: Storage, name: str) -> Iterator[TagRow]:
     """The rows of the tags ``name``, as :func:`open_output` wrote them. Errors: UserError where they are damaged."""
     try:
         yield from _READERS[os.path.splitext(name)[1].lower()](storage, name)
-    except (ValueError, KeyError, TypeError, pa.ArrowException, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, csv.Error) as error:
         raise UserError(
             f"The tags {storage.path(name)} cannot be read ({one_line(error, 120)}): remove them, and tag their "
             "documents anew."
@@ -237,9 +237,11 @@ def _json_text(table: pa.Table) -> str:
 
 def _csv_text(table: pa.Table) -> str:
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=one) for one in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     for row in _plain_rows(table):
-        rows.writerow([one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row.values()])
+        cells = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row.values()]
+        # Python puts quotes around a carriage return only where lines end in one.
+        (quoted if "\r" in row["id"] else plain).writerow(cells)
     return text.getvalue()
 
 

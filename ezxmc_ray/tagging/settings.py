@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import ClusterConfig, EncoderConfig, LexicalConfig, PredictConfig, PrepareConfig
@@ -12,10 +13,20 @@ from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 
 @dataclass(frozen=True)
 class AddedLabels:
-    """Labels that were added to a bundle: the ``shards`` of their index, and their ``label_fingerprint``."""
+    """Labels that were added to a bundle: the ``shards`` of their index, and their ``label_fingerprint``.
+
+    ``part``: a name by chance, of the time that they came, since words weigh by what was there then; empty where they
+    are being written.
+    """
 
     shards: list[ShardInfo]
     label_fingerprint: str
+    part: str = ""
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What bundle.json says of it; the part's name is its folder's."""
+        return {"shards": [asdict(one) for one in self.shards], "label_fingerprint": self.label_fingerprint}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import pytest
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
-from ezxmc_ray.tagging.files import tag_files
+from ezxmc_ray.tagging.files import open_output, read_tags, tag_files
 from ezxmc_ray.terminal import tag_lines
 
 
@@ -153,3 +154,12 @@ def test_what_a_terminal_would_obey_is_escaped(
     monkeypatch.setattr("sys.stdin", io.StringIO("text\n"))
     tag_lines(Hostile())  # type: ignore[arg-type]
     assert capsys.readouterr().out == "text\n  0.500\ttwo\\nlines\\t\\x1b]0;x\\x07é\u200d\t(i\\x0d\\u202e)\n\n"
+
+
+def test_a_carriage_return_in_an_id_is_read_back_from_csv(tmp_path: Path) -> None:
+    ids = ("a\rb", "\r\n", 'c"d,\n', "e")
+    rows = [{"id": one, "label_ids": [one], "label_texts": ["a"], "scores": [0.5]} for one in ids]
+    storage = Storage(str(tmp_path))
+    with open_output(storage, "tags.csv") as write:
+        write(pa.Table.from_pylist(rows, PREDICTIONS_SCHEMA))
+    assert [row[0] for row in read_tags(storage, "tags.csv")] == [row["id"] for row in rows]

@@ -187,10 +187,10 @@ def test_other_documents_under_the_same_name_are_noticed(copy: Path, tmp_path: P
     folder.check()
     add_labels(folder.where, [write_rows(labels, [{"id": "new 3", "text": "law poem"}])])
     storage = Storage(str(tmp_path / "out"))
-    told = storage.read_note(".tagged/one.jsonl.parquet.json")
+    one, two = (storage.read_note(f".tagged/{name}.jsonl.parquet.json") for name in ("one", "two"))
     shutil.copy(tmp_path / "out/two.jsonl.parquet", tmp_path / "out/one.jsonl.parquet")
-    size = (tmp_path / "out/one.jsonl.parquet").stat().st_size
-    storage.write_note(".tagged/one.jsonl.parquet.json", told | {"bytes": size})
+    same = {name: two[name] for name in ("bytes", "tags")}
+    storage.write_note(".tagged/one.jsonl.parquet.json", one | same)
     with pytest.raises(UserError, match="where the document 'one 0' comes, the tags have 'two 0': tag them anew"):
         folder.update()
 
@@ -226,3 +226,40 @@ def test_the_command_says_what_it_needs(run: str, copy: Path, tmp_path: Path, ez
         assert done.returncode == 2 and sentence in done.stderr
     done = ezxmc("tag", run, "--new-labels", "--input", documents, "--output", f"{tmp_path}/out/")
     assert done.returncode == 2 and "is a run, whose labels are those of its configuration" in done.stderr
+
+
+@pytest.mark.parametrize("ending", OUTPUTS)
+def test_tags_that_are_damaged_are_made_anew(copy: Path, tmp_path: Path, ending: str) -> None:
+    folder = Folder(tmp_path, str(copy), ending)
+    folder.tag()
+    add_labels(folder.where, [write_rows(tmp_path / "labels.jsonl", NEW)])
+    tags = tmp_path / f"out/one.jsonl{ending}"
+    whole, notes = tags.read_bytes(), tmp_path / "out/.tagged"
+    note = (notes / f"one.jsonl{ending}.json").read_bytes()
+    for place in range(0, len(whole), len(whole) // 12):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        tags.write_bytes(damaged)
+        (notes / f"one.jsonl{ending}.json").write_bytes(note)
+        _, asked = folder.update()
+        assert asked.all >= len(DOCUMENTS)
+        folder.check()
+
+
+def test_the_same_changes_in_another_order_are_other_labels(copy: Path, tmp_path: Path) -> None:
+    """Words weigh by what was there when labels came, so scores of then are not those of now."""
+    folder, backup = Folder(tmp_path, str(copy)), tmp_path / "backup"
+    new, gone = (tmp_path / name for name in ("new.jsonl", "gone.jsonl"))
+    write_rows(new, NEW)
+    write_rows(gone, [{"id": "id wheel"}])
+    shutil.copytree(copy, backup)
+    add_labels(folder.where, [str(new)])
+    folder.tag()
+    shutil.rmtree(copy)
+    shutil.copytree(backup, copy)
+    remove_labels(folder.where, [str(gone)])
+    add_labels(folder.where, [str(new)])
+    with pytest.raises(UserError, match="are of another export"):
+        folder.update()
+    folder.tag()
+    folder.check()
