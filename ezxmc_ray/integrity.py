@@ -74,12 +74,14 @@ def _sizes_beside(storage: Storage, files: Iterable[str]) -> dict[str, int]:
     return {name: size for folder in folders for name, size in storage.sizes(folder).items()}
 
 
+def checksum_of(storage: Storage, name: str) -> str:
+    """The checksum (storage.checksum) of the file ``name`` as it is. Errors: FileNotFoundError."""
+    with storage.filesystem.open_input_stream(storage.path(name), compression=None) as content:
+        return checksum(content)
+
+
 def _checksums(storage: Storage, names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        with storage.filesystem.open_input_stream(storage.path(name), compression=None) as content:
-            found[name] = checksum(content)
-    return found
+    return {name: checksum_of(storage, name) for name in names}
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:

@@ -99,14 +99,15 @@ def tag(
 
 def _check_ways(files: Sequence[str], output: str | None, rerank: bool, new_labels: bool) -> None:
     """Errors: UserError where --rerank or --new-labels lack what they need, or both are given."""
-    if rerank and not (files and (output or "").endswith("/")):
+    into_folder = bool(files) and (output or "").endswith("/")
+    if rerank and not into_folder:
         raise UserError(
             "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "
             "--output FOLDER/ (with the / at its end)."
         )
     if new_labels and rerank:
         raise UserError("--new-labels asks the student alone, --rerank the teacher too: give one of them.")
-    if new_labels and not (files and (output or "").endswith("/")):
+    if new_labels and not into_folder:
         raise UserError(
             "--new-labels brings the tags in a folder up to date, which hold no texts: give the folder by --output "
             "FOLDER/ (with the / at its end), and by --input the documents that were tagged into it."

@@ -7,7 +7,8 @@ command goes on with the files that are not done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,14 +39,27 @@ def tag_folder(
     done, missing = files.done_and_missing(storage)
     files.note_made_by(storage)
     totals = FolderTotals(dict.fromkeys(files.columns))
+    for _ in tag_missing(totals, done, missing, TagWorker, (where, list(overrides), folder, files)):
+        pass
+    return totals.check(settings.prepare, inputs)
+
+
+def tag_missing(
+    totals: FolderTotals,
+    done: Sequence[Done],
+    missing: list[WorkItem],
+    worker: type[TagWorker],
+    arguments: tuple[Any, ...],
+) -> Iterator[Done]:
+    """Have the files ``missing`` tagged by actors of ``worker``; their notes. ``totals`` takes up all files."""
     with watched(StageProgress("tag", "documents")) as progress:
         for one in done:
             totals.add(one)
             progress.advance(one["counts"]["documents"], held=True)
-        for one in map_items(missing, TagWorker, (where, list(overrides), folder, files), encoder_pool()):
+        for one in map_items(missing, worker, arguments, encoder_pool()):
             totals.add(one)
             progress.advance(one["counts"]["documents"])
-    return totals.check(settings.prepare, inputs)
+            yield one
 
 
 class TagWorker:

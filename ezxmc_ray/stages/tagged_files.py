@@ -22,8 +22,9 @@ from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.sources import common_folders
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import checksum_of
 from ezxmc_ray.progress import say
-from ezxmc_ray.storage import Storage, checksum
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 from ezxmc_ray.tagging.files import TagCounts, check_tagged
 from ezxmc_ray.tagging.settings import TagSettings
@@ -139,19 +140,14 @@ def told_of(
 def note_done(storage: Storage, file: str, told: Done) -> Done:
     """Commit the note of the tags ``file``: ``told``, their size and checksum. Returns what it says."""
     size = storage.filesystem.get_file_info(storage.path(file)).size
-    told = told | {"bytes": size, "tags": _checksum(storage, file)}
+    told = told | {"bytes": size, "tags": checksum_of(storage, file)}
     storage.write_note(note_of(file), told)
     return told
 
 
 def is_whole(storage: Storage, file: str, note: Done) -> bool:
     """Whether the tags ``file`` are those that ``note`` is of."""
-    return bool(note) and note.get("tags") == _checksum(storage, file)
-
-
-def _checksum(storage: Storage, file: str) -> str:
-    with storage.filesystem.open_input_stream(storage.path(file), compression=None) as content:
-        return checksum(content)
+    return bool(note) and note.get("tags") == checksum_of(storage, file)
 
 
 def read_note(storage: Storage, note: str) -> Done:

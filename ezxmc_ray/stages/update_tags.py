@@ -4,8 +4,7 @@ stage of a run.
 In: a bundle whose labels have changed, the files of documents, and the folder that they were tagged into. Out: the tags
 that tag_folder.py gives, in place of those that were there, each file whole. Items: files; actors: a tagger each, which
 asks the labels that came (tagging/updating.py). A file that has no tags yet, or has changed since, is asked all labels;
-so is one whose tags are damaged.
-Killed and given again, the command goes on with the files that are not done.
+so is one whose tags are damaged. Killed and given again, the command goes on with the files that are not done.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ezxmc_ray.cluster.board import watched
-from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
+from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.config import differences
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.tag_folder import TagWorker
+from ezxmc_ray.stages.tag_folder import TagWorker, tag_missing
 from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, depended_on, is_whole, note_of, read_note
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import TagCounts, read_tags
@@ -50,15 +47,8 @@ def update_folder(
         )
     files.note_made_by(storage)
     totals, asked = FolderTotals(dict.fromkeys(files.columns)), Asked()
-    with watched(StageProgress("tag", "documents")) as progress:
-        for one in done:
-            totals.add(one)
-            progress.advance(one["counts"]["documents"], held=True)
-        arguments = (where, list(overrides), folder, files, states)
-        for one in map_items(missing, UpdateWorker, arguments, encoder_pool()):
-            totals.add(one)
-            asked.add(Asked(**one["asked"]))
-            progress.advance(one["counts"]["documents"])
+    for one in tag_missing(totals, done, missing, UpdateWorker, (where, list(overrides), folder, files, states)):
+        asked.add(Asked(**one["asked"]))
     return totals.check(settings.prepare, inputs), asked
 
 

@@ -35,9 +35,9 @@ from ezxmc_ray.config import (
 )
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
-from ezxmc_ray.integrity import checksums_of
+from ezxmc_ray.integrity import checksum_of, checksums_of
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
-from ezxmc_ray.storage import Storage, checksum
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
 BUNDLE, README = "bundle.json", "README.md"
@@ -226,10 +226,9 @@ def _check_files(files: Storage, told: Mapping[str, Mapping[str, Any]]) -> None:
             raise _damaged(files, name, "it is missing")
         if there[name] != one["bytes"]:
             raise _damaged(files, name, f"it has {there[name]:,} bytes, {one['bytes']:,} were written")
-        if files.is_local or not name.startswith(_CHECKED_WHEN_COPIED):
-            with files.filesystem.open_input_stream(files.path(name), compression=None) as content:
-                if checksum(content) != one["checksum"]:
-                    raise _damaged(files, name, "its content is not what was written")
+        is_checked_here = files.is_local or not name.startswith(_CHECKED_WHEN_COPIED)
+        if is_checked_here and checksum_of(files, name) != one["checksum"]:
+            raise _damaged(files, name, "its content is not what was written")
 
 
 def _damaged(storage: Storage, name: str, reason: str) -> UserError:

@@ -43,11 +43,10 @@ def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 files.append(item["file"])
                 yield one(item)
 
-    for module in (tag_stage, stage):
-        monkeypatch.setattr(module, "map_items", map_items)
-        monkeypatch.setattr(module, "encoder_pool", lambda: Pool(1, 1))
-        progress = StageProgress("tag", "documents")
-        monkeypatch.setattr(module, "watched", lambda given, progress=progress: contextlib.nullcontext(progress))
+    monkeypatch.setattr(tag_stage, "map_items", map_items)
+    monkeypatch.setattr(tag_stage, "encoder_pool", lambda: Pool(1, 1))
+    progress = StageProgress("tag", "documents")
+    monkeypatch.setattr(tag_stage, "watched", lambda given: contextlib.nullcontext(progress))
     return files
 
 
