@@ -22,7 +22,7 @@ from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.cycles import stopped_at
+from ezxmc_ray.cycles import pair_budget, planned_cycles, stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
@@ -171,7 +171,7 @@ def _metrics(storage: Storage) -> tuple[dict[str, float] | None, int | None, dic
 
 def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:
     """Whether ``step`` is one of ``stage``, or a step after it may be."""
-    ahead = dropwhile(lambda one: one.name != step.name, plan.steps_of(plan.config.curriculum.cycles))
+    ahead = dropwhile(lambda one: one.name != step.name, plan.steps_of(planned_cycles(plan.config)))
     return any(one.stage == stage for one in ahead)
 
 
@@ -208,7 +208,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     storage = Storage(config.run)
     plan = RunPlan(config, storage)
     done = {step.name: True for step in takewhile(plan.done, plan.steps())}
-    steps_of_all = plan.steps_of(config.curriculum.cycles)
+    steps_of_all = plan.steps_of(planned_cycles(config))
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
     measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, plan if done.get("prepare") else None)
@@ -251,7 +251,7 @@ def _teacher_in_words(config: Config) -> tuple[str, str]:
 
 
 def _pairs_in_words(config: Config, pairs: int) -> str:
-    budget = config.curriculum.pair_budget
+    budget = pair_budget(config)
     return f"at most {pairs:,}" + (f" of a budget of {budget:,}" if budget else "")
 
 
@@ -299,7 +299,7 @@ def status(run: str) -> list[dict[str, Any]]:
     done = {step.name: True for step in takewhile(is_done, plan.steps(is_done))}
     wanted = {step.name for step in plan.steps_of(_cycles_known(plan, done))}
     rows: list[dict[str, Any]] = []
-    for step in plan.steps_of(plan.config.curriculum.cycles):
+    for step in plan.steps_of(planned_cycles(plan.config)):
         manifest = read_manifest(plan.storage, step.folder)
         if step.name not in wanted:
             state, manifest = "not run", None
@@ -323,7 +323,7 @@ def _cycles_known(plan: RunPlan, done: dict[str, bool]) -> int:
     stopped = stopped_at(plan.storage, plan.config)
     if stopped is not None and done.get(f"cycle {stopped} select"):
         return stopped
-    return plan.config.curriculum.cycles
+    return planned_cycles(plan.config)
 
 
 def _done_or_unreadable(plan: RunPlan, step: Step) -> bool:

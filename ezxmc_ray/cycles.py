@@ -17,13 +17,40 @@ from ezxmc_ray.storage import Storage, read_manifest
 #: Train documents of a cycle where nothing else is asked for: with small teachers more of them taught no more
 #: (docs/experiments.md).
 DOCUMENTS_PER_CYCLE = 300
+#: ``curriculum.pair_budget=auto``: cycles at most where ``curriculum.cycles`` asks for one, train documents of the
+#: first, and the standard errors by which a student must lead the one before it.
+AUTO, AUTO_CYCLES, AUTO_DOCUMENTS, AUTO_LEAD = "auto", 8, 100, 1.0
 #: Held-out documents under which no difference between encoders is believed.
 MIN_DOCUMENTS = 10
 
 
+def planned_cycles(config: Config) -> int:
+    """Cycles at most: as configured, or as ``curriculum.pair_budget=auto`` has them."""
+    cycles = config.curriculum.cycles
+    return AUTO_CYCLES if cycles == 1 and config.curriculum.pair_budget == AUTO else cycles
+
+
+def pair_budget(config: Config) -> int:
+    """Pairs that the shortlists of all cycles may have; 0: no number bounds them."""
+    budget = config.curriculum.pair_budget
+    return budget if isinstance(budget, int) else 0
+
+
+def least_lead(config: Config, cycle: int) -> float | None:
+    """Standard errors by which the encoder of ``cycle`` must lead the best one before it; None: any will do.
+
+    With ``curriculum.pair_budget=auto`` the first student goes on unless it is worse beyond noise than the untrained
+    encoder: few documents may teach too little to be seen.
+    """
+    given = config.curriculum.min_lead
+    if config.curriculum.pair_budget != AUTO:
+        return given
+    return -AUTO_LEAD if cycle == 1 else AUTO_LEAD
+
+
 def compares(config: Config, cycle: int) -> bool:
     """Whether ``cycle`` begins with the stop rule: all but the first and the last, unless it is switched off."""
-    return config.curriculum.min_lead is not None and 0 < cycle < config.curriculum.cycles
+    return least_lead(config, cycle) is not None and 0 < cycle < planned_cycles(config)
 
 
 def stops(lead: Mapping[str, Any], min_lead: float | None) -> bool:
@@ -40,18 +67,18 @@ def stops(lead: Mapping[str, Any], min_lead: float | None) -> bool:
 
 def stopped_at(storage: Storage, config: Config) -> int | None:
     """The cycle that the stop rule ended the run at, before its train documents were judged; None: it did not."""
-    for cycle in range(config.curriculum.cycles):
+    for cycle in range(planned_cycles(config)):
         if compares(config, cycle):
             manifest = read_manifest(storage, layout.selection(cycle))
-            if manifest and stops(manifest.details["lead"], config.curriculum.min_lead):
+            if manifest and stops(manifest.details["lead"], least_lead(config, cycle)):
                 return cycle
     return None
 
 
 def cycles_run(storage: Storage, config: Config) -> int:
-    """Cycles that end with a student: ``curriculum.cycles``, or fewer where the stop rule has ended them."""
+    """Cycles that end with a student: as planned, or fewer where the stop rule has ended them."""
     stopped = stopped_at(storage, config)
-    return config.curriculum.cycles if stopped is None else stopped
+    return planned_cycles(config) if stopped is None else stopped
 
 
 def pairs_per_document(config: Config, labels: int) -> int:
@@ -64,19 +91,22 @@ def held_out_judged(config: Config, held_out: int) -> int:
     return min(held_out, config.shortlist.held_out_documents or held_out)
 
 
-def documents_per_cycle(config: Config, train: int, held_out: int, labels: int) -> int:
-    """Train documents (held-out ones apart) of a cycle: as configured, and as ``curriculum.pair_budget`` allows.
+def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, cycle: int) -> int:
+    """Train documents (held-out ones apart) of ``cycle``: as configured, and as ``curriculum.pair_budget`` allows.
 
-    With n cycles the budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
+    With auto each cycle has twice as many as the one before, so that what comparing them costs stays a small part.
+    With n cycles a budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
     evenly. Label priors are apart: which of them are needed is known only when shortlists are.
     Errors: UserError for a budget that leaves a cycle less than a batch.
     """
     there, held_out = train - held_out, held_out_judged(config, held_out)
     asked = config.shortlist.documents_per_cycle
-    if asked is None:
+    if config.curriculum.pair_budget == AUTO:
+        asked = (AUTO_DOCUMENTS if asked is None else asked) * 2**cycle
+    elif asked is None:
         asked = 0 if config.curriculum.pair_budget else DOCUMENTS_PER_CYCLE
     wanted = min(asked or there, there)
-    budget, cycles = config.curriculum.pair_budget, config.curriculum.cycles
+    budget, cycles = pair_budget(config), planned_cycles(config)
     if not budget:
         return wanted
     each = pairs_per_document(config, labels)

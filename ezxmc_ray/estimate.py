@@ -6,6 +6,8 @@ with its seconds. Rates that this run has not measured are those of a 2-core mac
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,11 @@ def estimate(
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
-    trained = documents_per_cycle(config, amounts.train, amounts.held_out, amounts.labels)
+    counts = (amounts.train, amounts.held_out, amounts.labels)
+    trained = [documents_per_cycle(config, *counts, cycle) for cycle in range(cycles)]
     judged = 0  # pairs of the cycles before
     for cycle in range(cycles + 1):
-        documents = held_out + (trained if cycle < cycles else 0)
+        documents = held_out + (trained[cycle] if cycle < cycles else 0)
         labels, texts = amounts.labels, amounts.labels + amounts.alternatives  # that are still to be encoded
         new = documents  # that are still to be judged
         if compares(config, cycle):
@@ -88,7 +91,8 @@ def estimate(
         work = {"judge": asked + priors} if asked + priors else {}
         rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
         if cycle < cycles:
-            seen = round(_taught(config, trained, amounts.train - amounts.held_out, cycle) * config.student.epochs)
+            learned = _taught(config, trained[: cycle + 1], amounts.train - amounts.held_out)
+            seen = round(learned * config.student.epochs)
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
     rows += [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
     rows += [_row("index", {"index": amounts.labels + amounts.alternatives}, None, amounts.labels)]
@@ -137,14 +141,14 @@ def encodings(cycle: int) -> int:
     return 2 if cycle else 1
 
 
-def _taught(config: Config, trained: int, there: int, cycle: int) -> int:
-    """Documents that the student of ``cycle`` learns from; with student.past_verdicts those of earlier cycles too.
+def _taught(config: Config, trained: Sequence[int], there: int) -> int:
+    """Documents that a student learns from; with student.past_verdicts those of earlier cycles too.
 
-    Each cycle draws ``trained`` of those ``there`` by itself, so that some are drawn again.
+    ``trained``: of its cycle and those before. Each draws of those ``there`` by itself, so that some are drawn again.
     """
-    if not config.student.past_verdicts or trained >= there:
-        return trained
-    return round(there * (1 - (1 - trained / there) ** (cycle + 1)))
+    if not config.student.past_verdicts or not there:
+        return trained[-1]
+    return round(there * (1 - math.prod(1 - drawn / there for drawn in trained)))
 
 
 def prompt_tokens(amounts: Amounts) -> float:

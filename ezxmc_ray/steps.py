@@ -17,7 +17,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
-from ezxmc_ray.cycles import compares, documents_per_cycle, stops
+from ezxmc_ray.cycles import compares, documents_per_cycle, least_lead, planned_cycles, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.integrity import (
@@ -78,10 +78,10 @@ class RunPlan:
 
         Which one comes next may depend on it: a cycle after the first begins with its held-out documents only, and
         where the stop rule (cycles.py) then finds its encoder not worth the teacher's work on the others, the run ends
-        its cycles as if ``curriculum.cycles`` had said so.
+        its cycles as if fewer had been planned.
         """
         is_done = is_done or self.done
-        planned, min_lead = self.config.curriculum.cycles, self.config.curriculum.min_lead
+        planned = planned_cycles(self.config)
         yield self._prepare()
         for cycle in range(planned + 1):
             ends = cycle == planned
@@ -90,7 +90,7 @@ class RunPlan:
                 if not is_done(selection):
                     yield from self._held_out(cycle, is_done)
                 yield selection
-                ends = stops(self.context.manifest(selection.folder).details["lead"], min_lead)
+                ends = stops(self.context.manifest(selection.folder).details["lead"], least_lead(self.config, cycle))
             if ends:
                 yield from self._held_out(cycle, is_done)
                 break
@@ -108,7 +108,7 @@ class RunPlan:
 
     def _judging(self, cycle: int) -> list[Step]:
         """Shortlist and judge the documents of ``cycle``; of the last one, that trains nothing, the held-out ones."""
-        last = cycle == self.config.curriculum.cycles
+        last = cycle == planned_cycles(self.config)
         return [self._shortlist(cycle, held_out_only=last), self._judge(cycle, compares(self.config, cycle))]
 
     def _held_out(self, cycle: int, is_done: Callable[[Step], bool]) -> list[Step]:
@@ -124,7 +124,7 @@ class RunPlan:
     def check_budget(self) -> None:
         """UserError for a ``curriculum.pair_budget`` that is too small, if the documents have been counted already."""
         if read_manifest(self.storage, layout.DOCUMENTS):
-            self._documents_per_cycle()
+            self._documents_per_cycle(0)
 
     def _settings(self, section: str) -> dict[str, Any]:
         return fingerprinted_settings(self.config, section)
@@ -137,9 +137,9 @@ class RunPlan:
         known = self.context.prepared
         return [known.document_fingerprint, known.label_fingerprint, known.shard_rows]
 
-    def _documents_per_cycle(self) -> int:
+    def _documents_per_cycle(self, cycle: int) -> int:
         known = self.context.prepared
-        return documents_per_cycle(self.config, known.train, known.held_out, known.labels)
+        return documents_per_cycle(self.config, known.train, known.held_out, known.labels, cycle)
 
     def settle_teacher(self) -> None:
         """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.
@@ -204,7 +204,7 @@ class RunPlan:
 
     def _shortlist(self, cycle: int, held_out_only: bool) -> Step:
         def inputs() -> list[Any]:
-            settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_per_cycle()}
+            settings = self._settings("shortlist") | {"documents_per_cycle": self._documents_per_cycle(cycle)}
             drawn = [cycle, held_out_only, self.config.seed]
             return [*self._content(), *self._matching(cycle), settings, *drawn, SHORTLIST_SCHEMA.names]
 

@@ -14,6 +14,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.context import RunTasks
 from ezxmc_ray.curriculum import open_run
+from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import Verified, note_damage
 from ezxmc_ray.integrity import verify as read_all
@@ -47,7 +48,7 @@ def verify(run: str) -> Verified:
 def known_damage(run: str) -> dict[str, str]:
     """Files of a run's steps that are missing, of another size, or were found damaged by a verification; and how."""
     plan = open_run(run)
-    steps = plan.steps_of(plan.config.curriculum.cycles)
+    steps = plan.steps_of(planned_cycles(plan.config))
     return {name: what for step in steps for name, what in plan.damage(step).items()}
 
 

@@ -46,6 +46,8 @@ def test_a_file_and_then_overrides_are_laid_over_the_defaults(tmp_path: Path) ->
         ("teacher.enforce_eager=false", False),
         ("teacher.model=a=b", "a=b"),
         ("seed=${shortlist.size}", 10),
+        ("curriculum.pair_budget=auto", "auto"),
+        ("curriculum.pair_budget=70000", 70_000),
         ("teacher={model: x}", None),
     ],
 )
@@ -98,6 +100,14 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
             "teacher.engine=vlm",
             f"teacher.engine {HERE} is 'vlm'; it must be one of vllm, packed, transformers (did you mean vllm?).",
         ),
+        (
+            "curriculum.pair_budget=atuo",
+            f"curriculum.pair_budget {HERE} is 'atuo'; it must be a whole number or auto.",
+        ),
+        ("curriculum.pair_budget=1.5", f"curriculum.pair_budget {HERE} is 1.5; it must be a whole number or auto."),
+        ("curriculum.pair_budget=true", f"curriculum.pair_budget {HERE} is True; it must be a whole number or auto."),
+        ("curriculum.pair_budget=null", f"curriculum.pair_budget {HERE} is null; it must be a whole number or auto."),
+        ("curriculum.pair_budget=-1", f"curriculum.pair_budget {HERE} is -1; it must not be negative."),
         ("shortlist.sise=3", f"Unknown key shortlist.sise {HERE}; did you mean shortlist.size?"),
         ("shortlst.size=3", f"Unknown key shortlst.size {HERE}; did you mean shortlist.size?"),
         ("model=x", f"Unknown key model {HERE}; did you mean encoder.model or teacher.model?"),

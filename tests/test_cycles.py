@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ezxmc_ray.config import load_config
-from ezxmc_ray.cycles import MIN_DOCUMENTS, compares, documents_per_cycle, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, compares, documents_per_cycle, least_lead, planned_cycles, stops
 from ezxmc_ray.errors import UserError
 
 
@@ -54,29 +54,47 @@ def test_a_budget_is_used_up_to_less_than_a_document_a_cycle(cycles: int, size: 
     config = load_config(
         None, [f"curriculum.cycles={cycles}", f"shortlist.size={size}", f"curriculum.pair_budget={budget}"]
     )
-    documents = documents_per_cycle(config, 100_000, held_out, 500)
+    documents = documents_per_cycle(config, 100_000, held_out, 500, 0)
     pairs = size * (held_out * (cycles + 1) + documents * cycles)
     assert budget - size * cycles < pairs <= budget
 
 
 def test_without_a_budget_and_beyond_what_is_there_documents_are_as_configured() -> None:
     config = load_config(None, [])
-    assert documents_per_cycle(config, 100, 10, 500) == 90
-    assert documents_per_cycle(config, 100_000, 10, 500) == 300
+    assert documents_per_cycle(config, 100, 10, 500, 0) == 90
+    assert documents_per_cycle(config, 100_000, 10, 500, 0) == 300
     config.shortlist.documents_per_cycle = 0
-    assert documents_per_cycle(config, 100_000, 10, 500) == 99_990
+    assert documents_per_cycle(config, 100_000, 10, 500, 0) == 99_990
     config.shortlist.documents_per_cycle = 60
-    assert documents_per_cycle(config, 100, 10, 500) == 60
+    assert documents_per_cycle(config, 100, 10, 500, 0) == 60
     config.curriculum.pair_budget = 10_000
-    assert documents_per_cycle(config, 100, 10, 500) == 60
+    assert documents_per_cycle(config, 100, 10, 500, 0) == 60
     # Two labels cannot make ten pairs a document.
     config.curriculum.pair_budget = 2 * (2 * 10 + 50)
-    assert documents_per_cycle(config, 100, 10, 2) == 50
+    assert documents_per_cycle(config, 100, 10, 2, 0) == 50
+
+
+def test_an_automatic_budget_doubles_the_documents_and_wants_a_lead_from_the_second_student_on() -> None:
+    config = load_config(None, ["curriculum.pair_budget=auto", "curriculum.min_lead=null"])
+    assert planned_cycles(config) == 8
+    drawn = [documents_per_cycle(config, 10_000, 1_000, 500, cycle) for cycle in range(8)]
+    assert drawn == [100, 200, 400, 800, 1600, 3200, 6400, 9000]
+    assert [cycle for cycle in range(9) if compares(config, cycle)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [least_lead(config, cycle) for cycle in (1, 2, 7)] == [-1, 1, 1]
+
+
+def test_an_automatic_budget_takes_the_cycles_and_the_first_documents_that_are_asked_for() -> None:
+    settings = ["curriculum.pair_budget=auto", "curriculum.cycles=3", "shortlist.documents_per_cycle=50"]
+    config = load_config(None, settings)
+    assert planned_cycles(config) == 3
+    assert [documents_per_cycle(config, 10_000, 1_000, 500, cycle) for cycle in range(3)] == [50, 100, 200]
+    config.shortlist.documents_per_cycle = 0
+    assert documents_per_cycle(config, 10_000, 1_000, 500, 0) == 9_000
 
 
 def test_a_budget_below_a_batch_a_cycle_names_the_least_one() -> None:
     config = load_config(None, ["curriculum.cycles=2", "curriculum.pair_budget=100"])
     with pytest.raises(UserError, match=r"pair_budget is 100, but .* have 1,260 pairs: give so many"):
-        documents_per_cycle(config, 500, 10, 500)
+        documents_per_cycle(config, 500, 10, 500, 0)
     config.curriculum.pair_budget = 1260  # 10 labels * (10 documents * 3 encoders + 48 documents * 2 cycles)
-    assert documents_per_cycle(config, 500, 10, 500) == 48
+    assert documents_per_cycle(config, 500, 10, 500, 0) == 48

@@ -10,6 +10,7 @@ import pytest
 
 from ezxmc_ray import estimate as module
 from ezxmc_ray.config import Config, load_config
+from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.estimate import FAST_RATES, SLOW_RATES, START_SECONDS, Amounts, estimate, reference_rates
 
 AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, document_tokens=100.0)
@@ -18,7 +19,7 @@ AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, do
 def rows(
     config: Config, done: dict[str, bool] | None = None, amounts: Amounts = AMOUNTS, label_priors: bool = True
 ) -> dict[str, dict[str, Any]]:
-    found = estimate(config, amounts, FAST_RATES, done or {}, config.curriculum.cycles, label_priors)
+    found = estimate(config, amounts, FAST_RATES, done or {}, planned_cycles(config), label_priors)
     return {row["step"]: row for row in found}
 
 
@@ -41,6 +42,13 @@ def test_the_pairs_of_all_steps_keep_to_the_budget(min_lead: str) -> None:
     found = rows(load_config(None, settings))
     assert 5000 - 30 < sum(row["pairs"] or 0 for row in found.values()) <= 5000
     assert found["cycle 0 train"]["documents"] == (500 - 50 * 4) // 3
+
+
+def test_an_automatic_budget_is_what_it_may_come_to() -> None:
+    found = rows(load_config(None, ["curriculum.pair_budget=auto"]))
+    assert [found[f"cycle {cycle} judge"]["pairs"] for cycle in range(4)] == [1500, 2000, 4000, 4500]
+    assert [found[f"cycle {cycle} train"]["documents"] for cycle in range(3)] == [100, 256, 428]
+    assert "cycle 7 select" in found and "cycle 9 judge" not in found
 
 
 def test_what_is_done_takes_no_time() -> None:

@@ -113,7 +113,7 @@ class Bench:
             held_out = self.config.prepare.held_out_share
             train = self.facts["train_documents"]
             whole = apply_overrides(self.config, settings)
-            full = documents_per_cycle(whole, train, round(held_out * train), self.facts["labels"])
+            full = documents_per_cycle(whole, train, round(held_out * train), self.facts["labels"], 0)
             documents = max(2, round(share * full))
             settings += [f"shortlist.documents_per_cycle={documents}", f"prepare.held_out_share={share * held_out}"]
         return apply_overrides(self.config, settings)

@@ -201,11 +201,13 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
+NUMBER_OR_AUTO = "int | str"
 _KINDS = {
     "str": "a text",
     "str | None": "a text or null",
     "int": "a whole number",
     "int | None": "a whole number or null",
+    NUMBER_OR_AUTO: "a whole number or auto",
     "float": "a number",
     "float | None": "a number or null",
     "bool": "true or false",
@@ -222,7 +224,9 @@ def _fitting(key: str, kind: str, value: Any, place: str) -> Any:
     if kind == "list[str]" and isinstance(value, str):
         return [value] if value else []
     items = value if isinstance(value, list) else [value]
-    if "str" in kind and any(isinstance(item, bool | int | float | bytes) for item in items):
+    if kind == NUMBER_OR_AUTO and (value is None or (isinstance(value, str) and value != "auto")):
+        raise _wrong_type(key, kind, value, place)
+    if "str" in kind and kind != NUMBER_OR_AUTO and any(isinstance(item, bool | int | float | bytes) for item in items):
         raise UserError(f"{key} {place} is {value!r}; it must be {_KINDS[kind]}: put it in quotes.")
     if (kind == "list[str]") != isinstance(value, list) or any(isinstance(item, list | dict) for item in items):
         raise _wrong_type(key, kind, value, place)

@@ -271,9 +271,9 @@ class CurriculumConfig:
         least=-1_000,
         most=1_000,
     )
-    pair_budget: int = knob(
+    pair_budget: int | str = knob(
         0,
-        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors are apart)",
+        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors are apart); auto: as many as help: a cycle judges twice as many train documents as the one before (the first shortlist.documents_per_cycle, null = 100), until a student is not better than the one before it beyond noise, by the teacher on held-out documents (8 cycles at most, where curriculum.cycles is 1)",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, knobs, to_dict
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.cycles import cycles_run, stopped_at
+from ezxmc_ray.cycles import cycles_run, least_lead, planned_cycles, stopped_at
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.teacher import pairs_asked, teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
@@ -69,7 +69,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         **{name: details["evaluate"].get(name) for name in BESIDE_METRICS},
         "data": {name: details["prepare"].get(name) for name in FINGERPRINTS},
         "read": details["prepare"].get("read", []),
-        "cycles": {"run": last, "stopped": _stopped(storage, config)},
+        "cycles": {"run": last, "planned": planned_cycles(config), "stopped": _stopped(storage, config)},
         "selection": details["select"] or None,
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
         "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},
@@ -90,7 +90,10 @@ def _stopped(storage: Storage, config: Config) -> dict[str, Any] | None:
     """What the stop rule ended the cycles by; None where it did not."""
     cycle = stopped_at(storage, config)
     manifest = None if cycle is None else read_manifest(storage, layout.selection(cycle))
-    return {"encoder": manifest.details["encoder"], **manifest.details["lead"]} if manifest else None
+    if cycle is None or manifest is None:
+        return None
+    lead = {"encoder": manifest.details["encoder"], **manifest.details["lead"]}
+    return lead | {"min_lead": least_lead(config, cycle)}
 
 
 def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:

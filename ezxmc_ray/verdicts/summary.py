@@ -17,6 +17,7 @@ import numpy as np
 from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, judged_dtype
+from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.run_lock import run_lock
@@ -146,7 +147,7 @@ def configured_teacher(context: Context) -> TeacherConfig:
     if config.dtype != AUTO:
         return config
     held = held_dtypes(storage, config)
-    judged = [dtype for dtype in _dtypes_judged_in(storage, context.config.curriculum.cycles) if dtype in held]
+    judged = [dtype for dtype in _dtypes_judged_in(storage, planned_cycles(context.config)) if dtype in held]
     if len(held) > 1 and not judged:
         raise UserError(
             f"The run {storage.root} holds verdicts of its teacher in {' and '.join(held)}: set teacher.dtype in its "

@@ -75,6 +75,18 @@ def test_an_encoder_that_got_worse_ends_the_cycles_before_its_train_documents_ar
     assert stages.took() == []
 
 
+def test_an_automatic_budget_ends_where_a_student_is_not_better_beyond_noise(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    stages.leads = {1: -0.5, 2: 0.5}
+    run(settings, "curriculum.pair_budget=auto")
+    assert stages.took() == STOPPED_AT_2
+    assert states(settings)["cycle 2 train"] == "not run"
+    stages.leads = {1: -1.5}
+    run(settings, "curriculum.pair_budget=auto", "run=" + settings[0].removeprefix("run=") + "-worse")
+    assert "judge 1" in stages.calls and "train 1" not in stages.took()
+
+
 @pytest.mark.parametrize("dies_at", [call for call in STOPPED_AT_2 if call != "prepare"])
 def test_a_run_that_is_killed_goes_on_at_the_stage_where_it_was(
     stages: FakeStages, settings: list[str], dies_at: str

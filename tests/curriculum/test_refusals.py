@@ -53,7 +53,7 @@ def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(
     assert open_budget(settings) == 0
 
 
-def open_budget(settings: list[str]) -> int:
+def open_budget(settings: list[str]) -> int | str:
     return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
 
 

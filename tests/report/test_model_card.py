@@ -85,7 +85,7 @@ def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: A
     details = {"encoder": "cycle_1", "lead": lead}
     write_manifest(storage, "cycle-2/selection", Manifest("select", "f", 150, 1.0, details=details))
     report = build_report(storage, config)
-    assert report["cycles"] == {"run": 2, "stopped": {"encoder": "cycle_1", **lead}}
+    assert report["cycles"] == {"run": 2, "planned": 3, "stopped": {"encoder": "cycle_1", **lead, "min_lead": -1.0}}
     assert list(report["training"]) == ["cycle_0", "cycle_1"]
     card = " ".join(model_card(report).split())
     assert "2 of at most 3; they ended because the encoder cycle_1 led cycle_0 by -1.25 points only" in card
