@@ -169,6 +169,22 @@ def _teacher(result: Result) -> str:
     return f"{ours:.1f} pairs/s, {others}; {result['tokens_over_ideal']:.3f} times the tokens that are needed"
 
 
+def _packed(result: Result) -> str:
+    """The first work, and how near the scores are to float32's."""
+    rates = ", ".join(f"{name} {rate:.1f}" for name, rate in result["pairs_per_s"].items())
+    return (
+        f"{result['model']}, {result['dtype']}, pairs/s: {rates}; {result['tokens_over_ideal_of_the_padded']:.3f} "
+        "times the tokens that are needed; |ΔP| at most 0.02 for "
+        f"{result['share_within_tolerance']:.1%} of the pairs"
+    )
+
+
+def _ceiling(result: Result) -> str:
+    cores = min(row["cores"] for row in result["rows"])
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["pairs_per_s"].items())
+    return f"pairs/s of a model that costs nothing, {cores} core: {rates}"
+
+
 def _teacher_quality(result: Result) -> str:
     alone, *judged = result["rows"]
     low, high = (pick(row["AUC_alone"] for row in judged) for pick in (min, max))
@@ -210,6 +226,7 @@ def _serve(result: Result) -> str:
 
 RULES: dict[str, Callable[[Result], str]] = {
     "tagging": _tagging,
+    "ceiling": _ceiling,
     "demo": _demo,
     "engines": _engines,
     "encode": _encode,
@@ -217,6 +234,7 @@ RULES: dict[str, Callable[[Result], str]] = {
     "index": _index,
     "judge": _judge,
     "kills": _kills,
+    "packed": _packed,
     "quality": _quality,
     "serve": _serve,
     "student": _student,

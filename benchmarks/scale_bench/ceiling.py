@@ -1,36 +1,39 @@
-"""How many pairs a second does everything but the model allow? A real vLLM engine whose forward costs next to nothing.
+"""How many pairs a second does everything but the model allow? Real engines whose forward costs next to nothing.
 
-    python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY [--profile FILE]
+    python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY [--before TREE] [--profile FILE]
 
 The model has one layer of 64, random weights, and the vocabulary of the bundled teacher; it is made in a temporary
-folder. Documents are recombined as in judge.py, ten labels each. The engine and its prompts are the stage's own, in a
-loop without Ray, tables and files. ``cpu_us_per_pair``: of the whole process. --profile writes what cProfile says of
-the engine's thread, in a run of its own after the timed one.
+folder. Documents are recombined as in judge.py, ten labels each. The engines and their prompts are the stage's own, in
+a loop without Ray, tables and files (ceiling_engine.py), each in a process of its own that gets --cores cores.
+``cpu_us_per_pair``: of the whole process. --before measures the vLLM engine of another version as well, whose tree
+lies in TREE. --profile writes what cProfile says of each engine's thread, in a run of its own after the timed one.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
+import json
 import os
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from common.arguments import add_texts_arguments
-from common.publish import publish
+from common.arguments import add_texts_arguments, choice
+from common.publish import publish, run_module
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.tables import content_hash
-from ezxmc_ray.teacher.engine import DocumentPairs
-from ezxmc_ray.teacher.start import start_engine
+from scale_bench.ceiling_engine import DOCUMENTS, MODEL, SETTINGS
 from scale_bench.judge import SHORTLIST, read_texts, recombined
 
 BUNDLED = TeacherConfig().model
+ENGINES = ("vllm", "packed")
+BEFORE = "vllm_before"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,23 +42,19 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         documents, labels = read_texts(given.data)
+        with tempfile.TemporaryDirectory(prefix="ezxmc-ceiling-") as folder:
+            make_inputs(given, Path(folder), documents, labels)
+            rows = [row for cores in given.cores for row in rows_of(given, cores, Path(folder))]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="ezxmc-ceiling-") as folder:
-        make_model(folder)
-        config = TeacherConfig(model=folder, readout=given.readout, dtype="float32", threads=1, max_document_tokens=250)
-        engine = start_engine(config)
-        batches = batches_of(given.documents, documents, labels, config.batch_documents)
-        list(engine.judge_many(batches[:2]))
-        row = timed(engine, batches)
-        if given.profile:
-            profile = cProfile.Profile()
-            profile.runcall(timed, engine, batches_of(given.documents, documents, labels, config.batch_documents, 1))
-            profile.dump_stats(given.profile)
-        engine.close()
-    notes = [f"{os.cpu_count()} cores, one thread; load of the machine: {os.getloadavg()[0]:.1f}."]
-    publish(given.name, "Pairs a second of a model that costs nothing", {"rows": [row], "notes": notes, **row})
+    least = [row for row in rows if row["cores"] == given.cores[0]]
+    result = {
+        "pairs_per_s": {row["engine"]: row["pairs_per_s"] for row in least},
+        "rows": rows,
+        "notes": [f"{os.cpu_count()} cores; load of the machine at the end: {os.getloadavg()[0]:.1f}."],
+    }
+    publish(given.name, "Pairs a second of a model that costs nothing", result)
     return 0
 
 
@@ -65,11 +64,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add_texts_arguments(parser)
     parser.add_argument("--documents", type=int, default=960, help="of ten pairs each")
     parser.add_argument("--readout", default="yes_no", choices=["yes_no", "likelihood"])
-    parser.add_argument("--profile", help="file for cProfile's statistics")
+    parser.add_argument("--engines", type=choice(ENGINES), default=list(ENGINES), help="by commas")
+    parser.add_argument("--cores", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2])
+    parser.add_argument("--before", type=Path, help="another version's tree")
+    parser.add_argument("--profile", default="", help="file for cProfile's statistics; engine and cores are added")
     return parser.parse_args(arguments)
 
 
-def make_model(folder: str) -> None:
+def make_inputs(given: argparse.Namespace, folder: Path, documents: list[dict[str, Any]], labels: list[str]) -> None:
+    """The model, the documents, and what the engines are told."""
+    make_model(folder / MODEL)
+    rows = [rows_of_documents(given.documents, documents, labels, seed) for seed in (0, 1)]
+    (folder / DOCUMENTS).write_text(json.dumps(rows))
+    teacher = {"readout": given.readout, "dtype": "float32", "max_document_tokens": 250}
+    (folder / SETTINGS).write_text(json.dumps({"teacher": teacher, "profile": given.profile}))
+
+
+def make_model(folder: Path) -> None:
     """A causal model of one layer of 64 with random weights, and the bundled teacher's tokenizer."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -82,30 +93,30 @@ def make_model(folder: str) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def batches_of(
-    count: int, documents: list[dict[str, Any]], labels: list[str], size: int, seed: int = 0
-) -> list[list[DocumentPairs]]:
-    """``count`` recombined documents with ten labels each, in batches of ``size``."""
+def rows_of_documents(count: int, documents: list[dict[str, Any]], labels: list[str], seed: int) -> list[list[Any]]:
+    """``count`` recombined documents with ten labels each: the fields of DocumentPairs, hashes as hexadecimals."""
     draw = random.Random(seed)
     made = []
     for number in range(count):
         document = recombined(documents, draw, str(number))
-        chosen = tuple(draw.sample(labels, SHORTLIST))
-        hashes = tuple(content_hash("", label) for label in chosen)
-        made.append(DocumentPairs(document["content_hash"], document["title"], document["text"], hashes, chosen))
-    return [made[start : start + size] for start in range(0, count, size)]
+        chosen = draw.sample(labels, SHORTLIST)
+        hashes = [content_hash("", label).hex() for label in chosen]
+        made.append([document["content_hash"].hex(), document["title"], document["text"], hashes, chosen])
+    return made
 
 
-def timed(engine: Any, batches: list[list[DocumentPairs]]) -> dict[str, Any]:
-    """Judge ``batches``; the figures."""
-    cpu, began = time.process_time(), time.perf_counter()
-    judged = list(engine.judge_many(batches))
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - began
-    pairs = sum(len(one.table) for one in judged)
-    return {
-        "pairs": pairs,
-        "pairs_per_s": pairs / wall,
-        "cpu_us_per_pair": 1e6 * cpu / pairs,
-        "tokens a prompt": sum(one.prompt_tokens for one in judged) / pairs,
-        "tokens computed a pair": sum(one.computed_tokens for one in judged) / pairs,
-    }
+def rows_of(given: argparse.Namespace, cores: int, folder: Path) -> list[dict[str, Any]]:
+    """A row an engine on so many cores. Errors: UserError where one fails."""
+    trees = {name: None for name in given.engines}
+    rows = []
+    for name, tree in {**({BEFORE: given.before} if given.before else {}), **trees}.items():
+        output, log = folder / f"{name}-{cores}.json", Path(tempfile.gettempdir()) / f"ceiling-{name}-{cores}.log"
+        words = [ENGINES[0] if name == BEFORE else name, str(cores), str(folder)]
+        path = {"PYTHONPATH": str(tree.absolute())} if tree else {}
+        with mock.patch.dict(os.environ, path):
+            done = run_module("scale_bench.ceiling_engine", words, output, log)
+        if "error" in done:
+            raise UserError(f"The engine {name} failed ({done['error']}): see {log}.")
+        rows.append({"engine": name, "cores": cores, **done})
+        print(rows[-1], flush=True)
+    return rows
