@@ -144,7 +144,7 @@ def hnswlib(vectors: np.ndarray, tuning: np.ndarray, folder: Path) -> tuple[Sear
 
 
 def autofaiss(vectors: np.ndarray, tuning: np.ndarray, folder: Path) -> tuple[Search, dict[str, Any]]:
-    """Told what is wanted here: 20 ms a query, 4 GB for the index, 4 GB to build it."""
+    """Told what is wanted here: 20 ms a query, 2 GB for the index, 4 GB to build it."""
     from autofaiss import build_index
 
     index, about = build_index(
@@ -153,7 +153,7 @@ def autofaiss(vectors: np.ndarray, tuning: np.ndarray, folder: Path) -> tuple[Se
         index_infos_path=str(folder / "infos.json"),
         metric_type="ip",
         max_index_query_time_ms=20,
-        max_index_memory_usage="4G",
+        max_index_memory_usage="2G",
         current_memory_available="4G",
     )
     return lambda queries: index.search(queries, K)[1], {"factory": about["index_key"], "depth": about["index_param"]}
