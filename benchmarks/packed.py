@@ -83,22 +83,20 @@ def parse() -> argparse.Namespace:
 
 def works_in(text: str) -> list[tuple[int, int]]:
     """(tokens, labels) of each work in ``text``."""
-    found = [re.fullmatch(r"(\d+)x(\d+)", one) for one in text.split(",")]
+    found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", one) for one in text.split(",")]
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text}: write works as 250x10,32x10")
     return [(int(one[1]), int(one[2])) for one in found if one]
 
 
 def work_of(given: argparse.Namespace, tokens: int, labels: int, is_first: bool) -> dict[str, Any]:
-    """What every engine gives for one work. Errors: UserError where packed or vLLM fails."""
-    given.document_tokens, given.shortlist = tokens, labels
-    wanted = given.documents
-    given.documents = min(wanted, max(LEAST_DOCUMENTS, MOST_PAIRS // labels))
+    """What every engine gives for one work. Errors: UserError where one fails."""
+    documents = min(given.documents, max(LEAST_DOCUMENTS, MOST_PAIRS // labels))
+    given = argparse.Namespace(**vars(given) | {"document_tokens": tokens, "shortlist": labels, "documents": documents})
     data, labels_file = inputs(given)
     config = configure(given, labels_file)
     task = Task(str(given.runs.absolute() / f"{given.name}-{tokens}x{labels}"), given.slow_pairs, given.reference_pairs)
     make_task(task, config, take_sample(given, data, config))
-    given.documents = wanted
     engines: dict[str, dict[str, Any]] = {}
     for name in ("packed", "vllm", *(("one_forward", "float32") if is_first else ())):
         output, log = (Path(task.folder, f"{name}.{end}") for end in ("json", "log"))

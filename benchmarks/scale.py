@@ -1,7 +1,7 @@
 """What a run of ten million documents asks of single parts, measured on parts of one; what is simulated says so.
 
     python benchmarks/scale.py judge --name simulated-judge --data DIRECTORY    does an engine wait for anything?
-    python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY  pairs/s of a vLLM whose model is free
+    python benchmarks/scale.py ceiling --name teacher-ceiling --data DIRECTORY  pairs/s of engines whose model is free
     python benchmarks/scale.py engines --name simulated-engines                sixty-four engines beside the ideal
     python benchmarks/scale.py index --name index --data DIRECTORY              which index, and how fast
     python benchmarks/scale.py growth --name growth --data DIRECTORY            what a document costs as they grow

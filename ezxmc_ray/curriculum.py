@@ -22,7 +22,7 @@ from ezxmc_ray.checks import check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.cycles import pair_budget, planned_cycles, stopped_at
+from ezxmc_ray.cycles import numeric_budget, planned_cycles, stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
@@ -251,7 +251,7 @@ def _teacher_in_words(config: Config) -> tuple[str, str]:
 
 
 def _pairs_in_words(config: Config, pairs: int) -> str:
-    budget = pair_budget(config)
+    budget = numeric_budget(config)
     return f"at most {pairs:,}" + (f" of a budget of {budget:,}" if budget else "")
 
 

@@ -18,7 +18,7 @@ from ezxmc_ray.storage import Storage, read_manifest
 #: (docs/experiments.md).
 DOCUMENTS_PER_CYCLE = 300
 #: ``curriculum.pair_budget=auto``: cycles at most where ``curriculum.cycles`` asks for one, train documents of the
-#: first, and the standard errors by which a student must lead the one before it.
+#: first, and the standard errors by which a student must lead the best encoder before it.
 AUTO, AUTO_CYCLES, AUTO_DOCUMENTS, AUTO_LEAD = "auto", 8, 100, 1.0
 #: Held-out documents under which no difference between encoders is believed.
 MIN_DOCUMENTS = 10
@@ -30,7 +30,7 @@ def planned_cycles(config: Config) -> int:
     return AUTO_CYCLES if cycles == 1 and config.curriculum.pair_budget == AUTO else cycles
 
 
-def pair_budget(config: Config) -> int:
+def numeric_budget(config: Config) -> int:
     """Pairs that the shortlists of all cycles may have; 0: no number bounds them."""
     budget = config.curriculum.pair_budget
     return budget if isinstance(budget, int) else 0
@@ -48,8 +48,13 @@ def least_lead(config: Config, cycle: int) -> float | None:
     return -AUTO_LEAD if cycle == 1 else AUTO_LEAD
 
 
+def cycles_end_by(config: Config) -> str:
+    """The knob that decides when the cycles end."""
+    return "curriculum.pair_budget" if config.curriculum.pair_budget == AUTO else "curriculum.min_lead"
+
+
 def compares(config: Config, cycle: int) -> bool:
-    """Whether ``cycle`` begins with the stop rule: all but the first and the last, unless it is switched off."""
+    """Whether ``cycle`` begins with the stop rule: all but the first and the last, where there is one."""
     return least_lead(config, cycle) is not None and 0 < cycle < planned_cycles(config)
 
 
@@ -94,19 +99,26 @@ def held_out_judged(config: Config, held_out: int) -> int:
 def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, cycle: int) -> int:
     """Train documents (held-out ones apart) of ``cycle``: as configured, and as ``curriculum.pair_budget`` allows.
 
-    With auto each cycle has twice as many as the one before, so that what comparing them costs stays a small part.
+    With auto each cycle has twice as many as the one before, or all.
     With n cycles a budget also pays for the held-out documents' shortlists by n + 1 encoders; the rest is shared out
     evenly. Label priors are apart: which of them are needed is known only when shortlists are.
-    Errors: UserError for a budget that leaves a cycle less than a batch.
+    Errors: UserError for a budget that leaves a cycle less than a batch, and for auto without held-out documents enough
+    to compare students by.
     """
     there, held_out = train - held_out, held_out_judged(config, held_out)
     asked = config.shortlist.documents_per_cycle
     if config.curriculum.pair_budget == AUTO:
-        asked = (AUTO_DOCUMENTS if asked is None else asked) * 2**cycle
+        if held_out < MIN_DOCUMENTS:
+            raise UserError(
+                f"curriculum.pair_budget=auto compares students by held-out documents, and there are {held_out:,}, of "
+                f"{MIN_DOCUMENTS} that it takes: set prepare.held_out_share or shortlist.held_out_documents higher, or "
+                "give a number."
+            )
+        asked = (AUTO_DOCUMENTS if asked is None else asked) * 2 ** min(cycle, 30)
     elif asked is None:
         asked = 0 if config.curriculum.pair_budget else DOCUMENTS_PER_CYCLE
     wanted = min(asked or there, there)
-    budget, cycles = pair_budget(config), planned_cycles(config)
+    budget, cycles = numeric_budget(config), planned_cycles(config)
     if not budget:
         return wanted
     each = pairs_per_document(config, labels)

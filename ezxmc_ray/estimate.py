@@ -71,8 +71,7 @@ def estimate(
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
-    counts = (amounts.train, amounts.held_out, amounts.labels)
-    trained = [documents_per_cycle(config, *counts, cycle) for cycle in range(cycles)]
+    trained = _documents_of_cycles(config, amounts, cycles)
     judged = 0  # pairs of the cycles before
     for cycle in range(cycles + 1):
         documents = held_out + (trained[cycle] if cycle < cycles else 0)
@@ -91,8 +90,7 @@ def estimate(
         work = {"judge": asked + priors} if asked + priors else {}
         rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
         if cycle < cycles:
-            learned = _taught(config, trained[: cycle + 1], amounts.train - amounts.held_out)
-            seen = round(learned * config.student.epochs)
+            seen = _taught(config, trained[: cycle + 1], amounts.train - amounts.held_out)
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
     rows += [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
     rows += [_row("index", {"index": amounts.labels + amounts.alternatives}, None, amounts.labels)]
@@ -105,6 +103,12 @@ def estimate(
         row["done"] = done.get(row["step"], False)
         row["seconds"] = 0.0 if row["done"] else sum(_seconds(rates, stage, units) for stage, units in work.items())
     return rows
+
+
+def _documents_of_cycles(config: Config, amounts: Amounts, cycles: int) -> list[int]:
+    """Train documents of each cycle; of a run without any as if there were one, which refuses a budget all the same."""
+    counts = (amounts.train, amounts.held_out, amounts.labels)
+    return [documents_per_cycle(config, *counts, cycle) for cycle in range(max(1, cycles))]
 
 
 def encoding_work(documents: float, labels: int) -> float:
@@ -142,13 +146,13 @@ def encodings(cycle: int) -> int:
 
 
 def _taught(config: Config, trained: Sequence[int], there: int) -> int:
-    """Documents that a student learns from; with student.past_verdicts those of earlier cycles too.
+    """Documents that a student sees, all epochs together; with student.past_verdicts those of earlier cycles too.
 
     ``trained``: of its cycle and those before. Each draws of those ``there`` by itself, so that some are drawn again.
     """
     if not config.student.past_verdicts or not there:
-        return trained[-1]
-    return round(there * (1 - math.prod(1 - drawn / there for drawn in trained)))
+        return round(trained[-1] * config.student.epochs)
+    return round(config.student.epochs * there * (1 - math.prod(1 - drawn / there for drawn in trained)))
 
 
 def prompt_tokens(amounts: Amounts) -> float:

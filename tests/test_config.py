@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray.config import apply_overrides, fingerprinted_settings, from_dict, knobs, load_config, to_dict
+from ezxmc_ray.config import (
+    TeacherConfig,
+    apply_overrides,
+    fingerprinted_settings,
+    from_dict,
+    knobs,
+    load_config,
+    to_dict,
+)
 from ezxmc_ray.errors import UserError
 
 HERE = "on the command line"
@@ -48,6 +56,9 @@ def test_a_file_and_then_overrides_are_laid_over_the_defaults(tmp_path: Path) ->
         ("seed=${shortlist.size}", 10),
         ("curriculum.pair_budget=auto", "auto"),
         ("curriculum.pair_budget=70000", 70_000),
+        ("curriculum.pair_budget='70000'", 70_000),
+        ("curriculum.pair_budget=${shortlist.size}", 10),
+        ("curriculum.pair_budget=${prepare.csv_separator}", "auto"),
         ("teacher={model: x}", None),
     ],
 )
@@ -107,6 +118,10 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ("curriculum.pair_budget=1.5", f"curriculum.pair_budget {HERE} is 1.5; it must be a whole number or auto."),
         ("curriculum.pair_budget=true", f"curriculum.pair_budget {HERE} is True; it must be a whole number or auto."),
         ("curriculum.pair_budget=null", f"curriculum.pair_budget {HERE} is null; it must be a whole number or auto."),
+        (
+            "curriculum.pair_budget=${teacher.model}",
+            f"curriculum.pair_budget {HERE} is {TeacherConfig().model!r}; it must be a whole number or auto.",
+        ),
         ("curriculum.pair_budget=-1", f"curriculum.pair_budget {HERE} is -1; it must not be negative."),
         ("shortlist.sise=3", f"Unknown key shortlist.sise {HERE}; did you mean shortlist.size?"),
         ("shortlst.size=3", f"Unknown key shortlst.size {HERE}; did you mean shortlist.size?"),

@@ -88,8 +88,16 @@ def test_an_automatic_budget_takes_the_cycles_and_the_first_documents_that_are_a
     config = load_config(None, settings)
     assert planned_cycles(config) == 3
     assert [documents_per_cycle(config, 10_000, 1_000, 500, cycle) for cycle in range(3)] == [50, 100, 200]
+    assert documents_per_cycle(config, 10_000, 1_000, 500, 1_999) == 9_000
     config.shortlist.documents_per_cycle = 0
     assert documents_per_cycle(config, 10_000, 1_000, 500, 0) == 9_000
+
+
+@pytest.mark.parametrize(("held_out", "settings"), [(9, []), (100, ["shortlist.held_out_documents=9"])])
+def test_an_automatic_budget_wants_documents_to_compare_students_by(held_out: int, settings: list[str]) -> None:
+    config = load_config(None, ["curriculum.pair_budget=auto", *settings])
+    with pytest.raises(UserError, match=r"there are 9, of 10 that it takes: set prepare\.held_out_share"):
+        documents_per_cycle(config, 1_000, held_out, 500, 0)
 
 
 def test_a_budget_below_a_batch_a_cycle_names_the_least_one() -> None:

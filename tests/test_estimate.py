@@ -11,6 +11,7 @@ import pytest
 from ezxmc_ray import estimate as module
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.cycles import planned_cycles
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import FAST_RATES, SLOW_RATES, START_SECONDS, Amounts, estimate, reference_rates
 
 AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, document_tokens=100.0)
@@ -49,6 +50,11 @@ def test_an_automatic_budget_is_what_it_may_come_to() -> None:
     assert [found[f"cycle {cycle} judge"]["pairs"] for cycle in range(4)] == [1500, 2000, 4000, 4500]
     assert [found[f"cycle {cycle} train"]["documents"] for cycle in range(3)] == [100, 256, 428]
     assert "cycle 7 select" in found and "cycle 9 judge" not in found
+
+
+def test_a_budget_that_is_too_small_is_refused_where_nothing_is_trained_too() -> None:
+    with pytest.raises(UserError, match="give so many at least"):
+        rows(load_config(None, ["curriculum.cycles=0", "curriculum.pair_budget=10"]))
 
 
 def test_what_is_done_takes_no_time() -> None:

@@ -174,7 +174,7 @@ def _packed(result: Result) -> str:
     rates = ", ".join(f"{name} {rate:.1f}" for name, rate in result["pairs_per_s"].items())
     return (
         f"{result['model']}, {result['dtype']}, pairs/s: {rates}; {result['tokens_over_ideal_of_the_padded']:.3f} "
-        "times the tokens that are needed; |ΔP| at most 0.02 for "
+        "times the tokens that are needed, padding apart; |ΔP| at most 0.02 for "
         f"{result['share_within_tolerance']:.1%} of the pairs"
     )
 
@@ -182,7 +182,7 @@ def _packed(result: Result) -> str:
 def _ceiling(result: Result) -> str:
     cores = min(row["cores"] for row in result["rows"])
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["pairs_per_s"].items())
-    return f"pairs/s of a model that costs nothing, {cores} core: {rates}"
+    return f"pairs/s of a model that costs nothing, {cores} core{'s' * (cores > 1)}: {rates}"
 
 
 def _teacher_quality(result: Result) -> str:

@@ -73,7 +73,8 @@ def cycles(job: Job) -> Figures:
     config = from_dict(job.config)
     _share(job)
     curriculum.run(config)
-    context, count = Context(config, Storage(config.run)), config.curriculum.cycles
+    context = Context(config, Storage(config.run))
+    count = context.cycles
     selection = context.manifest("student").details
     write_ranking(config.run, *encoder_ranking(context, selection["encoder"]))
     trained = [context.manifest(f"cycle-{cycle}/student").details["training_seconds"] for cycle in range(count)]

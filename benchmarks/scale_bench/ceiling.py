@@ -34,6 +34,8 @@ from scale_bench.judge import SHORTLIST, read_texts, recombined
 BUNDLED = TeacherConfig().model
 ENGINES = ("vllm", "packed")
 BEFORE = "vllm_before"
+#: Documents that are judged before the clock starts.
+WARM_UP = 64
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    least = [row for row in rows if row["cores"] == given.cores[0]]
+    least = [row for row in rows if row["cores"] == min(given.cores)]
     result = {
         "pairs_per_s": {row["engine"]: row["pairs_per_s"] for row in least},
         "rows": rows,
@@ -65,19 +67,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=960, help="of ten pairs each")
     parser.add_argument("--readout", default="yes_no", choices=["yes_no", "likelihood"])
     parser.add_argument("--engines", type=choice(ENGINES), default=list(ENGINES), help="by commas")
-    parser.add_argument("--cores", type=lambda text: [int(one) for one in text.split(",")], default=[1, 2])
+    parser.add_argument("--cores", type=cores_in, default=[1, 2], help="by commas")
     parser.add_argument("--before", type=Path, help="another version's tree")
     parser.add_argument("--profile", default="", help="file for cProfile's statistics; engine and cores are added")
     return parser.parse_args(arguments)
 
 
+def cores_in(text: str) -> list[int]:
+    """Numbers of cores that this machine has."""
+    there = len(os.sched_getaffinity(0))
+    if not all(one.isdecimal() and 1 <= int(one) <= there for one in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: write numbers from 1 to {there}, such as 1,{there}")
+    return [int(one) for one in text.split(",")]
+
+
 def make_inputs(given: argparse.Namespace, folder: Path, documents: list[dict[str, Any]], labels: list[str]) -> None:
     """The model, the documents, and what the engines are told."""
     make_model(folder / MODEL)
-    rows = [rows_of_documents(given.documents, documents, labels, seed) for seed in (0, 1)]
+    counts = (given.documents, given.documents, WARM_UP)
+    rows = [rows_of_documents(count, documents, labels, seed) for seed, count in enumerate(counts)]
     (folder / DOCUMENTS).write_text(json.dumps(rows))
     teacher = {"readout": given.readout, "dtype": "float32", "max_document_tokens": 250}
-    (folder / SETTINGS).write_text(json.dumps({"teacher": teacher, "profile": given.profile}))
+    profile = str(Path(given.profile).absolute()) if given.profile else ""
+    (folder / SETTINGS).write_text(json.dumps({"teacher": teacher, "profile": profile}))
 
 
 def make_model(folder: Path) -> None:
@@ -112,11 +124,16 @@ def rows_of(given: argparse.Namespace, cores: int, folder: Path) -> list[dict[st
     for name, tree in {**({BEFORE: given.before} if given.before else {}), **trees}.items():
         output, log = folder / f"{name}-{cores}.json", Path(tempfile.gettempdir()) / f"ceiling-{name}-{cores}.log"
         words = [ENGINES[0] if name == BEFORE else name, str(cores), str(folder)]
-        path = {"PYTHONPATH": str(tree.absolute())} if tree else {}
+        path = {"PYTHONPATH": str(tree.resolve())} if tree else {}
         with mock.patch.dict(os.environ, path):
             done = run_module("scale_bench.ceiling_engine", words, output, log)
         if "error" in done:
             raise UserError(f"The engine {name} failed ({done['error']}): see {log}.")
+        measured = Path(done.pop("tree"))
+        if tree and measured != tree.resolve():
+            raise UserError(
+                f"--before {tree}: what was measured lies in {measured}: give the folder with ezxmc_ray in it."
+            )
         rows.append({"engine": name, "cores": cores, **done})
         print(rows[-1], flush=True)
     return rows

@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ezxmc_ray
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.teacher.start import start_engine
 
-#: In FOLDER: the model, the documents of the two runs (the second one under a profiler), and what a teacher is.
+#: In FOLDER: the model, the documents of the two runs (the second one under a profiler) and a few others, and what a
+#: teacher is.
 MODEL, DOCUMENTS, SETTINGS = "model", "documents.json", "settings.json"
 
 
@@ -32,19 +34,19 @@ def main() -> None:
     teacher = settings["teacher"] | {"model": str(folder / MODEL), "threads": int(cores), "engine": name}
     config = TeacherConfig(**teacher)
     engine = start_engine(config)
-    batches, again = (in_batches(rows, config.batch_documents) for rows in documents_in(folder))
-    list(engine.judge_many(again[:2]))  # other documents: none is to be in a cache when the clock starts
+    batches, again, first = (in_batches(rows, config.batch_documents) for rows in documents_in(folder))
+    list(engine.judge_many(first))  # other documents: none is to be in a cache when the clock starts
     result = timed(engine, batches)
     if settings["profile"]:
         profile = cProfile.Profile()
         profile.runcall(timed, engine, again)
         profile.dump_stats(f"{settings['profile']}-{name}-{cores}")
     engine.close()
-    Path(output).write_text(json.dumps(result))
+    Path(output).write_text(json.dumps(result | {"tree": str(Path(ezxmc_ray.__file__).parents[1])}))
 
 
 def documents_in(folder: Path) -> list[list[DocumentPairs]]:
-    """Those of the timed run, and of the one under a profiler."""
+    """Those of the timed run, of the one under a profiler, and to warm up with."""
     return [list(map(document_in, rows)) for rows in json.loads((folder / DOCUMENTS).read_text())]
 
 

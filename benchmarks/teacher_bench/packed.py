@@ -10,7 +10,6 @@ JSON object with speed, tokens computed, the most memory that the process had, a
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -65,9 +64,15 @@ def asked(name: str, task: Task) -> dict[str, Any]:
         "computed_tokens_per_pair": computed / len(raw),
         "tokens_over_ideal": computed / ideal,
         "tokens_over_ideal_of_the_padded": computed / (ideal + needed["padding"]),
-        "most_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "most_memory_gib": most_memory_gib(),
         "raw": raw,
     }
+
+
+def most_memory_gib() -> float:
+    """The most that this process had in memory, mapped files included."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 def asked_by(name: str, task: Task) -> tuple[TeacherConfig, Sequence[DocumentPairs]]:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def _merge(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
             value = OmegaConf.select(merged, key, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{key} {places[key]} cannot be resolved: {one_line(error).rstrip('.')}.") from error
+        if types[key] == NUMBER_OR_AUTO:  # which an interpolation may give as a text
+            value = _number_or_auto(key, value, places.get(key, ""))
         _set(config, key, OmegaConf.to_object(value) if OmegaConf.is_list(value) else value)
     _check_values(config, places)
     return config
@@ -224,8 +227,8 @@ def _fitting(key: str, kind: str, value: Any, place: str) -> Any:
     if kind == "list[str]" and isinstance(value, str):
         return [value] if value else []
     items = value if isinstance(value, list) else [value]
-    if kind == NUMBER_OR_AUTO and (value is None or (isinstance(value, str) and value != "auto")):
-        raise _wrong_type(key, kind, value, place)
+    if kind == NUMBER_OR_AUTO and not isinstance(value, int) and "${" not in str(value):
+        return _number_or_auto(key, value, place)
     if "str" in kind and kind != NUMBER_OR_AUTO and any(isinstance(item, bool | int | float | bytes) for item in items):
         raise UserError(f"{key} {place} is {value!r}; it must be {_KINDS[kind]}: put it in quotes.")
     if (kind == "list[str]") != isinstance(value, list) or any(isinstance(item, list | dict) for item in items):
@@ -234,6 +237,16 @@ def _fitting(key: str, kind: str, value: Any, place: str) -> Any:
     if number_for_bool or (kind.startswith(("float", "int |")) and isinstance(value, bool)):
         raise _wrong_type(key, kind, value, place)
     return value
+
+
+def _number_or_auto(key: str, value: Any, place: str) -> int | str:
+    """``value``, a text of digits as the number that it says, since OmegaConf leaves it a text here."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value.strip()):
+        return int(value)
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _wrong_type(key, NUMBER_OR_AUTO, value, place)
+    found: int | str = value
+    return found
 
 
 def _wrong_type(key: str, kind: str, value: Any, place: str) -> UserError:

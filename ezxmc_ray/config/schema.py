@@ -70,7 +70,7 @@ class ShortlistConfig:
     size: int = knob(10, "labels a document", above=0)
     documents_per_cycle: int | None = knob(
         None,
-        "train documents a cycle, 0 = all (drawn by seed; held-out documents always come along); null: 300, with which small teachers taught more than with all; or, where curriculum.pair_budget is set, as many as it pays for",
+        "train documents a cycle, 0 = all (drawn by seed; held-out documents always come along); null: 300, with which small teachers taught more than with all; or, where curriculum.pair_budget is set, as many as it pays for; with auto 100 in the first cycle, twice as many in each later one",
     )
     held_out_documents: int = knob(
         2000, "held-out documents that every encoder is compared by, 0 = all (drawn by seed; the others are left out)"
@@ -264,7 +264,7 @@ class StudentConfig:
 class CurriculumConfig:
     """The cycles: shortlist, judge, train, select."""
 
-    cycles: int = knob(1, "cycles of shortlist, judge and train at most")
+    cycles: int = knob(1, "cycles of shortlist, judge and train at most; with curriculum.pair_budget=auto 1 means 8")
     min_lead: float | None = knob(
         -1.0,
         "before train documents are judged for a later cycle, its encoder must lead the best one before it by more than so many standard errors (by the teacher, on held-out documents), else the cycles end; -1: ends what got worse beyond noise; 0: what is not better; 1: what is not better beyond noise; null: nothing",
@@ -273,7 +273,7 @@ class CurriculumConfig:
     )
     pair_budget: int | str = knob(
         0,
-        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors are apart); auto: as many as help: a cycle judges twice as many train documents as the one before (the first shortlist.documents_per_cycle, null = 100), until a student is not better than the one before it beyond noise, by the teacher on held-out documents (8 cycles at most, where curriculum.cycles is 1)",
+        "the most pairs that the shortlists of all cycles may have, those of held-out documents included, 0 = no bound; fewer train documents a cycle keep to it (label priors are apart); auto: as many as help: a cycle judges twice as many train documents as the one before (the first shortlist.documents_per_cycle, null = 100), or all, until a student is not better than the best one before it beyond noise, by the teacher on held-out documents (8 cycles at most where curriculum.cycles is 1; curriculum.min_lead is not asked)",
     )
 
 

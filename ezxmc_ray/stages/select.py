@@ -29,7 +29,7 @@ from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
-from ezxmc_ray.cycles import MIN_DOCUMENTS, held_out_judged, least_lead, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, held_out_judged, least_lead, stops
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.metrics.thresholds import (
     fit_min_score,
@@ -105,7 +105,7 @@ def compare_newest(context: Context, cycle: int) -> StageResult:
     if stops(lead, least_lead(context.config, cycle)):
         say(
             f"The cycles end: {encoder_name(cycle)} leads {lead['over']} by {lead['difference']:.2f} points (standard "
-            f"error {lead['standard_error']:.2f}) by the teacher's judgment, see curriculum.min_lead."
+            f"error {lead['standard_error']:.2f}) by the teacher's judgment, see {cycles_end_by(context.config)}."
         )
     asked = {name: judged[name] for name in ADDED_UP}
     return StageResult(outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from common.headlines import headline
 from ezxmc_ray.config import Config
 from ezxmc_ray.tables import content_hash
 from ezxmc_ray.teacher.engine import DocumentPairs
+from scale_bench import ceiling
 from scale_bench.ceiling import rows_of_documents
 from scale_bench.ceiling_engine import document_in, in_batches
 from teacher_bench.packed import asked, asked_by
@@ -35,19 +38,19 @@ class Task:
         hashes = tuple(content_hash("", label) for label in labels)
         count = pairs or 4
         whole = [DocumentPairs(content_hash("", text), "", text, hashes, labels) for text in ("of stars", "of music")]
-        return [DocumentPairs(*one[:3], hashes[:n], labels[:n]) for one, n in cut(whole, count)]
+        return [replace(one, label_hashes=hashes[:n], labels=labels[:n]) for one, n in cut(whole, count)]
 
     def warm_up(self) -> list[DocumentPairs]:
         return self.documents(1)
 
 
-def cut(documents: list[DocumentPairs], pairs: int) -> list[tuple[tuple[Any, ...], int]]:
+def cut(documents: list[DocumentPairs], pairs: int) -> list[tuple[DocumentPairs, int]]:
     found = []
     for one in documents:
         taken = min(pairs, len(one.labels))
         pairs -= taken
         if taken:
-            found.append(((one.document_hash, one.title, one.text), taken))
+            found.append((one, taken))
     return found
 
 
@@ -64,8 +67,9 @@ def test_an_engine_is_asked_the_pairs_that_are_meant_for_it(small_teacher: str) 
 
 def test_works_are_tokens_and_labels() -> None:
     assert packed.works_in("250x10,32x1") == [(250, 10), (32, 1)]
-    with pytest.raises(argparse.ArgumentTypeError, match="write works as"):
-        packed.works_in("250x10,32")
+    for wrong in ("250x10,32", "250x0", "0x10"):
+        with pytest.raises(argparse.ArgumentTypeError, match="write works as"):
+            packed.works_in(wrong)
 
 
 def test_rows_stand_beside_vllm_and_scores_beside_float32() -> None:
@@ -97,6 +101,14 @@ def test_documents_of_the_ceiling_come_back_as_they_were() -> None:
     assert all(len(set(one.labels)) == 10 for one in documents) and len({one.document_hash for one in documents}) == 5
     assert [len(batch) for batch in in_batches(documents, 2)] == [2, 2, 1]
     assert rows == rows_of_documents(5, TEXTS, [f"label {n}" for n in range(20)], 0)
+
+
+def test_cores_are_some_that_are_there() -> None:
+    there = len(os.sched_getaffinity(0))
+    assert ceiling.cores_in(f"{there},1") == [there, 1]
+    for wrong in ("0", str(there + 1), "one"):
+        with pytest.raises(argparse.ArgumentTypeError, match="write numbers from 1"):
+            ceiling.cores_in(wrong)
 
 
 def test_the_ceiling_is_told_for_the_fewest_cores() -> None:
