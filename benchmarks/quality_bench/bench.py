@@ -51,7 +51,12 @@ RECIPE = (
     "shortlist.documents_per_cycle=0",
 )
 OWN_YES = "teacher.yes_threshold=0"
-TEST_DOCUMENTS_ALONE = ("curriculum.cycles=1", "prepare.held_out_share=0", "shortlist.documents_per_cycle=0")
+TEST_DOCUMENTS_ALONE = (
+    "curriculum.cycles=1",
+    "curriculum.pair_budget=0",
+    "prepare.held_out_share=0",
+    "shortlist.documents_per_cycle=0",
+)
 #: What makes a method what it is; has the last word over the command line.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "untrained": ENCODER_ALONE,
@@ -173,7 +178,7 @@ def make_bench(given: argparse.Namespace) -> Bench:
     data = read_data(files, given.documents, ranked)
     config = configure(given, files)
     folder = folder_of(given, files)
-    base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0"])
+    base = apply_overrides(config, [f"run={folder / BASE}", "prepare.held_out_share=0", "curriculum.pair_budget=0"])
     facts = make_base(base, data)
     for held in map(Path, given.verdicts):
         if held.is_file():

@@ -53,6 +53,16 @@ def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(
     assert open_budget(settings) == 0
 
 
+def test_documents_that_are_to_be_counted_anew_are_no_reason_to_refuse_a_budget(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    run(settings)
+    stages.took()
+    with pytest.raises(UserError, match="give so many at least"):
+        run(settings, "curriculum.pair_budget=5", "prepare.held_out_share=0.3")
+    assert stages.took() == ["prepare"]
+
+
 def open_budget(settings: list[str]) -> int | str:
     return curriculum.open_run(load_config(None, settings).run).config.curriculum.pair_budget
 
