@@ -91,11 +91,12 @@ def _go(config: Config, stage: str | None) -> None:
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
         plan = RunPlan(config, storage)
-        plan.check_budget()
         worked = matched = is_noted = False
         after = ""
         for step in plan.steps():
             if plan.done(step):
+                if step.stage == "prepare":
+                    plan.check_budget()
                 matched = matched or step.stage == stage
                 continue
             if stage is not None and step.stage != stage:

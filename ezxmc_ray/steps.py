@@ -122,9 +122,8 @@ class RunPlan:
         return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
 
     def check_budget(self) -> None:
-        """UserError for a ``curriculum.pair_budget`` that is too small, if the documents have been counted."""
-        if self.done(self._prepare()):
-            self._documents_per_cycle(0)
+        """UserError for a ``curriculum.pair_budget`` that is too small; ``prepare`` must be done."""
+        self._documents_per_cycle(0)
 
     def _settings(self, section: str) -> dict[str, Any]:
         return fingerprinted_settings(self.config, section)

@@ -157,7 +157,7 @@ def _merge(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
             value = OmegaConf.select(merged, key, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{key} {places[key]} cannot be resolved: {one_line(error).rstrip('.')}.") from error
-        if types[key] == NUMBER_OR_AUTO:  # which an interpolation may give as a text
+        if types[key] == NUMBER_OR_AUTO:
             value = _number_or_auto(key, value, places.get(key, ""))
         _set(config, key, OmegaConf.to_object(value) if OmegaConf.is_list(value) else value)
     _check_values(config, places)
@@ -227,9 +227,9 @@ def _fitting(key: str, kind: str, value: Any, place: str) -> Any:
     if kind == "list[str]" and isinstance(value, str):
         return [value] if value else []
     items = value if isinstance(value, list) else [value]
-    if kind == NUMBER_OR_AUTO and not isinstance(value, int) and "${" not in str(value):
-        return _number_or_auto(key, value, place)
-    if "str" in kind and kind != NUMBER_OR_AUTO and any(isinstance(item, bool | int | float | bytes) for item in items):
+    if kind == NUMBER_OR_AUTO:
+        return value  # which is looked at when references are resolved
+    if "str" in kind and any(isinstance(item, bool | int | float | bytes) for item in items):
         raise UserError(f"{key} {place} is {value!r}; it must be {_KINDS[kind]}: put it in quotes.")
     if (kind == "list[str]") != isinstance(value, list) or any(isinstance(item, list | dict) for item in items):
         raise _wrong_type(key, kind, value, place)
