@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from common.arguments import name_of
-from common.publish import ROOT, publish, run_module
+from common.arguments import add_teacher_arguments, name_of
+from common.publish import publish, run_module
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.teacher.engine import dtype_here
 from ezxmc_ray.versions import versions
@@ -67,17 +67,9 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
-    parser.add_argument("--data", type=Path, help="documents, JSON lines: id, title, text; may be .gz")
-    parser.add_argument("--labels", type=Path, help="labels, JSON lines: id, text; may be .gz")
+    add_teacher_arguments(parser, 50, "of a work, at most")
     parser.add_argument("--works", type=works_in, default=works_in(WORKS), help="tokens x labels, by commas")
-    parser.add_argument("--documents", type=int, default=50, help="of a work, at most")
-    parser.add_argument("--dtype", default="auto", help="of weights and activations")
-    parser.add_argument("--slow-pairs", type=int, default=96, help="pairs of one forward a pair, 0 = all")
-    parser.add_argument("--reference-pairs", type=int, default=0, help="pairs of the float32 reference, 0 = all")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the run goes")
-    parser.add_argument("overrides", nargs="*", help="a.b=c")
+    parser.set_defaults(reference_pairs=0)
     return parser.parse_args()
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arguments import add_teacher_arguments
 from common.publish import ROOT, publish, run_module
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.errors import UserError
@@ -75,20 +76,11 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the result file")
-    parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
-    parser.add_argument("--data", type=Path, help="documents, JSON lines: id, title, text; may be .gz")
-    parser.add_argument("--labels", type=Path, help="labels, JSON lines: id, text; may be .gz")
-    parser.add_argument("--documents", type=int, default=100, help="how many, by the hash of their ids")
+    add_teacher_arguments(parser, 100, "how many, by the hash of their ids")
     parser.add_argument("--shortlist", type=int, default=10, help="labels a document")
     parser.add_argument("--document-tokens", type=int, default=250, help="every document is cut to so many tokens")
     parser.add_argument("--methods", type=names_of_methods, default=list(RIVALS), help="by commas; ezxmc always runs")
-    parser.add_argument("--dtype", default="auto", help="of weights and activations, for all methods")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--slow-pairs", type=int, default=96, help="pairs of published and one_forward, 0 = all")
-    parser.add_argument("--reference-pairs", type=int, default=200, help="pairs of the float32 reference, 0 = all")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the run goes")
-    parser.add_argument("overrides", nargs="*", help="a.b=c")
     return parser.parse_args()
 
 

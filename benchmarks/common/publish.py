@@ -12,8 +12,11 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ezxmc_ray.errors import one_line
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -72,6 +75,16 @@ def run_module(module: str, words: list[str], output: Path, log: Path, python: s
         return {"error": f"its process ended with status {status}"}
     result: dict[str, Any] = json.loads(output.read_text())
     return result
+
+
+def write_answer(output: str, work: Callable[[], Any]) -> None:
+    """In such a process: write what ``work`` gives to ``output``; an error is written too, and raised."""
+    try:
+        answer = work()
+    except Exception as error:
+        Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
+        raise
+    Path(output).write_text(json.dumps(answer))
 
 
 def start_module(

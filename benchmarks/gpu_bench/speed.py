@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from common.measures import in_batches
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import DocumentPairs, load_teacher
 from gpu_bench.device import Utilisation, on_gpu, peak
@@ -93,7 +94,6 @@ def tokens_over_ideal(engine: Any, config: TeacherConfig, documents: Sequence[Do
     What all prompts begin with has been computed before.
     """
     configure(engine, config)
-    size = config.batch_documents
-    batches = [documents[start : start + size] for start in range(0, len(documents), size)]
+    batches = in_batches(documents, config.batch_documents)
     computed = sum(judged.computed_tokens for judged in engine.judge_many(batches))
     return float(computed / (tokens_of(config, documents)["ideal"] - len(engine.teacher.plan.head)))

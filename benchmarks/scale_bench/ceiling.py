@@ -119,9 +119,9 @@ def rows_of_documents(count: int, documents: list[dict[str, Any]], labels: list[
 
 def rows_of(given: argparse.Namespace, cores: int, folder: Path) -> list[dict[str, Any]]:
     """A row an engine on so many cores. Errors: UserError where one fails."""
-    trees = {name: None for name in given.engines}
+    trees = ({BEFORE: given.before} if given.before else {}) | dict.fromkeys(given.engines)
     rows = []
-    for name, tree in {**({BEFORE: given.before} if given.before else {}), **trees}.items():
+    for name, tree in trees.items():
         output, log = folder / f"{name}-{cores}.json", Path(tempfile.gettempdir()) / f"ceiling-{name}-{cores}.log"
         words = [ENGINES[0] if name == BEFORE else name, str(cores), str(folder)]
         path = {"PYTHONPATH": str(tree.resolve())} if tree else {}

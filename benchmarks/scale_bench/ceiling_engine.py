@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ezxmc_ray
+from common.measures import in_batches
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.teacher.start import start_engine
@@ -54,11 +55,6 @@ def document_in(row: list[Any]) -> DocumentPairs:
     """A document of five fields, hashes in hexadecimal digits."""
     key, title, text, keys, labels = row
     return DocumentPairs(bytes.fromhex(key), title, text, tuple(map(bytes.fromhex, keys)), tuple(labels))
-
-
-def in_batches(documents: list[DocumentPairs], size: int) -> list[list[DocumentPairs]]:
-    """Batches of ``size``."""
-    return [documents[start : start + size] for start in range(0, len(documents), size)]
 
 
 def timed(engine: Any, batches: list[list[DocumentPairs]]) -> dict[str, Any]:

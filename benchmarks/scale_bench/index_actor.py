@@ -21,13 +21,14 @@ import numpy as np
 import pyarrow as pa
 
 from common.data import read_rows
+from common.measures import memory
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
 from ezxmc_ray.stages.shortlist import ShortlistSettings, ShortlistWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, content_hash
-from scale_bench.index_methods import Peak, memory
+from scale_bench.index_methods import Peak
 
 DOCUMENTS = 1024
 

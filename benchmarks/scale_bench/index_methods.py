@@ -22,6 +22,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from common.measures import memory
+
 K, WANTED = 400, 0.97
 RECALL_AT = (10, 100, 400)
 #: Label numbers int [q, k] of queries float32 [q, d].
@@ -47,12 +49,6 @@ class Peak:
         self._ended.set()
         self._thread.join()
         return max(self.gib, memory("RssAnon"))
-
-
-def memory(kind: str) -> float:
-    """GiB of this process: ``RssAnon``, its own; ``RssFile``, of files that it has mapped."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 2**20
 
 
 def auto(vectors: np.ndarray, tuning: np.ndarray, folder: Path) -> tuple[Search, dict[str, Any]]:

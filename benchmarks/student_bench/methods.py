@@ -9,22 +9,20 @@ rivals.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.publish import write_answer
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.precision import chosen_dtype
-from ezxmc_ray.errors import one_line
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
@@ -69,15 +67,14 @@ def main() -> None:
 def do_job(methods: dict[str, Callable[[Job], Figures]]) -> None:
     """Do the job that the command line names by one of ``methods``; an error is written too, and raised."""
     job, output = sys.argv[1:]
-    try:
+
+    def work() -> Figures:
         given = read_job(job)
         if os.path.isdir(resolve_model(from_dict(given.config).encoder.model)):
             os.environ["HF_HUB_OFFLINE"] = "1"
-        result = methods[given.method](given)
-    except Exception as error:
-        Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
-        raise
-    Path(output).write_text(json.dumps(result))
+        return methods[given.method](given)
+
+    write_answer(output, work)
 
 
 def learn_ezxmc(job: Job) -> Figures:

@@ -9,7 +9,6 @@ method has no place for a warm-up batch (the stage, and the bare loop that it is
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -22,8 +21,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from common.measures import in_batches
+from common.publish import write_answer
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.errors import one_line
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, build_prompts, dtype_here, load_teacher
 from ezxmc_ray.teacher.readout import probability_of_yes
@@ -64,15 +64,15 @@ def main() -> None:
     """Run one method and write what it gave; an error is written too, and raised."""
     method, folder, output = sys.argv[1:]
     os.environ.update(VLLM_NO_USAGE_STATS="1", TOKENIZERS_PARALLELISM="false")
-    try:
-        task = read_task(folder)
-        if os.path.isdir(resolve_model(task.config.teacher.model)):
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        result = METHODS[method](task)
-    except Exception as error:
-        Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
-        raise
-    Path(output).write_text(json.dumps(result if isinstance(result, dict) else asdict(result)))
+    write_answer(output, lambda: _run(method, folder))
+
+
+def _run(method: str, folder: str) -> dict[str, Any]:
+    task = read_task(folder)
+    if os.path.isdir(resolve_model(task.config.teacher.model)):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    result = METHODS[method](task)
+    return result if isinstance(result, dict) else asdict(result)
 
 
 def published(task: Task) -> Timing:
@@ -345,17 +345,13 @@ def _timed(
     answer: Callable[[list[Any]], tuple[list[Any], int]], prompts: list[Any], warm_up: list[Any], started: float
 ) -> tuple[list[Any], Timing]:
     """What ``answer`` gives for ``prompts`` (a batch: answers and token positions), after a batch of ``warm_up``."""
-    answer(_in_batches(warm_up)[0])
+    answer(in_batches(warm_up, BATCH_PAIRS)[0])
     answers: list[Any] = []
     began, computed = time.perf_counter(), 0
-    for batch in _in_batches(prompts):
+    for batch in in_batches(prompts, BATCH_PAIRS):
         some, positions = answer(batch)
         answers, computed = answers + some, computed + positions
     return answers, Timing(len(answers), time.perf_counter() - began, began - started, computed, 0)
-
-
-def _in_batches(prompts: list[Any]) -> list[list[Any]]:
-    return [prompts[start : start + BATCH_PAIRS] for start in range(0, len(prompts), BATCH_PAIRS)]
 
 
 def _wall(moment: float) -> float:

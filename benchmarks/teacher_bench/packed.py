@@ -9,33 +9,25 @@ JSON object with speed, tokens computed, the most memory that the process had, a
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from common.measures import in_batches, memory
+from common.publish import write_answer
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.errors import one_line
 from ezxmc_ray.teacher.engine import DocumentPairs
 from ezxmc_ray.teacher.start import start_engine
 from teacher_bench.figures import tokens_of
 from teacher_bench.task import Task, read_task
 
-ENGINES = ("packed", "vllm", "one_forward", "float32")
-
 
 def main() -> None:
     """Ask one engine and write what it gave; an error is written too, and raised."""
     engine, folder, output = sys.argv[1:]
-    try:
-        result = asked(engine, read_task(folder))
-    except Exception as error:
-        Path(output).write_text(json.dumps({"error": f"{type(error).__name__}: {one_line(error)}"}))
-        raise
-    Path(output).write_text(json.dumps(result))
+    write_answer(output, lambda: asked(engine, read_task(folder)))
 
 
 def asked(name: str, task: Task) -> dict[str, Any]:
@@ -48,8 +40,7 @@ def asked(name: str, task: Task) -> dict[str, Any]:
     config, documents = asked_by(name, task)
     engine: Any = start_engine(config)
     list(engine.judge_many([task.warm_up()]))
-    size = config.batch_documents
-    batches = [documents[start : start + size] for start in range(0, len(documents), size)]
+    batches = in_batches(documents, config.batch_documents)
     began = time.perf_counter()
     judged = list(engine.judge_many(batches))
     seconds = time.perf_counter() - began
@@ -64,15 +55,9 @@ def asked(name: str, task: Task) -> dict[str, Any]:
         "computed_tokens_per_pair": computed / len(raw),
         "tokens_over_ideal": computed / ideal,
         "tokens_over_ideal_of_the_padded": computed / (ideal + needed["padding"]),
-        "most_memory_gib": most_memory_gib(),
+        "most_memory_gib": memory("VmHWM"),
         "raw": raw,
     }
-
-
-def most_memory_gib() -> float:
-    """The most that this process had in memory, mapped files included."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 def asked_by(name: str, task: Task) -> tuple[TeacherConfig, Sequence[DocumentPairs]]:

@@ -12,12 +12,13 @@ import pytest
 
 import packed
 from common.headlines import headline
+from common.measures import in_batches
 from ezxmc_ray.config import Config
 from ezxmc_ray.tables import content_hash
 from ezxmc_ray.teacher.engine import DocumentPairs
 from scale_bench import ceiling
 from scale_bench.ceiling import rows_of_documents
-from scale_bench.ceiling_engine import document_in, in_batches
+from scale_bench.ceiling_engine import document_in
 from teacher_bench.packed import asked, asked_by
 
 TEXTS = [{"title": f"title {n}", "text": f"one half {n} and the other half {n}"} for n in range(40)]
