@@ -9,7 +9,7 @@ Methods (--methods; all without it): ``untrained`` (the base encoder), ``bm25`` 
 ``lmtx`` (the published recipe through this project's curriculum), ``lmtx_words`` (the same student, ranking with the
 words as ezxmc does), ``llm_rerank`` (the teacher judges the base encoder's shortlists of the *test* documents: costly,
 no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how good is what students learn?) and ``ezxmc``
-(this project's defaults, but for --cycles).
+(this project's defaults, but for --cycles), ``ezxmc_once`` (the same with a teacher that is read once).
 
 Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's and lmtx's runs with the first seed; ``budget``:
 both (and lmtx_words) with a share of the documents a cycle, their differences at the same share, and the least pairs

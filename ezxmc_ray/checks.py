@@ -19,7 +19,7 @@ from ezxmc_ray.models import check_model, is_hub_id
 from ezxmc_ray.student.trackers import check_trackers
 from ezxmc_ray.teacher.engine import asked_form
 from ezxmc_ray.teacher.prompts import load_template
-from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 #: Words that Ray takes as an address.
@@ -37,6 +37,7 @@ def check_names(config: Config) -> None:
     for reference in sorted((config.encoder.model, config.teacher.model), key=is_hub_id):
         check_model(reference)
     asked_form(template, resolve_readout(config.teacher))
+    second_teacher(config.teacher)
 
 
 def check_place(config: Config) -> None:

@@ -22,7 +22,7 @@ from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
 from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
-from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 
 #: As cluster.session.run_task; a plain call is another, which needs no Ray.
 RunTask = Callable[..., Any]
@@ -142,6 +142,12 @@ class Context:
     def teacher(self) -> TeacherConfig:
         """The configured teacher, its read-out resolved, so that no task looks at the model for it."""
         return replace(self.config.teacher, readout=resolve_readout(self.config.teacher))
+
+    @property
+    def read_again(self) -> Context | None:
+        """The same run with the teacher as every pair asks it a second time; None: a pair asks once."""
+        teacher = second_teacher(self.teacher)
+        return None if teacher is None else replace(self, config=replace(self.config, teacher=teacher))
 
     @property
     def encoder_settings(self) -> dict[str, Any]:

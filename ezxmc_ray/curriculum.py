@@ -36,7 +36,7 @@ from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
 from ezxmc_ray.teacher.engine import load_teacher
-from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 
 
@@ -214,9 +214,9 @@ def dry_run(config: Config) -> dict[str, Any]:
     measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
     amounts = _amounts(config, plan if done.get("prepare") else None)
     reference, machine = reference_rates()
-    teacher, calibration = _teacher_in_words(config)
+    teacher, calibration, questions = _teacher_in_words(config)
     priors = calibration == "label_prior"
-    steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors)
+    steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors, questions)
     others = sum(step["label priors"] or 0 for step in steps)
     assumed = [stage for stage in reference if stage not in measured]
     sources = [f"this run's rates ({', '.join(sorted(measured))})"] if measured else []
@@ -240,15 +240,18 @@ def dry_run(config: Config) -> dict[str, Any]:
     }
 
 
-def _teacher_in_words(config: Config) -> tuple[str, str]:
-    """The teacher, its read-out and dtype, for the user; and its calibration."""
+def _teacher_in_words(config: Config) -> tuple[str, str, int]:
+    """The teacher, its read-outs and dtype, for the user; its calibration, and the questions that a pair asks."""
     teacher = config.teacher
     try:
         readout, calibration = resolve_readout(teacher), resolve_calibration(teacher)
+        second = second_teacher(teacher)
     except UserError as error:  # a hub that cannot be asked: the plan is good for all that
-        return f"{teacher.model}, which cannot be looked at: {error}", "label_prior"
+        return f"{teacher.model}, which cannot be looked at: {error}", "label_prior", 1
     found = f"{teacher.model}, read-out {readout}, dtype {teacher.dtype}, calibration {calibration}"
-    return found + (" (the bundled one, for trying)" if is_bundled(teacher.model) else ""), calibration
+    found += f", second read-out {second.readout} (two questions a pair)" if second else ""
+    bundled = " (the bundled one, for trying)" if is_bundled(teacher.model) else ""
+    return found + bundled, calibration, 2 if second else 1
 
 
 def _pairs_in_words(config: Config, pairs: int) -> str:

@@ -60,14 +60,15 @@ def estimate(
     done: dict[str, bool],
     cycles: int,
     label_priors: bool = True,
+    questions: int = 1,
 ) -> list[dict[str, Any]]:
     """A row for every step: its name, the documents, labels and pairs it works on, the label priors that it asks,
     prompt tokens, whether it is done, and the seconds that it may take.
 
     ``rates`` units a second by stage; ``done`` by step name; ``cycles`` of the run, fewer than configured where the
-    stop rule has ended them; ``label_priors``: whether the calibration asks for them. A cycle's select is with the
-    shortlists and verdicts of the held-out documents that it compares by, and with its encoder's label vectors. Pairs
-    are the most that a step can ask: what the verdict store holds is not asked again.
+    stop rule has ended them; ``label_priors``: whether the calibration asks for them; ``questions`` a pair. A cycle's
+    select is with the shortlists and verdicts of the held-out documents that it compares by, and with its encoder's
+    label vectors. Pairs are the most that a step can ask: what the verdict store holds is not asked again.
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
@@ -79,7 +80,7 @@ def estimate(
         new = documents  # that are still to be judged
         if compares(config, cycle):
             priors = _new_labels(amounts.labels, judged, held_out * pairs) if label_priors else 0
-            work = {"shortlist": _encoded(cycle, held_out, texts), "judge": held_out * pairs + priors}
+            work = {"shortlist": _encoded(cycle, held_out, texts), "judge": held_out * pairs * questions + priors}
             rows.append(_row(f"cycle {cycle} select", work, held_out, labels, held_out * pairs, priors))
             labels, texts, new, judged = 0, 0, documents - held_out, judged + held_out * pairs
         asked = new * pairs
@@ -87,7 +88,7 @@ def estimate(
         judged += asked
         work = {"shortlist": _encoded(cycle, documents, texts)}
         rows.append(_row(f"cycle {cycle} shortlist", work, documents, labels))
-        work = {"judge": asked + priors} if asked + priors else {}
+        work = {"judge": asked * questions + priors} if asked + priors else {}
         rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
         if cycle < cycles:
             seen = _taught(config, trained[: cycle + 1], amounts.train - amounts.held_out)
@@ -99,7 +100,7 @@ def estimate(
     rows += [_row("report", {"report": config.report.documents}, min(config.report.documents, amounts.test))]
     for row in rows:
         work = row.pop("work")
-        row["tokens"] = _tokens(row, amounts) if row["pairs"] is not None else None
+        row["tokens"] = _tokens(row, amounts, questions) if row["pairs"] is not None else None
         row["done"] = done.get(row["step"], False)
         row["seconds"] = 0.0 if row["done"] else sum(_seconds(rates, stage, units) for stage, units in work.items())
     return rows
@@ -129,9 +130,9 @@ def _named(labels: int, pairs: int) -> float:
     return labels * (1 - (1 - 1 / labels) ** pairs) if labels else 0.0
 
 
-def _tokens(row: dict[str, Any], amounts: Amounts) -> int:
+def _tokens(row: dict[str, Any], amounts: Amounts, questions: int) -> int:
     """Prompt tokens of a row's pairs and other prompts, taken for as long; a prior's is shorter, without a document."""
-    return round((row["pairs"] + row["label priors"]) * prompt_tokens(amounts))
+    return round((row["pairs"] * questions + row["label priors"]) * prompt_tokens(amounts))
 
 
 def _seconds(rates: dict[str, float], stage: str, units: float) -> float:

@@ -36,7 +36,7 @@ from ezxmc_ray.spent import seconds_spent
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, SUMMARY_SCHEMAS
-from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.teacher.engine import keys_of
 from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
 from ezxmc_ray.versions import versions
 
@@ -161,7 +161,7 @@ class RunPlan:
             done_in = (judged_dtype(self.storage, folder) for folder in folders)
             dtype = next(filter(None, done_in), teacher.dtype)
             teacher = replace(teacher, dtype=DTYPES[0] if dtype == AUTO else dtype)
-        return [teacher_key(teacher), fingerprinted_settings(replace(self.config, teacher=teacher), "teacher")]
+        return [*keys_of(teacher), fingerprinted_settings(replace(self.config, teacher=teacher), "teacher")]
 
     def _tell_change_of_dtype(self, cycle: int) -> None:
         """Say that ``cycle`` is judged in another dtype than the run's verdicts so far, if auto leads to that."""

@@ -26,18 +26,19 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.transfer import import_verdicts
-from quality_bench.figures import LMTX, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
+from quality_bench.figures import LMTX, ONCE, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
 from quality_bench.task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
 from student_bench.task import Job, ranked_documents, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
 WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank", "llm_fusion")
-WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", OURS)
-WITH_CYCLES = (*LMTX, OURS)
+WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", ONCE, OURS)
+WITH_CYCLES = (*LMTX, ONCE, OURS)
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("lexical.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
+READ_ONCE = "teacher.second_readout=none"
 #: The published recipe; with the likelihood read-out there is no answer of the LLM's own, so the threshold is fitted.
 RECIPE = (
     "student.loss=lmtx",
@@ -47,6 +48,7 @@ RECIPE = (
     "student.dropout=true",
     "teacher.calibration=none",
     "teacher.examples=null",
+    READ_ONCE,
     "student.target_temperature=0.5",
     "shortlist.documents_per_cycle=0",
 )
@@ -66,6 +68,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     PUBLISHED_WORDS: RECIPE,
     "llm_rerank": TEST_DOCUMENTS_ALONE,
     "llm_fusion": TEST_DOCUMENTS_ALONE,
+    ONCE: (READ_ONCE,),
 }
 
 

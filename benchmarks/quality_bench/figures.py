@@ -19,11 +19,13 @@ Row: TypeAlias = "dict[str, Any]"
 Values: TypeAlias = "dict[str, np.ndarray]"
 
 OURS = "ezxmc"
+#: The same with a teacher that is read once.
+ONCE = "ezxmc_once"
 PUBLISHED = "lmtx"
 #: The published recipe's student, ranking with the words as ezxmc does.
 PUBLISHED_WORDS = "lmtx_words"
 LMTX = (PUBLISHED, PUBLISHED_WORDS)
-METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", *LMTX, "llm_rerank", "llm_fusion", OURS)
+METHODS = ("untrained", "bm25", "tfidf", "words", "title", "segments", *LMTX, "llm_rerank", "llm_fusion", ONCE, OURS)
 #: What names a row.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 #: What names the mean over the seeds of a method, and its difference from ezxmc.
@@ -132,7 +134,7 @@ def at_one_rate(*parts: Sequence[Row]) -> list[list[Row]]:
     rates: dict[tuple[Any, ...], float] = {}
     stores: dict[tuple[Any, ...], float] = {}
     for row in (row for rows in parts for row in rows):
-        prompts = (row.get("pairs_asked") or 0) + (row.get("priors_asked") or 0)
+        prompts = _sum(row, "pairs_asked", "priors_asked", "second_asked")
         if prompts >= max(MIN_PROMPTS, _prompts(row) / 2) and row.get("seconds_asked"):
             _note_rate(rates, row, prompts / row["seconds_asked"])
         if row.get("teacher_seconds"):
@@ -152,8 +154,12 @@ def _note_rate(rates: dict[tuple[Any, ...], float], row: Row, rate: float) -> No
 
 
 def _prompts(row: Row) -> int:
-    """What a row needs judged: pairs, and labels beside no document."""
-    return int((row.get("pairs") or 0) + (row.get("priors") or 0))
+    """What a row needs judged: pairs, a second time where they are asked so, and labels beside no document."""
+    return _sum(row, "pairs", "priors", "second")
+
+
+def _sum(row: Row, *names: str) -> int:
+    return sum(int(row.get(name) or 0) for name in names)
 
 
 def _judge(row: Row) -> tuple[Any, ...]:

@@ -137,6 +137,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "lmtx_words": start_encoder,
     "llm_rerank": llm_rerank,
     "llm_fusion": llm_fusion,
+    "ezxmc_once": cycles,
     "ezxmc": cycles,
 }
 

@@ -76,6 +76,7 @@ def _method(row: Row) -> Row:
         "ships": row.get("chosen") or "",
         "pairs": row.get("pairs"),
         "priors": row.get("priors") or None,
+        "asked twice": row.get("second") or None,
         "of them asked": row.get("pairs_asked"),
         "teacher s": _whole(row.get("teacher_seconds")),
         "training s": _whole(row.get("train_seconds")),

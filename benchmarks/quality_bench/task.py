@@ -23,6 +23,7 @@ from ezxmc_ray.evaluation.rankings import padded
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, RANKINGS_SCHEMA, SHORTLIST_SCHEMA, flat, lengths
+from ezxmc_ray.verdicts.second_readout import SecondReadout
 from ezxmc_ray.verdicts.summary import summary
 from student_bench.task import run_row
 
@@ -159,21 +160,27 @@ def _pair_numbers(shortlists: pa.Table, shard: int, labels: int) -> np.ndarray:
 def paid(context: Context, cycles: int) -> dict[str, Any]:
     """What the judge stages of the cycles below ``cycles`` needed, and what of it was asked in this run.
 
-    ``pairs``: distinct ones, whoever paid for them; ``priors``: labels judged beside no document, for the calibration;
+    ``pairs``: distinct ones, whoever paid for them; ``second``: of these, asked a second time; ``priors``: labels judged
+    beside no document, for the calibration;
     ``teacher_seconds``: of the engine, for all of these at the rate of the whole verdict store (None: unknown).
     """
     judged = [context.manifest(f"cycle-{cycle}/examples").details for cycle in range(cycles)]
     teacher = judged[0]["teacher"]
     pairs = pairs_by_cycle(context, cycles)[-1]
     priors = len(_shortlisted(context, cycles)) if teacher["calibration"] == "label_prior" else 0
-    held = summary(context, teacher["key"])[0]
-    known = held["pairs"] + held["priors"]
+    second = SecondReadout.of_manifest(judged[0])
+    keys = [teacher["key"], *([second.key] if second else [])]
+    held = [summary(context, key)[0] for key in keys]
+    known = sum(one["pairs"] + one["priors"] for one in held)
+    seconds = sum(one["engine seconds"] for one in held)
     return {
         "pairs": pairs,
         "priors": priors,
+        "second": pairs if second else 0,
         "pairs_asked": sum(one["pairs_asked"] for one in judged),
         "priors_asked": sum(one["prior_pairs_asked"] for one in judged),
-        "teacher_seconds": (pairs + priors) * held["engine seconds"] / known if held["engine seconds"] else None,
+        "second_asked": sum(one.get("second_pairs_asked") or 0 for one in judged),
+        "teacher_seconds": (len(keys) * pairs + priors) * seconds / known if seconds else None,
         "seconds_asked": sum(one["engine_seconds"] for one in judged),
         "prompt": teacher["prompt"],
         "readout": teacher["readout"],

@@ -44,7 +44,7 @@ from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA
-from ezxmc_ray.verdicts.examples import example_groups, make_examples
+from ezxmc_ray.verdicts.examples import Reading, example_groups, make_examples
 from ezxmc_ray.verdicts.transfer import import_verdicts
 
 EXAMPLES_FOLDER = "cycle-0/examples"
@@ -209,7 +209,7 @@ def _write_examples(context: Context, vectors: Vectors, verdicts: Verdicts, teac
     columns = [pa.array(column, kind) for column, kind in zip(zip(*pairs, strict=True), types, strict=True)]
     context.storage.write_table("verdicts.parquet", pa.Table.from_arrays(columns, names=names))
     imported = import_verdicts(context, context.storage.path("verdicts.parquet"), teacher)
-    made = make_examples(context, 0, imported.key, "none", run_tasks)
+    made = make_examples(context, 0, Reading(imported.key, "yes_no", "none"), run_tasks)
     about = {"key": imported.key, "readout": "yes_no", "calibration": "none"}
     return replace(made, details={"pairs": made.rows, "pairs_asked": 0, "teacher": about, **made.details})
 

@@ -96,6 +96,11 @@ class TeacherConfig:
         "yes_no: P(yes); likelihood: log P(label | document) per token; classify: the score of a reranker's head; auto: likelihood for the bundled model, which cannot answer, classify for a checkpoint with a head of its own, else yes_no",
         ("auto", "yes_no", "likelihood", "classify"),
     )
+    second_readout: str = knob(
+        "auto",
+        "likelihood: every pair is asked a second time, for log P(label | document), and both count in the verdict; none; auto: likelihood where the model and the prompt have it beside yes_no or classify",
+        ("auto", "none", "likelihood"),
+    )
     prompt: str = knob("generic", "name of a prompt template in ezxmc_ray/teacher/prompts, or the path of one")
     examples: str | None = knob(
         None, "path of a YAML file with worked examples of your own (document, yes, no), shown before every document"

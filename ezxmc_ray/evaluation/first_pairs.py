@@ -31,10 +31,11 @@ class FirstPairs:
     """What the driver knows of them: which rows they are in, which items are not done yet, and what they have shown.
 
     ``rows``: (shard, rows from its first on) of the shortlists, none after cycle 0. ``found``: None until the items
-    are done, and where they are too few to say anything.
+    are done, and where they are too few to say anything. ``is_second``: the teacher is read a second time.
     """
 
-    def __init__(self, context: Context, key: str, cycle: int, run_task: RunTask) -> None:
+    def __init__(self, context: Context, key: str, cycle: int, run_task: RunTask, is_second: bool = False) -> None:
+        self._is_second = is_second
         self._run_task, self.storage, self.key, self.config = run_task, context.storage, key, context.teacher
         wanted = max(DOCUMENTS, -(-PAIRS // context.config.shortlist.size))
         self.rows = run_task(spread_rows, self.storage, context.shards, wanted) if cycle == 0 else []
@@ -55,7 +56,7 @@ class FirstPairs:
     def _look(self) -> None:
         if self._open or not self.rows:
             return
-        self.found = self._run_task(audit_first_pairs, self.storage, self.key, self.rows, self.config)
+        self.found = self._run_task(audit_first_pairs, self.storage, self.key, self.rows, self.config, self._is_second)
         act_on(self.found, self.config)
 
 
@@ -78,9 +79,9 @@ def lacking_shards(storage: Storage, key: str, rows: list[tuple[int, int]]) -> s
 
 
 def audit_first_pairs(
-    storage: Storage, key: str, rows: list[tuple[int, int]], config: TeacherConfig
+    storage: Storage, key: str, rows: list[tuple[int, int]], config: TeacherConfig, is_second: bool = False
 ) -> dict[str, Any] | None:
-    """Task: what the verdicts on ``rows`` say of the teacher; None if they are too few.
+    """Task: what the verdicts on ``rows`` say of the teacher, by one read-out; None if they are too few.
 
     Documents that lack a verdict are left out.
     """
@@ -98,7 +99,7 @@ def audit_first_pairs(
         similarities += np.split(flat(shortlist["similarity"]), ends)
     whole = [not np.isnan(one).any() for one in verdicts]
     of_whole = [list(itertools.compress(lists, whole)) for lists in (verdicts, similarities)]
-    found = weakness(of_whole[0], of_whole[1], config.readout, config.yes_threshold)
+    found = weakness(of_whole[0], of_whole[1], config.readout, config.yes_threshold, is_second)
     return asdict(found) if found else None
 
 

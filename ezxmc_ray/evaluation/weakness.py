@@ -51,12 +51,14 @@ class Weakness:
     sentence: str | None
 
 
-def weakness(verdicts: Lists, similarities: Lists, readout: str, threshold: float | None = None) -> Weakness | None:
+def weakness(
+    verdicts: Lists, similarities: Lists, readout: str, threshold: float | None = None, is_second: bool = False
+) -> Weakness | None:
     """Judge a teacher by some of its verdicts; None where there are too few documents to say anything.
 
     ``verdicts`` and ``similarities``: n float arrays, a document's labels in the order of its shortlist; documents with
     one label say nothing. ``threshold``: the verdict from which on a pair is a yes; None: Otsu's split. By the read-out
-    the sentence says what to try.
+    the sentence says what to try; ``is_second``: it is the teacher's second one.
     """
     pairs = [(v, s) for v, s in zip(verdicts, similarities, strict=True) if len(v) > 1]
     if len(pairs) < DOCUMENTS:
@@ -73,10 +75,10 @@ def weakness(verdicts: Lists, similarities: Lists, readout: str, threshold: floa
         "spread": float(np.median([v.std() for v, _ in pairs])),
         "share_yes_by_rank": _share_yes_by_rank([v for v, _ in pairs], threshold),
     }
-    return Weakness(**found, sentence=_sentence(found, readout) if found["lead"] < MIN_LEAD else None)
+    return Weakness(**found, sentence=_sentence(found, readout, is_second) if found["lead"] < MIN_LEAD else None)
 
 
-def _sentence(found: dict[str, Any], readout: str) -> str:
+def _sentence(found: dict[str, Any], readout: str, is_second: bool) -> str:
     """What is wrong with a teacher whose order does not agree with the similarity's, and what to try."""
     documents = f"{found['documents']:,} documents"
     correlation = f"mean rank correlation {round(found['agreement'], 2) + 0.0:.2f}"  # no -0.00
@@ -91,7 +93,10 @@ def _sentence(found: dict[str, Any], readout: str) -> str:
         )
     others = "another teacher.model, teacher.prompt or teacher.examples"
     tried = others if readout == "likelihood" else f"teacher.readout=likelihood (for small models), {others}"
-    return f"After {found['pairs']:,} pairs the teacher {what}: try {tried}."
+    if is_second:
+        tried = f"teacher.second_readout=none, {others}"
+    teacher = f"the teacher, read a second time by its {readout}," if is_second else "the teacher"
+    return f"After {found['pairs']:,} pairs {teacher} {what}: try {tried}."
 
 
 def _spearman(verdict: NDArray[Any], similarity: NDArray[Any]) -> float:

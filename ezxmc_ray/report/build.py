@@ -15,8 +15,9 @@ from ezxmc_ray.config import Config, knobs, to_dict
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import cycles_run, least_lead, planned_cycles, stopped_at
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.report.teacher import pairs_asked, teacher_part
+from ezxmc_ray.report.teacher import teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
+from ezxmc_ray.verdicts.costs import pairs_asked
 
 #: The folder that each stage of the whole run leaves its manifest in.
 RUN_STAGES = {

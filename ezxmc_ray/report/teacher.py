@@ -10,6 +10,8 @@ from typing import Any
 
 from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.models import is_bundled
+from ezxmc_ray.verdicts.costs import pairs_asked
+from ezxmc_ray.verdicts.second_readout import SECOND
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
 #: on 100 documents (measured).
@@ -21,6 +23,7 @@ _SUMS = (
     "pairs_asked",
     "pairs_held",
     "prior_pairs_asked",
+    "second_pairs_asked",
     "prompt_tokens",
     "computed_tokens",
     "engine_seconds",
@@ -78,6 +81,7 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     part |= {name: measured.get(name) for name in _MEASURED}
     part["auc_documents"] = measured.get("documents") or 0
     part["first_pairs"] = first.get("first_pairs")
+    part[SECOND] = first.get(SECOND)
     part["histogram"] = first.get("histogram")
     part["cycles"] = cycles
     part["stand_in"] = is_bundled(str(part["model"]))
@@ -197,12 +201,6 @@ def _at_chance(part: dict[str, Any]) -> bool:
 
 def _of_a_cycle(details: dict[str, Any]) -> dict[str, Any]:
     return {name: details.get(name) for name in (*_SUMS, *_OF_A_CYCLE)}
-
-
-def pairs_asked(details: dict[str, Any]) -> int | None:
-    """Pairs that the engines were asked, the labels' priors among them; ``details``: of a judge manifest, or sums."""
-    asked, priors = details.get("pairs_asked"), details.get("prior_pairs_asked")
-    return None if asked is None else asked + (priors or 0)
 
 
 def _speed(part: dict[str, Any], cycles: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -4,13 +4,15 @@
 
 In: cycle-c/shortlist/, documents/, labels.parquet, the teacher's model. Out: verdicts/<teacher key>/… (shared by all
 cycles) and cycle-c/examples/, the shortlist joined with its verdicts. Items: ranges of shortlist rows; actors:
-engines (judge_worker.py), with several items at hand each. Whatever dies, no committed pair is judged again.
+engines (judge_worker.py), with several items at hand each. Whatever dies, no committed pair is judged again. A second
+read-out (teacher.second_readout) has a teacher key and engines of its own, after those of the first.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray import layout
@@ -26,9 +28,10 @@ from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS, Counts, JudgeWork
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import describe, teacher_key
 from ezxmc_ray.verdicts.calibration import resolve_calibration
-from ezxmc_ray.verdicts.costs import step_of, with_all_starts
-from ezxmc_ray.verdicts.examples import make_examples
+from ezxmc_ray.verdicts.costs import step_of, with_all_starts, with_second
+from ezxmc_ray.verdicts.examples import Reading, make_examples
 from ezxmc_ray.verdicts.relocate import relocate
+from ezxmc_ray.verdicts.second_readout import SECOND
 from ezxmc_ray.verdicts.shortlist_pairs import count_pending, plan_priors
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
@@ -42,31 +45,56 @@ MIN_PRIOR_LABELS, MAX_PRIOR_LABELS = 8192, 65536
 def judge(context: Context, cycle: int) -> StageResult:
     """Judge what is pending in ``cycle``, join the examples; returns pairs, files and details of the manifest."""
     config, storage = context.teacher, context.storage
-    key = run_task(start_store, storage, config)
-    relocate(context, key, run_tasks)
-    calibration = resolve_calibration(config)
-    pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
-    details = _ask(context, cycle, key, calibration, pending)
-    if calibration == "label_prior":
-        run_task(compact_priors, storage, key)
-    made = make_examples(context, cycle, key, calibration, run_tasks)
-    details["pairs"] = made.rows
-    details["pairs_held"] = made.rows - pending
-    details = with_all_starts(details, storage, key, step_of(storage, cycle), run_tasks)
-    details["teacher"] = {**run_task(describe, config), "key": key, "calibration": calibration}
+    first = _ask(context, cycle, f"cycle {cycle} judge")
+    again = context.read_again
+    second = _ask(again, cycle, f"cycle {cycle} judge, {again.teacher.readout}", is_second=True) if again else None
+    reading = Reading(first.key, config.readout, first.calibration)
+    made = make_examples(context, cycle, reading, run_tasks, second.key if second else None)
+    details = {"pairs": made.rows, **first.of_all_starts(storage, cycle, made.rows)}
+    if second:
+        details = with_second(details, second.of_all_starts(storage, cycle, made.rows))
+        made.details[SECOND] |= {"first_pairs": second.details["first_pairs"]}
+    details["teacher"] = {**run_task(describe, config), "key": first.key, "calibration": first.calibration}
     storage.remove(layout.pending_priors(cycle))
     return StageResult(made.rows, made.files, details | made.details)
 
 
-def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int) -> dict[str, Any]:
-    """Let the engines judge what the stores do not hold; what they did, for the manifest.
+@dataclass(frozen=True)
+class _Asked:
+    """What the engines did for one read-out; ``pending``: pairs that the store of its ``key`` did not hold before."""
 
-    ``pending``: pairs of the shortlists that are not held.
-    """
+    key: str
+    calibration: str
+    pending: int
+    details: dict[str, Any]
+
+    def of_all_starts(self, storage: Storage, cycle: int, pairs: int) -> dict[str, Any]:
+        """The manifest's details, of all starts of this step, which has so many ``pairs``."""
+        details = self.details | {"pairs_held": pairs - self.pending}
+        return with_all_starts(details, storage, self.key, step_of(storage, cycle), run_tasks)
+
+
+def _ask(context: Context, cycle: int, name: str, is_second: bool = False) -> _Asked:
+    """Let the engines judge what the stores do not hold, by the read-out of ``context``; ``name``: of the progress."""
+    config, storage = context.teacher, context.storage
+    key = run_task(start_store, storage, config)
+    relocate(context, key, run_tasks)
+    calibration = resolve_calibration(config)
+    pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
+    first = FirstPairs(context, key, cycle, run_task, is_second)
+    details = _run_engines(context, cycle, key, calibration, pending, first, name)
+    if calibration == "label_prior":
+        run_task(compact_priors, storage, key)
+    return _Asked(key, calibration, pending, details)
+
+
+def _run_engines(
+    context: Context, cycle: int, key: str, calibration: str, pending: int, first: FirstPairs, name: str
+) -> dict[str, Any]:
+    """Start the engines for what is ``pending``, the ``first`` pairs first; what they did, for the manifest."""
     config, storage = context.teacher, context.storage
     free_gpus()
     pool = engine_pool(config)
-    first = FirstPairs(context, key, cycle, run_task)
     first_items, items = _items(context, cycle, pool.size, dict(first.rows)) if pending else ([], [])
     if calibration == "label_prior":
         priors, ahead = run_task(plan_priors, storage, key, cycle, range(context.shards), first.rows)
@@ -78,7 +106,7 @@ def _ask(context: Context, cycle: int, key: str, calibration: str, pending: int)
     items = first_items + items
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
     began = time.monotonic()
-    with watched(StageProgress(f"cycle {cycle} judge", "pairs", pending)) as progress:
+    with watched(StageProgress(name, "pairs", pending)) as progress:
         for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
             item = {name: done.pop(name) for name in items[0]}
             counts[item["kind"]].add(done)

@@ -17,12 +17,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, free_gpus, map_items, map_over_engines
 from ezxmc_ray.cluster.session import run_task, run_tasks
+from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context
 from ezxmc_ray.evaluation.first_pairs import act_on
 from ezxmc_ray.progress import StageProgress, say
@@ -55,6 +57,7 @@ from ezxmc_ray.tagging.reranking import Reranking
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.verdicts.examples import write_label_priors
 from ezxmc_ray.verdicts.relocate import FOLDERS_PER_TASK
+from ezxmc_ray.verdicts.second_readout import SECOND
 from ezxmc_ray.verdicts.shortlist_pairs import plan_priors
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
@@ -79,10 +82,6 @@ class _Job:
     @cached_property
     def work(self) -> Storage:
         return work_folder(self.folder)
-
-    @property
-    def store(self) -> VerdictStore:
-        return VerdictStore(self.work, self.how.key)
 
 
 def rerank_folder(
@@ -117,7 +116,9 @@ def rerank_folder(
 def _tell_weakness(job: _Job) -> None:
     """Say it where the run found that its teacher looks like noise. Errors: UserError where teacher.on_weak is fail."""
     judged = read_manifest(job.run, layout.examples(0))
-    act_on(judged.details.get("first_pairs") if judged else None, job.how.teacher)
+    details = judged.details if judged else {}
+    for told in (details, details.get(SECOND) or {}):
+        act_on(told.get("first_pairs"), job.how.teacher)
 
 
 def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list[Done]:
@@ -147,19 +148,20 @@ def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list
     return sorted(proposed, key=lambda told: int(told["number"]))
 
 
-def _bring_held(job: _Job, proposed: Sequence[Done]) -> None:
-    """Bring verdicts on the documents of ``proposed`` to their shards in the work folder: those that the run holds, and
-    those that are there, for documents that were in other files or at other places before.
+def _bring_held(job: _Job, key: str, proposed: Sequence[Done]) -> int:
+    """Bring verdicts of the teacher ``key`` on the documents of ``proposed`` to their shards in the work folder.
 
-    Which files this was done for is noted last, so that after a kill it is done again.
+    That is those that the run holds, and those that are there, for documents that were in other files or at other
+    places before. Returns how many they are. Which files this was done for is noted last, so that after a kill it is
+    done again.
     """
-    work, store, key = job.work, job.store, job.how.key
+    work, store = job.work, VerdictStore(job.work, key)
     placed: dict[str, Any] = store.placement() or {}
     names = {str(told["number"]): told["name"] for told in proposed if told["shards"]}
     fresh = [told for told in proposed if placed.get(str(told["number"])) != names.get(str(told["number"]))]
     shards = [shard for told in fresh for shard in shards_of(told)]
     if not shards:
-        return
+        return 0
     held, known = VerdictStore(job.run, key), job.context.prepared
     in_place = held.placement() == {
         "document_fingerprint": known.document_fingerprint,
@@ -175,57 +177,95 @@ def _bring_held(job: _Job, proposed: Sequence[Done]) -> None:
     brought = sum(run_tasks(take_held, tasks))
     work.remove(LOOKUP)
     store.write_placement(placed | names)
-    if brought:
-        say(f"{brought:,} verdicts on these documents are there already.")
+    return brought
 
 
-def _pending(job: _Job, proposed: Sequence[Done]) -> tuple[dict[int, int], int]:
-    """Pairs that are to be asked, by shard, and how many labels are to be asked about by themselves."""
-    work, how = job.work, job.how
-    run_task(start_store, work, how.teacher)
-    run_task(copy_labels, job.run, work)
-    _bring_held(job, proposed)
+@dataclass(frozen=True)
+class _Round:
+    """What the ``teacher`` is asked by one read-out, whose scores have the ``key``.
+
+    ``pending``: pairs by shard; ``priors``: labels by themselves; ``brought``: verdicts that were there already.
+    """
+
+    teacher: TeacherConfig
+    key: str
+    pending: dict[int, int]
+    priors: int
+    brought: int
+
+    @property
+    def pairs(self) -> int:
+        return sum(self.pending.values())
+
+
+def _round(job: _Job, proposed: Sequence[Done], teacher: TeacherConfig, key: str, calibration: str) -> _Round:
+    work = job.work
+    run_task(start_store, work, teacher)
+    brought = _bring_held(job, key, proposed)
     shards = [shard for told in proposed for shard in shards_of(told)]
-    pending = dict(run_tasks(pending_pairs, [(work, how.key, shard) for shard in shards]))
-    if how.calibration != "label_prior":
-        return pending, 0
-    run_task(take_priors, job.run, work, how.key)
-    return pending, run_task(plan_priors, work, how.key, CYCLE, shards, [])[0]
+    pending = dict(run_tasks(pending_pairs, [(work, key, shard) for shard in shards]))
+    priors = 0
+    if calibration == "label_prior":
+        run_task(take_priors, job.run, work, key)
+        priors = run_task(plan_priors, work, key, CYCLE, shards, [])[0]
+    return _Round(teacher, key, pending, priors, brought)
 
 
 def _ask_and_deliver(job: _Job, proposed: list[Done], made_by: str, totals: FolderTotals) -> None:
     """Let the engines judge what is not held, and write each file's tags when its pairs are judged."""
-    work, how = job.work, job.how
     with StageProgress("rerank", phase="looking for verdicts that are there"):
-        pending, priors = _pending(job, proposed)
-    pairs, asked = sum(told["pairs"] for told in proposed), sum(pending.values())
-    say(
-        f"The teacher {how.teacher.model} is asked about {asked:,} pairs of a document and a label"
-        + (f", and about {priors:,} labels by themselves" if priors else "")
-        + (f"; the other {pairs - asked:,} of {pairs:,} pairs are answered already." if pairs > asked else ".")
-        if asked + priors
-        else f"The teacher is asked nothing: {pairs:,} of {pairs:,} pairs are answered already."
-    )
+        run_task(copy_labels, job.run, job.work)
+        rounds = [_round(job, proposed, *asked) for asked in job.how.asked]
+    _say_to_ask(rounds, sum(told["pairs"] for told in proposed))
     free_gpus()
-    pool = engine_pool(how.teacher)
-    items = prior_items(0, priors, priors, pool.size) + _pair_items(proposed, pending, pool.size, how)
+    items = []
+    for one in rounds:
+        engines = engine_pool(one.teacher).size
+        pairs = _pair_items(proposed, one.pending, engines, one.teacher)
+        items.append(prior_items(0, one.priors, one.priors, engines) + pairs)
+    deliveries = _Deliveries(job, made_by, totals, {told["number"]: told for told in proposed}, list(chain(*items)))
+    deliveries.deliver()
+    for one, asked in zip(rounds, items, strict=True):
+        _ask(job, one, asked, deliveries)
+    deliveries.deliver()
+
+
+def _ask(job: _Job, one: _Round, items: list[WorkItem], deliveries: _Deliveries) -> None:
+    """Let the engines do the ``items`` of a round."""
+    pool = engine_pool(one.teacher)
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
     began = time.monotonic()
-    with watched(StageProgress("rerank", "pairs", asked + priors)) as progress:
-        deliveries = _Deliveries(job, made_by, totals, {told["number"]: told for told in proposed}, items)
-        deliveries.deliver()
-        for done in map_over_engines(items, JudgeWorker, (work, how.teacher, how.key, CYCLE), pool):
+    with watched(StageProgress("rerank", "pairs", one.pairs + one.priors)) as progress:
+        for done in map_over_engines(items, JudgeWorker, (job.work, one.teacher, one.key, CYCLE), pool):
             item: WorkItem = {name: done.pop(name) for name in items[0]}  # type: ignore[assignment, misc]
             counts[item["kind"]].add(done)
             progress.advance(done["pairs"])
             deliveries.note(item)
-        deliveries.deliver()
     _say_asked(engine_details(counts, pool.capped(len(items)).size if items else 0, time.monotonic() - began))
 
 
-def _pair_items(proposed: Sequence[Done], pending: dict[int, int], engines: int, how: Reranking) -> list[WorkItem]:
+def _say_to_ask(rounds: Sequence[_Round], pairs: int) -> None:
+    """What the teacher will be asked; ``pairs``: candidates of all documents."""
+    if brought := sum(one.brought for one in rounds):
+        say(f"{brought:,} verdicts on these documents are there already.")
+    first, *others = rounds
+    held = pairs - first.pairs
+    if not sum(one.pairs + one.priors for one in rounds):
+        say(f"The teacher is asked nothing: {pairs:,} of {pairs:,} pairs are answered already.")
+        return
+    say(
+        f"The teacher {first.teacher.model} is asked about {first.pairs:,} pairs of a document and a label"
+        + "".join(f", a second time about {one.pairs:,} (by its {one.teacher.readout})" for one in others)
+        + (f", and about {first.priors:,} labels by themselves" if first.priors else "")
+        + (f"; the other {held:,} of {pairs:,} pairs are answered already." if held else ".")
+    )
+
+
+def _pair_items(
+    proposed: Sequence[Done], pending: dict[int, int], engines: int, teacher: TeacherConfig
+) -> list[WorkItem]:
     """Ranges of the documents of the shards that have ``pending`` pairs, file after file."""
-    size = item_documents(sum(told["counts"]["documents"] for told in proposed), engines, how.teacher)
+    size = item_documents(sum(told["counts"]["documents"] for told in proposed), engines, teacher)
     items: list[WorkItem] = []
     for told in proposed:
         left = told["counts"]["documents"]
@@ -252,8 +292,9 @@ def _say_asked(did: dict[str, Any]) -> None:
 
 def _tidy(job: _Job) -> None:
     """Remove what only a command on its way needs; verdicts and the files' numbers stay."""
-    if job.how.calibration == "label_prior":
-        run_task(compact_priors, job.work, job.how.key)
+    for _, key, calibration in job.how.asked:
+        if calibration == "label_prior":
+            run_task(compact_priors, job.work, key)
     for name in (layout.DOCUMENTS, layout.cycle_folder(CYCLE), layout.LABELS):
         job.work.remove(name)
 
@@ -274,7 +315,7 @@ class _Deliveries:
 
     def __post_init__(self) -> None:
         self._open = Counter(_file_of(item) for item in self.items)
-        self._has_priors = self.job.how.calibration != "label_prior"
+        self._has_priors = self.job.how.reading.calibration != "label_prior"
 
     def note(self, item: WorkItem) -> None:
         """An item is done."""
@@ -291,7 +332,7 @@ class _Deliveries:
         work, how = self.job.work, self.job.how
         # No CPUs: the engines have them all where there is no GPU.
         if not self._has_priors:
-            run_task(write_label_priors, work, how.key, CYCLE, cpus=0)
+            run_task(write_label_priors, work, how.reading.key, CYCLE, cpus=0)
             self._has_priors = True
         tasks = [(work, Storage(self.job.folder), part, self.made_by, how) for part in _parts(ready, FILES_PER_TASK)]
         for done in run_tasks(write_tags, tasks, cpus=0):

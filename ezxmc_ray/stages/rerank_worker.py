@@ -40,7 +40,7 @@ from ezxmc_ray.tables import (
 from ezxmc_ray.tagging.files import TagCounts, document_batches, open_output, rejected_rows, write_rejected
 from ezxmc_ray.tagging.reranking import Reranked, Reranking, rerank
 from ezxmc_ray.tagging.tagger import Ranked, Tagger
-from ezxmc_ray.verdicts.examples import verdicts_of
+from ezxmc_ray.verdicts.examples import read_label_priors, verdicts_of
 from ezxmc_ray.verdicts.placement import ShardLookup
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes
@@ -203,9 +203,7 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
     """
     labels = work.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"])
     ids, texts = (labels[name].combine_chunks() for name in ("id", "text"))
-    pairs, priors = ShortlistPairs(work, how.key, CYCLE), None
-    if how.calibration == "label_prior":
-        priors = work.read_table(layout.label_priors(CYCLE))["raw"].to_numpy()
+    pairs, priors = ShortlistPairs(work, how.reading.key, CYCLE), read_label_priors(work, how.reading, CYCLE)
     done = []
     for told in files:
         counts, file = TagCounts(**told["counts"]), told["file"]
@@ -223,7 +221,7 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
 
 
 def _rerank_shard(pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, how: Reranking) -> Reranked:
-    _, verdict = verdicts_of(pairs, priors, shard, how.teacher.readout, how.calibration)
+    _, verdict = verdicts_of(pairs, priors, shard, how.reading)
     rows = pairs.storage.read_shard(layout.shortlist(CYCLE), shard, SHORTLIST_SCHEMA, _CANDIDATES)
     labels = flat(rows["labels"])
     return rerank(lengths(rows["labels"]), labels, flat(rows["similarity"]), verdict, how)

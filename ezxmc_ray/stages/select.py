@@ -43,12 +43,14 @@ from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
+from ezxmc_ray.verdicts.costs import pairs_asked
 from ezxmc_ray.verdicts.examples import example_groups
 
 #: What a judge manifest counts of the engines' work, and what adds up where a cycle is judged in two parts.
 ADDED_UP = (
     "pairs_asked",
     "prior_pairs_asked",
+    "second_pairs_asked",
     "prompt_tokens",
     "computed_tokens",
     "truncated_documents",
@@ -107,14 +109,14 @@ def compare_newest(context: Context, cycle: int) -> StageResult:
             f"The cycles end: {encoder_name(cycle)} leads {lead['over']} by {lead['difference']:.2f} points (standard "
             f"error {lead['standard_error']:.2f}) by the teacher's judgment, see {cycles_end_by(context.config)}."
         )
-    asked = {name: judged[name] for name in ADDED_UP}
+    asked = {name: judged.get(name, 0) for name in ADDED_UP}
     return StageResult(outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked})
 
 
 def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """``details`` of a judge manifest with what was ``asked`` in the same cycle for its selection added up."""
-    added = {name: details[name] + asked[name] for name in ADDED_UP}
-    pairs = added["pairs_asked"] + added["prior_pairs_asked"]
+    added = {name: details.get(name, 0) + asked.get(name, 0) for name in ADDED_UP}
+    pairs = pairs_asked(added) or 0
     return {
         **details,
         **added,

@@ -11,7 +11,7 @@ scale is the run's own, of the pairs that its chosen encoder shortlisted, so a l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -28,7 +28,10 @@ from ezxmc_ray.student.targets import SCALES, TargetScale, target_scores
 from ezxmc_ray.tagging.bundle import is_bundle
 from ezxmc_ray.tagging.opening import checked_settings
 from ezxmc_ray.tagging.settings import TagSettings
-from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.teacher.engine import keys_of, teacher_key
+from ezxmc_ray.teacher.readout import second_teacher
+from ezxmc_ray.verdicts.examples import Reading
+from ezxmc_ray.verdicts.second_readout import SecondReadout
 
 #: Knobs of the teacher that may be others than the run's beside those of performance: engines answer the same, the
 #: threshold is no part of the question, and verdicts in another number format, which differ a little, are asked anew.
@@ -41,20 +44,29 @@ CANDIDATES_PER_LABEL = 2
 class Reranking:
     """How a run's teacher reranks.
 
-    ``teacher``: read-out and dtype resolved; ``key``: of its verdicts. ``kind`` and ``scale``: of what a label is worth
+    ``teacher``: read-out and dtype resolved; ``again``: the same as it is asked a second time, None if it is not;
+    ``reading``: how their answers become verdicts. ``kind`` and ``scale``: of what a label is worth
     (targets.target_scores). ``candidates``: labels a document that are asked about, of at least the similarity
     ``min_score``; ``top_k`` of them are kept at most, those whose verdict is ``yes_threshold`` at least.
     """
 
     teacher: TeacherConfig
-    key: str
-    calibration: str
+    again: TeacherConfig | None
+    reading: Reading
     scale: TargetScale
     kind: str
     yes_threshold: float
     candidates: int
     min_score: float
     top_k: int
+
+    @property
+    def asked(self) -> list[tuple[TeacherConfig, str, str]]:
+        """The teacher as it is asked first, and a second time if it is: with the key and calibration of its scores."""
+        asked = [(self.teacher, self.reading.key, self.reading.calibration)]
+        if self.again is not None and self.reading.second is not None:
+            asked.append((self.again, self.reading.second.key, self.again.calibration))
+        return asked
 
     @property
     def proposed_by(self) -> list[Any]:
@@ -64,8 +76,9 @@ class Reranking:
     @property
     def decided_by(self) -> list[Any]:
         """What the tags depend on, beside the tagger."""
-        scale = [self.calibration, asdict(self.scale), self.kind, self.yes_threshold, self.top_k]
-        return [self.key, *scale, *self.proposed_by]
+        scale = [self.reading.calibration, asdict(self.scale), self.kind, self.yes_threshold, self.top_k]
+        second = [asdict(self.reading.second)] if self.reading.second else []
+        return [self.reading.key, *second, *scale, *self.proposed_by]
 
 
 @dataclass(frozen=True)
@@ -113,12 +126,12 @@ def open_reranking(where: str, overrides: Sequence[str] = ()) -> tuple[Context, 
     stored = stored_configuration(context.storage)
     _check_knobs(stored, context.config)
     judged = _judged(context)
-    teacher, key = _teacher(stored.teacher, context, judged.details["teacher"])
+    teacher, again, reading = _teacher(stored.teacher, context, judged.details)
     predict, own = context.config.predict, context.config.teacher.yes_threshold
     how = Reranking(
         teacher,
-        key,
-        judged.details["teacher"]["calibration"],
+        again,
+        reading,
         TargetScale(**judged.details[SCALES[1]]),
         "verdict" if context.config.student.target == "verdict" else "fusion",
         float(judged.details["yes_threshold"] if own is None else own),
@@ -169,10 +182,15 @@ def _judged(context: Context) -> Manifest:
     )
 
 
-def _teacher(stored: TeacherConfig, context: Context, judged_by: dict[str, Any]) -> tuple[TeacherConfig, str]:
-    """The teacher that is asked, and the key of its verdicts. Errors: UserError for another one than the run's."""
-    run, asked = context.config.run, context.teacher
-    if teacher_key(replace(asked, dtype=judged_by["dtype"])) != judged_by["key"]:
+def _teacher(
+    stored: TeacherConfig, context: Context, details: Mapping[str, Any]
+) -> tuple[TeacherConfig, TeacherConfig | None, Reading]:
+    """The teacher that is asked, the same as it is asked a second time, and how both are read as in the judging of the
+    manifest's ``details``. Errors: UserError for another one than the run's."""
+    run, asked, judged_by = context.config.run, context.teacher, details["teacher"]
+    second = SecondReadout.of_manifest(details)
+    known = [judged_by["key"], *([second.key] if second else [])]
+    if keys_of(replace(asked, dtype=judged_by["dtype"])) != known:
         what = f"The teacher {asked.model}" if asked.model != stored.model else "The teacher that it names now"
         raise UserError(
             f"{what} is not the one that judged the run {run} (other weights, another prompt, other worked examples), "
@@ -181,4 +199,7 @@ def _teacher(stored: TeacherConfig, context: Context, judged_by: dict[str, Any])
         )
     dtype = judged_by["dtype"] if asked.dtype in (AUTO, stored.dtype) else asked.dtype
     teacher = replace(asked, dtype=dtype)
-    return teacher, teacher_key(teacher)
+    again = second_teacher(teacher)
+    if second is not None and again is not None:
+        second = replace(second, key=teacher_key(again))
+    return teacher, again, Reading(teacher_key(teacher), asked.readout, judged_by["calibration"], second)

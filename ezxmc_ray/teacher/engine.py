@@ -22,7 +22,14 @@ from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model, weights_fin
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
 from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
-from ezxmc_ray.teacher.readout import AnswerTokens, answer_tokens, head_tokens, is_classifier, resolve_readout
+from ezxmc_ray.teacher.readout import (
+    AnswerTokens,
+    answer_tokens,
+    head_tokens,
+    is_classifier,
+    resolve_readout,
+    second_teacher,
+)
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,11 @@ def teacher_key(config: TeacherConfig) -> str:
         config.max_label_tokens,
         pad_tokens(config),
     )
+
+
+def keys_of(config: TeacherConfig) -> list[str]:
+    """The key of a teacher, and of the same as it is asked a second time, where it is. Errors: as both have them."""
+    return [teacher_key(one) for one in (config, second_teacher(config)) if one is not None]
 
 
 def head_dtype(config: TeacherConfig) -> str:

@@ -12,7 +12,7 @@ scores; calibration is a step of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import architecture, is_bundled
-from ezxmc_ray.teacher.prompts import YesNoForm
+from ezxmc_ray.teacher.prompts import PromptTemplate, YesNoForm, load_template
 
 
 def resolve_readout(config: TeacherConfig) -> str:
@@ -35,6 +35,40 @@ def resolve_readout(config: TeacherConfig) -> str:
     if is_bundled(config.model):
         return "likelihood"
     return "classify" if is_classifier(architecture(config.model)) else "yes_no"
+
+
+def second_teacher(config: TeacherConfig) -> TeacherConfig | None:
+    """The teacher as every pair asks it a second time (``teacher.second_readout``); None: a pair asks once.
+
+    It is the same LLM, read by its likelihood, without the label's prior: the verdict is the sum of both read-outs, and
+    on library records the prior made that worse (docs/experiments.md). Errors: UserError for a likelihood that is the
+    first read-out already, that a checkpoint with a classification head cannot give, or that the prompt has no form of.
+    """
+    if config.second_readout == "none":
+        return None
+    lacking = _no_likelihood(config)
+    if config.second_readout == "auto" and lacking:
+        return None
+    if lacking:
+        raise UserError(f"teacher.second_readout is likelihood, but {lacking}: set teacher.second_readout=none.")
+    return replace(config, readout="likelihood", calibration="none", yes_threshold=None, second_readout="none")
+
+
+def _no_likelihood(config: TeacherConfig) -> str | None:
+    """Why the teacher's likelihood cannot be its second read-out, None if it can."""
+    if resolve_readout(config) == "likelihood":
+        return "that is what the teacher is read by first"
+    if is_classifier(architecture(config.model)):
+        return f"the teacher {config.model} has a classification head and gives no likelihood"
+    template = load_template(config.prompt, config.examples)
+    if template.likelihood is None:
+        return f"the prompt {template.name} has no likelihood form"
+    return None if _shows_a_yes(template) else f"no worked example of the prompt {template.name} has a label that fits"
+
+
+def _shows_a_yes(template: PromptTemplate) -> bool:
+    """Whether a likelihood prompt can show the template's worked examples: there are none, or some have a yes."""
+    return not template.examples or any(example.yes for example in template.examples)
 
 
 def is_classifier(architecture: str) -> bool:

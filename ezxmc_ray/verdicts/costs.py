@@ -8,6 +8,7 @@ engines did since the last start. Goes out: the manifest's counts.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from ezxmc_ray import layout
@@ -15,6 +16,9 @@ from ezxmc_ray.context import RunTasks
 from ezxmc_ray.integrity import begun_number, begun_with
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
+
+#: What a second read-out's engines add to the first's counts in a judge manifest.
+_ADDED = ("prompt_tokens", "computed_tokens", "engine_seconds", "engine_start_seconds", "worker_seconds", "map_seconds")
 
 
 def step_of(storage: Storage, cycle: int) -> int | None:
@@ -56,3 +60,28 @@ def with_all_starts(
         "engine_seconds": seconds,
         "engine_pairs_per_s": total["pairs"] / seconds if seconds else None,
     }
+
+
+def with_second(details: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """``details`` of a judge manifest with what the second read-out cost, in ``second``, added up.
+
+    ``second_pairs_asked``: pairs that were asked a second time; the other counts of pairs stay those of the first.
+    """
+    both = details | {name: details[name] + second[name] for name in _ADDED}
+    both |= {"second_pairs_asked": second["pairs_asked"], "engines": max(details["engines"], second["engines"])}
+    asked, seconds = pairs_asked(both) or 0, both["engine_seconds"]
+    return both | {
+        "engine_pairs_per_s": asked / seconds if seconds else None,
+        "busy_share": seconds / both["worker_seconds"] if both["worker_seconds"] else None,
+    }
+
+
+def pairs_asked(details: Mapping[str, Any]) -> int | None:
+    """Questions that the engines were asked; ``details``: of a judge manifest, or sums; None: it does not say.
+
+    That is pairs, pairs of a second read-out, and labels by themselves.
+    """
+    asked = details.get("pairs_asked")
+    if asked is None:
+        return None
+    return int(asked + sum(details.get(name) or 0 for name in ("prior_pairs_asked", "second_pairs_asked")))

@@ -1,25 +1,28 @@
 """The examples of a cycle: its shortlists joined with their verdicts, calibrated. No question to the teacher.
 
-In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/. Out: cycle-c/examples/ and its summary; the measures of the
-calibrated verdicts (scale, threshold of yes, histogram) for the manifest.
+In: cycle-c/shortlist/, documents/, verdicts/<teacher key>/ (of two keys where a pair asks twice). Out:
+cycle-c/examples/ and its summary; the measures of the calibrated verdicts (scale, threshold of yes, histogram) for the
+manifest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import TeacherConfig, to_dict
+from ezxmc_ray.config import to_dict
 from ezxmc_ray.context import Context, RunTasks, StageResult, shard_groups
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import Counts, SummaryPart, write_summary
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, HASH, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
-from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold
+from ezxmc_ray.verdicts.calibration import additive, calibrate, yes_threshold
+from ezxmc_ray.verdicts.second_readout import LIKELIHOOD, SECOND, SecondReadout
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 
@@ -33,13 +36,33 @@ def example_groups(shards: int) -> list[range]:
     return shard_groups(shards, MAX_TASKS)
 
 
-def make_examples(context: Context, cycle: int, key: str, calibration: str, run_tasks: RunTasks) -> StageResult:
-    """Join and measure; returns pairs, files and details of the manifest."""
+@dataclass(frozen=True)
+class Reading:
+    """How a teacher's answers become verdicts.
+
+    ``key``: of its raw scores' store; ``readout`` and ``calibration`` of them; ``second``: what else counts.
+    """
+
+    key: str
+    readout: str
+    calibration: str
+    second: SecondReadout | None = None
+
+
+def make_examples(
+    context: Context, cycle: int, reading: Reading, run_tasks: RunTasks, second_key: str | None = None
+) -> StageResult:
+    """Join and measure; returns pairs, files and details of the manifest.
+
+    ``second_key``: of the store that the second read-out's raw scores are in; None: a pair asks once.
+    """
     storage, config = context.storage, context.teacher
     groups = example_groups(context.shards)
-    if calibration == "label_prior":
-        list(run_tasks(write_label_priors, [(storage, key, cycle)]))
-    tasks = [(storage, key, cycle, number, group, config, calibration) for number, group in enumerate(groups)]
+    if reading.calibration == "label_prior":
+        list(run_tasks(write_label_priors, [(storage, reading.key, cycle)]))
+    if second_key is not None:
+        reading = replace(reading, second=_second_readout(context, cycle, reading, second_key, run_tasks))
+    tasks = [(storage, cycle, number, group, reading) for number, group in enumerate(groups)]
     done = sorted(run_tasks(join_examples, tasks), key=lambda one: int(one[0]))
     storage.remove(layout.label_priors(cycle))
     (summary,) = run_tasks(write_summary, [(storage, cycle, [counts for _, counts, _ in done])])
@@ -59,9 +82,33 @@ def make_examples(context: Context, cycle: int, key: str, calibration: str, run_
         "yes_threshold": threshold,
         "share_yes": yes / max(1, pairs),
         "histogram": {"edges": edges.tolist(), "counts": histogram.tolist()},
+        SECOND: asdict(reading.second) if reading.second else None,
     }
     files = [layout.shard_file(layout.examples(cycle), shard) for shard in range(context.shards)]
     return StageResult(pairs, files + summary, details)
+
+
+def _second_readout(context: Context, cycle: int, reading: Reading, key: str, run_tasks: RunTasks) -> SecondReadout:
+    """How the second read-out counts: by the pairs of cycle 0, whichever ``cycle`` it is."""
+    if cycle:
+        found = SecondReadout.of_manifest(context.manifest(layout.examples(0)).details)
+        if found is None:
+            raise RuntimeError("the teacher was read once in cycle 0")
+        return replace(found, key=key)  # another one where a cycle is judged in another dtype
+    tasks = [(context.storage, group, reading, key) for group in example_groups(context.shards)]
+    parts = sorted(run_tasks(sums_of_readouts, tasks), key=lambda one: int(one[0]))
+    return SecondReadout.of_sums(key, LIKELIHOOD, sum((sums for _, sums in parts), TargetSums()))
+
+
+def sums_of_readouts(storage: Storage, shards: range, reading: Reading, key: str) -> tuple[int, TargetSums]:
+    """Task: the first of ``shards``, and sums over their pairs of cycle 0, the second read-out (of the store ``key``)
+    in the place of the similarity."""
+    found, shortlist_pairs = TargetSums(), ShortlistPairs(storage, reading.key, 0)
+    priors, second = read_label_priors(storage, reading, 0), VerdictStore(storage, key)
+    for shard in shards:
+        verdict = verdicts_of(shortlist_pairs, priors, shard, reading)[1]
+        found += sums_of(verdict, additive(_raw(second, shard, shortlist_pairs.pairs(shard)), LIKELIHOOD))
+    return shards.start, found
 
 
 def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
@@ -75,46 +122,62 @@ def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
 
 
 def join_examples(
-    storage: Storage, key: str, cycle: int, group: int, shards: range, config: TeacherConfig, calibration: str
+    storage: Storage, cycle: int, group: int, shards: range, reading: Reading
 ) -> tuple[int, Counts, list[dict[str, Any]]]:
     """Task: write cycle-c/examples/ of ``shards``; returns the ``group``'s number, its counts for the summary, and the
     sums that the scales are made of, shard by shard:
 
     ``sums``: of the target, whose similarity is the base encoder's; ``own``: with that of the cycle's encoder.
     """
-    shortlist_pairs, priors = ShortlistPairs(storage, key, cycle), None
-    if calibration == "label_prior":
-        priors = storage.read_table(layout.label_priors(cycle))["raw"].to_numpy()
+    shortlist_pairs, priors = ShortlistPairs(storage, reading.key, cycle), read_label_priors(storage, reading, cycle)
     part, sums = SummaryPart(storage, cycle), []
     for shard in shards:
-        table, found = _join_shard(shortlist_pairs, priors, shard, config, calibration)
+        table, found = _join_shard(shortlist_pairs, priors, shard, reading)
         part.add(shard, table)
         sums.append(found)
     return group, part.write(group), sums
 
 
+def read_label_priors(storage: Storage, reading: Reading, cycle: int) -> np.ndarray | None:
+    """What each label scores by itself, float32 [labels], as :func:`write_label_priors` noted it; None: no matter."""
+    if reading.calibration != "label_prior":
+        return None
+    return storage.read_table(layout.label_priors(cycle))["raw"].to_numpy()
+
+
 def verdicts_of(
-    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, readout: str, calibration: str
+    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, reading: Reading
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the teacher said of the pairs of a shard, and their verdicts: float32 [pairs], in the shortlists' order.
 
-    ``priors``: float32 [labels], what each label scores by itself, None for no calibration by it.
+    What it said is by the first read-out, the verdict by both. ``priors``: :func:`read_label_priors`.
     """
     pairs = shortlist_pairs.pairs(shard)
     raw = shortlist_pairs.raw(shard, pairs)
     by_itself = None if priors is None else priors[np.asarray(pairs["label"], np.int64)]
-    verdict = calibrate(raw, by_itself, readout, calibration)
+    verdict = calibrate(raw, by_itself, reading.readout, reading.calibration)
+    if reading.second is not None:
+        second = VerdictStore(shortlist_pairs.storage, reading.second.key)
+        verdict = reading.second.add_to(verdict, _raw(second, shard, pairs))
     if missing := int((np.isnan(raw) | np.isnan(verdict)).sum()):
         raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
     return raw, verdict
 
 
+def _raw(store: VerdictStore, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:
+    """Raw scores of a shard's ``pairs``, float32. Errors: RuntimeError where the store holds none."""
+    raw = store.lookup(layout.shard_name(shard), pairs["document_hash"], pairs["label_hash"])
+    if missing := int(np.isnan(raw).sum()):
+        raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no raw score after judging")
+    return raw
+
+
 def _join_shard(
-    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, config: TeacherConfig, calibration: str
+    shortlist_pairs: ShortlistPairs, priors: np.ndarray | None, shard: int, reading: Reading
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Join a shard: its examples, and what they add up to. ``priors``: as :func:`verdicts_of` has them."""
     storage, cycle = shortlist_pairs.storage, shortlist_pairs.cycle
-    raw, verdict = verdicts_of(shortlist_pairs, priors, shard, config.readout, calibration)
+    raw, verdict = verdicts_of(shortlist_pairs, priors, shard, reading)
     rows = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA)
     held_out = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["held_out"])["held_out"].take(rows["row"])
     offsets = rows["labels"].combine_chunks().offsets

@@ -15,12 +15,13 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging.reranking import Reranking, open_reranking, rerank
+from ezxmc_ray.verdicts.examples import Reading
 from tests.tagging.made_run import SCALE, THRESHOLD, make_judged_run
 
 
 def reranking(**values: Any) -> Reranking:
     given = {"kind": "fusion", "yes_threshold": 0.0, "candidates": 9, "min_score": -1.0, "top_k": 3} | values
-    return Reranking(TeacherConfig(), "key", "none", SCALE, **given)
+    return Reranking(TeacherConfig(), None, Reading("key", "yes_no", "none"), SCALE, **given)
 
 
 @pytest.mark.parametrize("kind", ["fusion", "verdict"])
@@ -54,7 +55,8 @@ def test_a_run_reranks_by_its_own_teacher_scale_and_threshold(tmp_path: Path) ->
     run = make_judged_run(tmp_path / "run", cycles=(4, 2, 0))
     storage = Storage(run)
     how = open_reranking(run)[2]
-    assert (how.kind, how.yes_threshold, how.scale, how.calibration) == ("fusion", THRESHOLD, SCALE, "label_prior")
+    assert (how.kind, how.yes_threshold, how.scale) == ("fusion", THRESHOLD, SCALE)
+    assert (how.reading.readout, how.reading.calibration, how.again) == ("likelihood", "label_prior", None)
     assert (how.top_k, how.candidates, how.min_score) == (2, 4, -1.0)
     assert (how.teacher.readout, how.teacher.dtype) == ("likelihood", "float32")
     for chosen, offset in ((1, 1), (2, 1)):  # the last cycle has no pairs, so no scale
@@ -78,7 +80,7 @@ def test_what_may_be_set_is_taken_and_changes_only_what_it_says(tmp_path: Path) 
     assert differs("student.target=similarity") == {}
     assert differs("predict.top_k=300") == {"top_k": 300, "candidates": 400}  # as many as the similarity decides among
     assert differs("predict.rerank_candidates=7", "predict.min_score=null") == {"candidates": 7, "min_score": -math.inf}
-    assert list(differs("teacher.dtype=bfloat16")) == ["key"]
+    assert list(differs("teacher.dtype=bfloat16")) == ["reading"]
     assert differs("teacher.dtype=auto") == {}  # as the run was judged
 
 

@@ -56,7 +56,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
-    done = examples.make_examples(context, 1, "key", "none", starmap)
+    done = examples.make_examples(context, 1, examples.Reading("key", "yes_no", "none"), starmap)
     assert done.rows == 5
     return storage, done.details, done.files
 
@@ -100,7 +100,7 @@ def test_the_threshold_of_a_yes_is_fitted_or_given(made: Made) -> None:
     # Of log ratios: P(yes) of a half and more.
     teacher = load_config(None, ["teacher.readout=yes_no", "teacher.yes_threshold=0"]).teacher
     context: Any = SimpleNamespace(storage=storage, shards=2, teacher=teacher)
-    details = examples.make_examples(context, 1, "key", "none", starmap).details
+    details = examples.make_examples(context, 1, examples.Reading("key", "yes_no", "none"), starmap).details
     assert (details["yes_threshold"], details["share_yes"]) == (0.0, 3 / 5)
 
 

@@ -42,7 +42,8 @@ def test_every_verdict_is_less_its_labels_prior_which_is_read_once_a_task(
     monkeypatch.setattr(examples, "MAX_TASKS", tasks)
     teacher = load_config(None, ["teacher.readout=yes_no"]).teacher
     given: Any = SimpleNamespace(storage=run.storage, shards=run.context.shards, teacher=teacher)
-    assert examples.make_examples(given, 0, KEY, "label_prior", starmap).rows == PAIRS * len(OLD)
+    reading = examples.Reading(KEY, "yes_no", "label_prior")
+    assert examples.make_examples(given, 0, reading, starmap).rows == PAIRS * len(OLD)
     assert read.count(layout.label_priors(0)) == tasks
     assert sum("/priors/" in name for name in read) == 1  # the store itself: once
     assert not run.storage.exists(layout.label_priors(0))
