@@ -140,8 +140,10 @@ class Context:
 
     @property
     def teacher(self) -> TeacherConfig:
-        """The configured teacher, its read-out resolved, so that no task looks at the model for it."""
-        return replace(self.config.teacher, readout=resolve_readout(self.config.teacher))
+        """The configured teacher, its read-outs resolved, so that no task looks at the model for them."""
+        teacher = replace(self.config.teacher, readout=resolve_readout(self.config.teacher))
+        second = second_teacher(teacher)
+        return replace(teacher, second_readout=second.readout if second else "none")
 
     @property
     def read_again(self) -> Context | None:

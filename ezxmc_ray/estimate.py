@@ -66,9 +66,8 @@ def estimate(
     prompt tokens, whether it is done, and the seconds that it may take.
 
     ``rates`` units a second by stage; ``done`` by step name; ``cycles`` of the run, fewer than configured where the
-    stop rule has ended them; ``label_priors``: whether the calibration asks for them; ``questions`` a pair. A cycle's
-    select is with the shortlists and verdicts of the held-out documents that it compares by, and with its encoder's
-    label vectors. Pairs are the most that a step can ask: what the verdict store holds is not asked again.
+    stop rule has ended them; ``label_priors``: whether they are asked for; ``questions`` a pair. A cycle's select is
+    with its encoder's label vectors, and what it compares by. Pairs are the most that a step can ask.
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
@@ -102,7 +101,7 @@ def estimate(
         work = row.pop("work")
         row["tokens"] = _tokens(row, amounts, questions) if row["pairs"] is not None else None
         row["done"] = done.get(row["step"], False)
-        row["seconds"] = 0.0 if row["done"] else sum(_seconds(rates, stage, units) for stage, units in work.items())
+        row["seconds"] = 0.0 if row["done"] else _seconds_of_all(rates, work, questions)
     return rows
 
 
@@ -133,6 +132,12 @@ def _named(labels: int, pairs: int) -> float:
 def _tokens(row: dict[str, Any], amounts: Amounts, questions: int) -> int:
     """Prompt tokens of a row's pairs and other prompts, taken for as long; a prior's is shorter, without a document."""
     return round((row["pairs"] * questions + row["label priors"]) * prompt_tokens(amounts))
+
+
+def _seconds_of_all(rates: dict[str, float], work: dict[str, float], questions: int) -> float:
+    """Of the stages of a row's ``work``; each of a pair's ``questions`` has engines of its own."""
+    again = (questions - 1) * START_SECONDS["judge"] if "judge" in work else 0.0
+    return sum(_seconds(rates, stage, units) for stage, units in work.items()) + again
 
 
 def _seconds(rates: dict[str, float], stage: str, units: float) -> float:

@@ -18,9 +18,13 @@ AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, do
 
 
 def rows(
-    config: Config, done: dict[str, bool] | None = None, amounts: Amounts = AMOUNTS, label_priors: bool = True
+    config: Config,
+    done: dict[str, bool] | None = None,
+    amounts: Amounts = AMOUNTS,
+    label_priors: bool = True,
+    questions: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    found = estimate(config, amounts, FAST_RATES, done or {}, planned_cycles(config), label_priors)
+    found = estimate(config, amounts, FAST_RATES, done or {}, planned_cycles(config), label_priors, questions)
     return {row["step"]: row for row in found}
 
 
@@ -104,6 +108,19 @@ def test_what_is_asked_beside_the_pairs_is_counted() -> None:
     assert (without["pairs"], without["label priors"]) == (800, 0)
     both = rows(alone, amounts=amounts)["cycle 0 judge"]
     assert both["seconds"] > without["seconds"] and both["tokens"] > without["tokens"]
+
+
+def test_a_second_read_out_asks_every_pair_again_by_engines_of_its_own() -> None:
+    once, twice = (rows(load_config(None, []), label_priors=False, questions=count) for count in (1, 2))
+    for step in ("cycle 0 judge", "cycle 1 judge"):
+        pairs, (first, second) = once[step]["pairs"], (once[step], twice[step])
+        assert pairs == second["pairs"] > 0 and second["tokens"] == 2 * first["tokens"]
+        assert second["seconds"] - first["seconds"] == pytest.approx(
+            START_SECONDS["judge"] + pairs / FAST_RATES["judge"]
+        )
+    assert {step: row["seconds"] for step, row in once.items() if "judge" not in step} == {
+        step: row["seconds"] for step, row in twice.items() if "judge" not in step
+    }
 
 
 def test_few_labels_have_few_priors_in_all_cycles_together() -> None:

@@ -160,8 +160,8 @@ def _pair_numbers(shortlists: pa.Table, shard: int, labels: int) -> np.ndarray:
 def paid(context: Context, cycles: int) -> dict[str, Any]:
     """What the judge stages of the cycles below ``cycles`` needed, and what of it was asked in this run.
 
-    ``pairs``: distinct ones, whoever paid for them; ``second``: of these, asked a second time; ``priors``: labels judged
-    beside no document, for the calibration;
+    ``pairs``: distinct ones, whoever paid for them; ``second``: of these, asked a second time; ``priors``: labels that
+    were judged beside no document, for the calibration;
     ``teacher_seconds``: of the engine, for all of these at the rate of the whole verdict store (None: unknown).
     """
     judged = [context.manifest(f"cycle-{cycle}/examples").details for cycle in range(cycles)]

@@ -57,6 +57,7 @@ KNOBS = [
     "encoder.dtype=float32",
     "lexical.candidates=100",
     "teacher.readout=yes_no",
+    "teacher.second_readout=none",
     "teacher.dtype=float32",
     "student.trackers=[]",
 ]

@@ -231,7 +231,7 @@ def test_fewer_cycles_and_then_as_many_again_train_nothing_twice(stages: FakeSta
 def test_a_readout_that_is_named_instead_of_found_redoes_nothing(stages: FakeStages, settings: list[str]) -> None:
     run(settings)
     stages.took()
-    run(settings, "teacher.readout=yes_no")
+    run(settings, "teacher.readout=yes_no", "teacher.second_readout=likelihood")
     assert stages.took() == []
 
 

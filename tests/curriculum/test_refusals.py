@@ -162,6 +162,11 @@ def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of
     plan = curriculum.dry_run(load_config(None, settings))
     assert "/teacher, read-out yes_no, dtype " in plan["teacher"] and "label_prior" in plan["teacher"]
     assert "judge is that of the bundled 135M model" in plan["estimated_from"]
+    assert "second read-out likelihood (two questions a pair)" in plan["teacher"]
+    once = curriculum.dry_run(load_config(None, [*settings, "teacher.second_readout=none"]))
+    assert "second" not in once["teacher"]
+    tokens = [sum(step["tokens"] or 0 for step in one["steps"]) for one in (once, plan)]
+    assert once["pairs"] == plan["pairs"] and tokens[1] > tokens[0]
     bundled = curriculum.dry_run(load_config(None, [*settings, f"teacher.model={TeacherConfig().model}"]))
     assert "read-out likelihood" in bundled["teacher"] and "for trying" in bundled["teacher"]
     assert "CPU cores" in bundled["estimated_from"] and "larger" not in bundled["estimated_from"]

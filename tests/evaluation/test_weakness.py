@@ -56,6 +56,19 @@ def flagged(verdicts_of: str, seeds: int = 200) -> float:
     return hits / seeds
 
 
+def test_of_a_second_read_out_the_sentence_says_that_it_can_be_left_out() -> None:
+    similarity, relevance = sample(0)
+    noise = [np.random.default_rng(number).normal(size=10) for number in range(len(relevance))]
+    found = weakness(noise, similarity, "likelihood", is_second=True)
+    assert found is not None and found.sentence is not None
+    assert "the teacher, read a second time by its likelihood, looks like noise" in found.sentence
+    assert found.sentence.endswith(
+        "try teacher.second_readout=none, another teacher.model, teacher.prompt or teacher.examples."
+    )
+    useful = weakness(relevance, similarity, "likelihood", is_second=True)
+    assert useful is not None and useful.sentence is None
+
+
 @pytest.mark.parametrize("kind", ["useful", "yes or no"])
 def test_a_useful_teacher_is_left_alone_though_most_of_its_scores_may_be_equal(kind: str) -> None:
     assert flagged(kind) <= 0.02

@@ -22,6 +22,7 @@ Project = Any  # conftest.Project: pytest's importlib mode gives test modules no
 SETTINGS = [
     "curriculum.cycles=2",
     "teacher.readout=yes_no",
+    "teacher.second_readout=none",
     "teacher.calibration=none",
     "student.epochs=1",
     "student.validate_every_steps=0",

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.teacher.engine import describe, head_dtype, pad_tokens, teacher_key
-from ezxmc_ray.teacher.readout import resolve_readout
+from ezxmc_ray.errors import UserError
+from ezxmc_ray.teacher.engine import describe, head_dtype, keys_of, pad_tokens, teacher_key
+from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 
 
@@ -72,6 +73,40 @@ def test_the_bundled_teacher_is_read_by_its_likelihood_unless_told_otherwise() -
     assert resolve_readout(TeacherConfig()) == "likelihood"
     assert (head_dtype(TeacherConfig()), pad_tokens(TeacherConfig())) == ("model", 0)
     assert resolve_readout(TeacherConfig(readout="yes_no")) == "yes_no"
+
+
+def test_a_pair_is_asked_a_second_time_where_model_and_prompt_can(model: Path, tmp_path: Path) -> None:
+    def config(**values: object) -> TeacherConfig:
+        return TeacherConfig(**{"model": str(model), "dtype": "float32", **values})  # type: ignore[arg-type]
+
+    second = second_teacher(config())
+    assert second is not None
+    assert (second.readout, second.calibration, second_teacher(second)) == ("likelihood", "none", None)
+    assert keys_of(config()) == [teacher_key(config()), teacher_key(config(readout="likelihood"))]
+    assert second_teacher(config(second_readout="none")) is None
+    prompt, no_yes, some_yes = tmp_path / "prompt.yaml", tmp_path / "no.yaml", tmp_path / "yes.yaml"
+    form = "name: mine\nversion: 1\nyes_no: {user: '{document} {label}', yes: [y], no: [n]}"
+    prompt.write_text(form)
+    no_yes.write_text("[{document: a, no: [b]}]")
+    some_yes.write_text("[{document: a, yes: [b]}]")
+    assert second_teacher(config(examples=str(some_yes))) is not None
+    lacking = {
+        "that is what the teacher is read by first": {"readout": "likelihood"},
+        "the prompt mine has no likelihood form": {"prompt": str(prompt)},
+        "no worked example of the prompt generic has a label that fits": {"examples": str(no_yes)},
+    }
+    (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    for why, values in lacking.items():
+        assert second_teacher(config(**values)) is None
+        with pytest.raises(
+            UserError, match=f"second_readout is likelihood, but {why}: set teacher.second_readout=none"
+        ):
+            second_teacher(config(**values, second_readout="likelihood"))
+    (model / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
+    assert second_teacher(config()) is None
+    with pytest.raises(UserError, match="has a classification head and gives no likelihood"):
+        second_teacher(config(second_readout="likelihood"))
+    assert second_teacher(TeacherConfig()) is None  # the bundled one
 
 
 def test_the_description_is_json_and_names_the_prompt(model: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
@@ -26,28 +24,17 @@ from ezxmc_ray.teacher.packed_engine import PackedEngine
 from ezxmc_ray.teacher.packing import Packed, packs
 from ezxmc_ray.teacher.start import start_engine
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+from tests.teacher.tiny import save_tiny_llm
 
 from .conftest import config_of
 
 WORDS = ["star", "orbit", "bread", "oven", "chess", "gambit", "violin", "chord", "soil", "compost", "bank", "loan"]
 READOUTS = ("yes_no", "likelihood", "classify")
-SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16}
-
-
-def tiny(folder: Path, like: str, loader: Any, **more: Any) -> str:
-    """A network of ``like``'s kind with random weights, and its tokenizer."""
-    torch.manual_seed(0)
-    for file in Path(like).glob("*"):
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    config = AutoConfig.from_pretrained(like, **SIZES, num_key_value_heads=2, initializer_range=0.3, **more)
-    loader.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, small_teacher_directory: str) -> str:
-    return tiny(tmp_path_factory.mktemp("tiny"), small_teacher_directory, AutoModelForCausalLM)
+    return save_tiny_llm(tmp_path_factory.mktemp("tiny"), small_teacher_directory, AutoModelForCausalLM)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +154,9 @@ def test_a_document_is_divided_only_where_it_must_be() -> None:
 
 
 def test_a_classification_head_is_read(tmp_path: Path, small_teacher_directory: str) -> None:
-    model = tiny(tmp_path, small_teacher_directory, AutoModelForSequenceClassification, num_labels=1, pad_token_id=0)
+    model = save_tiny_llm(
+        tmp_path, small_teacher_directory, AutoModelForSequenceClassification, num_labels=1, pad_token_id=0
+    )
     teacher = load_teacher(config_of(model, "classify"))
     assert teacher.classifier
     batch = drawn(random.Random(3), 3, 3)
