@@ -53,7 +53,7 @@ def make_inputs(data: Path, folder: Path, sizes: list[int], model: str) -> Input
     real, queries = np.load(folder / "real.npy"), np.load(folder / "queries.npy")
     for size in sizes:
         if not (folder / f"labels-{size}" / "vectors.json").exists():
-            write_labels(storage, f"labels-{size}", blocks_of(real, size))
+            write_labels(storage, f"labels-{size}", blocks_of(real, size), (size, real.shape[1]))
         if not (folder / f"nearest-{size}.npy").exists():
             found = nearest_labels(label_vector_blocks(storage, f"labels-{size}", 0, size), 0, queries, K)[1]
             np.save(folder / f"nearest-{size}.npy", found)
@@ -124,12 +124,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
-def write_labels(storage: Storage, folder: str, blocks: Iterator[np.ndarray]) -> None:
-    """As join_label_vectors writes them."""
-    whole = np.concatenate(list(blocks))
-    with array_file(storage, f"{folder}/vectors.npy", whole.shape, whole.dtype) as sink:
-        sink.write(whole)
-    note = LabelVectors(sink.note(f"{folder}/vectors.npy"), len(whole), whole.shape[1], whole.dtype.name, {})
+def write_labels(storage: Storage, folder: str, blocks: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
+    """As join_label_vectors writes them; ``blocks``: float32, together of ``shape``, of which one is held at a time."""
+    with array_file(storage, f"{folder}/vectors.npy", shape, np.float32) as sink:
+        for block in blocks:
+            sink.write(np.ascontiguousarray(block))
+    note = LabelVectors(sink.note(f"{folder}/vectors.npy"), *shape, "float32", {})
     storage.write_json(f"{folder}/vectors.json", dataclasses.asdict(note))
 
 

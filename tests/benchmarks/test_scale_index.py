@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common.headlines import headline
+from common.publish import publish
 from ezxmc_ray.storage import Storage
-from scale_bench import index_methods
-from scale_bench.index_inputs import blocks_of, write_labels
+from scale_bench import index, index_methods
+from scale_bench.index_inputs import Inputs, blocks_of, write_labels
 from scale_bench.index_methods import K, measure
 
 
@@ -34,7 +37,7 @@ def test_a_kind_is_measured_by_other_documents_than_it_is_tuned_by(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels, queries = unit_rows(900, 0), unit_rows(120, 1)
-    write_labels(Storage(str(tmp_path)), "labels-900", iter([labels]))
+    write_labels(Storage(str(tmp_path)), "labels-900", iter([labels[:500], labels[500:]]), labels.shape)
     np.save(tmp_path / "queries.npy", queries)
     np.save(tmp_path / "tuning.npy", unit_rows(120, 2))
     np.save(tmp_path / "nearest-900.npy", np.argsort(-(queries @ labels.T), axis=1)[:, :K])
@@ -68,3 +71,48 @@ def test_the_headline_sets_auto_beside_the_fastest_that_finds_as_much() -> None:
         "9,000 labels: auto finds 0.980 of the 400 nearest, 200 queries a second of CPU, built in 60 of them; "
         "sq8 9 queries"
     )
+
+
+def test_what_is_added_joins_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures that are there stay, machine and date too; only what failed or was not asked for is measured."""
+    asked: list[str] = []
+
+    def run(module: str, words: list[str], output: Path, *_: Any) -> dict[str, Any]:
+        asked.append(output.stem)
+        return {"error": "more than 9 s"} if words[0] in failing else {"recall@400": len(asked) / 10}
+
+    def call(*more: str) -> dict[str, Any]:
+        asked.clear()
+        assert index.main(["--name", "i", "--data", "d", "--runs", str(tmp_path / "ix"), *more]) == 0
+        return dict(json.loads((tmp_path / "i.json").read_text()))
+
+    monkeypatch.setattr(index, "publish", lambda *words: publish(*words, folder=tmp_path))
+    monkeypatch.setattr(index, "RESULTS", tmp_path)
+    monkeypatch.setattr(index, "run_module", run)
+    monkeypatch.setattr(index, "make_inputs", lambda *_: Inputs({}, "what the labels are"))
+    failing = ["hnsw32", "hnswlib"]
+    before = call("--labels", "10,40", "--methods", "flat,hnsw32")
+    assert [(row["labels"], row["kind"]) for row in before["rows"]] == [
+        *((10, "flat"), (10, "hnsw32"), (40, "flat"), (40, "hnsw32"))
+    ]
+    (tmp_path / "i.json").write_text(json.dumps(before | {"machine": "another", "date": "2026-01-01"}))
+
+    failing = ["hnswlib"]
+    after = call("--labels", "40", "--methods", "hnsw32,hnswlib,flat", "--others", "python", "--add")
+    assert asked == ["hnsw32-40", "hnswlib-40"]
+    assert after["index"] == {
+        "flat": before["index"]["flat"],
+        "hnsw32": {"10": {"error": "more than 9 s"}, "40": {"recall@400": 0.1}},
+        "hnswlib": {"40": {"error": "more than 9 s"}},
+    }
+    assert after["rows"] == [
+        *before["rows"][:3],
+        {"labels": 40, "kind": "hnsw32", "recall@400": 0.1},
+        {"labels": 40, "kind": "hnswlib", "error": "more than 9 s"},
+    ]
+    assert {name: after[name] for name in ("machine", "date", "command", "actor")} == {
+        **{name: before[name] for name in ("command", "actor")},
+        **{"machine": "another", "date": "2026-01-01"},
+    }
+    assert after["notes"][:-1] == before["notes"]
+    assert after["notes"][-1].startswith("Added at 40 labels: hnsw32 (")
