@@ -1,6 +1,6 @@
 """From sources to full shards, in two passes, so that no one holds the documents.
 
-Pass 1 (parts.py), a source at a time: check its rows and write them to part files in a scratch folder. Then the ids of
+Pass 1 (parts.py), source by source: check its rows and write them to part files in a scratch folder. Then the ids of
 all parts are compared (16-byte hashes), the first of two stays, and shards are planned as ranges of what is left, in
 source order. Pass 2, a shard at a time: cut it out of the parts. The same input gives the same bytes, however many
 workers there are. Comes in: sources. Goes out: documents/, gold/, labels.parquet, rejected.parquet, and counts.

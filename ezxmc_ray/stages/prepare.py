@@ -3,7 +3,7 @@
     ezxmc prepare conf.yaml
 
 In: the files that ``prepare.*`` names. Out: documents/shard-NNNNN.parquet, gold/shard-NNNNN.parquet where gold labels
-are given, labels.parquet, rejected.parquet. Items: source files (pass 1), then shards (pass 2).
+are given, labels.parquet, rejected.parquet. Items: source files, small ones together (pass 1), then shards (pass 2).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.cluster.session import run_task, run_tasks
+from ezxmc_ray.cluster.session import cluster_cpus, run_task, run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import Settled, settle
-from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, check_source, write_labels
+from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, batches, check_sources, write_labels
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
 from ezxmc_ray.documents.shards import (
     Piece,
@@ -91,20 +91,20 @@ def prepare(context: Context) -> StageResult:
 
 
 def _check_sources(config: Config, storage: Storage, settled: Settled, labels: int) -> list[CheckedSource]:
-    """Pass 1, the results in the order of the sources; none is begun after one that alone reaches the limit.
+    """Pass 1, the results in the order of the sources; no batch is begun after a source that alone reaches the limit.
 
     ``labels``: files of labels, which were read before.
     """
     checked: list[CheckedSource] = []
 
     def arguments() -> Iterator[tuple[Any, ...]]:
-        for number, source in enumerate(settled.sources, start=labels):
+        for batch in batches(settled.sources, labels, cluster_cpus()):
             if any(one.full for one in checked):
                 return
-            yield storage, number, source, config.prepare, config.seed, settled.separator
+            yield storage, batch, config.prepare, config.seed, settled.separator
 
-    for one in run_tasks(check_source, arguments()):
-        checked.append(one)
+    for some in run_tasks(check_sources, arguments()):
+        checked += some
     return sorted(checked, key=lambda one: one.number)
 
 

@@ -40,12 +40,12 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Prepared, Storage]]:
-    """``run(config, root, backwards=False)``: the stage with its tasks run one after the other in this process.
+    """``run(config, root, backwards=False, cpus=2)``: the stage, its tasks run one after the other in this process.
 
-    ``backwards`` ends the tasks of a batch in the opposite order, as a busy cluster may.
+    ``backwards`` ends the tasks in the opposite order, as a busy cluster may; ``cpus``: that the cluster has.
     """
 
-    def run(config: Config, root: str = "run", backwards: bool = False) -> tuple[Prepared, Storage]:
+    def run(config: Config, root: str = "run", backwards: bool = False, cpus: int = 2) -> tuple[Prepared, Storage]:
         def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
             if backwards:
                 yield from [function(*one) for one in list(arguments)[::-1]]
@@ -53,6 +53,7 @@ def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
                 yield from (function(*one) for one in arguments)
 
         monkeypatch.setattr(stage, "run_tasks", run_tasks)
+        monkeypatch.setattr(stage, "cluster_cpus", lambda: cpus)
         monkeypatch.setattr(stage, "run_task", lambda function, *arguments: function(*arguments))
         storage = Storage(root if "://" in root else str(tmp_path / root))
         done = stage.prepare(Context(config, storage))

@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from ezxmc_ray.config import Config, PrepareConfig
 from ezxmc_ray.documents import parts
-from ezxmc_ray.documents.documents import draw
+from ezxmc_ray.documents.documents import DocumentSource, draw
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.documents.parts import Part
 from ezxmc_ray.documents.shards import plan_shards
+from ezxmc_ray.documents.sources import Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, REJECTED_SCHEMA, check, content_hash
@@ -140,13 +142,49 @@ def test_rows_are_those_of_the_reference(
     assert sorted(written) == storage.list(recursive=True)
 
 
-def test_the_same_bytes_in_whatever_order_tasks_end(config: Config, sequential_prepare: Callable[..., Any]) -> None:
+def test_the_same_bytes_in_whatever_order_tasks_end_on_however_many_cpus(
+    config: Config, sequential_prepare: Callable[..., Any]
+) -> None:
     for limit in (0, 200):
         config.prepare.limit_documents = limit
-        first, here = sequential_prepare(config, f"first-{limit}")
-        second, there = sequential_prepare(config, f"second-{limit}", backwards=True)
-        assert first == second
-        assert _digests(here) == _digests(there)
+        first, here = sequential_prepare(config, f"first-{limit}", cpus=1)
+        for name, how in {"backwards": {"backwards": True}, "a task a file": {"backwards": True, "cpus": 50}}.items():
+            second, there = sequential_prepare(config, f"{name}-{limit}", **how)
+            assert first == second
+            assert _digests(here) == _digests(there)
+
+
+@pytest.mark.parametrize(("files_read", "tasks"), [(3, 3), (40, 4), (160, 4)])
+def test_labels_are_read_by_so_many_tasks_however_many_files_there_are(
+    files_read: int,
+    tasks: int,
+    write_jsonl: Callable[..., str],
+    sequential_prepare: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"in/{number:03d}.jsonl" for number in range(files_read)]
+    documents = [write_jsonl(name, [{"id": name, "text": "words", "labels": ["L1"]}]) for name in names]
+    prepare = PrepareConfig(documents=documents, labels=[write_jsonl("labels.jsonl", LABEL_ROWS)], test_share=0.1)
+    read, asked = Storage.read_table, list[str]()
+    monkeypatch.setattr(Storage, "read_table", lambda self, name, *a: asked.append(name) or read(self, name, *a))
+    (count, _, details), _ = sequential_prepare(Config(prepare=prepare), cpus=1)
+    assert (count, details["gold_labels"]) == (files_read, files_read)
+    assert asked.count("labels.parquet") == tasks
+
+
+def test_batches_hold_all_files_in_order_and_large_ones_alone() -> None:
+    def source(size: int) -> DocumentSource:
+        file = Source("x.jsonl", "x.jsonl", local, "jsonl", None, size, 0)
+        return DocumentSource(file, "id", "title", "text", "labels", "split", ())
+
+    local, mib = fs.LocalFileSystem(), 1 << 20
+    sizes = [mib, mib, 200 * mib, mib, 70 * mib, 30 * mib, 30 * mib, 30 * mib, 0]
+    numbers = [[number for number, _ in batch] for batch in parts.batches([source(size) for size in sizes], 5, 1)]
+    assert numbers == [[5, 6], [7], [8], [9], [10, 11], [12, 13]]
+    small = [source(10) for _ in range(1000)]
+    assert len(list(parts.batches(small, 0, 16))) == 67 and len(list(parts.batches(small, 0, 10**6))) == 1000
+    assert list(parts.batches([], 0, 4)) == []
+    assert [len(batch) for batch in parts.batches([source(0)] * 9, 0, 4)] == [9]
 
 
 def test_duplicates_name_the_first(

@@ -112,6 +112,7 @@ EXAMPLES_FILE = b"- document: A game of chess.\n  yes: [chess]\n  no: [bread, 'l
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``prepare(**knobs)``: the stage, its tasks one after the other in this process."""
     monkeypatch.setattr(prepare_stage, "run_tasks", starmap)
+    monkeypatch.setattr(prepare_stage, "cluster_cpus", lambda: 2)
     monkeypatch.setattr(prepare_stage, "run_task", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(prepare_stage, "say", lambda _: None)
     monkeypatch.setattr("ezxmc_ray.storage.os.fsync", lambda _: None)

@@ -23,6 +23,7 @@ from tests.verdicts.judged_run import LABELS, PAIRS, ROWS, Run
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """``make_run(texts, name="run")``: a run with these documents, ids d<text>; an existing one is prepared anew."""
     monkeypatch.setattr(prepare_stage, "run_tasks", starmap)
+    monkeypatch.setattr(prepare_stage, "cluster_cpus", lambda: 2)
     monkeypatch.setattr(prepare_stage, "run_task", lambda function, *arguments: function(*arguments))
     teacher = tmp_path / "teacher"
     teacher.mkdir()
