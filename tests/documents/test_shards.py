@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import random
@@ -19,7 +20,7 @@ from pyarrow import fs
 
 from ezxmc_ray.config import Config, PrepareConfig
 from ezxmc_ray.documents import parts
-from ezxmc_ray.documents.documents import DocumentSource, draw
+from ezxmc_ray.documents.documents import DocumentSource, check_document, draw
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.documents.parts import Part
 from ezxmc_ray.documents.shards import plan_shards
@@ -170,6 +171,25 @@ def test_labels_are_read_by_so_many_tasks_however_many_files_there_are(
     (count, _, details), _ = sequential_prepare(Config(prepare=prepare), cpus=1)
     assert (count, details["gold_labels"]) == (files_read, files_read)
     assert asked.count("labels.parquet") == tasks
+
+
+def test_what_a_process_held_before_is_not_looked_through_while_it_reads(
+    write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The objects that Python's collector would go through at each document: a few of its own, none from before."""
+    held, seen = [[number] for number in range(50_000)], list[int]()
+
+    def checked(*words: Any) -> Any:
+        seen.append(len(gc.get_objects()))
+        return check_document(*words)
+
+    monkeypatch.setattr(parts, "check_document", checked)
+    rows = [{"id": f"{number}", "text": "words", "labels": ["L1", "L2"]} for number in range(100)]
+    documents, labels = [write_jsonl("in.jsonl", [*rows, b"{"])], [write_jsonl("labels.jsonl", LABEL_ROWS)]
+    prepare = PrepareConfig(documents=documents, labels=labels, on_bad_rows="skip")
+    sequential_prepare(Config(prepare=prepare))
+    assert len(seen) == 101 and max(seen) < 5_000 < len(held)
+    assert gc.get_freeze_count() == 0
 
 
 def test_batches_hold_all_files_in_order_and_large_ones_alone() -> None:
