@@ -186,9 +186,14 @@ def _teacher(
     stored: TeacherConfig, context: Context, details: Mapping[str, Any]
 ) -> tuple[TeacherConfig, TeacherConfig | None, Reading]:
     """The teacher that is asked, the same as it is asked a second time, and how both are read as in the judging of the
-    manifest's ``details``. Errors: UserError for another one than the run's."""
+    manifest's ``details``. Errors: UserError for another one than the run's.
+
+    Where auto decides on a second read-out it decided when the run was judged: older versions knew none.
+    """
     run, asked, judged_by = context.config.run, context.teacher, details["teacher"]
     second = SecondReadout.of_manifest(details)
+    if second is None and stored.second_readout == AUTO:
+        asked = replace(asked, second_readout="none")
     known = [judged_by["key"], *([second.key] if second else [])]
     if keys_of(replace(asked, dtype=judged_by["dtype"])) != known:
         what = f"The teacher {asked.model}" if asked.model != stored.model else "The teacher that it names now"

@@ -24,6 +24,7 @@ from ezxmc_ray.storage import Manifest, Storage, checksum, write_manifest
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash, label_vectors_schema
 from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.teacher.readout import resolve_readout
 from tests.student.toy import LABELS, save_tiny_bert
 
 ALTERNATIVES = [["salt lamp"], [], ["wheel of bread", "cloud"]]
@@ -75,11 +76,15 @@ TEACHER = ["teacher.engine=transformers", "teacher.dtype=float32", "teacher.batc
 THRESHOLD, SCALE = 1.45, TargetScale(0.2, 0.8, 0.3, 0.4)
 
 
-def make_judged_run(folder: Path, cycles: Sequence[int] = (4,)) -> str:
-    """As :func:`make_run`, with a manifest of each cycle's judging, of so many pairs, by the bundled teacher's key."""
-    config = make_run(folder, settings=TEACHER)
-    key = teacher_key(dataclasses.replace(config.teacher, readout="likelihood"))
-    teacher = {"key": key, "dtype": "float32", "readout": "likelihood", "calibration": "label_prior"}
+def make_judged_run(folder: Path, cycles: Sequence[int] = (4,), settings: Sequence[str] = ()) -> str:
+    """As :func:`make_run`, with a manifest of each cycle's judging, of so many pairs, by the bundled teacher's key.
+
+    As a version left it that read every teacher once.
+    """
+    config = make_run(folder, settings=[*TEACHER, *settings])
+    readout = resolve_readout(config.teacher)
+    key = teacher_key(config.teacher)
+    teacher = {"key": key, "dtype": "float32", "readout": readout, "calibration": "label_prior"}
     scales = {"scale": dataclasses.asdict(SCALE), "own_scale": dataclasses.asdict(SCALE)}
     for cycle, pairs in enumerate(cycles):
         details = {"teacher": teacher, "yes_threshold": THRESHOLD + cycle, **scales}

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import signed
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging.reranking import Reranking, open_reranking, rerank
 from ezxmc_ray.verdicts.examples import Reading
@@ -64,6 +66,17 @@ def test_a_run_reranks_by_its_own_teacher_scale_and_threshold(tmp_path: Path) ->
         assert student is not None
         write_manifest(storage, layout.STUDENT, replace(student, details=student.details | {"encoder": chosen}))
         assert open_reranking(run)[2].yes_threshold == THRESHOLD + offset
+
+
+def test_a_run_of_a_version_that_read_teachers_once_is_reranked_by_one_read_out(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path / "run", settings=["teacher.readout=yes_no"])
+    file = tmp_path / "run" / layout.CONFIG
+    values = yaml.safe_load(file.read_text())
+    assert values["teacher"].pop("second_readout") == "auto"
+    file.write_bytes(signed(yaml.safe_dump(values)))
+    how = open_reranking(run)[2]
+    assert (how.reading.readout, how.reading.second, how.again) == ("yes_no", None, None)
+    assert [(teacher.readout, key) for teacher, key, _ in how.asked] == [("yes_no", how.reading.key)]
 
 
 def test_what_may_be_set_is_taken_and_changes_only_what_it_says(tmp_path: Path) -> None:
