@@ -10,7 +10,7 @@ from typing import Any
 
 from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.models import is_bundled
-from ezxmc_ray.verdicts.costs import pairs_asked
+from ezxmc_ray.verdicts.costs import busy_share, pairs_asked
 from ezxmc_ray.verdicts.second_readout import SECOND
 
 #: Without an interval, differences of AUC within a document that are smaller than this count as noise: so they were
@@ -210,8 +210,7 @@ def _speed(part: dict[str, Any], cycles: list[dict[str, Any]]) -> dict[str, floa
     this time. The rest, ``overhead_share``, they waited for work: Ray, reading and writing.
     """
     asked, seconds = pairs_asked(part), part["engine_seconds"]
-    busy = [(c["engine_seconds"], c["engine_seconds"] / c["busy_share"]) for c in cycles if c["busy_share"]]
-    share = sum(judging for judging, _ in busy) / sum(held for _, held in busy) if busy else None
+    share = busy_share(cycles)
     return {
         "engine_pairs_per_s": asked / seconds if asked and seconds else None,
         "busy_share": share,

@@ -8,7 +8,7 @@ engines did since the last start. Goes out: the manifest's counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ezxmc_ray import layout
@@ -70,10 +70,18 @@ def with_second(details: dict[str, Any], second: dict[str, Any]) -> dict[str, An
     both = details | {name: details[name] + second[name] for name in _ADDED}
     both |= {"second_pairs_asked": second["pairs_asked"], "engines": max(details["engines"], second["engines"])}
     asked, seconds = pairs_asked(both) or 0, both["engine_seconds"]
-    return both | {
-        "engine_pairs_per_s": asked / seconds if seconds else None,
-        "busy_share": seconds / both["worker_seconds"] if both["worker_seconds"] else None,
-    }
+    busy = busy_share([details, second])
+    return both | {"engine_pairs_per_s": asked / seconds if seconds else None, "busy_share": busy}
+
+
+def busy_share(parts: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the engines' time, starts apart, in which they judged: the mean of the ``parts``' by this time.
+
+    Not by ``worker_seconds``, which are of the last start, where ``engine_seconds`` are of all.
+    """
+    known = [(part["engine_seconds"], part["busy_share"]) for part in parts if part["busy_share"]]
+    held = sum(seconds / share for seconds, share in known)
+    return sum(seconds for seconds, _ in known) / held if held else None
 
 
 def pairs_asked(details: Mapping[str, Any]) -> int | None:

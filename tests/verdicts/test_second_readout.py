@@ -17,6 +17,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import sums_of
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts import examples
+from ezxmc_ray.verdicts.costs import with_second
 from ezxmc_ray.verdicts.examples import Reading, make_examples
 from ezxmc_ray.verdicts.second_readout import SECOND, SecondReadout
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
@@ -154,3 +155,17 @@ def test_a_manifest_of_a_teacher_that_is_read_once_has_none() -> None:
     assert SecondReadout.of_manifest({}) is None and SecondReadout.of_manifest({SECOND: None}) is None
     told = {"key": "a", "readout": "likelihood", "mean": -1.5, "factor": 2.0, "first_pairs": None}
     assert SecondReadout.of_manifest({SECOND: told}) == SecondReadout("a", "likelihood", -1.5, 2.0)
+
+
+def counts(engine_seconds: float, worker_seconds: float, busy: float | None) -> dict[str, Any]:
+    """What a judge stage says of one read-out: of all starts the engines' seconds, of the last the actors' and so."""
+    names = ("pairs_asked", "prior_pairs_asked", "prompt_tokens", "computed_tokens", "map_seconds")
+    told: dict[str, Any] = dict.fromkeys(names, 100) | {"engine_start_seconds": 5.0, "engines": 1}
+    return told | {"engine_seconds": engine_seconds, "worker_seconds": worker_seconds, "busy_share": busy}
+
+
+def test_engines_are_busy_for_no_more_than_their_time_also_where_a_start_had_done_much() -> None:
+    assert with_second(counts(80.0, 100.0, 0.8), counts(20.0, 50.0, 0.4))["busy_share"] == pytest.approx(100 / 150)
+    # Stopped in the second: of the first, whose engines were not started again, it is not known any more.
+    assert with_second(counts(80.0, 0.0, None), counts(20.0, 25.0, 0.8))["busy_share"] == pytest.approx(0.8)
+    assert with_second(counts(0.0, 0.0, None), counts(0.0, 0.0, None))["busy_share"] is None
