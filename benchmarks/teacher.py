@@ -117,7 +117,9 @@ def configure(given: argparse.Namespace, labels: Path) -> Config:
         "teacher.max_document_tokens": given.document_tokens,
         "teacher.dtype": given.dtype,
         "teacher.readout": "yes_no",
-        "teacher.calibration": "none",  # which asks for no other pairs
+        # Both ask for no other prompts.
+        "teacher.calibration": "none",
+        "teacher.second_readout": "none",
         "teacher.engines": 1,
     }
     return load_config(None, [f"{key}={value}" for key, value in settings.items()] + given.overrides)

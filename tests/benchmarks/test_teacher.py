@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+import teacher
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import resolve_model
@@ -35,6 +36,12 @@ def write_documents(path: Path, words: list[int]) -> Path:
 
 def count(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_the_stage_is_asked_what_the_other_methods_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["teacher.py", "--name", "x", "--teacher", "org/name"])
+    asked = teacher.configure(teacher.parse(), tmp_path).teacher
+    assert (asked.readout, asked.calibration, asked.second_readout) == ("yes_no", "none", "none")
 
 
 def test_sample_is_cut_to_the_token_and_does_not_depend_on_the_order_of_the_file(
