@@ -33,12 +33,18 @@ def test_the_card_says_what_the_run_knows(make_run: Any) -> None:
     card = model_card(report | {"intervals": {"cycle_1": {"P@1": interval}}})
     assert ["P@1", "55.5", "49.8 to 55.0", "49.5"] in rows(card)
     assert ["model", "Qwen/Qwen2.5-0.5B-Instruct"] in rows(card)
-    assert ["pairs judged", "31,500"] in rows(card)
+    assert ["pairs judged", "31,500"] in rows(card) and ["read-out", "yes_no"] in rows(card)
     assert ["least similarity of a tag", "0.312 (fitted to the teacher's yes)"] in rows(card)
     assert [row[0] for row in rows(card) if row[-1] == "150"] == ["untrained", "cycle_0", "cycle_1"]
     for told in ("3,000 documents and 8,000 labels", "2 of at most 2. Shipped: **cycle_1**", "ezxmc-ray 0.1.0"):
         assert told in card
     assert "unchanged" not in card and "Undefined" not in card and "None" not in card
+
+
+def test_the_card_names_both_read_outs_where_pairs_were_asked_twice(make_run: Any) -> None:
+    report = build_report(*make_run())
+    report["teacher"]["second_readout"] = {"key": "0123", "readout": "likelihood", "mean": -3.0, "factor": 2.0}
+    assert ["read-out", "yes_no + likelihood"] in rows(model_card(report))
 
 
 def test_the_card_and_the_page_say_that_labels_have_alternatives(make_run: Any) -> None:
