@@ -151,7 +151,7 @@ class RunPlan:
         self.context = Context(replace(self.config, teacher=teacher), self.storage)
 
     def _teacher(self, *folders: str) -> list[Any]:
-        """The key and the settings of the teacher of the step in the first of ``folders``.
+        """The keys and the settings of the teacher of the step in the first of ``folders``.
 
         With teacher.dtype=auto in the dtype that the first of them that is done was done in, else in the one for the
         judging to come. Where that is not settled nothing is done either, and which dtype stands in does not matter.
@@ -161,7 +161,9 @@ class RunPlan:
             done_in = (judged_dtype(self.storage, folder) for folder in folders)
             dtype = next(filter(None, done_in), teacher.dtype)
             teacher = replace(teacher, dtype=DTYPES[0] if dtype == AUTO else dtype)
-        return [*keys_of(teacher), fingerprinted_settings(replace(self.config, teacher=teacher), "teacher")]
+        settings = fingerprinted_settings(replace(self.config, teacher=teacher), "teacher")
+        del settings["second_readout"]  # which is in the keys; so what older versions judged, by one, is not stale
+        return [*keys_of(teacher), settings]
 
     def _tell_change_of_dtype(self, cycle: int) -> None:
         """Say that ``cycle`` is judged in another dtype than the run's verdicts so far, if auto leads to that."""
@@ -291,12 +293,8 @@ class RunPlan:
 
     def _predict(self) -> Step:
         def inputs() -> list[Any]:
-            return [
-                self._commit(layout.STUDENT),
-                self._commit(layout.INDEX),
-                self._settings("predict"),
-                self._content(),
-            ]
+            made_by = [self._commit(layout.STUDENT), self._commit(layout.INDEX)]
+            return [*made_by, self._settings("predict"), self._content()]
 
         return Step("predict", "predict", layout.PREDICTIONS, inputs, lambda: self._run("predict"))
 

@@ -30,6 +30,8 @@ KNOBS = {
     "teacher.prompt=package": JUDGES | COMPARES,
     "teacher.yes_threshold=0.4": JUDGES | COMPARES,
     "teacher.dtype=float32": JUDGES | COMPARES,
+    "teacher.second_readout=none": JUDGES | COMPARES,
+    "teacher.second_readout=likelihood": set(),  # as auto means it
     "student.target=verdict": TRAINS | COMPARES | {"select"},
     "student.target_temperature=0.7": TRAINS | COMPARES | {"select"},
     "student.learning_rate=0.001": TRAINS,
@@ -73,6 +75,17 @@ def fingerprints(config: Config, storage: Storage) -> dict[str, str]:
     """Of each step by its name, of the last of those of one name."""
     plan = RunPlan(config, storage)
     return {step.name: step.fingerprint() for step in plan.steps(lambda step: False)}
+
+
+def test_what_is_judged_by_a_teacher_that_is_read_once_stays_what_it_was_without_the_knob(
+    stages: FakeStages, settings: list[str]
+) -> None:
+    settings += ["curriculum.cycles=2", "teacher.second_readout=none"]
+    run(settings)
+    plan = RunPlan(load_config(None, settings), storage_of(settings))
+    inputs = {step.name: str(step.inputs()) for step in plan.steps() if step.name in JUDGES | COMPARES}
+    assert inputs.keys() == JUDGES | COMPARES
+    assert all("yes_threshold" in one and "second_readout" not in one for one in inputs.values())
 
 
 def test_each_step_depends_on_what_it_is_made_of_and_on_nothing_else(
