@@ -154,13 +154,14 @@ def _named(bench: Bench, methods: Sequence[str]) -> list[str]:
 
 def budget(bench: Bench) -> Iterator[Row]:
     """A row for each of ezxmc, lmtx and lmtx_words, share and seed; share 1 is what ``methods`` measures."""
-    costs = ("pairs", "priors", "pairs_asked", "priors_asked", "seconds_asked", "teacher_seconds", "train_seconds")
+    asked = ("pairs", "priors", "second", "pairs_asked", "priors_asked", "second_asked")
+    costs = (*asked, "seconds_asked", "teacher_seconds", "train_seconds")
     kept = (*IDENTITY, "cycles", "yes_threshold", *costs, "metrics")
     for method in _named(bench, (OURS, *LMTX)):
         for share in (1.0, *bench.given.shares):
             for seed in range(bench.given.seeds):
                 row = bench.measured(bench.identity(method, seed), share)
-                yield {name: row[name] for name in kept} | {"share": share}
+                yield {name: row.get(name) for name in kept} | {"share": share}
 
 
 MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}

@@ -127,6 +127,8 @@ def _identity_of_difference(ours: Row, other: Row) -> Row:
 def at_one_rate(*parts: Sequence[Row]) -> list[list[Row]]:
     """The rows of ``parts``, with ``teacher_seconds`` at one rate for each teacher: the fastest of a row.
 
+    A teacher that is read twice has a rate of its own: its other prompts take another time.
+
     Judging beside other work is slower, and then it is not the method that is. Rows in which little was asked, or less
     than half of what they need, set no rate: a document of which few labels are asked costs as much for itself.
     Where no row sets one, it is the fastest rate of a verdict store, by which a row's own seconds came.
@@ -163,7 +165,7 @@ def _sum(row: Row, *names: str) -> int:
 
 
 def _judge(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("dataset", "labels", "teacher"))
+    return (*(row[name] for name in ("dataset", "labels", "teacher")), bool(row.get("second")))
 
 
 def reached(budget: Sequence[Row]) -> list[Row]:

@@ -22,10 +22,11 @@ NOTES = (
     "values of several seeds averaged document by document. An interval that leaves out 0 is significant over test "
     "documents, for these trainings; how much another seed would change is not in it.",
     "pairs: (document, label) pairs that a method needs judged, those of held-out documents among them; the verdicts "
-    "of all runs of a dataset are one store, so hardly any is asked twice. priors: labels judged beside no document, "
-    "where they calibrate; their prompts are shorter, since there is no document in them. teacher s: of the engine for "
-    "all pairs and priors, start-up apart, at one rate for all methods of a dataset and teacher: the fastest that a "
-    "run of some length had, or where none had, its verdict store (later cycles ask few labels a document: slower).",
+    "of all runs of a dataset are one store, so hardly any is asked again. priors: labels judged beside no document, "
+    "where they calibrate; their prompts are shorter, since there is no document in them. asked twice: pairs that the "
+    "teacher is asked by a second read-out too. teacher s: of the engine for all of these, start-up apart, at one rate "
+    "for all methods of a dataset whose teacher is read as often: the fastest that a run of some length had, or where "
+    "none had, its verdict store (later cycles ask few labels a document: slower).",
     "ships: the encoder that the run's selection chose, by the teacher's judgment and never by gold; cycle_0 is the "
     "student of the first cycle.",
     "lmtx: hinge loss, hard yes or no, every cycle from the base encoder, no fusion, no calibration, no verdicts of "
@@ -95,7 +96,7 @@ def _cycle(row: Row) -> Row:
 
 def _budget(row: Row) -> Row:
     facts = {"share": f"{row['share']:.2f}", "pairs": row["pairs"], "priors": row.get("priors") or None}
-    facts |= {"teacher s": _whole(row.get("teacher_seconds"))}
+    facts |= {"asked twice": row.get("second") or None, "teacher s": _whole(row.get("teacher_seconds"))}
     facts |= _yes(row)
     return {**_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
 

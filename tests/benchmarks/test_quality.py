@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import quality
 from common.headlines import with_interval
 from ezxmc_ray.metrics import MEASURES
 from make_results import section
@@ -135,6 +137,25 @@ def test_seconds_are_at_the_rate_of_the_fastest_run_of_some_length() -> None:
     assert at_one_rate(again)[0][0]["teacher_seconds"] == pytest.approx(999.0)
 
 
+def test_a_teacher_that_is_read_twice_has_a_rate_of_its_own() -> None:
+    rows = [
+        row("lmtx", pairs=4000, priors=0, pairs_asked=4000, seconds_asked=400.0),
+        row("ezxmc", pairs=3000, priors=1000, second=3000, pairs_asked=3000, second_asked=3000, seconds_asked=300.0),
+    ]
+    assert [one["teacher_seconds"] for one in at_one_rate(rows)[0]] == [400.0, 350.0]
+
+
+def test_what_a_share_costs_has_the_pairs_that_are_asked_twice() -> None:
+    measured = row("ezxmc", cycles=1, yes_threshold=None, pairs=3000, priors=1000, second=3000, pairs_asked=3000)
+    measured |= {"priors_asked": 1000, "second_asked": 3000}
+    measured |= {"seconds_asked": 70.0, "teacher_seconds": 70.0, "train_seconds": 9.0}
+    given = SimpleNamespace(methods=["ezxmc"], shares=[], seeds=1)
+    bench: Any = SimpleNamespace(given=given, identity=lambda *of: {}, measured=lambda *of: measured)
+    rows = list(quality.budget(bench))
+    assert rows == [measured | {"share": 1.0}]
+    assert at_one_rate([measured], rows)[1][0]["teacher_seconds"] == 70.0
+
+
 def test_highest_breaks_ties_by_number_and_leaves_out_what_scores_nothing() -> None:
     scores = np.array([[0.0, 2.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     np.testing.assert_array_equal(highest(scores, 3), [[2, 1, 3], [-1, -1, -1]])
@@ -185,7 +206,7 @@ def test_bm25_is_the_formula_of_lucene() -> None:
 def test_the_page_has_a_table_for_each_part_that_was_measured() -> None:
     rows = [
         row("bm25", None, None),
-        row("ezxmc", chosen="cycle_0", pairs=12000, pairs_asked=3000, teacher_seconds=61.4, prompt="generic"),
+        row("ezxmc", chosen="cycle_0", pairs=12000, second=8000, pairs_asked=3000, teacher_seconds=61.4, prompt="own"),
     ]
     means, differences = compared([(one, values(*[50.0] * 20)) for one in rows])
     parts: dict[str, Any] = {"means": means, "differences": differences, "cycles": [], "budget": [], "reached": []}
@@ -196,7 +217,7 @@ def test_the_page_has_a_table_for_each_part_that_was_measured() -> None:
     about = {"name": "q", "title": "Quality", "command": "c", "machine": "m", "date": "x"}
     page = section(about | {"tables": found, "notes": ["n"]})
     assert "| 0.50 | 7 and 7 | lmtx | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
-    assert "| ezxmc | t | s | 0 | generic |  |  | cycle_0 | 12,000 |  | 3,000 | 61 |  | 50.0 (50.0 to 50.0) |" in page
+    assert "| ezxmc | t | s | 0 | own |  |  | cycle_0 | 12,000 |  | 8,000 | 3,000 | 61 |  | 50.0 (50.0 to" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert page.count("### ") == 3 and page.endswith("- n\n")
 
