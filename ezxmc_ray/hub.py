@@ -53,8 +53,9 @@ def hub_commit(hub_id: str) -> str:
         return cached
 
 
+@functools.cache
 def hub_config(hub_id: str) -> dict[str, Any]:
-    """The model's config.json; empty where it has none. Errors: as :func:`hub_commit`."""
+    """The model's config.json, asked for once a process; empty where it has none. Errors: as :func:`hub_commit`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -122,7 +122,9 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    rows = iter(dataset.iter_rows())
+    # Without prefetching, which would keep an item's result back until the next one's is there.
+    blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    rows = (row for block in blocks for row in block.to_pylist())
     yield from map(_checked, _while_there_are_gpus(rows) if pool.gpus else rows)
 
 

@@ -141,7 +141,7 @@ def batches(sources: Sequence[DocumentSource], first: int, cpus: int) -> Iterato
     are read by few tasks together, but by enough for all CPUs.
     """
     sizes = [sum(file.size for file in source.files) for source in sources]
-    most = min(_BATCH_BYTES, math.ceil(sum(sizes) / (_BATCHES_PER_CPU * cpus)))
+    most = min(_BATCH_BYTES, math.ceil(sum(sizes) / (_BATCHES_PER_CPU * max(1, cpus))))
     batch, size = list[tuple[int, DocumentSource]](), 0
     for number, (source, more) in enumerate(zip(sources, sizes, strict=True), start=first):
         if batch and size + more > most:

@@ -56,7 +56,9 @@ class FirstPairs:
     def _look(self) -> None:
         if self._open or not self.rows:
             return
-        self.found = self._run_task(audit_first_pairs, self.storage, self.key, self.rows, self.config, self._is_second)
+        # No CPUs: the engines have them all where there is no GPU, and the task would wait for their end.
+        about = self.storage, self.key, self.rows, self.config, self._is_second
+        self.found = self._run_task(audit_first_pairs, *about, cpus=0)
         act_on(self.found, self.config)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,8 +20,10 @@ from ezxmc_ray.cluster import kept, pools, session
 from ezxmc_ray.cluster.kept import MAX_DEATHS
 from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
-from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.evaluation import first_pairs
+from ezxmc_ray.evaluation.first_pairs import FirstPairs
 
 POOL = Pool(size=2, cpus=1)
 #: What Ray says that its autoscaler may bring.
@@ -192,6 +195,43 @@ def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     for map_over in (map_items, map_over_engines):
         with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
             list(map_over(items(3), Echo, (), pool))
+
+
+def two_rows(*_: Any) -> list[tuple[int, int]]:
+    """In place of first_pairs.spread_rows."""
+    return [(0, 2)]
+
+
+def looked_at(folder: str, *_: Any) -> dict[str, Any]:
+    """In place of first_pairs.audit_first_pairs; ``folder``: the context's storage."""
+    Path(folder, "looked at").touch()
+    return {"sentence": None}
+
+
+class WaitsForTheLook(Echo):
+    """Does all but the first item when ``folder`` has seen :func:`looked_at`, or after 30 s; says whether it has."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        until = time.monotonic() + 30
+        while item["n"] and not Path(self.folder, "looked at").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        return {"n": item["n"], "saw": Path(self.folder, "looked at").exists()}
+
+
+def test_the_first_pairs_are_looked_at_while_engines_have_all_cpus(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(first_pairs, "spread_rows", two_rows)
+    monkeypatch.setattr(first_pairs, "audit_first_pairs", looked_at)
+    config = load_config(None, ["teacher.readout=yes_no"])
+    context: Any = SimpleNamespace(storage=str(tmp_path), shards=1, teacher=config.teacher, config=config)
+    first = FirstPairs(context, "key", 0, session.run_task)
+    first.wait_for([{"n": 0}])
+    saw = {}
+    for done in map_over_engines(items(4), WaitsForTheLook, (str(tmp_path),), Pool(1, session.node_cpus())):
+        first.done({"n": done["n"]})
+        saw[done["n"]] = done["saw"]
+    assert first.found is not None and saw == {0: False, 1: True, 2: True, 3: True}
 
 
 def blocking(rows: int, ended: threading.Event) -> Iterator[dict[str, Any]]:

@@ -41,7 +41,7 @@ def label_hash(label: int) -> bytes:
     return content_hash("", f"label {label}")
 
 
-def here(function: Callable[..., Any], *arguments: Any) -> Any:
+def here(function: Callable[..., Any], *arguments: Any, cpus: float = 1) -> Any:
     """A task in this process."""
     return function(*arguments)
 
