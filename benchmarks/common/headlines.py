@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Result: TypeAlias = "dict[str, Any]"
-#: Methods that judge the very documents that are ranked; the others are rivals of a student.
-JUDGES = ("llm_rerank", "llm_fusion")
+#: No rivals of the student: methods that judge the very documents that are ranked, and ezxmc in another way.
+NO_RIVALS = ("llm_rerank", "llm_fusion", "ezxmc_once")
 
 
 def benchmark_of(result: Result) -> str:
@@ -116,7 +116,7 @@ def _quality(result: Result) -> str:
     """For each dataset, teacher and student ezxmc minus the method that comes closest to it by nDCG@5."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for row in result["differences"]:
-        if row["method"] not in JUDGES:
+        if row["method"] not in NO_RIVALS:
             groups.setdefault(tuple(row[name] for name in ("dataset", "labels", "teacher", "student")), []).append(row)
     if not groups:
         return f"no comparison with ezxmc; {result['notes'][0]}"
