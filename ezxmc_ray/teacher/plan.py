@@ -223,7 +223,7 @@ def _check_examples(template: PromptTemplate, readout: str, added: _AddedTokens 
                     f"The worked example {number} contains {found[0]}, which is a control token of this teacher: "
                     "write it in another way."
                 )
-    if template.examples and readout == "likelihood" and not any(example.yes for example in template.examples):
+    if readout == "likelihood" and not template.has_likelihood_examples:
         raise UserError("No worked example has a label that fits (yes), and the read-out likelihood shows no others.")
 
 

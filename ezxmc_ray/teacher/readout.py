@@ -20,7 +20,7 @@ import numpy as np
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import architecture, is_bundled
-from ezxmc_ray.teacher.prompts import PromptTemplate, YesNoForm, load_template
+from ezxmc_ray.teacher.prompts import YesNoForm, load_template
 
 
 def resolve_readout(config: TeacherConfig) -> str:
@@ -63,12 +63,9 @@ def _no_likelihood(config: TeacherConfig) -> str | None:
     template = load_template(config.prompt, config.examples)
     if template.likelihood is None:
         return f"the prompt {template.name} has no likelihood form"
-    return None if _shows_a_yes(template) else f"no worked example of the prompt {template.name} has a label that fits"
-
-
-def _shows_a_yes(template: PromptTemplate) -> bool:
-    """Whether a likelihood prompt can show the template's worked examples: there are none, or some have a yes."""
-    return not template.examples or any(example.yes for example in template.examples)
+    if not template.has_likelihood_examples:
+        return f"no worked example of the prompt {template.name} has a label that fits"
+    return None
 
 
 def is_classifier(architecture: str) -> bool:

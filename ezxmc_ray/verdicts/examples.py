@@ -106,8 +106,9 @@ def sums_of_readouts(storage: Storage, shards: range, reading: Reading, key: str
     found, shortlist_pairs = TargetSums(), ShortlistPairs(storage, reading.key, 0)
     priors, second = read_label_priors(storage, reading, 0), VerdictStore(storage, key)
     for shard in shards:
-        verdict = verdicts_of(shortlist_pairs, priors, shard, reading)[1]
-        found += sums_of(verdict, additive(_raw(second, shard, shortlist_pairs.pairs(shard)), LIKELIHOOD))
+        pairs = shortlist_pairs.pairs(shard)
+        _, verdict = _by_the_first(shortlist_pairs, pairs, priors, shard, reading)
+        found += sums_of(verdict, additive(_raw(second, shard, pairs), LIKELIHOOD))
     return shards.start, found
 
 
@@ -153,15 +154,26 @@ def verdicts_of(
     What it said is by the first read-out, the verdict by both. ``priors``: :func:`read_label_priors`.
     """
     pairs = shortlist_pairs.pairs(shard)
-    raw = shortlist_pairs.raw(shard, pairs)
-    by_itself = None if priors is None else priors[np.asarray(pairs["label"], np.int64)]
-    verdict = calibrate(raw, by_itself, reading.readout, reading.calibration)
+    raw, verdict = _by_the_first(shortlist_pairs, pairs, priors, shard, reading)
     if reading.second is not None:
         second = VerdictStore(shortlist_pairs.storage, reading.second.key)
         verdict = reading.second.add_to(verdict, _raw(second, shard, pairs))
     if missing := int((np.isnan(raw) | np.isnan(verdict)).sum()):
         raise RuntimeError(f"{missing} pairs of {layout.shard_name(shard)} have no verdict after judging")
     return raw, verdict
+
+
+def _by_the_first(
+    shortlist_pairs: ShortlistPairs,
+    pairs: dict[str, list[Any]],
+    priors: np.ndarray | None,
+    shard: int,
+    reading: Reading,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw scores and verdicts of a shard's ``pairs`` by the first read-out, float32; NaN where there is none."""
+    raw = shortlist_pairs.raw(shard, pairs)
+    by_itself = None if priors is None else priors[np.asarray(pairs["label"], np.int64)]
+    return raw, calibrate(raw, by_itself, reading.readout, reading.calibration)
 
 
 def _raw(store: VerdictStore, shard: int, pairs: dict[str, list[Any]]) -> np.ndarray:

@@ -10,7 +10,7 @@ import csv
 import json
 import pickle
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,43 +30,18 @@ from ezxmc_ray.stages.rerank_worker import work_folder
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.tagging.tagger import Tagger
-from ezxmc_ray.teacher.engine import BatchPrompts, DocumentPairs, JudgedBatch, load_teacher
+from ezxmc_ray.teacher.engine import DocumentPairs, load_teacher
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
 from tests.student.toy import LABELS
 from tests.tagging.made_run import TEACHER, THRESHOLD, make_judged_run, make_run
+from tests.teacher.recording import RecordingEngine
 
 Ezxmc = Callable[..., Any]  # conftest.ezxmc
 CANDIDATES = 4
 #: What the labels score beside no document, once the reference has been asked.
 BY_THEMSELVES: dict[str, float] = {}
 TEXTS = ["glass and a wheel", "salt", "cloud music, paint", "an iron lamp"]
-
-
-class RecordingEngine:
-    """The real engine, which notes the pairs that it judges, and stops before the batch number ``stop``."""
-
-    def __init__(self, engine: TransformersEngine) -> None:
-        self.prompts, self._engine = engine.prompts, engine
-        self.asked: list[tuple[bytes, bytes]] = []
-        self.stop = 1 << 30
-
-    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
-        def until_stopped() -> Iterator[BatchPrompts | None]:
-            for prompts in coming:
-                self.stop -= prompts is not None
-                if self.stop < 0:
-                    raise KeyboardInterrupt
-                yield prompts
-
-        for judged in self._engine.judge_stream(until_stopped()):
-            self.asked += [(pair.document_hash, pair.label_hash) for pair in judged.prompts.pairs]
-            yield judged
-
-    @property
-    def pairs(self) -> list[tuple[bytes, bytes]]:
-        """Those of documents."""
-        return [pair for pair in self.asked if pair[0] != NO_DOCUMENT]
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +167,7 @@ def test_killed_in_either_pass_nothing_is_asked_or_done_twice(
     )
     assert len(proposed) == 3 and len(engine.asked) == len(set(engine.asked)) > len(engine.pairs) == 4 * CANDIDATES
     tags = [pq.read_table(tmp_path / f"out/{name}.jsonl.parquet") for name in ("a/one", "b/two")]
-    check(rows_of(pa.concat_tables(tags).to_pylist()), [expected(run, engine._engine, text) for text in TEXTS])
+    check(rows_of(pa.concat_tables(tags).to_pylist()), [expected(run, engine.engine, text) for text in TEXTS])
     again = ezxmc(*command(run, tmp_path))
     assert "2 of 2 files were tagged before and are kept." in again.stdout and len(proposed) == 3
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]

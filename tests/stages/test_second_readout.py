@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from ezxmc_ray import cli
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.stages import judge_worker
 from ezxmc_ray.tables import NO_DOCUMENT
-from ezxmc_ray.teacher.engine import BatchPrompts, JudgedBatch, load_teacher
+from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+from tests.teacher.recording import RecordingEngine
 from tests.teacher.tiny import save_tiny_llm
 
 Ezxmc = Callable[..., Any]  # conftest.ezxmc
@@ -50,27 +51,6 @@ WORDS = {
     "medicine": "patient doctor vaccine",
     "law": "court judge lawyer",
 }
-
-
-class RecordingEngine:
-    """The real engine of a read-out; notes the pairs that it judges, and stops before the batch number ``stop``."""
-
-    def __init__(self, engine: TransformersEngine) -> None:
-        self.engine, self.prompts = engine, engine.prompts
-        self.asked: list[tuple[bytes, bytes]] = []
-        self.stop = 1 << 30
-
-    def judge_stream(self, coming: Iterable[BatchPrompts | None]) -> Iterator[JudgedBatch]:
-        def until_stopped() -> Iterator[BatchPrompts | None]:
-            for prompts in coming:
-                self.stop -= prompts is not None
-                if self.stop < 0:
-                    raise KeyboardInterrupt
-                yield prompts
-
-        for judged in self.engine.judge_stream(until_stopped()):
-            self.asked += [(pair.document_hash, pair.label_hash) for pair in judged.prompts.pairs]
-            yield judged
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,11 @@ class PromptTemplate:
         """Name and version, as reports show them."""
         return f"{self.name} v{self.version}"
 
+    @property
+    def has_likelihood_examples(self) -> bool:
+        """Whether a likelihood prompt can show its worked examples: there are none, or some have a yes."""
+        return not self.examples or any(example.yes for example in self.examples)
+
 
 def fill(text: str, values: dict[str, str]) -> str:
     """``text`` with all slots filled at once, so that a document that contains {label} stays as it is."""
