@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,16 +105,33 @@ def _run_engines(
     lacking = run_task(lacking_shards, storage, key, first.rows) if first.rows else set()
     first.wait_for([item for item in first_items if item["kind"] == LABEL_PRIORS or item["shard"] in lacking])
     items = first_items + items
+    work = (storage, config, key, cycle)
+    return run_engines(work, pool, items, StageProgress(name, "pairs", pending), first.done) | {
+        "first_pairs": first.found
+    }
+
+
+def run_engines(
+    work: tuple[Storage, TeacherConfig, str, int],
+    pool: Pool,
+    items: list[WorkItem],
+    progress: StageProgress,
+    note: Callable[[WorkItem], None],
+) -> dict[str, Any]:
+    """Let the engines of ``pool`` do ``items``, and ``note`` each that is done; what they did, for the manifest.
+
+    ``work``: of a JudgeWorker. Errors: those of ``note``, and of a teacher that gives no finite score.
+    """
     counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
     began = time.monotonic()
-    with watched(StageProgress(name, "pairs", pending)) as progress:
-        for done in map_over_engines(items, JudgeWorker, (storage, config, key, cycle), pool):
-            item = {name: done.pop(name) for name in items[0]}
+    with watched(progress):
+        for done in map_over_engines(items, JudgeWorker, work, pool):
+            item: WorkItem = {name: done.pop(name) for name in items[0]}  # type: ignore[assignment, misc]
             counts[item["kind"]].add(done)
             progress.advance(done["pairs"])
-            first.done(item)
+            note(item)
     engines = pool.capped(len(items)).size if items else 0
-    return engine_details(counts, engines, time.monotonic() - began) | {"first_pairs": first.found}
+    return engine_details(counts, engines, time.monotonic() - began)
 
 
 def start_store(storage: Storage, config: TeacherConfig) -> str:

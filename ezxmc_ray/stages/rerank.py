@@ -22,16 +22,16 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
-from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, free_gpus, map_items, map_over_engines
+from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, free_gpus, map_items
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context
 from ezxmc_ray.evaluation.first_pairs import act_on
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.stages.judge import compact_priors, engine_details, engine_pool, item_documents, prior_items, start_store
+from ezxmc_ray.stages.judge import compact_priors, engine_pool, item_documents, prior_items, run_engines, start_store
 from ezxmc_ray.stages.judge import work_items as items_of
-from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS, Counts, JudgeWorker
+from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS
 from ezxmc_ray.stages.rerank_worker import (
     CYCLE,
     LOOKUP,
@@ -232,16 +232,9 @@ def _ask_and_deliver(job: _Job, proposed: list[Done], made_by: str, totals: Fold
 
 def _ask(job: _Job, one: _Round, items: list[WorkItem], deliveries: _Deliveries) -> None:
     """Let the engines do the ``items`` of a round."""
-    pool = engine_pool(one.teacher)
-    counts = {kind: Counts() for kind in (PAIRS, LABEL_PRIORS)}
-    began = time.monotonic()
-    with watched(StageProgress("rerank", "pairs", one.pairs + one.priors)) as progress:
-        for done in map_over_engines(items, JudgeWorker, (job.work, one.teacher, one.key, CYCLE), pool):
-            item: WorkItem = {name: done.pop(name) for name in items[0]}  # type: ignore[assignment, misc]
-            counts[item["kind"]].add(done)
-            progress.advance(done["pairs"])
-            deliveries.note(item)
-    _say_asked(engine_details(counts, pool.capped(len(items)).size if items else 0, time.monotonic() - began))
+    progress = StageProgress("rerank", "pairs", one.pairs + one.priors)
+    work = (job.work, one.teacher, one.key, CYCLE)
+    _say_asked(run_engines(work, engine_pool(one.teacher), items, progress, deliveries.note))
 
 
 def _say_to_ask(rounds: Sequence[_Round], pairs: int) -> None:
