@@ -16,8 +16,7 @@ actors left out; of ``train`` of the documents in the steps after the first. ``c
 included, ``growth`` the largest size's CPU a document over the smallest's; null for a stage whose CPU hardly depends on
 the documents. ``requests_per_shard`` and ``files_per_shard``: all of a stage's over all shards;
 ``requests_per_more_shard`` and ``files_per_more_shard``: of the shards that the size before did not have. Shards have
---shard-rows documents in every size. Of sizes up to --small the least of --runs runs counts, by stage: other work only
-adds.
+--shard-rows documents in every size. Of sizes up to --small the median of --runs runs counts, by stage.
 
 What a size came to lies in --scratch; another call with the same name takes it over.
 """
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--documents", default="10000,100000", help="sizes, by commas")
     parser.add_argument("--start", type=int, default=1250, help="documents of the run that a stage's start is known by")
     parser.add_argument("--small", type=int, default=10_000, help="documents of a size that runs more than once")
-    parser.add_argument("--runs", type=int, default=3, help="of a small size, of which the least counts")
+    parser.add_argument("--runs", type=int, default=3, help="of a small size, of which the median counts")
     parser.add_argument("--labels", type=int, default=100_000)
     parser.add_argument("--shard-rows", type=int, default=1250)
     parser.add_argument(
