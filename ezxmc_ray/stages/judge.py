@@ -24,7 +24,7 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.first_pairs import FirstPairs, lacking_shards
-from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS, Counts, JudgeWorker
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import describe, teacher_key
@@ -48,7 +48,7 @@ def judge(context: Context, cycle: int) -> StageResult:
     config, storage = context.teacher, context.storage
     first = _ask(context, cycle, f"cycle {cycle} judge")
     again = context.read_again
-    second = _ask(again, cycle, f"cycle {cycle} judge, {again.teacher.readout}", is_second=True) if again else None
+    second = _ask(again, cycle, f"cycle {cycle} judge, {again.teacher.readout}", first) if again else None
     reading = Reading(first.key, config.readout, first.calibration)
     made = make_examples(context, cycle, reading, run_tasks, second.key if second else None)
     details = {"pairs": made.rows, **first.of_all_starts(storage, cycle, made.rows)}
@@ -75,14 +75,22 @@ class _Asked:
         return with_all_starts(details, storage, self.key, step_of(storage, cycle), run_tasks)
 
 
-def _ask(context: Context, cycle: int, name: str, is_second: bool = False) -> _Asked:
-    """Let the engines judge what the stores do not hold, by the read-out of ``context``; ``name``: of the progress."""
+def _ask(context: Context, cycle: int, name: str, before: _Asked | None = None) -> _Asked:
+    """Let the engines judge what the stores do not hold, by the read-out of ``context``.
+
+    ``name``: of the progress; ``before``: what the first read-out was asked, where this is the second.
+    """
     config, storage = context.teacher, context.storage
     key = run_task(start_store, storage, config)
     relocate(context, key, run_tasks)
     calibration = resolve_calibration(config)
     pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
-    first = FirstPairs(context, key, cycle, run_task, is_second)
+    if before is not None and pending and not before.pending:
+        say(
+            f"All pairs of cycle {cycle} are judged by one read-out; {pending:,} are asked a second time, by "
+            f"{config.readout} (teacher.second_readout=none leaves that out)."
+        )
+    first = FirstPairs(context, key, cycle, run_task, is_second=before is not None)
     details = _run_engines(context, cycle, key, calibration, pending, first, name)
     if calibration == "label_prior":
         run_task(compact_priors, storage, key)

@@ -8,8 +8,9 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,12 +76,13 @@ Engines = dict[str, RecordingEngine]
 @dataclass(frozen=True)
 class Run:
     """A finished run, made in two goes; ``arguments``: what comes after ``ezxmc run``. ``before``: what each read-out
-    had been asked when the first go was stopped, ``asked``: at the end."""
+    had been asked when the first go was stopped, ``asked``: at the end; ``said``: what each go printed."""
 
     folder: Path
     arguments: list[str]
     before: dict[str, int]
     asked: dict[str, list[tuple[bytes, bytes]]]
+    said: list[str]
 
 
 @contextmanager
@@ -97,11 +99,11 @@ def simulated(real_engines: dict[str, TransformersEngine]) -> Iterator[Engines]:
     signal.signal(signal.SIGTERM, before)
 
 
-def call(*arguments: str) -> int | str | None:
-    """``ezxmc`` in this process; its exit status."""
-    with pytest.raises(SystemExit) as left:
+def call(*arguments: str) -> tuple[int | str | None, str]:
+    """``ezxmc`` in this process; its exit status and what it printed."""
+    with redirect_stdout(StringIO()) as said, pytest.raises(SystemExit) as left:
         cli.main(list(arguments))
-    return left.value.code
+    return left.value.code, said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +125,15 @@ def run(
     arguments = [f"{folder}/conf.yaml", f"run={folder}/run", f"teacher.model={tiny_teacher}", *inputs, *SETTINGS]
     with simulated(real_engines) as engines:
         engines["likelihood"].stop = 2
-        assert call("run", *arguments) == 130
+        stopped, first_said = call("run", *arguments)
+        assert stopped == 130
         before = {name: len(engine.asked) for name, engine in engines.items()}
         assert not (folder / "run/cycle-0/examples/manifest.json").exists()
         engines["likelihood"].stop = 1 << 30
-        assert call("run", *arguments) == 0
-        return Run(folder, arguments, before, {name: engine.asked for name, engine in engines.items()})
+        done, then_said = call("run", *arguments)
+        assert done == 0
+        asked = {name: engine.asked for name, engine in engines.items()}
+        return Run(folder, arguments, before, asked, [first_said, then_said])
 
 
 @pytest.fixture
@@ -164,6 +169,13 @@ def test_each_pair_is_asked_once_by_each_read_out_also_over_a_stop(run: Run) -> 
     first, second = run.asked["yes_no"], run.asked["likelihood"]
     assert second == of_documents(second)  # its verdict is not minus the label's prior
     assert len(first) > len(of_documents(first))
+
+
+def test_that_judged_pairs_are_asked_again_is_said_before_they_are(run: Run) -> None:
+    """As in a run of an older version, or with verdicts of one read-out that were imported."""
+    left = judged(run)["pairs"] - run.before["likelihood"]
+    sentence = f"All pairs of cycle 0 are judged by one read-out; {left} are asked a second time, by likelihood"
+    assert [sentence in said for said in run.said] == [False, True]
 
 
 def test_manifest_and_report_count_both(run: Run) -> None:
