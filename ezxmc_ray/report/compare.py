@@ -7,7 +7,7 @@ of different versions can be compared; a difference is paired where both runs ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ezxmc_ray.evaluation.rankings import LabelCounts, label_counts
 from ezxmc_ray.metrics import Interval, Measurement, inverse_propensities, paired_differences
 from ezxmc_ray.report.compared_run import UNTRAINED, ComparedRun, open_runs
 from ezxmc_ray.storage import Manifest
+from ezxmc_ray.verdicts.second_readout import SECOND
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,18 @@ def _notes(runs: list[ComparedRun], counted: LabelCounts, entries: list[Entry]) 
             )
         if run.depth != first.depth:
             notes.append(f"{run.name} ranked {run.depth} labels a document, {first.name} {first.depth}.")
-        asked = sum(manifest.details.get("pairs_asked") or 0 for manifest in run.judged())
-        if asked < entry.pairs:
-            notes.append(
-                f"{entry.pairs - asked:,} of the {entry.pairs:,} pairs of {run.name} were in its verdict store before: "
-                "its teacher seconds leave them out."
-            )
+        notes += _held(run, entry.pairs)
     return notes
+
+
+def _held(run: ComparedRun, pairs: int) -> Iterator[str]:
+    """What the run's teacher seconds leave out: of its ``pairs`` those whose verdicts were there before, by either
+    read-out."""
+    judged = [manifest.details for manifest in run.judged()]
+    counts = {"pairs_asked": "were in its verdict store before"}
+    if any(details.get(SECOND) for details in judged):
+        counts["second_pairs_asked"] = "had been asked a second time before"
+    for name, how in counts.items():
+        asked = sum(details.get(name) or 0 for details in judged)
+        if asked < pairs:
+            yield f"{pairs - asked:,} of the {pairs:,} pairs of {run.name} {how}: its teacher seconds leave them out."

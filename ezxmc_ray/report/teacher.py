@@ -135,9 +135,11 @@ def _judgment(part: dict[str, Any]) -> str:
 
 
 def _first_pairs(part: dict[str, Any]) -> str:
-    """What the run said of a weak teacher before the rest was asked; where gold labels judge it, they know better."""
-    found = part["first_pairs"]
-    return (found["sentence"] or "") if found and part["auc"] is None else ""
+    """What the run said of a weak teacher before the rest was asked, by either read-out; where gold labels judge it,
+    they know better."""
+    found = [part["first_pairs"], (part.get(SECOND) or {}).get("first_pairs")]
+    told = [one["sentence"] for one in found if one and one["sentence"]]
+    return " ".join(told) if part["auc"] is None else ""
 
 
 def _fusion(part: dict[str, Any]) -> str:

@@ -143,6 +143,8 @@ def test_what_was_said_of_the_first_pairs_is_told_where_no_gold_label_knows_bett
     weak = "After 300 pairs the teacher looks like noise: try another one."
     told = sentence(part(auc, auc, auc, first_pairs={"sentence": weak}))
     assert (weak in told) == (auc is None)
+    again = sentence(part(auc, auc, auc, second_readout={"first_pairs": {"sentence": weak}}))
+    assert (weak in again) == (auc is None)
 
 
 def test_that_documents_were_drawn_is_told() -> None:
