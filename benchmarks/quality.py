@@ -4,7 +4,8 @@
     python benchmarks/quality.py --name quality --data data/debian-packages teacher.readout=likelihood
 
 Methods (--methods; all without it): ``untrained`` (the base encoder), ``bm25`` and ``tfidf`` (shared words),
-``words`` (the base encoder with lexical.weight: this project's first shortlists),
+``words`` (the base encoder with lexical.weight: this project's first shortlists), ``larger_words`` (the same with the
+encoder of --larger, untrained: what an embedding model that is asked as it is would give),
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
 ``lmtx`` (the published recipe through this project's curriculum), ``lmtx_words`` (the same student, ranking with the
 words as ezxmc does), ``llm_rerank`` (the teacher judges the base encoder's shortlists of the *test* documents: costly,
@@ -42,6 +43,7 @@ from make_results import table
 from quality_bench.bench import WITHOUT_SEEDS, Bench, make_bench
 from quality_bench.figures import (
     IDENTITY,
+    LARGER,
     LMTX,
     METHODS,
     OURS,
@@ -90,9 +92,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--title", default=TITLE, help="of the result")
     parser.add_argument("--teacher", help="hub id, directory or package:NAME/PATH; without it the bundled one")
     parser.add_argument("--parts", type=choice(PARTS), default=["methods"], help="by commas")
-    parser.add_argument(
-        "--methods", type=choice(METHODS), default=list(METHODS), help="by commas; of cycles and budget too"
-    )
+    parser.add_argument("--methods", type=choice(METHODS), help="by commas; of cycles and budget too; without it all")
+    parser.add_argument("--larger", help="hub id or directory of an encoder; without it larger_words is left out")
     parser.add_argument("--cycles", type=int, default=3, help="of lmtx and ezxmc")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--shares", type=shares, default=shares("1/9,1/3"), help="of the budget, by commas, below 1")
@@ -105,7 +106,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="a.b=c, for every method")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if LARGER in (given.methods or ()) and not given.larger:
+        parser.error(f"the method {LARGER} needs an encoder: name one by --larger")
+    given.methods = given.methods or [name for name in METHODS if name != LARGER or given.larger]
+    return given
 
 
 def shares(text: str) -> list[float]:

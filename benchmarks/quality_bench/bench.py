@@ -26,13 +26,13 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.transfer import import_verdicts
-from quality_bench.figures import LMTX, ONCE, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
+from quality_bench.figures import LARGER, LMTX, ONCE, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
 from quality_bench.task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
 from student_bench.task import Job, ranked_documents, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
-WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", "llm_rerank", "llm_fusion")
+WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", LARGER, "llm_rerank", "llm_fusion")
 WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", ONCE, OURS)
 WITH_CYCLES = (*LMTX, ONCE, OURS)
 WITHOUT_ENCODER = ("bm25", "tfidf")
@@ -99,11 +99,12 @@ class Bench:
 
     def identity(self, method: str, seed: int) -> Row:
         """What names the row of ``method``; None where it has no such thing."""
+        encoder = self.given.larger if method == LARGER else self.config.encoder.model
         return {
             **self.dataset,
             "method": method,
             "teacher": name_of(self.config.teacher.model) if method in WITH_TEACHER else None,
-            "student": None if method in WITHOUT_ENCODER else name_of(self.config.encoder.model),
+            "student": None if method in WITHOUT_ENCODER else name_of(encoder),
             "seed": None if method in WITHOUT_SEEDS else seed,
         }
 
@@ -115,6 +116,8 @@ class Bench:
         settings += SETTINGS.get(row["method"], ())
         if row["method"] in LMTX and resolve_readout(self.config.teacher) != "likelihood":
             settings.append(OWN_YES)
+        if row["method"] == LARGER:
+            settings.append(f"encoder.model={self.given.larger}")
         if row["method"] == PUBLISHED_WORDS:  # ranks with what the published recipe's run has made
             settings.append(f"encoder.model={self.run_of(row | {'method': PUBLISHED}, share)}/student")
         if share < 1:

@@ -131,6 +131,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "bm25": lexical_bm25,
     "tfidf": lexical_tfidf,
     "words": start_encoder,
+    "larger_words": start_encoder,
     "title": pairs,
     "segments": pairs,
     "lmtx": cycles,

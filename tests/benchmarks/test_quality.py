@@ -70,6 +70,7 @@ def test_ezxmc_is_compared_seed_by_seed_averaged_with_what_shares_its_teacher_an
         (row("lmtx", teacher="u"), values(*[1.0] * 20)),
         (row("bm25", None, None) | {"student": None}, values(*[20.0] * 20)),
         (row("untrained", None, None) | {"student": "other"}, values(*[30.0] * 20)),
+        (row("larger_words", None, None) | {"student": "large"}, values(*[40.0] * 20)),
     ]
     means, differences = compared(measured)
     assert [(one["method"], one["seeds"], one["metrics"]["P@1"]["value"]) for one in means] == [
@@ -78,9 +79,11 @@ def test_ezxmc_is_compared_seed_by_seed_averaged_with_what_shares_its_teacher_an
         ("lmtx", 1, 1.0),
         ("bm25", 1, 20.0),
         ("untrained", 1, 30.0),
+        ("larger_words", 1, 40.0),
     ]
+    less = {"lmtx": 5.0, "bm25": 30.0, "larger_words": 10.0}
     shown = {one["method"]: one["metrics"]["R@10"] for one in differences}
-    assert shown == {name: {"value": v, "low": v, "high": v} for name, v in (("lmtx", 5.0), ("bm25", 30.0))}
+    assert shown == {name: {"value": v, "low": v, "high": v} for name, v in less.items()}
     assert differences[0]["seeds"] == [2, 1]
 
 

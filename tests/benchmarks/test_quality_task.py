@@ -134,7 +134,7 @@ def test_every_method_is_built_and_its_settings_are_knobs() -> None:
 
 
 def bench(tmp_path: Path, *overrides: str) -> Bench:
-    given = argparse.Namespace(runs=tmp_path, name="n", cycles=3)
+    given = argparse.Namespace(runs=tmp_path, name="n", cycles=3, larger="models/large")
     files = Files(
         tmp_path / "set" / "documents.jsonl.gz", tmp_path / "labels.jsonl.gz", None, tmp_path / "none", "test"
     )
@@ -153,6 +153,26 @@ def test_the_recipe_with_words_ranks_with_the_student_of_the_recipe(tmp_path: Pa
     words = one.configure(one.identity("lmtx_words", 1), 0.5)
     assert words.encoder.model == f"{published.run}/student" and words.run != published.run
     assert (published.lexical.weight, words.lexical.weight) == (0, Config().lexical.weight)
+
+
+def test_a_larger_encoder_ranks_with_the_words_under_its_own_name(tmp_path: Path) -> None:
+    one = bench(tmp_path)
+    row = one.identity("larger_words", 0)
+    assert (row["student"], row["teacher"], row["seed"]) == ("models/large", None, None)
+    config = one.configure(row)
+    assert config.encoder.model == "models/large" and config.lexical.weight == Config().lexical.weight
+    assert Path(config.run).name == "larger_words-models-large"
+
+
+def test_a_larger_encoder_is_left_out_of_all_methods_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["quality.py", "--name", "n", "--data", "d"]
+    monkeypatch.setattr(sys, "argv", [*command, "--larger", "m"])
+    assert quality.parse().methods == list(METHODS)
+    monkeypatch.setattr(sys, "argv", command)
+    assert quality.parse().methods == [name for name in METHODS if name != "larger_words"]
+    monkeypatch.setattr(sys, "argv", [*command, "--methods", "larger_words"])
+    with pytest.raises(SystemExit, match="2"):
+        quality.parse()
 
 
 def test_shares_are_numbers_between_0_and_1() -> None:
