@@ -46,7 +46,7 @@ class Worker:
 
 def eventually(look: Callable[[], Seen | None], wanted: Seen) -> None:
     """Wait for what workers tell without waiting for an answer."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while (seen := look()) != wanted:
         assert time.monotonic() < deadline, seen
         time.sleep(0.2)

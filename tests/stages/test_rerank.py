@@ -141,6 +141,7 @@ def test_killed_in_either_pass_nothing_is_asked_or_done_twice(
     write(tmp_path / "in/b/two.jsonl", *TEXTS[1:])
     for module in (stage, rerank_worker):  # the second file has two shards
         monkeypatch.setattr(module, "SHARD_DOCUMENTS", 2)
+    monkeypatch.setattr(stage, "DELIVER_EVERY_S", 1e9)  # not before the stop, however slow the machine is
     proposed: list[str] = []
     plain = vars(stage)["map_items"]
 
