@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, fixtures in MARKED_BY.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
-        if item.get_closest_marker("ray") and not item.nodeid.startswith(NEED_RAY):
+        if item.get_closest_marker("ray") and not item.nodeid.startswith((*NEED_RAY, *NO_OTHER_RAY)):
             raise pytest.UsageError(f"{item.nodeid} needs Ray: it belongs below {NEED_RAY[0]}")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=_turn)

@@ -18,6 +18,8 @@ from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.progress import Seen, StageProgress
 from ezxmc_ray.watchdog import descendants
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
