@@ -55,15 +55,17 @@ $(DATA)/documents.jsonl.gz: | .venv/installed
 
 # Counting lines is free from Python 3.12 on (sys.monitoring); on 3.11 it takes two thirds of the tests' own time again.
 COUNT := --cov=ezxmc_ray --cov-report=term:skip-covered
+# Test processes: much of their time is waiting, for Ray and for engines. Each takes 2 GiB and more.
+PROCESSES ?= $(shell awk '/^MemTotal/ { print ($$2 > 20000000) ? 3 : 2 }' /proc/meminfo)
 COUNT_IF_FREE = $(shell .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' && echo '$(COUNT)')
 
 .PHONY: test
 test: .venv/installed-dev
-	COVERAGE_CORE=sysmon .venv/bin/python -m pytest -n 2 $(COUNT_IF_FREE)
+	COVERAGE_CORE=sysmon .venv/bin/python -m pytest -n $(PROCESSES) $(COUNT_IF_FREE)
 
 .PHONY: coverage
 coverage: .venv/installed-dev
-	.venv/bin/python -m pytest -n 2 $(COUNT)
+	.venv/bin/python -m pytest -n $(PROCESSES) $(COUNT)
 
 .PHONY: lint
 lint: .venv/installed-dev
