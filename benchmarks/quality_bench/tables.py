@@ -33,12 +33,12 @@ NOTES = (
     "earlier cycles, no worked examples. Prompt, exact read-out, epochs, learning rate and batch size are those of the "
     "other methods, not the published ones; a yes is the LLM's own answer, P(yes) above P(no), or a fitted split where "
     "a table says so. lmtx_words: the same student, ranking with the words as ezxmc does.",
-    "words, lmtx_words, llm_rerank, llm_fusion and ezxmc add lexical.weight times the share of the label's words that "
-    "the document names to the encoder's cosine; the other encoders rank alone. llm_rerank judges the test documents "
-    "themselves, and ranks what lies beyond the shortlist as words does; llm_fusion is the same by verdict and "
-    "similarity, which is what ezxmc's student learns of other documents. title and segments learn from the texts of "
-    "the train documents (the pairs of MACLR and RTS, without their clustering and label regularization). tfidf counts "
-    "words in train documents and labels.",
+    "words, larger_words, lmtx_words, llm_rerank, llm_fusion and ezxmc add lexical.weight times the share of the "
+    "label's words that the document names to the encoder's cosine; the other encoders rank alone. llm_rerank judges "
+    "the test documents themselves, and ranks what lies beyond the shortlist as words does; llm_fusion is the same by "
+    "verdict and similarity, which is what ezxmc's student learns of other documents. title and segments learn from "
+    "the texts of the train documents (the pairs of MACLR and RTS, without their clustering and label "
+    "regularization). tfidf counts words in train documents and labels.",
     "A budget's share is that of the train documents that each cycle draws, others in each; of the held-out documents "
     "the same share is kept. lmtx's last student learns from its own cycle's, ezxmc's from those of all cycles. The "
     "least pairs that reach lmtx are a comparison of values, not of intervals, and priors are apart.",

@@ -200,7 +200,7 @@ def _held(run: ComparedRun, pairs: int) -> Iterator[str]:
     read-out."""
     judged = [manifest.details for manifest in run.judged()]
     counts = {"pairs_asked": "were in its verdict store before"}
-    if any(details.get(SECOND) for details in judged):
+    if all(details.get(SECOND) for details in judged):
         counts["second_pairs_asked"] = "had been asked a second time before"
     for name, how in counts.items():
         asked = sum(details.get(name) or 0 for details in judged)

@@ -85,16 +85,26 @@ def _ask(context: Context, cycle: int, name: str, before: _Asked | None = None) 
     relocate(context, key, run_tasks)
     calibration = resolve_calibration(config)
     pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
-    if before is not None and pending and not before.pending:
-        say(
-            f"All pairs of cycle {cycle} are judged by one read-out; {pending:,} are asked a second time, by "
-            f"{config.readout} (teacher.second_readout=none leaves that out)."
-        )
+    if before is not None and not cycle:
+        _tell_again(context, key, pending - before.pending, before.pending)
     first = FirstPairs(context, key, cycle, run_task, is_second=before is not None)
     details = _run_engines(context, cycle, key, calibration, pending, first, name)
     if calibration == "label_prior":
         run_task(compact_priors, storage, key)
     return _Asked(key, calibration, pending, details)
+
+
+def _tell_again(context: Context, key: str, held: int, asked: int) -> None:
+    """Say it where most pairs had a verdict, and the first of them are about to be asked a second time.
+
+    So it is in a run of an older version, and with verdicts of one read-out that were imported. ``held``: pairs that
+    had one; ``asked``: that had none.
+    """
+    if held > asked and not VerdictStore(context.storage, key).folders():
+        say(
+            f"{held:,} pairs of cycle 0 that the run holds verdicts of are asked a second time, by "
+            f"{context.teacher.readout}; teacher.second_readout=none leaves that out."
+        )
 
 
 def _run_engines(

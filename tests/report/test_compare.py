@@ -131,10 +131,12 @@ def test_held_pairs_another_depth_and_where_labels_were_counted_are_noted(tmp_pa
 
 def test_held_pairs_of_a_second_read_out_are_noted(tmp_path: Path) -> None:
     run = made_run(tmp_path / "a")
+    change(run, "cycle-0/examples", second_readout={"key": "k"}, second_pairs_asked=70)
+    # Cycle 1 was judged by one read-out, so nothing is known of its pairs.
     assert "a had been" not in " ".join(compare_runs([run]).notes)
-    change(run, "cycle-0/examples", second_readout={"key": "k"}, second_pairs_asked=100)
+    change(run, "cycle-1/examples", second_readout={"key": "k"}, second_pairs_asked=20)
     notes = compare_runs([run]).notes
-    sentence = "20 of the 120 pairs of a had been asked a second time before: its teacher seconds leave them out."
+    sentence = "30 of the 120 pairs of a had been asked a second time before: its teacher seconds leave them out."
     assert sentence in notes and "in its verdict store" not in " ".join(notes)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from common.simulated_ray import simulated_ray
 from ezxmc_ray import cli
 from ezxmc_ray.config import TeacherConfig, load_config
-from ezxmc_ray.stages import judge_worker
+from ezxmc_ray.stages import judge, judge_worker
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
@@ -171,13 +172,6 @@ def test_each_pair_is_asked_once_by_each_read_out_also_over_a_stop(run: Run) -> 
     assert len(first) > len(of_documents(first))
 
 
-def test_that_judged_pairs_are_asked_again_is_said_before_they_are(run: Run) -> None:
-    """As in a run of an older version, or with verdicts of one read-out that were imported."""
-    left = judged(run)["pairs"] - run.before["likelihood"]
-    sentence = f"All pairs of cycle 0 are judged by one read-out; {left} are asked a second time, by likelihood"
-    assert [sentence in said for said in run.said] == [False, True]
-
-
 def test_manifest_and_report_count_both(run: Run) -> None:
     told, found = judged(run), judged(run)["second_readout"]
     assert told["second_pairs_asked"] == told["pairs_asked"] == told["pairs"]
@@ -229,17 +223,40 @@ def scores_of(store: Path, readout: str, kind: str = "shard") -> dict[bytes, flo
 
 
 @pytest.mark.usefixtures("one_thread")
+def verdicts(run: Run, ezxmc: Ezxmc, *overrides: str) -> list[float]:
+    """Those of cycle 0 after it was judged with ``overrides``."""
+    assert ezxmc("judge", *run.arguments, *overrides).returncode == 0
+    table = pq.read_table(run.folder / "run/cycle-0/examples/shard-00000.parquet")
+    return [value for values in table["verdict"].to_pylist() for value in values]
+
+
 def test_read_once_and_twice_again_nobody_is_asked(run: Run, engines: Engines, ezxmc: Ezxmc) -> None:
-    """The last test of the run: it is judged anew."""
-
-    def verdicts(*overrides: str) -> list[float]:
-        assert ezxmc("judge", *run.arguments, *overrides).returncode == 0
-        table = pq.read_table(run.folder / "run/cycle-0/examples/shard-00000.parquet")
-        return [value for values in table["verdict"].to_pylist() for value in values]
-
-    both = verdicts()
-    alone = verdicts("teacher.second_readout=none")
+    """From here on the run is judged anew."""
+    both = verdicts(run, ezxmc)
+    alone = verdicts(run, ezxmc, "teacher.second_readout=none")
     assert judged(run)["second_readout"] is None
     assert max(abs(one - other) for one, other in zip(both, alone, strict=True)) > 0.1
-    assert verdicts() == both
+    assert verdicts(run, ezxmc) == both
     assert not engines["yes_no"].asked and not engines["likelihood"].asked
+
+
+def test_that_held_pairs_are_asked_again_is_said_before_they_are(
+    run: Run, engines: Engines, ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run of an older version, or with verdicts of one read-out that were imported."""
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr(judge, "say", lambda text: said.append((text, len(engines["likelihood"].asked))))
+    both, pairs = verdicts(run, ezxmc), judged(run)["pairs"]
+    store = run.folder / "run/verdicts" / judged(run)["second_readout"]["key"]
+    verdicts(run, ezxmc, "teacher.second_readout=none")
+    shutil.rmtree(store)
+    assert not said and not engines["likelihood"].asked
+    assert verdicts(run, ezxmc) == both
+    [(sentence, asked_before)] = said
+    assert sentence == (
+        f"{pairs} pairs of cycle 0 that the run holds verdicts of are asked a second time, by likelihood; "
+        "teacher.second_readout=none leaves that out."
+    )
+    assert asked_before == 0 and len(engines["likelihood"].asked) == pairs and not engines["yes_no"].asked
+    # A run that was stopped on its way, in either read-out, says nothing of the kind.
+    assert not any("asked a second time" in one for one in run.said)
