@@ -55,8 +55,8 @@ $(DATA)/documents.jsonl.gz: | .venv/installed
 
 # Counting lines is free from Python 3.12 on (sys.monitoring); on 3.11 it takes two thirds of the tests' own time again.
 COUNT := --cov=ezxmc_ray --cov-report=term:skip-covered
-# Test processes: much of their time is waiting, for Ray and for engines. Each takes 2 to 3 GiB.
-PROCESSES ?= $(or $(shell awk '/^MemTotal/ { print ($$2 > 20000000) ? 3 : 2 }' /proc/meminfo 2>/dev/null),2)
+# Test processes; each takes 2 to 3 GiB. On two cores a third brings nothing.
+PROCESSES ?= 2
 COUNT_IF_FREE = $(shell .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' && echo '$(COUNT)')
 
 .PHONY: test
