@@ -222,7 +222,6 @@ def scores_of(store: Path, readout: str, kind: str = "shard") -> dict[bytes, flo
     return {row["label_hash"]: row["raw"] for row in rows}
 
 
-@pytest.mark.usefixtures("one_thread")
 def verdicts(run: Run, ezxmc: Ezxmc, *overrides: str) -> list[float]:
     """Those of cycle 0 after it was judged with ``overrides``."""
     assert ezxmc("judge", *run.arguments, *overrides).returncode == 0
@@ -230,6 +229,7 @@ def verdicts(run: Run, ezxmc: Ezxmc, *overrides: str) -> list[float]:
     return [value for values in table["verdict"].to_pylist() for value in values]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_read_once_and_twice_again_nobody_is_asked(run: Run, engines: Engines, ezxmc: Ezxmc) -> None:
     """From here on the run is judged anew."""
     both = verdicts(run, ezxmc)
@@ -240,6 +240,7 @@ def test_read_once_and_twice_again_nobody_is_asked(run: Run, engines: Engines, e
     assert not engines["yes_no"].asked and not engines["likelihood"].asked
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_that_held_pairs_are_asked_again_is_said_before_they_are(
     run: Run, engines: Engines, ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,5 +259,5 @@ def test_that_held_pairs_are_asked_again_is_said_before_they_are(
         "teacher.second_readout=none leaves that out."
     )
     assert asked_before == 0 and len(engines["likelihood"].asked) == pairs and not engines["yes_no"].asked
-    # A run that was stopped on its way, in either read-out, says nothing of the kind.
+    # A run that was stopped in its second read-out, and given again, says nothing of the kind.
     assert not any("asked a second time" in one for one in run.said)
