@@ -23,7 +23,7 @@ from ezxmc_ray.commands import labels, serving, tagging, verdicts
 from ezxmc_ray.commands.arguments import AsJson, Configuration, Overrides, Run
 from ezxmc_ray.errors import DISK_ERRORS, NO_ROOM, UserError, one_line
 from ezxmc_ray.home import settle_home
-from ezxmc_ray.shown import shown
+from ezxmc_ray.shown import show_what_fits, shown
 from ezxmc_ray.sigterm import end_in_order_at_sigterm, interrupted_status
 from ezxmc_ray.terminal import (
     explained,
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     sys.excepthook = _print_fault
     try:
+        show_what_fits()
         end_in_order_at_sigterm()
         settle_home()
         _keep_log(os.environ.get("EZXMC_LOG"))
@@ -151,10 +152,15 @@ def run(
 
     if not dry_run:
         curriculum.run(config)
-    elif as_json:
-        print_json(curriculum.dry_run(config))
+        return
+    from ezxmc_ray.progress import data_on_stdout
+
+    with data_on_stdout(as_json):
+        plan = curriculum.dry_run(config)
+    if as_json:
+        print_json(plan)
     else:
-        print_plan(curriculum.dry_run(config))
+        print_plan(plan)
 
 
 def _add_stage(stage: str, explanation: str) -> None:
@@ -202,8 +208,10 @@ def config(
 def status(run: Run, as_json: AsJson = False) -> None:
     """One line a step: state, rows, seconds; then what is damaged."""
     from ezxmc_ray import curriculum, verification
+    from ezxmc_ray.progress import data_on_stdout
 
-    steps, damaged = curriculum.status(run), verification.known_damage(run)
+    with data_on_stdout(as_json):
+        steps, damaged = curriculum.status(run), verification.known_damage(run)
     if as_json:
         print_json({"steps": steps, "damaged": damaged})
         return
@@ -240,11 +248,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Tables; differences are to the first run."""
+    from ezxmc_ray.progress import data_on_stdout
     from ezxmc_ray.report import compare_page
     from ezxmc_ray.report.compare import compare_runs
 
     compare_page.check_measure(measure)
-    comparison = compare_runs(runs)
+    with data_on_stdout(as_json):
+        comparison = compare_runs(runs)
     if markdown is not None:
         compare_page.write_text(markdown, "--markdown", compare_page.markdown(comparison, measure))
     if html is not None:

@@ -6,6 +6,9 @@ the encoder and the student alike. PyTorch is imported when one asks.
 
 from __future__ import annotations
 
+import gc
+import sys
+
 AUTO = "auto"
 
 
@@ -40,3 +43,11 @@ def gpu_has_bfloat16() -> bool:
     import torch
 
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def release_memory() -> None:
+    """Give back what no object holds any more; of a GPU too, where PyTorch keeps it from everything but itself."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

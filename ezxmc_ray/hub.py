@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import threading
+import time
 from typing import Any
 
 from ezxmc_ray.errors import UserError, one_line
@@ -18,6 +19,10 @@ from ezxmc_ray.progress import say
 
 #: The hub's name may resolve to many addresses, each of which would be waited for: so all of them together, too.
 ADDRESS_S, PATIENCE_S = 5.0, 6.0
+#: Seconds before each further try where the hub is busy, as it says to many processes that start together.
+AGAIN_S = (1.0, 3.0)
+#: Of these files a model has one of the first two, and a bundle of a tagger (tagging/bundle.py) the last.
+_FILES = ("config.json", "modules.json", "bundle.json")
 
 
 @functools.cache
@@ -25,12 +30,12 @@ def hub_commit(hub_id: str) -> str:
     """The commit that ``hub_id`` stands for: asked of the hub once a process, else of the local cache; "": unknown.
 
     Where the hub cannot be reached and the cache has the model, this process and what it starts work offline from here
-    on. HF_HUB_OFFLINE and HF_ENDPOINT hold. Errors: UserError if neither has it.
+    on. HF_HUB_OFFLINE and HF_ENDPOINT hold. Errors: UserError if neither has it, or the hub is too busy to say.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
-        return str(_ask(hub_id).sha or "")
+        return str(_ask_again(hub_id).sha or "")
     except (RepositoryNotFoundError, GatedRepoError) as error:
         if not (cached := _cached_commit(hub_id)):
             raise UserError(
@@ -38,8 +43,14 @@ def hub_commit(hub_id: str) -> str:
                 "name; for a private or gated one, log in with `hf auth login`."
             ) from error
         return cached
-    except HfHubHTTPError:  # a hub that is busy, or a mirror that does not tell: loading will show
-        return _cached_commit(hub_id)
+    except HfHubHTTPError as error:
+        cached = _cached_commit(hub_id)
+        if not cached and _is_busy(error):  # a run is not to take an unknown commit for another one
+            raise UserError(
+                f"The Hugging Face hub does not say which commit of {hub_id} it has ({_reason(error)}), and it is not "
+                "in the local cache: try again in a minute."
+            ) from error
+        return cached  # of a mirror that does not tell "": loading will show
     except Exception as error:  # of the library that speaks HTTP, which is another in every generation of the hub's
         if not (cached := _cached_commit(hub_id)):
             raise UserError(
@@ -70,6 +81,25 @@ def hub_config(hub_id: str) -> dict[str, Any]:
         return {}
 
 
+def _ask_again(hub_id: str) -> Any:
+    """As :func:`_ask`; of a hub that is busy a few times."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for seconds in AGAIN_S:
+        try:
+            return _ask(hub_id)
+        except HfHubHTTPError as error:
+            if not _is_busy(error):
+                raise
+            time.sleep(seconds)
+    return _ask(hub_id)
+
+
+def _is_busy(error: Any) -> bool:
+    """Whether the hub's answer may be another one in a while: too many requests, or a fault of its own."""
+    return error.response is not None and (error.response.status_code == 429 or error.response.status_code >= 500)
+
+
 def _ask(hub_id: str) -> Any:
     """The hub's answer, waited for so long and no longer: looking up its address has no time limit of its own."""
     from huggingface_hub import model_info
@@ -93,10 +123,10 @@ def _ask(hub_id: str) -> Any:
 
 
 def _cached_commit(hub_id: str) -> str:
-    """The commit in the local cache; empty if the model is not there."""
+    """The commit in the local cache; empty if the model, or bundle, is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = (try_to_load_from_cache(hub_id, name) for name in ("config.json", "modules.json"))
+    cached = (try_to_load_from_cache(hub_id, name) for name in _FILES)
     # …/snapshots/<commit>/config.json
     return next((os.path.basename(os.path.dirname(path)) for path in cached if isinstance(path, str)), "")
 

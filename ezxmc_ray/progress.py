@@ -12,7 +12,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -40,6 +41,16 @@ def say(message: str) -> None:
     message = shown(message)
     console.print(message, markup=False)
     _log.info(message)
+
+
+@contextmanager
+def data_on_stdout(is_data: bool = True) -> Iterator[None]:
+    """While the block runs what is told goes to stderr, where ``is_data``: stdout then holds that alone."""
+    before, console.stderr = console.stderr, console.stderr or is_data
+    try:
+        yield
+    finally:
+        console.stderr = before
 
 
 def doing(phase: str) -> None:

@@ -5,7 +5,10 @@ Comes in: any text. Goes out: text that moves no cursor, sets no title or color,
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+from typing import TextIO
 
 from ezxmc_ray.credentials import without_credentials
 
@@ -20,6 +23,19 @@ def shown(text: str, one_line: bool = False) -> str:
     """
     text = _CONTROL.sub(_escaped, without_credentials(text))
     return text.replace("\t", "\\t").replace("\n", "\\n") if one_line else text
+
+
+def show_what_fits() -> None:
+    """From now on what the encoding of stdout or stderr lacks is printed as an escape, and no fault of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def use_utf8(stream: TextIO) -> None:
+    """From now on ``stream`` carries data, which is UTF-8 whatever the locale says; what is not is an error."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="strict")
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.shown import shown
+from ezxmc_ray.shown import shown, use_utf8
 
 if TYPE_CHECKING:
     from ezxmc_ray.config import Config
@@ -126,6 +126,7 @@ def tag_lines(tagger: Tagger) -> None:
     """Read texts from stdin, one a line, and print each one's tags: score, text and id, tab-separated."""
     if sys.stdin is None:
         raise UserError("The standard input is closed: there is no text to tag; give --input FILE.")
+    use_utf8(sys.stdin)
     interactive = sys.stdin.isatty()
     if interactive:
         print("Type a text and press Enter to get its tags; Ctrl-D ends.", file=sys.stderr)
@@ -148,15 +149,17 @@ def tag_lines(tagger: Tagger) -> None:
 
 
 def say_tagged(counts: TagCounts, output: str, lacking: str = "of at least predict.min_score") -> None:
-    """What tagging files into ``output`` did; ``lacking``: the label that a document without any has not."""
+    """What tagging files into ``output`` (a file, or FOLDER/) did; ``lacking``: the label that a document without any
+    has not."""
     from ezxmc_ray.progress import say
 
+    listed = f"{output}*.rejected.parquet say" if output.endswith("/") else f"{output}.rejected.parquet says"
     say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {output}")
     for count, what in (
         (counts.without_labels, f"documents have no label {lacking}"),
         (counts.without_text, "documents have a title only"),
         (counts.truncated, "documents were cut at encoder.max_document_tokens"),
-        (counts.rejected, f"bad rows were left out; {output}.rejected.parquet says which and why"),
+        (counts.rejected, f"bad rows were left out; {listed} which and why"),
     ):
         if count:
             say(f"{count:,} {what}.")

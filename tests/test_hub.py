@@ -39,9 +39,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class FakeHub(BaseHTTPRequestHandler):
     """Stands in for the hub: knows org/model unless told otherwise, and answers late if it is told to."""
 
-    status, delay_s = 200, 0.0
+    status, delay_s, asked = 200, 0.0, 0
 
     def do_GET(self) -> None:
+        type(self).asked += self.path == "/api/models/org/model"
         time.sleep(self.delay_s)
         body = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []} if self.status == 200 else {}).encode()
         self.send_response(self.status)
@@ -125,3 +126,15 @@ def test_a_hub_that_is_there_says_which_commit_counts(tmp_path: Path, hub: tuple
     answers.status = 503
     assert there.startswith("org/model yes_no")
     assert ask(tmp_path, endpoint) == there
+
+
+def test_a_busy_hub_is_asked_again_and_an_unknown_commit_is_not_taken_for_another(
+    tmp_path: Path, hub: tuple[str, type[FakeHub]]
+) -> None:
+    """Else what a run was made by would be another encoder, or teacher, for the time of one error."""
+    endpoint, answers = hub
+    answers.status = 429
+    said = ask(tmp_path, endpoint)
+    assert said.startswith("The Hugging Face hub does not say which commit of org/model it has (")
+    assert said.rstrip().endswith("try again in a minute.") and len(said.splitlines()) == 1
+    assert answers.asked == 3

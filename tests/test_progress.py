@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ezxmc_ray import progress
-from ezxmc_ray.progress import Seen, StageProgress, doing
+from ezxmc_ray.progress import Seen, StageProgress, data_on_stdout, doing, say
 
 
 class Stage:
@@ -127,3 +127,13 @@ def test_a_terminal_shows_the_phase_and_then_the_count(monkeypatch: pytest.Monke
         stage.run(1)
         assert (task.completed, task.total, task.fields["words"]) == (32, 1470, "32 of 1,470 pairs")
         assert stage.lines == []
+
+
+def test_what_is_told_goes_to_stderr_where_stdout_holds_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with data_on_stdout():
+        say("The hub cannot be reached.")
+        with data_on_stdout(False):
+            say("Nor the mirror.")
+    with data_on_stdout(False):
+        say("All is well.")
+    assert capsys.readouterr() == ("All is well.\n", "The hub cannot be reached.\nNor the mirror.\n")

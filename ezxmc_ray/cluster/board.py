@@ -16,9 +16,12 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray.cluster.session import waits_for
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import Seen, StageProgress
 
 NAME = "ezxmc-progress"
+#: Actors that may die one after the other in one place without one item done in between.
+MAX_DEATHS = 5
 ASK_S = 5.0
 #: The driver's handle: the actor lives as long as one does.
 _held: list[Any] = []
@@ -36,6 +39,7 @@ class ProgressBoard:
         self.done: dict[str, int] = {}
         self.held: dict[str, int] = {}
         self.phases: dict[str, str] = {}
+        self.starts: dict[str, int] = {}
 
     def phase(self, worker: str, phase: str) -> None:
         """What ``worker`` is doing."""
@@ -49,6 +53,15 @@ class ProgressBoard:
         """
         first = self.held.setdefault(item, held)
         self.done[item] = max(self.done.get(item, 0), done - first)
+
+    def start(self, actor: str) -> int:
+        """``actor`` was started, or started anew. How often it was since it did an item."""
+        self.starts[actor] = self.starts.get(actor, 0) + 1
+        return self.starts[actor]
+
+    def item(self, actor: str) -> None:
+        """``actor`` did an item."""
+        self.starts[actor] = 0
 
     def seen(self) -> tuple[int, int, list[str]]:
         """Units done by this command, units held, and the phases of all workers, the newest last."""
@@ -66,6 +79,32 @@ def report_done(item: str, done: int, held: int = 0) -> None:
     What the item's result says later is not added: the driver takes the larger of what results and reports say.
     """
     _tell("at", item, done, held)
+
+
+def report_start(deaths: int = MAX_DEATHS) -> None:
+    """In an actor that Ray makes anew whenever its process dies: say that it starts, before anything that may kill it.
+
+    Errors: UserError where its process has died more than ``deaths`` times since it did an item (:func:`report_item`).
+    """
+    if not (worker := _worker()):
+        return
+    starts = 1
+    with contextlib.suppress(ValueError, RayError):
+        starts = ray.get(_board_for(worker).start.remote(_actor()), timeout=ASK_S)
+    if starts > deaths + 1:
+        raise UserError(
+            f"A process of the engine died {starts - 1} times without one item done in between: its last words are in "
+            "Ray's logs (worker-*.err); see whether its machine, or its GPU, has memory for the teacher."
+        )
+
+
+def report_item() -> None:
+    """In such an actor: an item is done."""
+    _tell("item", _actor())
+
+
+def _actor() -> str:
+    return str(ray.get_runtime_context().get_actor_id() or "") if ray.is_initialized() else ""
 
 
 def _worker() -> str:

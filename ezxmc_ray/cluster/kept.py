@@ -8,7 +8,6 @@ CPU. Which pool a stage gets, and what it maps, is in pools.py.
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import time
@@ -21,11 +20,11 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ezxmc_ray.cluster.board import MAX_DEATHS
 from ezxmc_ray.cluster.session import WAIT_S, at_end, check_wait
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import release_memory
 
-#: Actors that may die one after the other in one place without one item done in between.
-MAX_DEATHS = 5
 USER_ERROR = "user_error"
 
 
@@ -127,7 +126,7 @@ class _Process:
     def rest(self) -> None:
         """Let go of the worker and what it loaded."""
         self.worker = None
-        gc.collect()
+        release_memory()
 
 
 @dataclass(eq=False)

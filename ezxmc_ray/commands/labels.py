@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.shown import shown
+from ezxmc_ray.shown import shown, use_utf8
 
 if TYPE_CHECKING:
     from ezxmc_ray.tagging.changes import Changed
@@ -82,16 +82,19 @@ def list_labels(
     output: Annotated[str | None, typer.Option(metavar="FILE", help="write them to this file")] = None,
 ) -> None:
     """A JSON object a label."""
+    from ezxmc_ray.documents.sources import real_path
     from ezxmc_ray.storage import Storage, check_writable
     from ezxmc_ray.tagging.changes import listed_labels
 
     lines = (json.dumps(label, ensure_ascii=False) + "\n" for label in listed_labels(bundle))
     if output is None:
+        use_utf8(sys.stdout)
         sys.stdout.writelines(lines)
         return
     folder, name = os.path.split(output)
     storage, count = Storage(folder or "."), 0
-    if f"{storage.path()}/".startswith(f"{Storage(bundle).path()}/"):
+    place, inside = (real_path(one.filesystem, one.path()) for one in (storage, Storage(bundle)))
+    if f"{place}/".startswith(f"{inside}/"):
         raise UserError(f"--output {output} lies in the bundle, which holds its own files alone; name another place.")
     if storage.is_folder(name):
         raise UserError(f"--output {output} is a directory; name a file.")

@@ -82,11 +82,12 @@ def tag(
         how = _rerank_folder if rerank else _update_folder if new_labels else _tag_folder
         how(run, knobs, files, target, kind)
         return
+    from ezxmc_ray.progress import data_on_stdout
     from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger
 
     check_output(target)
-    with Tagger.load(run, knobs) as tagger:
+    with data_on_stdout(target == STDOUT or not files), Tagger.load(run, knobs) as tagger:
         if not files:
             tag_lines(tagger)
             return
@@ -148,13 +149,15 @@ def _update_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
 def _checked_settings(run: str, knobs: list[str], folder: str, kind: str) -> TagSettings:
     """How ``run`` tags into ``folder``, before Ray starts. Errors: UserError for what the cluster could not do."""
     from ezxmc_ray.checks import check_shared
-    from ezxmc_ray.tagging.files import check_output
+    from ezxmc_ray.models import is_hub_id
+    from ezxmc_ray.tagging.files import check_kind
     from ezxmc_ray.tagging.tagger import open_settings
 
-    check_output(f"{folder}tags.{kind}")
+    check_kind(kind)
     settings = open_settings(run, knobs)[1]
     for what, place in (("the run", run), ("--output", folder)):
-        check_shared(settings.cluster, what, place)
+        if place != run or not is_hub_id(run):  # a bundle of the hub is had by each actor
+            check_shared(settings.cluster, what, place)
     return settings
 
 
@@ -162,11 +165,11 @@ def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
     """As ``_tag_folder``, with the labels that the run's teacher says yes to."""
     from ezxmc_ray.checks import check_engine, check_shared
     from ezxmc_ray.progress import StageProgress, say
-    from ezxmc_ray.tagging.files import check_output
+    from ezxmc_ray.tagging.files import check_kind
     from ezxmc_ray.tagging.reranking import open_reranking
     from ezxmc_ray.teacher.engine import load_teacher
 
-    check_output(f"{folder}tags.{kind}")
+    check_kind(kind)
     with StageProgress("rerank", phase="looking at the run and its teacher"):
         opened = open_reranking(run, knobs)
         config, how = opened[0].config, opened[2]

@@ -22,9 +22,11 @@ TeacherKey = Annotated[
 @app.command("show", help="Whose verdicts a run holds, and what they cost.")
 def show_verdicts(run: Run, teacher: TeacherKey = None, as_json: AsJson = False) -> None:
     """A table of the teachers."""
+    from ezxmc_ray.progress import data_on_stdout
     from ezxmc_ray.verdicts.summary import summary
 
-    teachers = summary(_context(run), teacher)
+    with data_on_stdout(as_json):
+        teachers = summary(_context(run), teacher)
     if as_json:
         print_json(teachers)
     else:

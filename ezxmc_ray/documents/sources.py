@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -65,6 +66,16 @@ class Source:
     mtime_ns: int
     csv_separator: str | None = None
     language: str = ""
+
+    @property
+    def parts(self) -> list[str]:
+        """The folders that the file lies in, and its name last, from the root (or the kind of a URI) on.
+
+        Two ways of naming a file are one here.
+        """
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            return self.path.strip("/").split("/")
+        return self.name.replace("://", "/").split("/")
 
     def open(self) -> io.BufferedReader:
         """The decompressed bytes."""
@@ -143,12 +154,11 @@ def find_sources(
         for filesystem, name, info in matched:
             format_, compression = classify(name, wanted_format, more_formats)
             changed = info.mtime_ns or 0
-            found[name] = Source(
-                name, info.path, filesystem, format_, compression, info.size or 0, changed, csv_separator
-            )
+            source = Source(name, info.path, filesystem, format_, compression, info.size or 0, changed, csv_separator)
+            found["/".join(source.parts)] = source
     if not found:
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
-    return [found[name] for name in sorted(found)]
+    return sorted(found.values(), key=attrgetter("name"))
 
 
 def _nothing_at(pattern: str, others: Sequence[str]) -> str:
@@ -204,6 +214,11 @@ def display_name(location: str, path: str) -> str:
     return path if os.path.isabs(os.path.expanduser(location)) else os.path.relpath(path)
 
 
+def real_path(filesystem: fs.FileSystem, path: str) -> str:
+    """``path`` with its links resolved, where the file system has links: two names of one place are one."""
+    return os.path.realpath(path) if isinstance(filesystem, fs.LocalFileSystem) else path
+
+
 def common_folders(paths: Sequence[Sequence[str]]) -> int:
     """How many folders ``paths`` (folders, and the file's name last) have in common."""
     folders = [path[:-1] for path in paths]
@@ -233,6 +248,10 @@ def _match(pattern: str, wanted_format: str, unread: list[str]) -> Iterator[tupl
                     yield filesystem, name, file
     except OSError as error:
         raise UserError(f"{pattern} cannot be listed: {one_line(error)}.") from error
+    except UnicodeError as error:
+        raise UserError(
+            f"{printable(pattern)} cannot be listed: the name of a file there is not UTF-8; rename it."
+        ) from error
 
 
 def _glob(

@@ -199,9 +199,9 @@ def _held(run: ComparedRun, pairs: int) -> Iterator[str]:
     """What the run's teacher seconds leave out: of its ``pairs`` those whose verdicts were there before, by either
     read-out."""
     judged = [manifest.details for manifest in run.judged()]
-    counts = {"pairs_asked": "were in its verdict store before"}
+    counts = {"pairs_asked": "were in its verdict store before, or are of the same texts as others"}
     if all(details.get(SECOND) for details in judged):
-        counts["second_pairs_asked"] = "had been asked a second time before"
+        counts["second_pairs_asked"] = "had been asked a second time before, or are of the same texts as others"
     for name, how in counts.items():
         asked = sum(details.get(name) or 0 for details in judged)
         if asked < pairs:

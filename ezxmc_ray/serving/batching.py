@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 
 Send = Callable[[TagRequest], Awaitable[Answer]]
+#: How often the parts of a long request are asked again that another export answered than the last one.
+SAME_EXPORT_TRIES = 5
 
 
 @dataclass(eq=False)
@@ -53,9 +55,23 @@ class Batcher:
         """The labels of a request. Errors: Refused (429) where too much waits; what ``send`` raises."""
         if self.waiting and self.waiting + len(request.texts) > self._max_waiting:
             raise Refused(429, f"{self.waiting:,} texts are waiting, no more are taken: try again in a few seconds.")
+        starts = range(0, len(request.texts) or 1, self._size)
+        answers = await self._ask(request, starts)
+        for number in range(SAME_EXPORT_TRIES + 1):
+            export = answers[starts[-1]].export
+            others = [start for start in starts if answers[start].export != export]
+            if not others:
+                mistake = next((one.mistake for one in answers.values() if one.mistake is not None), None)
+                return Answer(export, [row for start in starts for row in answers[start].results], mistake)
+            if number < SAME_EXPORT_TRIES:
+                answers |= await self._ask(request, others)
+        raise Refused(503, "Another export is being taken over: try again in a few seconds.")
+
+    async def _ask(self, request: TagRequest, starts: Sequence[int]) -> dict[int, Answer]:
+        """The answers to the parts of ``request`` that begin at ``starts``, by where they do."""
         loop = asyncio.get_running_loop()
         parts = []
-        for start in range(0, len(request.texts) or 1, self._size):
+        for start in starts:
             stop = start + self._size
             part = _Part(request.titles[start:stop], request.texts[start:stop], loop.create_future(), loop.time())
             parts.append(part)
@@ -63,12 +79,10 @@ class Batcher:
             self.waiting += len(part.texts)
         self._wake(0)
         try:
-            answers = await asyncio.gather(*(part.answer for part in parts))
+            return dict(zip(starts, await asyncio.gather(*(part.answer for part in parts)), strict=True))
         finally:
             for part in parts:
                 part.answer.cancel()
-        mistake = next((one.mistake for one in answers if one.mistake is not None), None)
-        return Answer(answers[0].export, [row for one in answers for row in one.results], mistake)
 
     def _wake(self, seconds: float) -> None:
         """Look in so many seconds what can be sent: not at once, so that requests that came together go together."""

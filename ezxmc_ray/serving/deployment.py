@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,23 +43,38 @@ PER_REPLICA = 2
 class Replica:
     """A tagger in an actor of Ray Serve."""
 
-    def __init__(self, where: str, overrides: Sequence[str], reload_s: float) -> None:
-        self._mistake, self._live = "", None
+    def __init__(self, where: str, overrides: Sequence[str], reload_s: float, gpus: float) -> None:
+        if not gpus:  # else it would take all that its node has: Ray hides none from an actor that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._where, self._overrides, self._reload_s = where, overrides, reload_s
+        self._mistake = ""
+        self._live: LiveTagger | None = None
+        self._turn = threading.Lock()
+        if not self._load():
+            threading.Thread(target=self._load_later, name="export", daemon=True).start()
+
+    def _load(self) -> bool:
         try:
-            self._live = LiveTagger(where, overrides)
+            live = LiveTagger(self._where, self._overrides)
         except UserError as error:  # told by a value: Serve would try again and again, and keep the sentence for itself
             self._mistake = str(error)
-            return
-        self._live.follow(reload_s)
-        self._turn = threading.Lock()
+            return False
+        live.follow(self._reload_s)
+        self._live, self._mistake = live, ""
+        return True
+
+    def _load_later(self) -> None:
+        """Of a replica that was started anew while its run is being made anew: until the next export is whole."""
+        while not self._load():
+            time.sleep(self._reload_s)
 
     async def mistake(self) -> str:
         """Why it cannot tag; empty if it can."""
         return self._mistake
 
     async def failed(self) -> str:
-        """Why it does not take over the newest export; empty if it does."""
-        return self._live.failed if self._live else ""
+        """Why it does not tag, or not with the newest export; empty if it does."""
+        return self._live.failed if self._live else f"A replica waits for an export: {self._mistake}"
 
     async def tag(self, asked: TagRequest) -> Answer | None:
         """As LiveTagger.tag, one batch at a time; None: it cannot tag."""
@@ -106,10 +123,10 @@ class OnRayServe:
                 say(f"A replica was lost ({one_line(error, 120)}); try {number} of {TRIES}")
                 await asyncio.sleep(AGAIN_S * number)
                 continue
-            if answer is None:
-                raise Refused(503, "A replica cannot load the export: see ezxmc export.")
-            return answer
-        raise Refused(503, f"{TRIES} replicas were lost over this request: try again later.")
+            if answer is not None:
+                return answer
+            await asyncio.sleep(AGAIN_S * number)  # another replica may have one
+        raise Refused(503, f"{TRIES} replicas were lost over this request, or have no whole export: try again later.")
 
     def _look(self) -> None:
         failed = ""
@@ -177,4 +194,4 @@ def _application(where: str, overrides: Sequence[str], settings: ServeSettings) 
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment.bind(where, list(overrides), settings.reload_s)
+    return deployment.bind(where, list(overrides), settings.reload_s, settings.replica_gpus)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from ezxmc_ray.evaluation.audit import (
     share_yes_by_rank,
 )
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
+from ezxmc_ray.hardware import release_memory
 from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, hybrid_searcher, lexical_table, load_encoder, make_search_files
@@ -49,6 +50,10 @@ from ezxmc_ray.tables import (
     lengths,
     rows_of,
 )
+
+if TYPE_CHECKING:
+    from ezxmc_ray.encoder.encoder import Encoder
+    from ezxmc_ray.index.hybrid import HybridSearcher
 
 _NO_LABELS = np.zeros(0, np.int32)
 #: Pairs that gold labels measure the teacher by, about; of more, the documents are drawn. At 10 labels a document an
@@ -109,6 +114,9 @@ def evaluate(context: Context) -> StageResult:
 class RankWorker:
     """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
 
+    encoder: Encoder
+    searcher: HybridSearcher
+
     def __init__(self, storage: Storage, config: Config, folders: list[str | None]) -> None:
         self.storage, self.config, self.folders = storage, config, folders
         self.lexical_table = lexical_table(storage, config.lexical)
@@ -118,6 +126,9 @@ class RankWorker:
         """Load encoder ``number`` in place of the one before; items come in the encoders' order."""
         if number != self.number:
             config = self.config
+            if self.number >= 0:  # there may be no room for two of each
+                del self.encoder, self.searcher
+                release_memory()
             self.encoder = load_encoder(self.storage, config.encoder, self.folders[number])
             index = exact_index(self.storage, number, gpu_dtype(config.encoder, config.index))
             self.searcher = hybrid_searcher(index, self.lexical_table, config.lexical, number)

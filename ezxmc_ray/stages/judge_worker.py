@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.cluster.board import report_done, report_phase
+from ezxmc_ray.cluster.board import report_done, report_item, report_phase, report_start
 from ezxmc_ray.cluster.pools import WorkItem
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.storage import Storage
@@ -82,6 +82,7 @@ class JudgeWorker:
     """Actor: one engine, and the verdict store that it appends to. Items may be given in several threads."""
 
     def __init__(self, storage: Storage, config: TeacherConfig, key: str, cycle: int) -> None:
+        report_start()
         self._config = config
         # An engine may start worker processes of its own; they end with this actor, whatever ends it.
         self._watchdog = start_watchdog()
@@ -117,6 +118,7 @@ class JudgeWorker:
                 self._feed(work, batch)
         self._wait(lambda: not work.open_batches, f"{kind} {shard} {start}", work.counts)
         self._writer.flush(work.folder).result()
+        report_item()
         with self._changed:
             counts, work.counts.start_seconds = work.counts, self._start_seconds
             mark, self._mark, self._start_seconds = self._mark, time.monotonic(), 0.0

@@ -142,7 +142,8 @@ def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list
         for told in proposed:
             progress.advance(told["counts"]["documents"], held=True)
         arguments = (job.context.config.run, job.overrides, job.folder, files, job.how)
-        for told in map_items(items, ProposeWorker, arguments, encoder_pool()):
+        pool = encoder_pool(job.context.config.index.gpus_per_actor)
+        for told in map_items(items, ProposeWorker, arguments, pool):
             proposed.append(told)
             progress.advance(told["counts"]["documents"])
     return sorted(proposed, key=lambda told: int(told["number"]))

@@ -20,7 +20,7 @@ from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_s
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
-from ezxmc_ray.documents.sources import common_folders
+from ezxmc_ray.documents.sources import common_folders, open_location, real_path
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import checksum_of
 from ezxmc_ray.progress import say
@@ -94,6 +94,7 @@ class TaggedFiles:
                     "would replace: name another folder as --output."
                 )
             fits = (told.get("source"), told.get("bytes")) == (state_of(source), there.get(file))
+            fits &= told.get("id_prefix", source.id_prefix) == source.id_prefix
             if fits and told["made_by"] == self.made_by:
                 done.append(told)
             else:
@@ -131,6 +132,7 @@ def told_of(
     return {
         "made_by": made_by,
         "source": state_of(source),
+        "id_prefix": source.id_prefix,
         "counts": dataclasses.asdict(counts),
         "columns": list(columns),
         "first_rejected": rejected.slice(0, 1).to_pylist(),
@@ -182,7 +184,7 @@ def state_of(source: DocumentSource) -> list[Any]:
 
 def _names(sources: Sequence[DocumentSource]) -> list[str]:
     """The paths of the files below the folder that they have in common."""
-    paths = [one.source.name.split("/") for one in sources]
+    paths = [one.source.parts for one in sources]
     above = common_folders(paths)
     return ["/".join(path[above:]) for path in paths]
 
@@ -191,12 +193,18 @@ def what_counts(settings: TagSettings) -> dict[str, Any]:
     """What tags by these settings depend on: not where the work is done, nor how fast."""
     made = Config(encoder=settings.encoder, lexical=settings.lexical, predict=settings.predict)
     told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster))
+    del told["gpus_per_actor"]
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 
 
 def _check_apart(folder: str, inputs: Sequence[str]) -> None:
     """Errors: UserError for a folder among the inputs: the next call would take tags for documents."""
-    place = Storage(folder).path().rstrip("/") + "/"
+    place = _place(folder)
     for one in inputs:
-        if "*" not in one and place.startswith(Storage(one).path().rstrip("/") + "/"):
+        if "*" not in one and place.startswith(_place(one)):
             raise UserError(f"--output {folder} lies in {one}, whose files are tagged: name a folder elsewhere.")
+
+
+def _place(location: str) -> str:
+    """A folder as a path that ends in /, links resolved."""
+    return real_path(*open_location(location)).rstrip("/") + "/"

@@ -26,8 +26,9 @@ from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
-from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source
+from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.shown import use_utf8
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
 from ezxmc_ray.tagging.tagger import Tagger
@@ -61,6 +62,12 @@ class TagCounts:
         """Count what ``other`` counted as well."""
         for name, count in asdict(other).items():
             setattr(self, name, getattr(self, name) + count)
+
+
+def check_kind(kind: str) -> None:
+    """UserError unless tags are written in files that end in ``kind``."""
+    if f".{kind}" not in OUTPUTS:
+        raise UserError(f"--format {kind} must be one of {', '.join(one[1:] for one in OUTPUTS)}.")
 
 
 def check_output(output: str) -> None:
@@ -147,7 +154,8 @@ def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
             f"--output {output} is a directory; name a file, or end it with / for a file of tags "
             "for each file of documents."
         )
-    if any(source.path == storage.path(name) for source in sources):
+    place = real_path(storage.filesystem, storage.path(name))
+    if any(real_path(source.filesystem, source.path) == place for source in sources):
         raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
     check_writable(storage)
     return storage, name
@@ -164,6 +172,7 @@ def _to_stdout() -> Iterator[Callable[[pa.Table], None]]:
     """As :func:`open_output`, of the standard output. Errors: UserError where it is closed, or takes no more."""
     if sys.stdout is None:
         raise UserError("--output - writes to the standard output, which is closed: give a file.")
+    use_utf8(sys.stdout)
     try:
         yield lambda table: print(_json_text(table), end="", flush=True)
     except BrokenPipeError:  # who read it has enough

@@ -19,8 +19,9 @@ def fetch_bundle(hub_id: str) -> str:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        commit = hub_commit(hub_id)
-        return str(snapshot_download(hub_id, revision=commit or None, allow_patterns=[BUNDLE, f"{FILES}*/**"]))
+        hub_commit(hub_id)
+        # Of the branch and not of its commit: the cache knows what a branch is where the hub cannot be asked.
+        return str(snapshot_download(hub_id, allow_patterns=[BUNDLE, f"{FILES}*/**"]))
     except UserError as error:
         raise UserError(f"{hub_id} is neither a run nor a bundle here. {error}") from error
     except (EntryNotFoundError, OSError, ValueError) as error:

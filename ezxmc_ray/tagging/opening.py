@@ -38,6 +38,7 @@ def settings_of(context: Context) -> TagSettings:
         ProbabilityCurve.of(selected.get("probability")),
         prepare=config.prepare,
         cluster=config.cluster,
+        gpus_per_actor=config.index.gpus_per_actor,
     )
 
 

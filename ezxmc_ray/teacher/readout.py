@@ -73,6 +73,10 @@ def is_classifier(architecture: str) -> bool:
     return "ForSequenceClassification" in architecture
 
 
+#: As many tokens as vLLM gives the log probabilities of.
+ANSWER_TOKENS_AT_MOST = 128
+
+
 @dataclass(frozen=True)
 class AnswerTokens:
     """Token ids of all spellings of yes and of no, sorted; the two do not overlap."""
@@ -89,7 +93,8 @@ class AnswerTokens:
 def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
     """Spellings of the two answers (lower, capitalized, upper case; with and without a space before) of one token.
 
-    Errors: UserError if an answer has no spelling that is one token of this tokenizer, or both share one.
+    Errors: UserError if an answer has no spelling that is one token of this tokenizer, if both share one, or if there
+    are more of them than vLLM reads.
     """
     yes, no = (_single_tokens(tokenizer, words) for words in (form.yes, form.no))
     for words, found in ((form.yes, yes), (form.no, no)):
@@ -101,6 +106,11 @@ def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
     if yes & no:
         raise UserError(
             f"The answers {form.yes[0]} and {form.no[0]} share a token of this teacher: choose other words."
+        )
+    if (count := len(yes) + len(no)) > ANSWER_TOKENS_AT_MOST:
+        raise UserError(
+            f"The answers have {count} spellings that are one token of this teacher, and {ANSWER_TOKENS_AT_MOST} is "
+            "the most that can be read: leave some of the words for yes and no out of the prompt template."
         )
     return AnswerTokens(tuple(sorted(yes)), tuple(sorted(no)))
 

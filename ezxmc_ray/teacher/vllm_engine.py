@@ -1,11 +1,11 @@
 """The vLLM engine: offline, automatic prefix caching, one step a pair, more than one batch in flight.
 
-Comes in: batches of documents with their labels. Goes out: raw scores in the batches' order. ``yes_no`` allows only the
-answers' tokens and reads their exact softmax. ``classify`` runs the checkpoint's classification head. ``likelihood``
-asks for prompt log probabilities. vLLM then computes each prompt whole by default; here it may read its prefix cache,
-since only the label's tokens are wanted: the values of cached positions are garbage, those of computed ones are right.
-The logit that predicts token i stands at position i - 1, so a pair counts if at most label_start - 1 of its tokens
-were cached, and is asked again without the cache otherwise.
+Comes in: batches of documents with their labels. Goes out: raw scores in the batches' order. ``yes_no`` asks for the
+answers' tokens and reads their exact softmax, whatever other token the model would say. ``classify`` runs the
+checkpoint's classification head. ``likelihood`` asks for prompt log probabilities. vLLM then computes each prompt whole
+by default; here it may read its prefix cache, since only the label's tokens are wanted: the values of cached positions
+are garbage, those of computed ones are right. The logit that predicts token i stands at position i - 1, so a pair
+counts if at most label_start - 1 of its tokens were cached, and is asked again without the cache otherwise.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ _CPU_BLOCK_TOKENS = 32
 _STEP_TOKENS_CPU, _STEP_TOKENS_GPU = 2048, 16384
 #: vLLM replaces torch.set_num_threads once it runs; its own CPU threads are these.
 _set_threads = torch.set_num_threads
-#: The first steps of an engine compile and allocate: they belong to its start. Longer than a block of the cache.
+#: The first steps of an engine compile and allocate: they belong to its start. Longer than most blocks of a cache.
 _WARM_UP = DocumentPairs(b"warm-up", "", "word " * 300, (NO_DOCUMENT, NO_DOCUMENT), ("a", "b"))
-_BLOCK_TOKENS_AT_MOST = 128
 #: Names of requests, never the same twice in an engine.
 _NUMBERS = itertools.count()
 
@@ -68,10 +67,14 @@ class VllmEngine:
             self._warm_up()
 
     def _warm_up(self) -> None:
-        """The first steps; RuntimeError for a vLLM that does not say what its cache had: scores could not be read."""
+        """The first steps; RuntimeError for a vLLM that does not say what its cache had: scores could not be read.
+
+        The cache holds whole blocks, which vLLM makes longer than the prompt for models with a state (Mamba's).
+        """
         self.judge([_WARM_UP])
-        again = self.judge([_WARM_UP])
-        if again.computed_tokens == again.prompt_tokens > len(again.raw) * _BLOCK_TOKENS_AT_MOST:
+        again, cache = self.judge([_WARM_UP]), self.llm.llm_engine.vllm_config.cache_config
+        has_blocks = cache.enable_prefix_caching and again.prompt_tokens > len(again.raw) * cache.block_size
+        if has_blocks and again.computed_tokens == again.prompt_tokens:
             raise RuntimeError("this version of vLLM does not count the cached tokens of a prompt")
 
     def prompts(self, batch: Sequence[DocumentPairs]) -> BatchPrompts:
@@ -142,9 +145,9 @@ class _YesNo:
 
         return SamplingParams(
             max_tokens=1,
-            temperature=0.0,  # which answer would be drawn does not matter, and drawing costs as much as a softmax
-            logprobs=len(self._answers.all),
-            allowed_token_ids=self._answers.all,
+            temperature=0.0,  # which token would be drawn does not matter, and drawing costs as much as a softmax
+            ignore_eos=True,
+            logprob_token_ids=self._answers.all,  # these alone: no mask over the vocabulary, and no sorting of it
             flat_logprobs=True,
             detokenize=False,
             skip_clone=True,
@@ -268,7 +271,6 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
     config = teacher.config
     gpu = torch.cuda.is_available()
     context = max(one.plan.max_prompt_tokens for one in all_teachers) + 1
-    answers = max(len(one.answers.all) if one.answers else 0 for one in all_teachers)
     block_tokens = config.block_tokens or (0 if gpu else _CPU_BLOCK_TOKENS)
     options: dict[str, Any] = {
         "model": teacher.resolved,
@@ -291,8 +293,7 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         if not teacher.classifier:
             options["hf_overrides"] |= _head_overrides(teacher)
     else:
-        options["max_logprobs"] = max(20, answers)
-        options["logprobs_mode"] = "processed_logprobs"
+        options["logprobs_mode"] = "raw_logprobs"
     if block_tokens:
         options["block_size"] = block_tokens
     if gpu:

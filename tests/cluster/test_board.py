@@ -12,9 +12,10 @@ import psutil
 import pytest
 import ray
 
-from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.board import report_done, report_item, report_phase, report_start, watched
 from ezxmc_ray.cluster.session import ray_cluster, run_task
 from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import Seen, StageProgress
 from ezxmc_ray.watchdog import descendants
 
@@ -45,6 +46,12 @@ class Worker:
         """Tell another phase."""
         report_phase(phase)
 
+    def start(self, item_before: bool = False) -> None:
+        """Tell that it starts, as an actor that Ray made anew does; it may die once."""
+        if item_before:
+            report_item()
+        report_start(deaths=1)
+
 
 def eventually(look: Callable[[], Seen | None], wanted: Seen) -> None:
     """Wait for what workers tell without waiting for an answer."""
@@ -65,6 +72,11 @@ def test_workers_tell_phases_and_counts_and_an_item_that_is_given_out_again_coun
         eventually(progress.poll, Seen(done=64, phase="first batch (1 of 2 workers)"))
         ray.get(workers[1].work.remote(("a", 32), ("b", 5)))
         eventually(progress.poll, Seen(done=69, phase="first batch (1 of 2 workers)"))
+        for item_before in (False, False, True, False):  # what died in between counts no more once an item was done
+            ray.get(workers[0].start.remote(item_before))
+        ray.get(workers[1].start.remote())
+        with pytest.raises(UserError, match="A process of the engine died 2 times without one item done in between"):
+            ray.get(workers[0].start.remote())
         for worker in workers:
             ray.kill(worker)
     with watched(StageProgress("next stage", "pairs", 100)) as progress:

@@ -17,13 +17,14 @@ import pytest
 from ray.core.generated.autoscaler_pb2 import ClusterConfig as ClusterTypes
 
 from ezxmc_ray.cluster import kept, pools, session
-from ezxmc_ray.cluster.kept import MAX_DEATHS
+from ezxmc_ray.cluster.board import MAX_DEATHS, report_start, watched
 from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation import first_pairs
 from ezxmc_ray.evaluation.first_pairs import FirstPairs
+from ezxmc_ray.progress import StageProgress
 
 POOL = Pool(size=2, cpus=1)
 #: What Ray says that its autoscaler may bring.
@@ -195,6 +196,27 @@ def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     for map_over in (map_items, map_over_engines):
         with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
             list(map_over(items(3), Echo, (), pool))
+
+
+class EngineDies(Echo):
+    """As a worker whose engine is a process of its own and dies: Ray makes it anew, again and again."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        report_start(deaths=1)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        super().__call__(item)
+        os._exit(1)
+
+
+def test_an_engine_that_always_dies_ends_the_mapping_with_one_sentence(cluster: None, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"^A process of the engine died 2 times without one item done in between: "),
+        watched(StageProgress("judge", "pairs")),
+    ):
+        list(map_over_engines(items(1), EngineDies, (str(tmp_path),), Pool(1, 1)))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def two_rows(*_: Any) -> list[tuple[int, int]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from ezxmc_ray.commands import tagging
+from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging import files
 from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.tagging.updating import Asked
 from tests.conftest import Ezxmc
 
 
@@ -94,3 +98,26 @@ def test_tag_without_input_reads_one_text_a_line(
         "nothing\n  no label is similar enough (predict.min_score)\n\n",
     )
     assert done.stderr == "1 texts were cut at encoder.max_document_tokens.\n"
+
+
+@pytest.mark.parametrize("way", [[], ["--new-labels"]])
+def test_a_bundle_of_the_hub_tags_on_a_cluster(ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch, way: list[str]) -> None:
+    """Its name is no path, and each actor has it from the hub."""
+    places: list[tuple[str, str]] = []
+    monkeypatch.setattr("ezxmc_ray.checks.check_shared", lambda config, what, place: places.append((what, place)))
+    settings = SimpleNamespace(cluster=ClusterConfig())
+    monkeypatch.setattr("ezxmc_ray.tagging.tagger.open_settings", lambda run, knobs: (None, settings, []))
+    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_cluster", lambda cluster: contextlib.nullcontext())
+    counts = files.TagCounts(documents=2, rejected=1)
+    monkeypatch.setattr("ezxmc_ray.stages.tag_folder.tag_folder", lambda *call: counts)
+    monkeypatch.setattr("ezxmc_ray.stages.update_tags.update_folder", lambda *call: (counts, Asked()))
+    done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", "s3://b/tags/", *way)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert places == [("--output", "s3://b/tags/")]
+    assert "1 bad rows were left out; s3://b/tags/*.rejected.parquet say which and why." in done.stdout
+
+
+def test_another_format_is_refused_by_its_own_name(ezxmc: Ezxmc) -> None:
+    for way in ([], ["--new-labels"], ["--rerank"]):
+        done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", "tags/", "--format", "xlsx", *way)
+        assert (done.returncode, done.stderr) == (2, "ezxmc: --format xlsx must be one of parquet, jsonl, csv.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -119,3 +120,19 @@ def test_a_linked_file_or_folder_is_read(tmp_path: Path) -> None:
     expected = [f"{tmp_path}/data/{name}" for name in ("2.jsonl", "linked/1.jsonl", "three.jsonl")]
     assert _names([f"{tmp_path}/data"]) == expected
     assert _names([f"{tmp_path}/data/**"]) == expected
+
+
+def test_a_file_whose_name_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.jsonl"
+    Path(os.fsdecode(odd)).write_text("{}\n")
+    for pattern in (str(tmp_path), f"{tmp_path}/*.jsonl", os.fsdecode(odd)):
+        with pytest.raises(UserError, match=r"cannot be listed: the name of a file there is not UTF-8; rename it\.$"):
+            find_sources([pattern], "auto", "--input")
+
+
+def test_a_file_that_is_named_in_two_ways_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    patterns = ["a.jsonl", str(tmp_path), f"../{tmp_path.name}/a.jsonl"]
+    for order in (patterns, patterns[::-1]):
+        assert [one.path for one in find_sources(order, "auto", "--input")] == [str(tmp_path / "a.jsonl")]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ezxmc_ray.serving.batching import Batcher
-from ezxmc_ray.serving.contract import Answer, Options, TagRequest
+from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 
 
 class Sender:
@@ -64,6 +64,26 @@ def test_a_long_request_is_cut_and_put_together_again() -> None:
         answer, none = await asyncio.gather(batcher.tag(request(*map(str, range(11)))), batcher.tag(request()))
         assert given(answer) == list(map(str, range(11))) and given(none) == []
         assert max(map(len, sender.sent)) == 4 and sender.most == 2
+
+    run(talk)
+
+
+def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile() -> None:
+    async def talk() -> None:
+        sender, exports = Sender(), iter("aabbb")
+
+        async def send(asked: TagRequest) -> Answer:
+            answer = await sender(asked)
+            return Answer(next(exports), answer.results, answer.mistake)
+
+        answer = await Batcher(send, lambda: 1, 2).tag(request(*"012345"))
+        assert (given(answer), answer.export) == (list("012345"), "b")
+        assert sender.sent == [list("01"), list("23"), list("45"), list("01"), list("23")]
+
+        exports = iter("ab" + "a" * 20)  # one replica has the new export, all others do not come to it
+        with pytest.raises(Refused, match="Another export is being taken over") as refused:
+            await Batcher(send, lambda: 1, 2).tag(request(*"0123"))
+        assert refused.value.status == 503 and len(sender.sent) < 20
 
     run(talk)
 

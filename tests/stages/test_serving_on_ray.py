@@ -23,7 +23,7 @@ ASKED = TagRequest(["", ""], ["one", "three"], Options(k=1))
 class SimulatedReplica:
     """In place of deployment.Replica: gives every text its length and the process that tagged it."""
 
-    def __init__(self, where: str, overrides: list[str], reload_s: float) -> None:
+    def __init__(self, where: str, overrides: list[str], reload_s: float, gpus: float) -> None:
         self._where = where
 
     async def mistake(self) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.shown import show_what_fits
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
 from ezxmc_ray.tagging.files import open_output, read_tags, tag_files
@@ -85,6 +86,10 @@ def test_the_documents_are_not_replaced_by_their_tags(tmp_path: Path) -> None:
     pq.write_table(documents, tmp_path / "documents.parquet")
     with pytest.raises(UserError, match=r"documents\.parquet is one of the files to tag, which it would replace"):
         tag(tmp_path / "documents.parquet", tmp_path / "documents.parquet")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for documents_by, output_by in (("link/", ""), ("", "link/")):
+        with pytest.raises(UserError, match=r"is one of the files to tag, which it would replace"):
+            tag(tmp_path / documents_by / "documents.parquet", tmp_path / output_by / "documents.parquet")
     assert pq.read_table(tmp_path / "documents.parquet").equals(documents)
 
 
@@ -154,6 +159,32 @@ def test_what_a_terminal_would_obey_is_escaped(
     monkeypatch.setattr("sys.stdin", io.StringIO("text\n"))
     tag_lines(Hostile())  # type: ignore[arg-type]
     assert capsys.readouterr().out == "text\n  0.500\ttwo\\nlines\\t\\x1b]0;x\\x07é\u200d\t(i\\x0d\\u202e)\n\n"
+
+
+@pytest.mark.parametrize("locale", ["ascii", "utf-8:surrogateescape", "latin-1"])
+def test_texts_and_tags_are_utf8_whatever_the_locale_says(monkeypatch: pytest.MonkeyPatch, locale: str) -> None:
+    encoding, _, errors = locale.partition(":")
+
+    def stream(content: bytes) -> io.TextIOWrapper:
+        return io.TextIOWrapper(io.BytesIO(content), encoding, errors or "strict")
+
+    monkeypatch.setattr("sys.stdin", stream("na\u00efve\n".encode()))
+    monkeypatch.setattr("sys.stdout", out := stream(b""))
+    show_what_fits()
+    tag_lines(FakeTagger())  # type: ignore[arg-type]
+    out.flush()
+    first = out.buffer.getvalue().splitlines()[0]  # type: ignore[attr-defined]
+    assert first.decode(encoding) == ("na\\xefve" if encoding == "ascii" else "na\u00efve")
+    monkeypatch.setattr("sys.stdin", stream(b"caf\xe9\n"))
+    with pytest.raises(UserError, match="The texts on the standard input are not UTF-8"):
+        tag_lines(FakeTagger())  # type: ignore[arg-type]
+
+
+def test_tags_on_the_standard_output_are_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.jsonl", {"id": "\u00e9", "text": "one"})
+    monkeypatch.setattr("sys.stdout", out := io.TextIOWrapper(io.BytesIO(), "ascii"))
+    tag_files(FakeTagger(), [str(source)], "-")  # type: ignore[arg-type]
+    assert json.loads(out.buffer.getvalue().decode())["id"] == "\u00e9"  # type: ignore[attr-defined]
 
 
 def test_a_carriage_return_in_an_id_is_read_back_from_csv(tmp_path: Path) -> None:

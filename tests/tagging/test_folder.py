@@ -33,7 +33,7 @@ def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield worker(*arguments)(item)
 
     monkeypatch.setattr(stage, "map_items", map_items)
-    monkeypatch.setattr(stage, "encoder_pool", lambda: Pool(1, 1))
+    monkeypatch.setattr(stage, "encoder_pool", lambda gpus_per_actor: Pool(1, 1, gpus_per_actor))
     monkeypatch.setattr(stage, "watched", lambda progress: contextlib.nullcontext(StageProgress("tag", "documents")))
     return files
 
@@ -99,3 +99,57 @@ def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Pat
         tag_folder(str(bundle), [], [str(tmp_path / "in")], str(tmp_path / "out"), ".csv")
     with pytest.raises(UserError, match="--input: there is no file"):
         tag_folder(str(bundle), [], [str(tmp_path / "gone")], str(tmp_path / "out"), ".csv")
+
+
+def test_tags_stay_in_their_folder_however_the_files_are_named(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that lead up and out of here, or are absolute, are those of the same files."""
+    write(tmp_path / "work/new.jsonl", *LABELS[:2])
+    write(tmp_path / "archive/old.jsonl", *LABELS[2:4])
+    monkeypatch.chdir(tmp_path / "work")
+    inputs = ["../archive/old.jsonl", "new.jsonl"]
+    assert tag_folder(str(bundle), [], inputs, "tags/", ".parquet").documents == 4
+    made = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.parquet") if file.is_file()}
+    assert made == {"work/tags/archive/old.jsonl.parquet", "work/tags/work/new.jsonl.parquet"}
+    assert tag_folder(str(bundle), [], inputs, "tags/", ".parquet").documents == 4 and len(worked_on) == 2
+    both = [*inputs, str(tmp_path / "archive")]
+    assert tag_folder(str(bundle), [], both, "other/", ".parquet").documents == 4 and len(worked_on) == 4
+
+
+def test_ids_that_another_call_would_give_are_given_anew(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    """Rows without ids are called by their number, and by their file where there are several."""
+    call = (str(bundle), ["predict.top_k=1"], [f"{tmp_path}/in"], f"{tmp_path}/out/", ".csv")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text(f"text\n{LABELS[0]}\n")
+    tag_folder(*call)
+    assert (tmp_path / "out/a.csv.csv").read_text().splitlines()[1].startswith("0,")
+    (tmp_path / "in/b.csv").write_text(f"text\n{LABELS[1]}\n")
+    tag_folder(*call)
+    assert worked_on == ["a.csv.csv", "a.csv.csv", "b.csv.csv"]
+    ids = [(tmp_path / f"out/{name}.csv.csv").read_text().splitlines()[1].partition(",")[0] for name in "ab"]
+    assert ids == ["a-0", "b-0"]
+    assert tag_folder(*call).documents == 2 and len(worked_on) == 3
+
+
+def test_the_folder_is_not_among_the_inputs_by_another_name(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    write(tmp_path / "in/one.jsonl", LABELS[0])
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(UserError, match=r"link/tags/ lies in .*/in, whose files are tagged"):
+        tag_folder(str(bundle), [], [f"{tmp_path}/in"], f"{tmp_path}/link/tags/", ".parquet")
+
+
+def test_actors_get_the_gpus_that_the_labels_need(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[Pool] = []
+    monkeypatch.setattr(stage, "encoder_pool", lambda gpus_per_actor: Pool(1, 1, gpus_per_actor))
+    monkeypatch.setattr(stage, "watched", lambda progress: contextlib.nullcontext(StageProgress("tag", "documents")))
+
+    def map_items(items: list[Any], worker: type, arguments: tuple[Any, ...], pool: Pool) -> Iterator[Any]:
+        pools.append(pool)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "map_items", map_items)
+    write(tmp_path / "in/one.jsonl", LABELS[0])
+    with pytest.raises(KeyboardInterrupt):
+        tag_folder(run, ["index.gpus_per_actor=2"], [f"{tmp_path}/in"], f"{tmp_path}/out/", ".csv")
+    assert [pool.gpus for pool in pools] == [2]

@@ -157,6 +157,24 @@ def test_what_is_pushed_is_loaded_by_its_name(
     assert [len(one) for one in Tagger.load("org/tagger").tag(TOPICS)] == [4] * len(TOPICS)
 
 
+@pytest.mark.parametrize("way", ["offline", "away", "busy"])
+def test_a_bundle_in_the_cache_serves_where_the_hub_does_not(
+    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    push_bundle(run, "org/tagger", "torch")
+    tagged = Tagger.load("org/tagger").tag(TOPICS)
+    hub_module.hub_commit.cache_clear()
+    if way == "busy":
+        monkeypatch.setattr(simulated_hub, "do_GET", lambda self: self.answer(503, {}))
+        monkeypatch.setattr(simulated_hub, "do_HEAD", lambda self: self.answer(503, {}))
+        monkeypatch.setattr(hub_module, "AGAIN_S", (0.0,))
+    else:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", way == "offline")
+        monkeypatch.setenv("HF_HUB_OFFLINE", str(int(way == "offline")))
+    assert Tagger.load("org/tagger").tag(TOPICS) == tagged
+
+
 def test_a_bundle_is_pushed_with_all_of_its_parts(
     bundle: Path, tmp_path: Path, simulated_hub: type[SimulatedHub]
 ) -> None:

@@ -206,6 +206,9 @@ def test_answers_that_cannot_be_read_are_told(tokenizer: Any) -> None:
         answer_tokens(tokenizer, YesNoForm(user="", yes=("incontrovertibly",), no=("no",)))
     with pytest.raises(UserError, match="share a token"):
         answer_tokens(tokenizer, YesNoForm(user="", yes=("yes",), no=("Yes",)))
+    many = tuple(f"{letter}{other}" for letter in "abcdefgh" for other in "aeioust")
+    with pytest.raises(UserError, match=r"have \d+ spellings .* 128 is the most"):
+        answer_tokens(tokenizer, YesNoForm(user="", yes=many, no=("no",)))
 
 
 def test_the_templates_that_come_along_fit_this_tokenizer(tokenizer: Any) -> None:

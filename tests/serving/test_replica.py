@@ -1,0 +1,41 @@
+"""A replica of Ray Serve's, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.serving.contract import Options, TagRequest
+from ezxmc_ray.tagging.export import export_bundle
+from tests.student.toy import TOPICS
+from tests.tagging.made_run import make_run
+
+pytest.importorskip("grpc_reflection", reason="Ray Serve needs ezxmc-ray[serve]")
+ASKED = TagRequest(["", ""], TOPICS[:2], Options(k=1))
+
+
+def test_one_that_is_started_while_there_is_no_export_takes_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Serve starts a replica anew that died; the run that it tags with may be made anew just then."""
+    from ezxmc_ray.serving.deployment import Replica
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    place = tmp_path / "bundle"
+    replica = Replica(str(place), [], 0.05, 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # no GPU was asked for
+    mistake = asyncio.run(replica.mistake())
+    assert str(place) in mistake and asyncio.run(replica.tag(ASKED)) is None
+    assert asyncio.run(replica.failed()) == f"A replica waits for an export: {mistake}"
+    make_run(tmp_path / "run")
+    export_bundle(str(tmp_path / "run"), str(place))
+    deadline = time.monotonic() + 60
+    while (answer := asyncio.run(replica.tag(ASKED))) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [len(row) for row in answer.results] == [1, 1]
+    assert asyncio.run(replica.mistake()) == asyncio.run(replica.failed()) == ""
