@@ -61,7 +61,7 @@ class VllmEngine:
         _set_environment(teacher)
         self._use_threads()
         self.llm = llm or _start(teacher, [teacher, *others])
-        self._requests = _requests(teacher)
+        self._requests = _requests(teacher, self.llm.llm_engine)
         if llm is None:
             wake_when_dead(self.llm.llm_engine.engine_core)
             self._warm_up()
@@ -127,7 +127,7 @@ class VllmEngine:
 class _Requests(Protocol):
     """What a read-out asks the engine for, and how it reads the answer."""
 
-    def parameters(self, again: bool) -> Any:
+    def parameters(self, pair: PairPrompt, again: bool) -> Any:
         """vLLM's parameters of a pair; ``again``: of one whose first answer could not be read."""
         ...
 
@@ -138,12 +138,10 @@ class _Requests(Protocol):
 
 class _YesNo:
     def __init__(self, answers: AnswerTokens) -> None:
-        self._answers = answers
-
-    def parameters(self, again: bool) -> Any:
         from vllm import SamplingParams
 
-        return SamplingParams(
+        self._answers = answers
+        self._parameters = SamplingParams(
             max_tokens=1,
             temperature=0.0,  # which token would be drawn does not matter, and drawing costs as much as a softmax
             ignore_eos=True,
@@ -153,13 +151,16 @@ class _YesNo:
             skip_clone=True,
         )
 
+    def parameters(self, pair: PairPrompt, again: bool) -> Any:
+        return self._parameters
+
     def score(self, pair: PairPrompt, output: Any) -> float | None:
         flat = output.outputs[0].logprobs
         return probability_of_yes(dict(zip(flat.token_ids, flat.logprobs, strict=True)), self._answers)
 
 
 class _Classify:
-    def parameters(self, again: bool) -> Any:
+    def parameters(self, pair: PairPrompt, again: bool) -> Any:
         from vllm import PoolingParams
 
         return PoolingParams(task="classify", use_activation=True)
@@ -169,7 +170,7 @@ class _Classify:
 
 
 class _Likelihood:
-    def parameters(self, again: bool) -> Any:
+    def parameters(self, pair: PairPrompt, again: bool) -> Any:
         from vllm import SamplingParams
 
         return SamplingParams(
@@ -188,13 +189,45 @@ class _Likelihood:
         return _label_score(pair, output.prompt_logprobs)
 
 
-def _requests(teacher: TeacherSpec) -> _Requests:
+class _LabelRows:
+    """The likelihood where vLLM can leave out what the prompt's other tokens would have been.
+
+    The vocabulary's logits are computed from the label on; ``_Likelihood`` has them of all that is computed.
+    """
+
+    def parameters(self, pair: PairPrompt, again: bool) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprob_token_ids=np.asarray(pair.tokens[pair.label_start :], np.int64)[:, None],
+            prompt_logprob_start=pair.label_start - 1,
+            detokenize=False,
+            skip_reading_prefix_cache=again,
+            skip_clone=True,
+        )
+
+    def score(self, pair: PairPrompt, output: Any) -> float | None:
+        if output.num_cached_tokens >= pair.label_start:
+            return None
+        return mean_log_likelihood(output.prompt_token_id_logprobs[: pair.label_stop - pair.label_start, 0])
+
+
+def _requests(teacher: TeacherSpec, engine: Any) -> _Requests:
     if teacher.config.readout == "likelihood":
-        return _Likelihood()
+        return _LabelRows() if _has_label_rows(engine) else _Likelihood()
     if teacher.config.readout == "classify":
         return _Classify()
     assert teacher.answers is not None
     return _YesNo(teacher.answers)
+
+
+def _has_label_rows(engine: Any) -> bool:
+    """Whether this vLLM scores some tokens of a prompt: its second model runner does, from 0.32 on."""
+    from vllm import SamplingParams
+
+    return hasattr(SamplingParams, "prompt_logprob_token_ids") and engine.vllm_config.use_v2_model_runner
 
 
 class _OpenBatch:
@@ -225,9 +258,8 @@ class _Stream:
         batch = _OpenBatch(prompts)
         self.waiting.append(batch)
         started = time.perf_counter()
-        parameters = self._requests.parameters(again=False)
         for row in range(len(prompts.pairs)):
-            self._ask(batch, row, parameters)
+            self._ask(batch, row)
         self._seconds += time.perf_counter() - started
 
     def step(self) -> list[_OpenBatch]:
@@ -248,9 +280,9 @@ class _Stream:
             self._engine.abort_request(list(self._places))
             self._places.clear()
 
-    def _ask(self, batch: _OpenBatch, row: int, parameters: Any) -> None:
-        name = str(next(_NUMBERS))
-        self._engine.add_request(name, self._to_input(batch.prompts.pairs[row].tokens), parameters)
+    def _ask(self, batch: _OpenBatch, row: int, again: bool = False) -> None:
+        name, pair = str(next(_NUMBERS)), batch.prompts.pairs[row]
+        self._engine.add_request(name, self._to_input(pair.tokens), self._requests.parameters(pair, again))
         self._places[name] = batch, row
 
     def _read(self, output: Any) -> None:
@@ -259,7 +291,7 @@ class _Stream:
         batch.computed_tokens += len(pair.tokens) - output.num_cached_tokens
         score = self._requests.score(pair, output)
         if score is None:
-            self._ask(batch, row, self._requests.parameters(again=True))
+            self._ask(batch, row, again=True)
         else:
             batch.raw[row] = score
             batch.missing -= 1
