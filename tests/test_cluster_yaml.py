@@ -30,6 +30,17 @@ def test_the_driver_runs_on_the_head_and_the_work_on_gpu_nodes(cluster: dict[str
     assert all(0 <= node["min_workers"] <= node["max_workers"] <= cluster["max_workers"] for node in workers)
 
 
+def test_the_rights_that_the_autoscaler_needs_are_the_heads_alone(cluster: dict[str, Any]) -> None:
+    """Ray leaves a profile that is given as it is: one that knows the bucket only can start no worker."""
+    nodes = cluster["available_node_types"]
+    profiles = {name: node["node_config"]["IamInstanceProfile"]["Name"] for name, node in nodes.items()}
+    assert profiles == {"head": "profile-of-the-head", "gpu_worker": "profile-of-the-workers"}
+    comment = (ROOT / "cluster.yaml").read_text().partition("cluster_name:")[0]
+    head, _, workers = comment.partition("#   head")[2].partition("#   workers")
+    for right in ("ec2:RunInstances", "CreateTags", "DescribeInstances", "TerminateInstances", "iam:PassRole"):
+        assert right in head and right not in workers.partition("# Whoever")[0]
+
+
 def test_every_node_installs_the_gpu_lock_over_the_same_ray(cluster: dict[str, Any]) -> None:
     install = "pip install --no-deps -r /home/ray/requirements/gpu.txt"
     assert install in cluster["head_setup_commands"]
