@@ -20,9 +20,9 @@ from typing import Any, TextIO
 import ray
 import ray.data
 from ray import exceptions
-from ray._private.state import state as ray_state
 from ray.autoscaler.v2.sdk import get_cluster_status
 
+from ezxmc_ray.cluster.growth import growth
 from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
@@ -83,7 +83,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 
     What the machine does to Ray inside the block (a worker that dies, memory that runs out) is raised as a UserError.
     """
-    _joined[:] = [config]
+    joined_as(config)
     if ray.is_initialized():
         try:
             with user_errors():
@@ -184,12 +184,9 @@ def cluster_cpus() -> int:
 
 
 def cluster_limit(resource: str) -> int:
-    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to where Ray's autoscaler knows its node types.
-
-    The latter has no public interface; Ray Train asks in the same way.
-    """
-    grown = ray_state.get_max_resources_from_cluster_config() or {}
-    return max(int(ray.cluster_resources().get(resource, 0)), int(grown.get(resource, 0)))
+    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to (growth.py)."""
+    limits = growth(_joined[0]).limits
+    return max(int(ray.cluster_resources().get(resource, 0)), int(limits.get(resource, 0)))
 
 
 def node_cpus() -> int:
@@ -198,16 +195,13 @@ def node_cpus() -> int:
 
 
 def node_gpus() -> int:
-    """GPUs of the largest node that there is, or that Ray's autoscaler may bring."""
-    return max((int(has.get("GPU", 0)) for has in machines()), default=0)
+    """GPUs of the largest node that there is, or that may come: one may have all where no type of node is known."""
+    return max((int(has.get("GPU", 0)) for has in machines()), default=0) or pool_gpus()
 
 
 def machines() -> list[dict[str, float]]:
     """Resources of every node that is alive, and of every type of node that Ray's autoscaler may bring."""
-    known = ray_state.get_cluster_config()
-    coming = known.node_group_configs if known is not None else ()
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [*alive, *(dict(one.resources) for one in coming if one.max_count)]
+    return [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *growth(_joined[0]).nodes]
 
 
 def wait_for_gpus() -> None:
@@ -228,6 +222,11 @@ def wait_for_gpus() -> None:
 def _is_there() -> bool:
     """Task: the machine that it needs is there."""
     return True
+
+
+def joined_as(config: ClusterConfig) -> None:
+    """This process is on a cluster that another one joined as ``config`` has it."""
+    _joined[:] = [config]
 
 
 def check_wait(seconds: float) -> None:

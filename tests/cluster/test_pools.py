@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from ray.core.generated.autoscaler_pb2 import ClusterConfig as ClusterTypes
 
 from ezxmc_ray.cluster import kept, pools, session
 from ezxmc_ray.cluster.board import MAX_DEATHS, report_start, watched
+from ezxmc_ray.cluster.growth import Growth
 from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
@@ -27,8 +26,6 @@ from ezxmc_ray.evaluation.first_pairs import FirstPairs
 from ezxmc_ray.progress import StageProgress
 
 POOL = Pool(size=2, cpus=1)
-#: What Ray says that its autoscaler may bring.
-MAY_GROW_TO = "ezxmc_ray.cluster.session.ray_state.get_max_resources_from_cluster_config"
 
 
 class Echo:
@@ -155,16 +152,10 @@ def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: py
     def node(alive: bool = True, **resources: float) -> dict[str, Any]:
         return {"Alive": alive, "Resources": resources}
 
-    coming = ClusterTypes(
-        node_group_configs=[
-            {"name": "there", "resources": {"CPU": 24, "GPU": 4}, "max_count": 3},
-            {"name": "not any more", "resources": {"CPU": 2, "GPU": 2}, "max_count": 0},
-        ]
-    )
-    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_state.get_cluster_config", lambda: coming)
+    monkeypatch.setattr(session, "growth", lambda config: Growth(nodes=[{"CPU": 24, "GPU": 4}]))
     monkeypatch.setattr("ray.nodes", lambda: [node(CPU=4.0)])
     assert (gpu_cpus(), session.node_gpus()) == (6, 4)  # of nodes that the autoscaler may bring
-    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_state.get_cluster_config", lambda: None)
+    monkeypatch.setattr(session, "growth", lambda config: Growth())
     for nodes, expected in (
         ([node(CPU=64.0), node(CPU=96.0, GPU=8.0), node(CPU=32.0, GPU=4.0), node(False, CPU=2.0, GPU=2.0)], 8),
         ([node(CPU=4.0, GPU=8.0)], 1),
@@ -186,13 +177,12 @@ def test_an_actor_has_the_gpus_that_share_its_labels_and_their_cpus(monkeypatch:
 def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session's Ray has none; of its autoscaler it is only said (simulated) that it may bring eight."""
-    monkeypatch.setattr(MAY_GROW_TO, lambda: {"GPU": 8, "CPU": 64})
+    """The session's Ray has none, and no autoscaler; the user says that eight may come."""
     monkeypatch.setattr(session, "WAIT_S", 0.1)
     monkeypatch.setattr(kept, "WAIT_S", 0.1)
-    monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1)])
+    monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1, max_gpus=8)])
     pool = encoder_pool()
-    assert (pool.size, pool.gpus) == (8, 1)
+    assert (pool.size, pool.gpus, session.node_gpus()) == (8, 1, 8)
     for map_over in (map_items, map_over_engines):
         with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
             list(map_over(items(3), Echo, (), pool))
@@ -256,29 +246,6 @@ def test_the_first_pairs_are_looked_at_while_engines_have_all_cpus(
     assert first.found is not None and saw == {0: False, 1: True, 2: True, 3: True}
 
 
-def blocking(rows: int, ended: threading.Event) -> Iterator[dict[str, Any]]:
-    """As Ray Data (simulated) when its actors' nodes are gone: some rows, then nothing for as long as may be."""
-    for number in range(rows):
-        yield {"n": number}
-    ended.wait(60)
-
-
-def test_engines_whose_gpus_are_gone_end_the_mapping_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "WAIT_S", 0.02)
-    monkeypatch.setattr(MAY_GROW_TO, lambda: {"GPU": 4})
-    monkeypatch.setattr(session, "waits_for", lambda: "waiting for 2 GPUs (0 of 0 free)")
-    monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1)])
-    gpus, ended, found = [{"GPU": 2.0}] * 9, threading.Event(), []
-    monkeypatch.setattr("ray.cluster_resources", lambda: gpus.pop() if gpus else {})
-    began = time.monotonic()
-    with pytest.raises(UserError, match=r"no room \(waiting for 2 GPUs .*\): it has 0 GPUs and may grow to 4"):
-        found += list(pools._while_there_are_gpus(blocking(3, ended)))
-    assert time.monotonic() - began > 1 + 9 * 0.02  # while there are some, there is no hurry
-    ended.set()
-    gpus += [{"GPU": 2.0}] * 9
-    assert list(pools._while_there_are_gpus(blocking(3, ended))) == [{"n": 0}, {"n": 1}, {"n": 2}]
-
-
 def test_an_error_of_the_engines_is_raised_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         list(pools._while_there_are_gpus(1 / n for n in (1, 0)))  # type: ignore[arg-type, misc]
@@ -292,7 +259,6 @@ def test_gpus_are_those_there_or_those_that_the_autoscaler_may_bring(
     monkeypatch: pytest.MonkeyPatch, there: int, may: int, gpus: int, asked: int
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": float(there)})
-    grown = {"GPU": may} if may else None
-    monkeypatch.setattr(MAY_GROW_TO, lambda: grown)
+    monkeypatch.setattr(session, "growth", lambda config: Growth({"GPU": may} if may else {}))
     assert session.cluster_gpus() == gpus
     assert session.pool_gpus() == asked

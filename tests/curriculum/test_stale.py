@@ -44,6 +44,7 @@ KNOBS = {
     "teacher.engines=3": set(),
     "student.workers=2": set(),
     "cluster.wait_s=7": set(),
+    "cluster.max_gpus=7": set(),
 }
 #: By folder the steps that are made of what is in it.
 FOLDERS = {
