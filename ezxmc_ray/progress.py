@@ -27,6 +27,8 @@ TICK_S = 1.0
 LINE_EVERY_S, LATER_LINE_EVERY_S, FIRST_MINUTE_S = 10.0, 30.0, 60.0
 #: What is over within these seconds needs no line: another phase is told of after them.
 SHORT_S = 3.0
+#: How a phase begins in which nothing has room: it is told beside the counts too.
+WAITING = "waiting for"
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -151,13 +153,15 @@ class StageProgress:
                 say(f"{self.name}: {self.words()}")
 
     def words(self) -> str:
-        """Where things are, in words: the phase and its seconds until something is counted, then counts."""
+        """Where things are, in words: the phase and its seconds until something is counted, then counts; with them the
+        phase only while all waits for room."""
         now = self._clock()
         if not self._work:
             held = f"{self._count()} were there, " if self.done else ""
             seconds = int(now - self._phase_since)
             return f"{held}{self._phase}" + (f", {_duration(seconds) if seconds >= 60 else f'{seconds} s'}")
-        return self._count() + self._speed(now)
+        waits = f", {self._phase}" if self._phase.startswith(WAITING) else ""
+        return self._count() + self._speed(now) + waits
 
     def _count(self) -> str:
         return f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}"

@@ -40,6 +40,11 @@ class ProgressBoard:
         self.held: dict[str, int] = {}
         self.phases: dict[str, str] = {}
         self.starts: dict[str, int] = {}
+        self.waiting = ""
+
+    def wait(self, phase: str) -> None:
+        """No worker is there any more, or yet; ``phase``: what is waited for, where Ray does not say it."""
+        self.phases, self.waiting = {}, phase
 
     def phase(self, worker: str, phase: str) -> None:
         """What ``worker`` is doing."""
@@ -63,9 +68,10 @@ class ProgressBoard:
         """``actor`` did an item."""
         self.starts[actor] = 0
 
-    def seen(self) -> tuple[int, int, list[str]]:
-        """Units done by this command, units held, and the phases of all workers, the newest last."""
-        return sum(self.done.values()), sum(self.held.values()), list(self.phases.values())
+    def seen(self) -> tuple[int, int, list[str], str]:
+        """Units done by this command, units held, the phases of all workers, the newest last, and what is waited for
+        where there are none."""
+        return sum(self.done.values()), sum(self.held.values()), list(self.phases.values()), self.waiting
 
 
 def report_phase(phase: str) -> None:
@@ -105,6 +111,11 @@ def report_item() -> None:
 
 def _actor() -> str:
     return str(ray.get_runtime_context().get_actor_id() or "") if ray.is_initialized() else ""
+
+
+def report_waiting(phase: str = "") -> None:
+    """No worker of the stage has room on the cluster; ``phase``: what is waited for, where Ray does not say it."""
+    _tell("wait", phase)
 
 
 def _worker() -> str:
@@ -147,9 +158,9 @@ def _board() -> Any:
 def _look(board: Any) -> Seen | None:
     """What stands on the board; None where it does not answer, as on a machine that is very busy."""
     try:
-        done, held, phases = ray.get(board.seen.remote(), timeout=ASK_S)
+        done, held, phases, waiting = ray.get(board.seen.remote(), timeout=ASK_S)
     except RayError:
         return None
-    phase = phases[-1] if phases else waits_for()
+    phase = phases[-1] if phases else waits_for() or waiting
     alike = phases.count(phase)
     return Seen(done, held, f"{phase} ({alike} of {len(phases)} workers)" if alike < len(phases) else phase)

@@ -21,6 +21,8 @@ from typing import Any
 import ray
 import ray.data
 
+from ezxmc_ray.cluster.at_work import actors_at_work
+from ezxmc_ray.cluster.board import report_waiting
 from ezxmc_ray.cluster.kept import (
     USER_ERROR,
     Done,
@@ -37,7 +39,6 @@ from ezxmc_ray.cluster.session import (
     check_wait,
     cluster_cpus,
     cluster_gpus,
-    gpus_there,
     machines,
     node_cpus,
     node_gpus,
@@ -68,6 +69,8 @@ __all__ = [
 HELD = "held"
 #: CPUs that an encoder takes where there is no GPU: MiniLM gains little beyond.
 ENCODER_CPUS = 4
+#: How the classes of Ray Data's actors are called: MapWorker(Map(UserErrorBoundary)).
+ENGINES = "MapWorker("
 #: Behind the last item.
 _NO_MORE: Done = {"no": "more"}
 #: Items that an actor has at hand, so that it does not wait for the next one; an engine works on them all at once: it
@@ -103,7 +106,7 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
 
     One item a block, so that an item is the unit of scheduling and of retry. A worker is called in ENGINE_IN_FLIGHT
     threads at once. An actor that dies is replaced and its items are given out again. A UserError raised in an actor is
-    raised here as such.
+    raised here as such. Errors: UserError where no actor has room for ``cluster.wait_s``.
     """
     if not items:
         return
@@ -122,20 +125,41 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
+    executors = _executors(dataset)
     # Without prefetching, which would keep an item's result back until the next one's is there.
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     rows = (row for block in blocks for row in block.to_pylist())
-    yield from map(_checked, _while_there_are_gpus(rows) if pool.gpus else rows)
+    try:
+        yield from map(_checked, _while_there_is_room(rows))
+    finally:
+        for executor in executors:  # one that is left in its midst would go on asking for room, after Ray's end too
+            executor.shutdown(force=True)
 
 
-def _while_there_are_gpus(rows: Iterator[Done]) -> Iterator[Done]:
-    """``rows``; Ray Data waits for its actors without end. Errors: UserError once no GPU was there for too long."""
+def _executors(dataset: ray.data.Dataset) -> list[Any]:
+    """What runs ``dataset``, once it does: Ray Data tells of it only when there is a first row."""
+    made: list[Any] = []
+    create = dataset._create_executor
+
+    def noted() -> Any:
+        made.append(create())
+        return made[-1]
+
+    dataset._create_executor = noted  # type: ignore[method-assign]
+    return made
+
+
+def _while_there_is_room(rows: Iterator[Done]) -> Iterator[Done]:
+    """``rows``; Ray Data waits for its actors without end. Errors: UserError once none had room for too long."""
     while True:
         coming: Future[Done] = Future()
         Thread(target=_ask_into, args=(coming, rows), daemon=True).start()
         since = time.monotonic()
         while not wait([coming], timeout=WAIT_S).done:
-            since = time.monotonic() if gpus_there() else since
+            if actors_at_work(ENGINES):
+                since = time.monotonic()
+            else:
+                report_waiting()
             check_wait(time.monotonic() - since)
         if (done := coming.result()) == _NO_MORE:
             return

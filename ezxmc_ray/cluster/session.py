@@ -22,12 +22,13 @@ import ray.data
 from ray import exceptions
 from ray.autoscaler.v2.sdk import get_cluster_status
 
+from ezxmc_ray.cluster.at_work import tasks_at_work
 from ezxmc_ray.cluster.growth import growth
 from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.leftovers import temporary_prefix
-from ezxmc_ray.progress import StageProgress, doing
+from ezxmc_ray.progress import WAITING, StageProgress, doing
 from ezxmc_ray.watchdog import start_watchdog
 
 ENVIRONMENT = {
@@ -229,15 +230,19 @@ def joined_as(config: ClusterConfig) -> None:
     _joined[:] = [config]
 
 
-def check_wait(seconds: float) -> None:
-    """Errors: UserError if nothing has found room on the cluster for ``seconds``, longer than ``cluster.wait_s``."""
+def check_wait(seconds: float, what: str = "no word of what for") -> None:
+    """Errors: UserError if nothing has found room on the cluster for ``seconds``, longer than ``cluster.wait_s``.
+
+    ``what``: is waited for, where Ray does not say it.
+    """
     longest = _joined[0].wait_s
     if seconds < longest:
         return
     gpus = gpus_there()
     grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
+    cpus = int(ray.cluster_resources().get("CPU", 0))
     raise UserError(
-        f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or 'no word of what for'}): it has "
+        f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or what}): it has {cpus} CPUs and "
         f"{gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, and give "
         "the same command again; what is done is kept."
     )
@@ -266,15 +271,18 @@ def waits_for(least: int = 1) -> str:
             plural = "" if wanted == 1 else "s"
             limit = cluster_limit(name)
             grows = f", the cluster may grow to {limit}" if total.get(name, 0) < limit < NO_LIMIT else ""
-            return (
-                f"waiting for {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free{grows})"
-            )
+            return f"{WAITING} {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free{grows})"
     return ""
 
 
-def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1) -> Iterator[Any]:
-    """``function(*a)`` as a Ray task for every ``a``, at most two a CPU in flight; results in order of ending."""
-    task = ray.remote(function).options(num_cpus=cpus)
+def run_tasks(
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1, gpus: float = 0
+) -> Iterator[Any]:
+    """``function(*a)`` as a Ray task for every ``a``, at most two a CPU in flight; results in order of ending.
+
+    Errors: UserError where none of them has room for ``cluster.wait_s``.
+    """
+    task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus)
     limit = 2 * cluster_cpus()
     waiting: list[Any] = []
     phase = function.__name__.strip("_").replace("_", " ")
@@ -291,17 +299,24 @@ def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 
 
 def _ended(waiting: list[Any], phase: str) -> tuple[list[Any], list[Any]]:
-    """Those of the tasks that have ended, one at least, and the others; while none of them has room, that is told."""
+    """Those of the tasks that have ended, one at least, and the others; while none of them has room, that is told.
+
+    Errors: UserError where none ends within ``cluster.wait_s``, and none is at work then.
+    """
+    began = time.monotonic()
     while True:
         ready, others = ray.wait(waiting, timeout=WAIT_S)
         if ready:
             return ready, others
         doing(waits_for(len(waiting)) or phase)
+        if time.monotonic() - began >= _joined[0].wait_s and tasks_at_work():
+            began = time.monotonic()
+        check_wait(time.monotonic() - began)
 
 
-def run_task(function: Callable[..., Any], *arguments: Any, cpus: float = 1) -> Any:
-    """``function(*arguments)`` as one Ray task."""
-    return next(iter(run_tasks(function, [arguments], cpus)))
+def run_task(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:
+    """``function(*arguments)`` as one Ray task. Errors: as :func:`run_tasks`."""
+    return next(iter(run_tasks(function, [arguments], cpus, gpus)))
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def test_the_first_pairs_are_looked_at_while_engines_have_all_cpus(
 
 def test_an_error_of_the_engines_is_raised_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(pools._while_there_are_gpus(1 / n for n in (1, 0)))  # type: ignore[arg-type, misc]
+        list(pools._while_there_is_room(1 / n for n in (1, 0)))  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize(
