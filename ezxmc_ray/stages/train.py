@@ -35,6 +35,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.stages.train_snapshot import mend_snapshot
+from ezxmc_ray.stages.train_wait import TrainingWait, bound_tries
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import (
     MIN_WORKER_DOCUMENTS,
@@ -141,7 +142,8 @@ def check_training(config: Config) -> None:
     count_workers(config)
     # What the encoder reads in the other stages is checked there.
     if config.student.max_document_tokens != config.encoder.max_document_tokens:
-        run_with_encoder(_check_document_tokens, config)
+        with watched(StageProgress("Training", phase="looking at the encoder")):
+            run_with_encoder(_check_document_tokens, config)
 
 
 def _check_document_tokens(config: Config) -> None:
@@ -198,12 +200,13 @@ class StopAtUserError(ray_train.UserCallback):
 
 
 def _fit(name: str, settings: TrainSettings, workers: int) -> None:
-    """Train with Ray Train. Errors: UserError of a worker."""
+    """Train with Ray Train. Errors: UserError of a worker, or where none has room for ``cluster.wait_s``."""
     student, storage = settings.config.student, settings.storage
     use_gpu = cluster_gpus() > 0
     least = student.min_workers
     free_gpus()
     wait_for_gpus()
+    bound_tries(settings.config.cluster.wait_s)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"settings": settings},
@@ -219,7 +222,7 @@ def _fit(name: str, settings: TrainSettings, workers: int) -> None:
             storage_filesystem=storage.filesystem,
             failure_config=ray_train.FailureConfig(max_failures=student.max_failures),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),
-            callbacks=[StopAtUserError()],
+            callbacks=[StopAtUserError(), TrainingWait(settings.config.cluster, least or workers)],
         ),
     )
     # Ray Train's cleaner of placement groups asks the dashboard how the training's controller is. A local Ray has none,

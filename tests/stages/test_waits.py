@@ -10,6 +10,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from ezxmc_ray.cluster.teacher_dtype import of_cluster
 from ezxmc_ray.config import ClusterConfig, Config, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
+from ezxmc_ray.stages import train
+from ezxmc_ray.storage import Storage
 
 pytestmark = pytest.mark.timeout(300)
 GPU = Pool(size=1, cpus=0, gpus=1)
@@ -160,3 +164,43 @@ def test_engines_whose_gpus_others_take_end_too(waits: Callable[[int], Config]) 
     with pytest.raises(UserError, match=r"^Within 4 s .* \(waiting for 1 GPU \(0 of 1 free\)\)"):
         next(rows)
     ray.kill(other)
+
+
+def training(config: Config, folder: Path) -> Any:
+    """Settings of a training, as far as the driver reads them."""
+    return SimpleNamespace(config=config, storage=Storage(str(folder)), cycle=0)
+
+
+@pytest.mark.parametrize(("least", "workers"), [(0, 1), (1, 2)])
+def test_a_training_without_room_ends(
+    waits: Callable[[int], Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    least: int,
+    workers: int,
+) -> None:
+    config = waits(10)
+    config.student.min_workers = least
+    began = time.monotonic()
+    with (
+        held(num_gpus=1),
+        pytest.raises(UserError, match=r"^Within 10 s .* had no room \(waiting for .*1 GPUs\. See"),
+        watched(StageProgress("train", "steps", 2, phase="starting")),
+    ):
+        train._fit(f"waits-{least}", training(config, tmp_path), workers)
+    assert time.monotonic() - began < 60
+    assert "train: waiting for" in capsys.readouterr().out
+
+
+def works_on(told: dict[str, Any]) -> None:
+    """In place of stages.train._train_worker."""
+    time.sleep(6)
+
+
+@pytest.mark.slow
+def test_a_training_that_works_for_longer_than_the_wait_is_left_alone(
+    waits: Callable[[int], Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(train, "_train_worker", works_on)
+    monkeypatch.setattr(train, "cluster_gpus", lambda: 0)  # the pretended GPU computes nothing
+    train._fit("works", training(waits(2), tmp_path), 1)
