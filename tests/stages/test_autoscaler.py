@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
+from ray import _raylet
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import ClusterConfig as ClusterTypes
@@ -96,8 +96,9 @@ def test_a_cluster_without_an_autoscaler_here_is_as_large_as_it_is_until_its_pla
     try:
         with ray_cluster(ClusterConfig(address=ours.address)):
             assert (session.cluster_limit("GPU"), session.node_gpus()) == (0, 0)
-            where = (GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE)
-            key, namespace = (one.encode() for one in where)
+            compiled: Any = _raylet
+            key = compiled.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
+            namespace = compiled.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
             _internal_kv_put(key, told.SerializeToString(), overwrite=True, namespace=namespace)
             assert (session.cluster_limit("GPU"), session.node_gpus(), gpu_cpus()) == (12, 4, 6)
     finally:

@@ -193,7 +193,11 @@ def test_a_training_without_room_ends(
 
 
 def works_on(told: dict[str, Any]) -> None:
-    """In place of stages.train._train_worker."""
+    """In place of stages.train._train_worker: dies the first time, then works."""
+    mark = Path(told["settings"].storage.path("died"))
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
     time.sleep(6)
 
 
@@ -203,4 +207,7 @@ def test_a_training_that_works_for_longer_than_the_wait_is_left_alone(
 ) -> None:
     monkeypatch.setattr(train, "_train_worker", works_on)
     monkeypatch.setattr(train, "cluster_gpus", lambda: 0)  # the pretended GPU computes nothing
-    train._fit("works", training(waits(2), tmp_path), 1)
+    config = waits(2)
+    config.student.max_failures = 1
+    train._fit("works", training(config, tmp_path), 1)
+    assert (tmp_path / "died").exists()
