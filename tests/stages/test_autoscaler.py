@@ -82,6 +82,7 @@ def test_pools_ask_for_what_the_autoscaler_may_bring_and_it_is_brought(simulated
         assert session.pool_gpus() == 16
 
 
+@pytest.mark.slow
 def test_a_cluster_without_an_autoscaler_here_is_as_large_as_it_is_until_its_platform_tells(
     simulated_cluster: str,
 ) -> None:

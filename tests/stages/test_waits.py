@@ -98,6 +98,7 @@ def items(*seconds: float) -> list[Any]:
     return [{"n": number, "seconds": one} for number, one in enumerate(seconds)]
 
 
+@pytest.mark.slow
 def test_the_teachers_number_format_waits_for_a_busy_gpu_with_an_end(
     waits: Callable[[int], Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,10 +115,14 @@ def test_the_teachers_number_format_waits_for_a_busy_gpu_with_an_end(
     assert "Teacher: waiting for 1 GPU (0 of 1 free)" in capsys.readouterr().out
 
 
-def test_tasks_without_room_end_and_those_at_work_do_not(waits: Callable[[int], Config]) -> None:
+def test_tasks_without_room_end(waits: Callable[[int], Config]) -> None:
     waits(2)
     with held(num_cpus=2), pytest.raises(UserError, match=r"^Within 2 s .* \(waiting for 3 CPUs \(0 of 2 free\)\)"):
         list(run_tasks(sleep, [(0,)] * 3))
+
+
+@pytest.mark.slow
+def test_tasks_at_work_do_not_end_whatever_waits_for_them(waits: Callable[[int], Config]) -> None:
     waits(60)
     assert len(list(run_tasks(sleep, [(0,)] * 2))) == 2  # by processes that take some to start
     waits(2)
@@ -146,13 +151,15 @@ def engines() -> list[dict[str, Any]]:
     return [one for one in found if one["ActorClassName"].startswith(pools.ENGINES)]
 
 
+@pytest.mark.slow
 def test_engines_that_load_or_work_for_longer_than_the_wait_are_left_alone(waits: Callable[[int], Config]) -> None:
-    waits(1)
+    waits(15)  # a process may take some of them to start
     pool = Pool(size=2, cpus=0, gpus=1)  # one of them has no room
-    done = list(map_over_engines(items(4, 4), Sleeps, (4.0,), pool))
+    done = list(map_over_engines(items(20, 20), Sleeps, (20.0,), pool))
     assert sorted(one["n"] for one in done) == [0, 1]
 
 
+@pytest.mark.slow
 def test_engines_whose_gpus_others_take_end_too(waits: Callable[[int], Config]) -> None:
     """An engine dies, and what waits for its GPU has that before Ray makes the engine again."""
     waits(4)
@@ -171,6 +178,7 @@ def training(config: Config, folder: Path) -> Any:
     return SimpleNamespace(config=config, storage=Storage(str(folder)), cycle=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "workers"), [(0, 1), (1, 2)])
 def test_a_training_without_room_ends(
     waits: Callable[[int], Config],
