@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ezxmc_ray.cluster import kept, pools, session
-from ezxmc_ray.cluster.board import MAX_DEATHS, report_start, watched
+from ezxmc_ray.cluster.board import report_start, watched
 from ezxmc_ray.cluster.growth import Growth
 from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
 from ezxmc_ray.cluster.session import ray_cluster
@@ -116,16 +116,22 @@ def test_an_actor_that_dies_is_replaced_and_each_item_is_done_once(cluster: None
     assert len(pids(again)) == 2
 
 
-def test_a_node_that_goes_with_more_actors_than_one_may_lose_is_survived(cluster: None, tmp_path: Path) -> None:
+def test_a_node_that_goes_with_more_actors_than_one_may_lose_is_survived(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each actor of the pool dies once, none having done an item: as when the node goes that they are on."""
-    many = MAX_DEATHS + 1
+    monkeypatch.setattr(kept, "MAX_DEATHS", 2)
+    many = 3
     done = list(map_items(items(many, folder=str(tmp_path)), DiesOnceAnItem, (), Pool(size=many, cpus=1)))
     assert sorted(one["n"] for one in done) == list(range(many))
     assert len(list(tmp_path.iterdir())) == many
 
 
-def test_actors_that_always_die_end_the_mapping_with_one_sentence(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{MAX_DEATHS + 1} processes with the encoder died one after the other"):
+def test_actors_that_always_die_end_the_mapping_with_one_sentence(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MAX_DEATHS", 1)
+    with pytest.raises(UserError, match="2 processes with the encoder died one after the other"):
         list(map_items(items(1, dies="always"), DiesAt, (str(tmp_path),), POOL))
 
 

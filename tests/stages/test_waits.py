@@ -133,10 +133,10 @@ def test_tasks_at_work_do_not_end_whatever_waits_for_them(waits: Callable[[int],
 def test_engines_without_room_end_and_say_what_they_wait_for(
     waits: Callable[[int], Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    waits(8)
+    waits(5)
     with (
         held(num_gpus=1),
-        pytest.raises(UserError, match=r"^Within 8 s .* \(waiting for 1 GPU \(0 of 1 free\)\)"),
+        pytest.raises(UserError, match=r"^Within 5 s .* \(waiting for 1 GPU \(0 of 1 free\)\)"),
         watched(StageProgress("judge", "pairs", 2)),
     ):
         list(map_over_engines(items(0, 0), Sleeps, (), GPU))
