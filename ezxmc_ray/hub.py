@@ -21,6 +21,8 @@ from ezxmc_ray.progress import say
 ADDRESS_S, PATIENCE_S = 5.0, 6.0
 #: Seconds before each further try where the hub is busy, as it says to many processes that start together.
 AGAIN_S = (1.0, 3.0)
+#: What it says then, or what stands before it: too many requests, bad gateway, not available, no answer in time.
+BUSY = (429, 502, 503, 504)
 #: Of these files a model has one of the first two, and a bundle of a tagger (tagging/bundle.py) the last.
 _FILES = ("config.json", "modules.json", "bundle.json")
 
@@ -48,7 +50,7 @@ def hub_commit(hub_id: str) -> str:
         if not cached and _is_busy(error):  # a run is not to take an unknown commit for another one
             raise UserError(
                 f"The Hugging Face hub does not say which commit of {hub_id} it has ({_reason(error)}), and it is not "
-                "in the local cache: try again in a minute."
+                "in the local cache: try again in a minute, or give a directory."
             ) from error
         return cached  # of a mirror that does not tell "": loading will show
     except Exception as error:  # of the library that speaks HTTP, which is another in every generation of the hub's
@@ -96,8 +98,8 @@ def _ask_again(hub_id: str) -> Any:
 
 
 def _is_busy(error: Any) -> bool:
-    """Whether the hub's answer may be another one in a while: too many requests, or a fault of its own."""
-    return error.response is not None and (error.response.status_code == 429 or error.response.status_code >= 500)
+    """Whether the hub's answer may be another one in a while."""
+    return error.response is not None and error.response.status_code in BUSY
 
 
 def _ask(hub_id: str) -> Any:

@@ -142,7 +142,8 @@ class StageProgress:
         with self._lock:
             if seen is not None:
                 self._seen = seen
-                self._set_phase(seen.phase or self._phase)
+                told = "" if self._phase.startswith(WAITING) else self._phase
+                self._set_phase(seen.phase or told)
                 self._note()
             if _open[-1:] != [self]:
                 return

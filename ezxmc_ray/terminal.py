@@ -126,9 +126,10 @@ def tag_lines(tagger: Tagger) -> None:
     """Read texts from stdin, one a line, and print each one's tags: score, text and id, tab-separated."""
     if sys.stdin is None:
         raise UserError("The standard input is closed: there is no text to tag; give --input FILE.")
-    use_utf8(sys.stdin)
     interactive = sys.stdin.isatty()
-    if interactive:
+    if not interactive:
+        use_utf8(sys.stdin)
+    else:
         print("Type a text and press Enter to get its tags; Ctrl-D ends.", file=sys.stderr)
     lines = (line.strip() for line in iter(sys.stdin.readline, ""))
     texts = (line for line in lines if line)

@@ -136,5 +136,5 @@ def test_a_busy_hub_is_asked_again_and_an_unknown_commit_is_not_taken_for_anothe
     answers.status = 429
     said = ask(tmp_path, endpoint)
     assert said.startswith("The Hugging Face hub does not say which commit of org/model it has (")
-    assert said.rstrip().endswith("try again in a minute.") and len(said.splitlines()) == 1
+    assert said.rstrip().endswith("try again in a minute, or give a directory.") and len(said.splitlines()) == 1
     assert answers.asked == 3

@@ -27,14 +27,14 @@ class TasksHere:
     """Calls what Ray would send elsewhere."""
 
     def run_tasks(
-        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1
+        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1, gpus: float = 0
     ) -> Iterator[Any]:
         """As cluster.session.run_tasks."""
         return starmap(function, arguments)
 
-    def run_task(self, function: Callable[..., Any], *arguments: Any, cpus: float = 1) -> Any:
+    def run_task(self, function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:
         """As cluster.session.run_task."""
-        return next(iter(self.run_tasks(function, [arguments], cpus)))
+        return next(iter(self.run_tasks(function, [arguments], cpus, gpus)))
 
     def map_items(
         self, items: list[Any], worker: Callable[..., Any], arguments: tuple[Any, ...], pool: Any, times: Any = None

@@ -120,7 +120,7 @@ class TimedTasks(TasksHere):
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def run_tasks(
-        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1
+        self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], cpus: float = 1, gpus: float = 0
     ) -> Iterator[Any]:
         """As cluster.session.run_tasks."""
         for one in arguments:

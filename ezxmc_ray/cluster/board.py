@@ -40,7 +40,7 @@ class ProgressBoard:
         self.held: dict[str, int] = {}
         self.phases: dict[str, str] = {}
         self.starts: dict[str, int] = {}
-        self.waiting = ""
+        self.waiting: str | None = None
 
     def wait(self, phase: str) -> None:
         """No worker is there any more, or yet; ``phase``: what is waited for, where Ray does not say it."""
@@ -49,7 +49,7 @@ class ProgressBoard:
     def phase(self, worker: str, phase: str) -> None:
         """What ``worker`` is doing."""
         self.phases.pop(worker, None)
-        self.phases[worker] = phase
+        self.phases[worker], self.waiting = phase, None
 
     def at(self, item: str, done: int, held: int) -> None:
         """``done`` units of ``item`` are done, ``held`` of them by an earlier command, as its first report says.
@@ -57,7 +57,7 @@ class ProgressBoard:
         An item that is given out again begins from zero; it counts again from where it had been on.
         """
         first = self.held.setdefault(item, held)
-        self.done[item] = max(self.done.get(item, 0), done - first)
+        self.done[item], self.waiting = max(self.done.get(item, 0), done - first), None
 
     def start(self, actor: str) -> int:
         """``actor`` was started, or started anew. How often it was since it did an item."""
@@ -66,11 +66,11 @@ class ProgressBoard:
 
     def item(self, actor: str) -> None:
         """``actor`` did an item."""
-        self.starts[actor] = 0
+        self.starts[actor] = 1
 
-    def seen(self) -> tuple[int, int, list[str], str]:
-        """Units done by this command, units held, the phases of all workers, the newest last, and what is waited for
-        where there are none."""
+    def seen(self) -> tuple[int, int, list[str], str | None]:
+        """Units done by this command, units held, the phases of all workers, the newest last, and what is waited for;
+        None: of none is known that it waits."""
         return sum(self.done.values()), sum(self.held.values()), list(self.phases.values()), self.waiting
 
 
@@ -161,6 +161,7 @@ def _look(board: Any) -> Seen | None:
         done, held, phases, waiting = ray.get(board.seen.remote(), timeout=ASK_S)
     except RayError:
         return None
-    phase = phases[-1] if phases else waits_for() or waiting
+    is_known = bool(phases or done) and waiting is None  # workers are there: what others ask for is not waited for
+    phase = (phases or [""])[-1] if is_known else waits_for() or waiting or ""
     alike = phases.count(phase)
     return Seen(done, held, f"{phase} ({alike} of {len(phases)} workers)" if alike < len(phases) else phase)

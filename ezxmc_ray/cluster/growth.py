@@ -38,13 +38,18 @@ class Growth:
 def growth(config: ClusterConfig) -> Growth:
     """What the cluster may grow to; nothing where nobody tells.
 
-    Errors: UserError where the autoscaler's file cannot be read.
+    Errors: UserError where the autoscaler's file cannot be read, and no knob tells.
     """
     if (told := ray_state.get_cluster_config()) is not None:
         limits = ray_state.get_max_resources_from_cluster_config() or {}
         known = Growth(limits, [dict(one.resources) for one in told.node_group_configs if one.max_count])
     else:
-        known = _growth_on_this_machine(ray.get_runtime_context().gcs_address)
+        try:
+            known = _growth_on_this_machine(ray.get_runtime_context().gcs_address)
+        except UserError:
+            if config.max_gpus is None:
+                raise
+            known = Growth()
     if config.max_gpus is None:
         return known
     return replace(known, limits={**known.limits, "GPU": config.max_gpus})
@@ -64,7 +69,7 @@ def _growth_on_this_machine(gcs_address: str) -> Growth:
 def _growth_in(file: Path) -> Growth:
     try:
         return growth_of(yaml.safe_load(file.read_text()))
-    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"How much the cluster may grow to stands in {file}, by which its autoscaler works, and that cannot be "
             f"read ({type(error).__name__}: {one_line(error)}): set cluster.max_gpus."

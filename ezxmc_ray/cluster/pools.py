@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from threading import Thread
 from typing import Any
@@ -85,8 +85,12 @@ def encoder_pool(gpus_per_actor: int = 1) -> Pool:
     others have the items meanwhile. Errors: UserError where no node has so many GPUs.
     """
     if gpus := pool_gpus():
+        if not any(has.get("GPU", 0) for has in machines()):
+            wait_for_gpus()  # what a machine has is known when one is there
         if gpus_per_actor > max(node_gpus(), 1):
-            raise UserError(f"index.gpus_per_actor is {gpus_per_actor}, but no node has more than {node_gpus()} GPUs.")
+            raise UserError(
+                f"index.gpus_per_actor is {gpus_per_actor}, but no node has more than {node_gpus()} GPUs: set it lower."
+            )
         return Pool(max(1, gpus // gpus_per_actor), gpus_per_actor * gpu_cpus(), gpus_per_actor)
     cpus = min(ENCODER_CPUS, node_cpus())
     return Pool(max(1, cluster_cpus() // cpus), cpus)
@@ -125,15 +129,11 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    executors = _executors(dataset)
+    made = _executors(dataset)
     # Without prefetching, which would keep an item's result back until the next one's is there.
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     rows = (row for block in blocks for row in block.to_pylist())
-    try:
-        yield from map(_checked, _while_there_is_room(rows))
-    finally:
-        for executor in executors:  # one that is left in its midst would go on asking for room, after Ray's end too
-            executor.shutdown(force=True)
+    yield from map(_checked, _while_there_is_room(rows, made))
 
 
 def _executors(dataset: ray.data.Dataset) -> list[Any]:
@@ -149,7 +149,7 @@ def _executors(dataset: ray.data.Dataset) -> list[Any]:
     return made
 
 
-def _while_there_is_room(rows: Iterator[Done]) -> Iterator[Done]:
+def _while_there_is_room(rows: Iterator[Done], executors: Sequence[Any] = ()) -> Iterator[Done]:
     """``rows``; Ray Data waits for its actors without end. Errors: UserError once none had room for too long."""
     while True:
         coming: Future[Done] = Future()
@@ -160,7 +160,12 @@ def _while_there_is_room(rows: Iterator[Done]) -> Iterator[Done]:
                 since = time.monotonic()
             else:
                 report_waiting()
-            check_wait(time.monotonic() - since)
+            try:
+                check_wait(time.monotonic() - since)
+            except UserError:
+                for executor in executors:  # else it goes on asking for room, after Ray's end too; nothing works now
+                    executor.shutdown(force=True)
+                raise
         if (done := coming.result()) == _NO_MORE:
             return
         yield done

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,6 +43,8 @@ ENVIRONMENT = {
 }
 #: Seconds between two looks at tasks of which none has ended, and the longest wait for Ray's word on them.
 WAIT_S, ASK_S = 5.0, 5
+#: Seconds between two looks whether any task is at work.
+LOOK_S = 60.0
 #: What a busy machine, a lost node, memory or a disk that is full does to Ray.
 MACHINE = (
     exceptions.GetTimeoutError,
@@ -101,6 +104,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         with native_output_logged() as log, user_errors(log):
             with sigterm_kept(), StageProgress("Ray", phase="starting" if watchdog else f"joining {address}"):
                 if watchdog:
+                    joined_as(replace(config, max_gpus=None))  # a machine, and not the cluster that the run was made on
                     start_local_ray(config, **quiet)
                 else:
                     join_ray(address, **quiet)
@@ -303,15 +307,16 @@ def _ended(waiting: list[Any], phase: str) -> tuple[list[Any], list[Any]]:
 
     Errors: UserError where none ends within ``cluster.wait_s``, and none is at work then.
     """
-    began = time.monotonic()
+    since = looked = time.monotonic()
     while True:
         ready, others = ray.wait(waiting, timeout=WAIT_S)
         if ready:
             return ready, others
         doing(waits_for(len(waiting)) or phase)
-        if time.monotonic() - began >= _joined[0].wait_s and tasks_at_work():
-            began = time.monotonic()
-        check_wait(time.monotonic() - began)
+        if time.monotonic() - looked >= min(LOOK_S, _joined[0].wait_s / 2):
+            looked = time.monotonic()
+            since = looked if tasks_at_work() else since
+        check_wait(time.monotonic() - since)
 
 
 def run_task(function: Callable[..., Any], *arguments: Any, cpus: float = 1, gpus: float = 0) -> Any:

@@ -145,7 +145,10 @@ def with_row_ids(sources: Sequence[DocumentSource]) -> list[DocumentSource]:
     """
     paths = [_without_endings(one.source) for one in sources]
     counts = Counter(map(tuple, paths))
-    paths = [one.source.parts if counts[tuple(path)] > 1 else path for one, path in zip(sources, paths, strict=True)]
+    paths = [
+        one.source.name.split("/") if counts[tuple(path)] > 1 else path
+        for one, path in zip(sources, paths, strict=True)
+    ]
     above = common_folders(paths)
     prefixes = ["/".join(path[above:]) + "-" if len(sources) > 1 else "" for path in paths]
     required = [[group for group in one.required if group[0] != "prepare.id_column"] for one in sources]
@@ -156,7 +159,7 @@ def with_row_ids(sources: Sequence[DocumentSource]) -> list[DocumentSource]:
 
 
 def _without_endings(source: Source) -> list[str]:
-    *folders, name = source.parts
+    *folders, name = source.name.split("/")
     for ending in COMPRESSIONS:
         name = name.removesuffix(ending)
     return [*folders, name.rpartition(".")[0] or name]

@@ -155,7 +155,7 @@ def find_sources(
             format_, compression = classify(name, wanted_format, more_formats)
             changed = info.mtime_ns or 0
             source = Source(name, info.path, filesystem, format_, compression, info.size or 0, changed, csv_separator)
-            found["/".join(source.parts)] = source
+            found.setdefault("/".join(source.parts), source)
     if not found:
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
     return sorted(found.values(), key=attrgetter("name"))

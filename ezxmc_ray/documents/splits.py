@@ -100,7 +100,7 @@ def _hive(source: Source, split_column: str) -> str | None:
 
 def _below_common(sources: Sequence[Source]) -> list[list[str]]:
     """The paths below what all files lie in: folders, and the name last."""
-    paths = [source.parts for source in sources]
+    paths = [source.name.split("/") for source in sources]
     above = common_folders(paths)
     return [path[above:] for path in paths]
 

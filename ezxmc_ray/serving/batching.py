@@ -18,6 +18,8 @@ from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 Send = Callable[[TagRequest], Awaitable[Answer]]
 #: How often the parts of a long request are asked again that another export answered than the last one.
 SAME_EXPORT_TRIES = 5
+#: Seconds that are waited before, more with every try: the replicas take some over another one's start.
+SAME_EXPORT_S = 0.2
 
 
 @dataclass(eq=False)
@@ -57,14 +59,16 @@ class Batcher:
             raise Refused(429, f"{self.waiting:,} texts are waiting, no more are taken: try again in a few seconds.")
         starts = range(0, len(request.texts) or 1, self._size)
         answers = await self._ask(request, starts)
+        export = answers[starts[-1]].export
         for number in range(SAME_EXPORT_TRIES + 1):
-            export = answers[starts[-1]].export
             others = [start for start in starts if answers[start].export != export]
             if not others:
                 mistake = next((one.mistake for one in answers.values() if one.mistake is not None), None)
                 return Answer(export, [row for start in starts for row in answers[start].results], mistake)
             if number < SAME_EXPORT_TRIES:
+                await asyncio.sleep(SAME_EXPORT_S * number)
                 answers |= await self._ask(request, others)
+                export = answers[others[-1]].export  # the newest word
         raise Refused(503, "Another export is being taken over: try again in a few seconds.")
 
     async def _ask(self, request: TagRequest, starts: Sequence[int]) -> dict[int, Answer]:

@@ -34,6 +34,8 @@ from ezxmc_ray.serving.settings import ServeSettings
 LOST = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError, RayServeException)
 #: Tries of a batch, and seconds between two; a replica takes some to start.
 TRIES, AGAIN_S = 5, 0.2
+#: Seconds that a replica without an export takes to say so: Serve gives more to one that answers at once.
+WITHOUT_EXPORT_S = 1.0
 #: Seconds between two looks at how many replicas there are.
 LOOK_S = 1.0
 #: Batches that a replica has: the one that it tags, and the next.
@@ -59,6 +61,11 @@ class Replica:
         except UserError as error:  # told by a value: Serve would try again and again, and keep the sentence for itself
             self._mistake = str(error)
             return False
+        except Exception as error:  # of files that are being replaced just now
+            if self._mistake == "":
+                raise
+            self._mistake = one_line(error)
+            return False
         live.follow(self._reload_s)
         self._live, self._mistake = live, ""
         return True
@@ -82,6 +89,7 @@ class Replica:
 
     def _tag(self, asked: TagRequest) -> Answer | None:
         if self._live is None:
+            time.sleep(WITHOUT_EXPORT_S)
             return None
         with self._turn:
             return self._live.tag(asked)
@@ -129,7 +137,7 @@ class OnRayServe:
         raise Refused(503, f"{TRIES} replicas were lost over this request, or have no whole export: try again later.")
 
     def _look(self) -> None:
-        failed = ""
+        told = ""
         while not self._ends.wait(LOOK_S):
             try:
                 told = serve.status().applications[self._name].deployments
@@ -137,9 +145,8 @@ class OnRayServe:
                 now = self._handle.failed.remote().result(timeout_s=LOOK_S) if self._running else ""
             except Exception:  # a cluster that is busy, or ends: what was last known counts
                 continue
-            if now and now != failed:
-                say(now)
-            failed = now
+            if now and now != told:  # of another replica each time
+                say(told := now)
 
     def close(self) -> None:
         """See :class:`Backend`."""

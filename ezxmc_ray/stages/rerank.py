@@ -50,7 +50,7 @@ from ezxmc_ray.stages.rerank_worker import (
     write_lookup,
     write_tags,
 )
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, read_note, state_of
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, is_of, read_note
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.files import TagCounts
 from ezxmc_ray.tagging.reranking import Reranking
@@ -132,8 +132,7 @@ def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list
         known = file in numbers
         number = numbers.setdefault(file, max(numbers.values(), default=-1) + 1)
         told = read_note(work, proposed_note(number, file)) if known else {}
-        source = state_of(files.sources[int(item["shard"])])
-        fits = (told.get("made_by"), told.get("source")) == (files.made_by, source)
+        fits = told.get("made_by") == files.made_by and is_of(told, files.sources[int(item["shard"])])
         if fits and there.issuperset(shard_files(told)):
             proposed.append(told)
         else:

@@ -213,7 +213,7 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
                 documents = work.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id"])
                 write(_table(documents["id"], found, ids, texts))
                 counts.add(TagCounts(labels=len(found.labels), without_labels=int((found.counts == 0).sum())))
-        kept = {name: told[name] for name in ("source", "columns", "first_rejected")}
+        kept: Done = {name: told[name] for name in ("source", "id_prefix", "columns", "first_rejected") if name in told}
         done.append(note_done(output, file, {"made_by": made_by, "counts": vars(counts), **kept}))
         for name in shard_files(told):
             work.remove(name)

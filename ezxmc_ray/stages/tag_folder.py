@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
-from ezxmc_ray.cluster.pools import Done, Pool, WorkItem, encoder_pool, map_items
+from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
 from ezxmc_ray.config import fingerprint
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
@@ -38,8 +38,8 @@ def tag_folder(
     files, storage = TaggedFiles.find(settings, inputs, folder, ending), Storage(folder)
     done, missing = files.done_and_missing(storage)
     files.note_made_by(storage)
-    totals, pool = FolderTotals(dict.fromkeys(files.columns)), encoder_pool(settings.gpus_per_actor)
-    for _ in tag_missing(totals, done, missing, pool, TagWorker, (where, list(overrides), folder, files)):
+    totals, gpus = FolderTotals(dict.fromkeys(files.columns)), settings.gpus_per_actor
+    for _ in tag_missing(totals, done, missing, gpus, TagWorker, (where, list(overrides), folder, files)):
         pass
     return totals.check(settings.prepare, inputs)
 
@@ -48,16 +48,16 @@ def tag_missing(
     totals: FolderTotals,
     done: Sequence[Done],
     missing: list[WorkItem],
-    pool: Pool,
+    gpus_per_actor: int,
     worker: type[TagWorker],
     arguments: tuple[Any, ...],
 ) -> Iterator[Done]:
-    """Have the files ``missing`` tagged by a ``pool`` of ``worker``; their notes. ``totals`` takes up all files."""
+    """Have the files ``missing`` tagged by actors of ``worker``; their notes. ``totals`` takes up all files."""
     with watched(StageProgress("tag", "documents")) as progress:
         for one in done:
             totals.add(one)
             progress.advance(one["counts"]["documents"], held=True)
-        for one in map_items(missing, worker, arguments, pool):
+        for one in map_items(missing, worker, arguments, encoder_pool(gpus_per_actor)) if missing else ():
             totals.add(one)
             progress.advance(one["counts"]["documents"])
             yield one

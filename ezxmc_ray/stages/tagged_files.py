@@ -20,7 +20,7 @@ from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_s
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
-from ezxmc_ray.documents.sources import common_folders, open_location, real_path
+from ezxmc_ray.documents.sources import Source, common_folders, open_location, real_path
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import checksum_of
 from ezxmc_ray.progress import say
@@ -88,13 +88,12 @@ class TaggedFiles:
         for number, (source, file) in enumerate(zip(self.sources, self.names, strict=True)):
             note = note_of(file)
             told = read_note(storage, note) if note in there and file in there else {}
-            if told and told["source"][0] != source.source.name:
+            if told and not _is_same(told["source"][0], source.source):
                 raise UserError(
                     f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
                     "would replace: name another folder as --output."
                 )
-            fits = (told.get("source"), told.get("bytes")) == (state_of(source), there.get(file))
-            fits &= told.get("id_prefix", source.id_prefix) == source.id_prefix
+            fits = is_of(told, source) and told.get("bytes") == there.get(file)
             if fits and told["made_by"] == self.made_by:
                 done.append(told)
             else:
@@ -177,6 +176,17 @@ def note_of(file: str) -> str:
     return f"{NOTES}/{file}.json"
 
 
+def is_of(told: Done, source: DocumentSource) -> bool:
+    """Whether what a note says was made of the file as it is, with the ids that its documents have now."""
+    is_as_it_was = told.get("source", [])[1:] == state_of(source)[1:]
+    return is_as_it_was and told.get("id_prefix", source.id_prefix) == source.id_prefix
+
+
+def _is_same(name: str, source: Source) -> bool:
+    """Whether ``name`` names the file, as another call may have."""
+    return name == source.name or open_location(name)[1] == source.path
+
+
 def state_of(source: DocumentSource) -> list[Any]:
     """Name, size and time of a file of documents."""
     return [source.source.name, source.source.size, source.source.mtime_ns]
@@ -193,7 +203,7 @@ def what_counts(settings: TagSettings) -> dict[str, Any]:
     """What tags by these settings depend on: not where the work is done, nor how fast."""
     made = Config(encoder=settings.encoder, lexical=settings.lexical, predict=settings.predict)
     told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster))
-    del told["gpus_per_actor"]
+    del told["gpus_per_actor"], told["cluster"]["max_gpus"]  # which older notes lack
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool
+from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.config import differences
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
@@ -47,8 +47,8 @@ def update_folder(
         )
     files.note_made_by(storage)
     totals, asked = FolderTotals(dict.fromkeys(files.columns)), Asked()
-    pool, arguments = encoder_pool(settings.gpus_per_actor), (where, list(overrides), folder, files, states)
-    for one in tag_missing(totals, done, missing, pool, UpdateWorker, arguments):
+    gpus, arguments = settings.gpus_per_actor, (where, list(overrides), folder, files, states)
+    for one in tag_missing(totals, done, missing, gpus, UpdateWorker, arguments):
         asked.add(Asked(**one["asked"]))
     return totals.check(settings.prepare, inputs), asked
 

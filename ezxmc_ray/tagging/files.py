@@ -66,7 +66,7 @@ class TagCounts:
 
 def check_kind(kind: str) -> None:
     """UserError unless tags are written in files that end in ``kind``."""
-    if f".{kind}" not in OUTPUTS:
+    if f".{kind}".lower() not in OUTPUTS:
         raise UserError(f"--format {kind} must be one of {', '.join(one[1:] for one in OUTPUTS)}.")
 
 

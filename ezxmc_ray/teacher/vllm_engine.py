@@ -209,7 +209,7 @@ class _LabelRows:
         )
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
-        if output.num_cached_tokens >= pair.label_start:
+        if output.prompt_token_id_logprobs is None:  # a part of the label was cached, or computed before it was put off
             return None
         return mean_log_likelihood(output.prompt_token_id_logprobs[: pair.label_stop - pair.label_start, 0])
 

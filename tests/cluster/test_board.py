@@ -72,7 +72,7 @@ def test_workers_tell_phases_and_counts_and_an_item_that_is_given_out_again_coun
         eventually(progress.poll, Seen(done=64, phase="first batch (1 of 2 workers)"))
         ray.get(workers[1].work.remote(("a", 32), ("b", 5)))
         eventually(progress.poll, Seen(done=69, phase="first batch (1 of 2 workers)"))
-        for item_before in (False, False, True, False):  # what died in between counts no more once an item was done
+        for item_before in (False, False, True):  # what died in between counts no more once an item was done
             ray.get(workers[0].start.remote(item_before))
         ray.get(workers[1].start.remote())
         with pytest.raises(UserError, match="A process of the engine died 2 times without one item done in between"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config
 
-from ezxmc_ray.cluster.growth import Growth, _growth_in, growth_of
+from ezxmc_ray.cluster import growth as module
+from ezxmc_ray.cluster.growth import Growth, _growth_in, growth, growth_of
+from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +52,15 @@ def test_a_file_that_cannot_be_read_is_told_with_the_knob_to_set(tmp_path: Path,
         file.write_text(text)
     with pytest.raises(UserError, match=rf"stands in {file}, .* cannot be read .*: set cluster\.max_gpus\.$"):
         _growth_in(file)
+
+
+def test_the_knob_tells_where_the_file_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(address: str) -> Growth:
+        return _growth_in(tmp_path / "gone.yaml")
+
+    monkeypatch.setattr(module, "ray_state", SimpleNamespace(get_cluster_config=lambda: None))
+    monkeypatch.setattr(module, "_growth_on_this_machine", unreadable)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="here:1"))
+    with pytest.raises(UserError, match=r"set cluster\.max_gpus\.$"):
+        growth(ClusterConfig())
+    assert growth(ClusterConfig(max_gpus=8)) == Growth({"GPU": 8}, [])

@@ -187,11 +187,13 @@ def test_gpus_that_do_not_come_end_the_mapping_with_one_sentence(
     monkeypatch.setattr(session, "WAIT_S", 0.1)
     monkeypatch.setattr(kept, "WAIT_S", 0.1)
     monkeypatch.setattr(session, "_joined", [ClusterConfig(wait_s=1, max_gpus=8)])
-    pool = encoder_pool()
-    assert (pool.size, pool.gpus, session.node_gpus()) == (8, 1, 8)
+    sentence = r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."
+    with pytest.raises(UserError, match=sentence):  # how many CPUs go with a GPU is known when there is one
+        encoder_pool()
+    assert (session.pool_gpus(), session.node_gpus()) == (8, 8)
     for map_over in (map_items, map_over_engines):
-        with pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* 0 GPUs and may grow to 8\."):
-            list(map_over(items(3), Echo, (), pool))
+        with pytest.raises(UserError, match=sentence):
+            list(map_over(items(3), Echo, (), Pool(8, 1, 1)))
 
 
 class EngineDies(Echo):

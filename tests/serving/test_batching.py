@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from ezxmc_ray.serving import batching
 from ezxmc_ray.serving.batching import Batcher
 from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 
@@ -68,7 +69,7 @@ def test_a_long_request_is_cut_and_put_together_again() -> None:
     run(talk)
 
 
-def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile() -> None:
+def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk() -> None:
         sender, exports = Sender(), iter("aabbb")
 
@@ -80,10 +81,15 @@ def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile() -> None:
         assert (given(answer), answer.export) == (list("012345"), "b")
         assert sender.sent == [list("01"), list("23"), list("45"), list("01"), list("23")]
 
-        exports = iter("ab" + "a" * 20)  # one replica has the new export, all others do not come to it
+        monkeypatch.setattr(batching, "SAME_EXPORT_S", 0.01)
+        exports = iter("bbabbb")  # the last part's was the old one, and no replica has that any more
+        answer = await Batcher(send, lambda: 1, 2).tag(request(*"012345"))
+        assert (given(answer), answer.export) == (list("012345"), "b")
+
+        exports = iter("abcdefghijklmnopqrst")  # replicas that never agree
         with pytest.raises(Refused, match="Another export is being taken over") as refused:
             await Batcher(send, lambda: 1, 2).tag(request(*"0123"))
-        assert refused.value.status == 503 and len(sender.sent) < 20
+        assert refused.value.status == 503 and len(sender.sent) < 30
 
     run(talk)
 

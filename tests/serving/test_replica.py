@@ -22,9 +22,11 @@ def test_one_that_is_started_while_there_is_no_export_takes_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Serve starts a replica anew that died; the run that it tags with may be made anew just then."""
+    from ezxmc_ray.serving import deployment
     from ezxmc_ray.serving.deployment import Replica
 
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(deployment, "WITHOUT_EXPORT_S", 0.01)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     place = tmp_path / "bundle"
     replica = Replica(str(place), [], 0.05, 0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # no GPU was asked for
@@ -39,3 +41,5 @@ def test_one_that_is_started_while_there_is_no_export_takes_the_next(
         time.sleep(0.05)
     assert [len(row) for row in answer.results] == [1, 1]
     assert asyncio.run(replica.mistake()) == asyncio.run(replica.failed()) == ""
+    assert replica._live is not None
+    replica._live.close()

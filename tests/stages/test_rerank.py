@@ -311,3 +311,16 @@ def test_labels_that_come_from_the_run_count_by_themselves_as_it_says(
     assert ezxmc(*command(held_run, tmp_path)).returncode == 0
     assert len(engine.asked) == len(engine.pairs) == CANDIDATES
     assert min(pq.read_table(tmp_path / "out/one.jsonl.parquet")["verdicts"].to_pylist()[0]) > 50
+
+
+def test_ids_that_another_call_would_give_are_given_anew(
+    run: str, tmp_path: Path, engine: RecordingEngine, ezxmc: Ezxmc
+) -> None:
+    """Rows without ids are called by their number, and by their file where there are several."""
+    for name, ids in (("a", ["0"]), ("b", ["a-0", "b-0"])):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / f"in/{name}.csv").write_text(f"text\n{TEXTS[0]}\n")
+        done = ezxmc(*command(run, tmp_path))
+        assert done.returncode == 0, done.stderr
+        files = sorted((tmp_path / "out").glob("?.csv.parquet"))
+        assert [one for file in files for one in pq.read_table(file)["id"].to_pylist()] == ids

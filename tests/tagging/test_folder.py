@@ -15,6 +15,7 @@ from ezxmc_ray.cluster.pools import Pool
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages import tag_folder as stage
+from ezxmc_ray.stages.tagged_files import what_counts
 from ezxmc_ray.tagging.files import TagCounts
 from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS
@@ -115,6 +116,8 @@ def test_tags_stay_in_their_folder_however_the_files_are_named(
     assert tag_folder(str(bundle), [], inputs, "tags/", ".parquet").documents == 4 and len(worked_on) == 2
     both = [*inputs, str(tmp_path / "archive")]
     assert tag_folder(str(bundle), [], both, "other/", ".parquet").documents == 4 and len(worked_on) == 4
+    absolute = [str(tmp_path / "archive"), str(tmp_path / "work/new.jsonl")]
+    assert tag_folder(str(bundle), [], absolute, "tags/", ".parquet").documents == 4 and len(worked_on) == 4
 
 
 def test_ids_that_another_call_would_give_are_given_anew(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
@@ -153,3 +156,13 @@ def test_actors_get_the_gpus_that_the_labels_need(run: str, tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         tag_folder(run, ["index.gpus_per_actor=2"], [f"{tmp_path}/in"], f"{tmp_path}/out/", ".csv")
     assert [pool.gpus for pool in pools] == [2]
+
+
+def test_what_tags_depend_on_is_what_it_was(bundle: Path) -> None:
+    """A knob that says where and how fast work is done is not to have millions of documents tagged anew."""
+    told = what_counts(open_settings(str(bundle))[1])
+    assert told["cluster"] == {"address": None, "cpus": 0, "wait_s": 3600, "object_store_mib": 256}
+    assert set(told) == {
+        *("encoder", "lexical", "shards", "predict", "least_scores", "label_fingerprint", "gpu_dtype", "probability"),
+        *("encoder_folder", "onnx", "prepare", "cluster", "added", "removed", "min_score"),
+    }

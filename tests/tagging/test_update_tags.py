@@ -44,7 +44,6 @@ def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 yield one(item)
 
     monkeypatch.setattr(tag_stage, "map_items", map_items)
-    monkeypatch.setattr(stage, "encoder_pool", lambda gpus_per_actor: Pool(1, 1))
     monkeypatch.setattr(tag_stage, "encoder_pool", lambda gpus_per_actor: Pool(1, 1))
     progress = StageProgress("tag", "documents")
     monkeypatch.setattr(tag_stage, "watched", lambda given: contextlib.nullcontext(progress))
