@@ -1,18 +1,21 @@
 """The memory of an actor that makes shortlists, at so many labels: the stage's own worker, in a fresh process.
 
-    python -m scale_bench.index_actor DATA FOLDER LABELS OUTPUT
+    python -m scale_bench.index_actor DATA FOLDER LABELS OUTPUT [ACTORS]
 
 A run is made of label vectors that lie in FOLDER (index_inputs.py), of label texts joined from two of DATA's where it
 has too few, and of a shard of its documents. ``own_gib``: memory of the process's own when it has made their shortlists
 (RssAnon), ``peak_own_gib`` the most meanwhile; ``mapped_gib``: files that it has mapped, which the actors of a machine
-share. ``words_s``: seconds in which the labels' words are made, once a run, in the process that makes the run.
+share. With ACTORS so many are at it side by side: ``together_gib`` is what they hold then, ``files_gib`` the files that
+they map, once. ``words_s``: seconds in which the labels' words are made, once a run, in the process that makes the run.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.data import read_rows
-from common.measures import memory
+from common.measures import memory, shared_memory
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.index.lexical_files import LexicalSource, write_lexical_files
@@ -46,20 +49,31 @@ def main() -> None:
     peak, began = Peak(), time.monotonic()
     write_lexical_files(storage, LexicalSource(""))
     done: dict[str, Any] = {"words_s": time.monotonic() - began, "words_peak_gib": peak.end()}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        done |= fresh.submit(worker_memory, storage).result()
+    actors = int(sys.argv[5]) if len(sys.argv) > 5 else 1
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(actors, context) as fresh:
+        meet = manager.Barrier(actors)
+        told = [one.result() for one in [fresh.submit(worker_memory, storage, meet) for _ in range(actors)]]
+    done |= {name: statistics.median(one[name] for one in told) for name in told[0]}
+    if actors > 1:
+        mapped = [Path(storage.path(folder)) for folder in (layout.label_vectors(0), layout.LEXICAL)]
+        files = (file.stat().st_size for folder in mapped for file in folder.iterdir())
+        done |= {"actors": actors, "together_gib": sum(one["pss_gib"] for one in told), "files_gib": sum(files) / 2**30}
     output.write_text(json.dumps(done))
 
 
-def worker_memory(storage: Storage) -> dict[str, float]:
-    """What a worker holds that makes the shortlists of the run's one shard; for a process that has done nothing else,
-    since memory that others have given back stays the process's."""
+def worker_memory(storage: Storage, meet: Any) -> dict[str, float]:
+    """What a worker holds that makes the shortlists of the run's one shard, when all who ``meet`` have made theirs; for
+    a process that has done nothing else, since memory that others have given back stays the process's."""
     peak = Peak()
     worker = ShortlistWorker(storage, ShortlistSettings(load_config(None, []), None, 0, 1.0, 1.0))
     began = time.monotonic()
-    worker({"shard": 0, "file": "shortlist.parquet"})
+    worker({"shard": 0, "file": f"shortlist-{os.getpid()}.parquet"})
     done = {"shortlist_s": time.monotonic() - began, "peak_own_gib": peak.end()}
-    return done | {"own_gib": memory("RssAnon"), "mapped_gib": memory("RssFile")}
+    meet.wait()
+    done |= {"own_gib": memory("RssAnon"), "mapped_gib": memory("RssFile"), "pss_gib": shared_memory()}
+    meet.wait()
+    return done
 
 
 def make_run(storage: Storage, data: Path, folder: Path, labels: int) -> None:
