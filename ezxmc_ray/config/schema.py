@@ -362,12 +362,7 @@ class ClusterConfig:
         None, "Ray address; null: the cluster of this job if there is one, else a local one; local: always a local one"
     )
     cpus: int = knob(0, "CPUs that a local Ray may use, 0 = all")
-    max_gpus: int | None = knob(
-        None,
-        "GPUs that the cluster may grow to; null: what Ray knows of its autoscaler (docs/cluster.md), else those that are there",
-        least=0,
-        performance=True,
-    )
+    max_gpus: int | None = knob(None, "GPUs that it may grow to (docs/cluster.md)", least=0, performance=True)
     wait_s: int = knob(
         3600,
         "seconds that a stage waits for room on the cluster (GPUs that its autoscaler is to bring, or that others hold) before it gives up",
