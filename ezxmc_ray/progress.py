@@ -91,6 +91,7 @@ class StageProgress:
         self._clock = clock
         self._begun = self._last_line = self._phase_since = clock()
         self._phase, self._said_phase = phase, ""
+        self._own_phase = phase
         self._held = self._advanced = 0
         self._seen = Seen()
         self._first: tuple[float, int] | None = None
@@ -134,6 +135,7 @@ class StageProgress:
     def doing(self, phase: str) -> None:
         """What is being done from now on."""
         with self._lock:
+            self._own_phase = phase
             self._set_phase(phase)
 
     def tick(self) -> None:
@@ -142,8 +144,8 @@ class StageProgress:
         with self._lock:
             if seen is not None:
                 self._seen = seen
-                told = "" if self._phase.startswith(WAITING) else self._phase
-                self._set_phase(seen.phase or told)
+                # What all waited for is over where nobody tells of it any more.
+                self._set_phase(seen.phase or (self._own_phase if self._phase.startswith(WAITING) else self._phase))
                 self._note()
             if _open[-1:] != [self]:
                 return

@@ -137,3 +137,15 @@ def test_what_is_told_goes_to_stderr_where_stdout_holds_data(capsys: pytest.Capt
     with data_on_stdout(False):
         say("All is well.")
     assert capsys.readouterr() == ("All is well.\n", "The hub cannot be reached.\nNor the mirror.\n")
+
+
+def test_what_was_waited_for_is_over_where_nobody_tells_of_it_and_not_before(stage: Stage) -> None:
+    with stage.progress:
+        doing("waiting for 1 GPU (0 of 1 free)")  # by the driver itself, which has no workers yet
+        assert stage.run(20)[-1] == (13, "judge: waiting for 1 GPU (0 of 1 free), 13 s")
+        doing("looking at the shortlists")
+        stage.seen = Seen(phase="waiting for 4 GPUs (0 of 4 free)")
+        stage.run(10)
+        stage.seen = Seen(done=5)
+        stage.run(1)
+        assert stage.progress.words() == "5 of 1,470 pairs"
