@@ -137,7 +137,7 @@ class OnRayServe:
         raise Refused(503, f"{TRIES} replicas were lost over this request, or have no whole export: try again later.")
 
     def _look(self) -> None:
-        told = ""
+        said = ""
         while not self._ends.wait(LOOK_S):
             try:
                 told = serve.status().applications[self._name].deployments
@@ -145,8 +145,8 @@ class OnRayServe:
                 now = self._handle.failed.remote().result(timeout_s=LOOK_S) if self._running else ""
             except Exception:  # a cluster that is busy, or ends: what was last known counts
                 continue
-            if now and now != told:  # of another replica each time
-                say(told := now)
+            if now and now != said:  # of another replica each time
+                say(said := now)
 
     def close(self) -> None:
         """See :class:`Backend`."""

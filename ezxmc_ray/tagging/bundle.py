@@ -178,7 +178,6 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         told["onnx"],
         config.prepare,
         config.cluster,
-        1,
         [
             AddedLabels([ShardInfo(**shard) for shard in one["shards"]], one["label_fingerprint"], one["folder"])
             for one in told["added"]

@@ -36,9 +36,8 @@ class TagSettings:
     ``gpu_dtype``: see :class:`ShardedIndex`. ``probability``: of a teacher's yes; None where it was not fitted.
     ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
     the columns of files that are tagged. ``cluster``: where many files are tagged, by actors of ``gpus_per_actor``.
-    ``added``: labels after those of
-    ``shards``, in the order of their numbers. ``removed``: label numbers, rising. Errors: UserError where no least
-    score has predict.precision.
+    ``added``: labels after those of ``shards``, in the order of their numbers. ``removed``: label numbers, rising.
+    Errors: UserError where no least score has predict.precision.
     """
 
     encoder: EncoderConfig
@@ -53,9 +52,9 @@ class TagSettings:
     onnx: bool = False
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    gpus_per_actor: int = 1
     added: list[AddedLabels] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
+    gpus_per_actor: int = 1
     min_score: float = field(init=False)
 
     def __post_init__(self) -> None:

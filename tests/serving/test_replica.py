@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +44,24 @@ def test_one_that_is_started_while_there_is_no_export_takes_the_next(
     assert asyncio.run(replica.mistake()) == asyncio.run(replica.failed()) == ""
     assert replica._live is not None
     replica._live.close()
+
+
+def test_why_a_replica_does_not_tag_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are of another replica each time: of one that tags, and of one that waits."""
+    from ezxmc_ray.serving import deployment
+
+    said: list[str] = []
+    answers, looks = ["", "A replica waits for an export: gone."], list[str]()
+    running = SimpleNamespace(deployments={"one": SimpleNamespace(replica_states={"RUNNING": 2})})
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications={"app": running}))
+    monkeypatch.setattr(deployment, "LOOK_S", 0.01)
+    monkeypatch.setattr(deployment, "say", said.append)
+    result = SimpleNamespace(result=lambda timeout_s: looks.append("") or answers[len(looks) % 2])
+    handle = SimpleNamespace(failed=SimpleNamespace(remote=lambda: result))
+    backend = deployment.OnRayServe(handle, "app", 2)  # type: ignore[arg-type]
+    deadline = time.monotonic() + 30
+    while len(looks) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    backend.close()
+    assert said == [answers[1]]

@@ -106,17 +106,17 @@ def test_tags_stay_in_their_folder_however_the_files_are_named(
     bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names that lead up and out of here, or are absolute, are those of the same files."""
-    write(tmp_path / "work/new.jsonl", *LABELS[:2])
+    write(tmp_path / "here/new.jsonl", *LABELS[:2])
     write(tmp_path / "archive/old.jsonl", *LABELS[2:4])
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     inputs = ["../archive/old.jsonl", "new.jsonl"]
     assert tag_folder(str(bundle), [], inputs, "tags/", ".parquet").documents == 4
     made = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.parquet") if file.is_file()}
-    assert made == {"work/tags/archive/old.jsonl.parquet", "work/tags/work/new.jsonl.parquet"}
+    assert made == {"here/tags/archive/old.jsonl.parquet", "here/tags/here/new.jsonl.parquet"}
     assert tag_folder(str(bundle), [], inputs, "tags/", ".parquet").documents == 4 and len(worked_on) == 2
     both = [*inputs, str(tmp_path / "archive")]
     assert tag_folder(str(bundle), [], both, "other/", ".parquet").documents == 4 and len(worked_on) == 4
-    absolute = [str(tmp_path / "archive"), str(tmp_path / "work/new.jsonl")]
+    absolute = [str(tmp_path / "archive"), str(tmp_path / "here/new.jsonl")]
     assert tag_folder(str(bundle), [], absolute, "tags/", ".parquet").documents == 4 and len(worked_on) == 4
 
 
