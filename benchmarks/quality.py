@@ -14,7 +14,8 @@ no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how goo
 
 Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's and lmtx's runs with the first seed; ``budget``:
 both (and lmtx_words) with a share of the documents a cycle, their differences at the same share, and the least pairs
-with which ezxmc reaches lmtx.
+with which ezxmc reaches lmtx; ``rounds``: every encoder of ezxmc's runs with fixed numbers of documents and with
+``curriculum.pair_budget=auto``.
 
 DIRECTORY holds documents.jsonl.gz (id, title, text, split, labels); nobody learns from gold labels. Each method is a
 process and a run of its own; the verdicts of all of them are one store, so no pair is judged twice: ``pairs`` is what a
@@ -40,7 +41,7 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.versions import versions
 from make_results import table
-from quality_bench.bench import WITHOUT_SEEDS, Bench, make_bench
+from quality_bench.bench import ROUNDS, WITHOUT_SEEDS, Bench, make_bench
 from quality_bench.figures import (
     IDENTITY,
     LARGER,
@@ -60,7 +61,7 @@ from quality_bench.tables import NOTES, tables
 from quality_bench.task import encoder_ranking
 from student_bench.task import section
 
-PARTS = ("methods", "cycles", "budget")
+PARTS = ("methods", "cycles", "budget", "rounds")
 TITLE = "Quality: all methods on the same documents and labels"
 
 
@@ -141,15 +142,27 @@ def cycles(bench: Bench) -> Iterator[Row]:
     """A row for each encoder of ezxmc's and lmtx's runs with the first seed."""
     for method in _named(bench, (OURS, PUBLISHED)):
         row = bench.identity(method, 0)
-        done = bench.do(row)
-        config = bench.configure(row)
-        context = Context(config, Storage(config.run))
-        row["yes_threshold"] = config.teacher.yes_threshold
-        for number, costs in enumerate(done["encoders"]):
-            _, ranked = encoder_ranking(context, number)
-            metrics = measures(per_document(ranked, bench.gold()))
-            chosen = "yes" if costs["encoder"] == done["chosen"] else ""
-            yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
+        row["yes_threshold"] = bench.configure(row).teacher.yes_threshold
+        yield from _encoders(bench, row)
+
+
+def _encoders(bench: Bench, row: Row) -> Iterator[Row]:
+    """Run the method of ``row``; a row for each of its encoders."""
+    done = bench.do(row)
+    config = bench.configure(row)
+    context = Context(config, Storage(config.run))
+    for number, costs in enumerate(done["encoders"]):
+        _, ranked = encoder_ranking(context, number)
+        metrics = measures(per_document(ranked, bench.gold()))
+        chosen = "yes" if costs["encoder"] == done["chosen"] else ""
+        yield {**row, "cycles": number, **costs, "chosen": chosen, "metrics": metrics}
+
+
+def rounds(bench: Bench) -> Iterator[Row]:
+    """A row for each encoder of ezxmc's runs that ROUNDS names, with each seed: see :func:`_encoders`."""
+    for name in ROUNDS:
+        for seed in range(bench.given.seeds):
+            yield from _encoders(bench, bench.identity(OURS, seed) | {"rounds": name})
 
 
 def _named(bench: Bench, methods: Sequence[str]) -> list[str]:
@@ -169,7 +182,7 @@ def budget(bench: Bench) -> Iterator[Row]:
                 yield {name: row.get(name) for name in kept} | {"share": share}
 
 
-MEASURE = {"methods": methods, "cycles": cycles, "budget": budget}
+MEASURE = {"methods": methods, "cycles": cycles, "budget": budget, "rounds": rounds}
 
 
 def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
@@ -180,6 +193,7 @@ def collected(bench: Bench, new: dict[str, list[Row]]) -> Row:
         "rows": rows,
         "cycles": in_order(new.get("cycles", [])),
         "budget": budgets,
+        "rounds": new.get("rounds", []),
         "means": means,
         "differences": differences,
         "reached": reached(budgets),

@@ -27,11 +27,12 @@ from common.data import DOCUMENTS, in_order, read_rows
 from common.publish import ROOT, publish
 from ezxmc_ray.config import EncoderConfig, LexicalConfig, TeacherConfig, load_config
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import auc_per_document
 from ezxmc_ray.tables import NO_DOCUMENT, content_hash
-from ezxmc_ray.teacher.engine import DocumentPairs, dtype_here, load_teacher, teacher_key
+from ezxmc_ray.teacher.engine import DocumentPairs, TeacherSpec, dtype_here, load_teacher, teacher_key
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.teacher.vllm_engine import VllmEngine
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
@@ -44,7 +45,7 @@ RESAMPLES = 1000
 class Pairs:
     """The sample: batches for the engine, and per document similarities, gold marks and label numbers.
 
-    ``similarity``: the encoder's cosine, by which the shortlists were made; ``with_words``: as index/hybrid.py has it.
+    ``similarity``: by which the shortlists were made; ``with_words``: the encoder's cosine with the words, at least.
     """
 
     documents: list[DocumentPairs]
@@ -96,17 +97,20 @@ def variant(teacher: str, text: str) -> TeacherConfig:
     return load_config(None, [f"teacher.model={teacher}", "teacher.cpu_kv_cache_gib=2", *knobs]).teacher
 
 
-def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> Pairs:
-    """The documents of the sample with their shortlists."""
+def sample(folder: Path, labels_file: str, skip: int, count: int, size: int, by_words: bool = False) -> Pairs:
+    """The documents with their shortlists: the nearest labels, or ``by_words`` what default settings give."""
     labels = read_rows(folder / labels_file, ("id", "text"))
     numbers = {label["id"]: number for number, label in enumerate(labels)}
     rows = read_rows(folder / DOCUMENTS, ("id", "title", "text", "split", "labels"))
     documents = in_order(d for d in rows if d["split"] == "train" and d["labels"])[skip : skip + count]
     encoder = Encoder.load(ENCODER, EncoderConfig(model=ENCODER, dtype="float32"))
     texts = [label["text"] for label in labels]
-    vectors = encoder.encode_documents([d["title"] for d in documents], [d["text"] for d in documents]).vectors
+    titles, bodies = [d["title"] for d in documents], [d["text"] for d in documents]
+    vectors = encoder.encode_documents(titles, bodies).vectors
     index = ShardedIndex.from_vectors(encoder.encode_labels(texts).vectors)
-    similarity, found = index.search(vectors, size, [[] for _ in documents])
+    lexical = LexicalTable.from_texts(texts)
+    searcher = HybridSearcher(index, lexical if by_words else None, LexicalConfig())
+    similarity, found = searcher.search(vectors, titles, bodies, size)
     hashes = [content_hash("", text) for text in texts]
     gold = np.array(
         [
@@ -124,30 +128,36 @@ def sample(folder: Path, labels_file: str, skip: int, count: int, size: int) -> 
         )
         for d, row in zip(documents, found, strict=True)
     ]
-    shares = LexicalTable.from_texts(texts).shares(
-        [d["title"] for d in documents], [d["text"] for d in documents], found
-    )
-    return Pairs(batches, similarity, similarity + LexicalConfig().weight * shares, gold, found)
+    if by_words:
+        return Pairs(batches, similarity, similarity, gold, found)
+    with_words = similarity + LexicalConfig().weight * lexical.shares(titles, bodies, found)
+    return Pairs(batches, similarity, with_words, gold, found)
 
 
-def scores(configs: list[TeacherConfig], pairs: Pairs, folder: Path) -> Any:
-    """For each configuration: raw [documents, size], prior [documents, size], and what judging cost."""
+def scores(configs: list[TeacherConfig], pairs: Pairs, folder: Path, llm: Any | None = None) -> Any:
+    """For each configuration: raw [documents, size], prior [documents, size], and what judging cost.
+
+    ``llm``: the vLLM that answers; without one it is started where something is to be asked.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     configs = [replace(config, dtype=dtype_here(config)) for config in configs]
     content = b"".join(b"".join((d.document_hash, *d.label_hashes)) for d in pairs.documents)
     mark = hashlib.blake2b(content, digest_size=4).hexdigest()
     files = [folder / f"{teacher_key(config)}-{mark}.npz" for config in configs]
     missing = [config for config, file in zip(configs, files, strict=True) if not file.exists()]
-    teachers = [load_teacher(config) for config in missing]
-    llm = None
-    if teachers:  # the longest prompts first: the engine that runs for all is made for them
-        longest = max(teachers, key=lambda teacher: teacher.plan.max_prompt_tokens)
-        llm = VllmEngine(longest, teachers).llm
+    if missing and llm is None:
+        llm = start_llm([load_teacher(config) for config in missing])
     for config, file in zip(configs, files, strict=True):
         if not file.exists():
             judge_to(file, VllmEngine(load_teacher(config), llm=llm), pairs)
         kept = np.load(file)
         yield kept["raw"], kept["prior"], json.loads(str(kept["about"]))
+
+
+def start_llm(teachers: list[TeacherSpec]) -> Any:
+    """One vLLM for all ``teachers``; that of the longest prompts leads, so that there is room for them."""
+    longest = max(teachers, key=lambda teacher: teacher.plan.max_prompt_tokens)
+    return VllmEngine(longest, teachers).llm
 
 
 def judge_to(file: Path, engine: VllmEngine, pairs: Pairs) -> None:

@@ -70,6 +70,12 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "llm_fusion": TEST_DOCUMENTS_ALONE,
     ONCE: (READ_ONCE,),
 }
+#: What the part ``rounds`` compares: how many documents are judged, and who says so.
+ROUNDS: dict[str, tuple[str, ...]] = {
+    "100 documents": ("shortlist.documents_per_cycle=100",),
+    "300 documents, the default": (),
+    "pair_budget auto": ("curriculum.pair_budget=auto",),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Bench:
             settings.append(OWN_YES)
         if row["method"] == LARGER:
             settings.append(f"encoder.model={self.given.larger}")
+        settings += ROUNDS.get(row.get("rounds", ""), ())
         if row["method"] == PUBLISHED_WORDS:  # ranks with what the published recipe's run has made
             settings.append(f"encoder.model={self.run_of(row | {'method': PUBLISHED}, share)}/student")
         if share < 1:
@@ -133,6 +140,7 @@ class Bench:
         """The directory of a row's run: under the names that tell it from the others of the dataset."""
         kind = [f"cycles-{self.given.cycles}"] if row["method"] in WITH_CYCLES else []
         kind += [f"share-{share:.6g}"] if share < 1 else []
+        kind += [row["rounds"]] if "rounds" in row else []
         kind += [] if row["seed"] is None else [f"seed-{row['seed']}"]
         parts = [row["method"], row["teacher"], row["student"], *kind]
         return str(self.folder / "-".join(re.sub(r"[^\w.]+", "-", part) for part in parts if part))

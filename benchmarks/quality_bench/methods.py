@@ -19,6 +19,7 @@ from ezxmc_ray import curriculum
 from ezxmc_ray.config import from_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.stages.select import score_encoders
 from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
 from quality_bench.lexical import bm25, tfidf
@@ -80,11 +81,24 @@ def cycles(job: Job) -> Figures:
     trained = [context.manifest(f"cycle-{cycle}/student").details["training_seconds"] for cycle in range(count)]
     spent = zip([0, *pairs_by_cycle(context, count)], [0.0, *np.cumsum(trained).tolist()], strict=True)
     encoders = [
-        {"encoder": score["encoder"], "pairs": needed, "train_seconds": seconds, "teacher_ndcg": score["score"]}
-        for score, (needed, seconds) in zip(selection["scores"], spent, strict=True)
+        {
+            "encoder": score["encoder"],
+            "pairs": needed,
+            "train_seconds": seconds,
+            "teacher_ndcg": score["score"],
+            "lead": lead_of(context, number) if number else None,
+        }
+        for number, (score, (needed, seconds)) in enumerate(zip(selection["scores"], spent, strict=True))
     ]
     chosen = {"chosen": selection["chosen"], "encoders": encoders, "train_seconds": sum(trained)}
     return paid(context, count + 1) | chosen
+
+
+def lead_of(context: Context, encoder: int) -> Figures:
+    """How far an encoder leads the best one before it, by the teacher on the held-out documents (stages/select.py)."""
+    scales = [context.judged(number).own_scale for number in range(encoder + 1)]
+    lead: Figures = score_encoders(context.storage, context.config, context.shards, scales)["lead"]
+    return lead
 
 
 def llm_rerank(job: Job) -> Figures:

@@ -54,6 +54,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         ("the encoders of the cycles", result["cycles"], _cycle),
         ("share of the documents that a cycle judges", result["budget"], _budget),
         (f"{OURS} minus the other at the same share, points", result["equal_shares"], _equal_share),
+        ("documents judged: fixed numbers, and rounds that end themselves", result.get("rounds"), _round),
         (f"least pairs with which {OURS} is as good as {PUBLISHED}", result["reached"], _reached),
     ):
         if part:
@@ -92,6 +93,20 @@ def _difference(row: Row) -> Row:
 def _cycle(row: Row) -> Row:
     facts = {"pairs": row["pairs"], "teacher's nDCG@5": row["teacher_ndcg"], "chosen": row["chosen"], **_yes(row)}
     return {"encoder": row["encoder"], **_models(row), "seed": _text(row["seed"]), **facts, **_measures(row, ".1f")}
+
+
+def _round(row: Row) -> Row:
+    lead = row.get("lead")
+    return {
+        "documents judged": row["rounds"],
+        "seed": _text(row["seed"]),
+        "encoder": row["encoder"],
+        "pairs": row["pairs"],
+        "teacher's nDCG@5": row["teacher_ndcg"],
+        "lead": None if lead is None else f"{lead['difference']:.1f} ± {lead['standard_error']:.1f}",
+        "ships": row["chosen"],
+        **_measures(row, ".1f"),
+    }
 
 
 def _budget(row: Row) -> Row:

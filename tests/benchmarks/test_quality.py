@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 import quality
+from common.data import Files
 from common.headlines import with_interval
+from ezxmc_ray.config import load_config
 from ezxmc_ray.metrics import MEASURES
 from make_results import section
+from quality_bench.bench import ROUNDS, Bench
 from quality_bench.figures import (
     at_equal_shares,
     at_one_rate,
@@ -25,6 +29,7 @@ from quality_bench.figures import (
 from quality_bench.lexical import bm25, highest, tfidf
 from quality_bench.tables import tables
 
+PARTS = ("means", "differences", "cycles", "budget", "reached", "equal_shares")
 LABELS = ["graph theory", "rice", "theory of music", "graph drawing"]
 
 
@@ -223,6 +228,24 @@ def test_the_page_has_a_table_for_each_part_that_was_measured() -> None:
     assert "| ezxmc | t | s | 0 | own |  |  | cycle_0 | 12,000 |  | 8,000 | 3,000 | 61 |  | 50.0 (50.0 to" in page
     assert "| bm25 | t | s | 1 and 1 | +0.0 (+0.0 to +0.0) |" in page
     assert page.count("### ") == 3 and page.endswith("- n\n")
+
+
+def test_rounds_are_runs_of_their_own_and_show_how_far_each_encoder_leads() -> None:
+    config = load_config(None, [])
+    given = SimpleNamespace(cycles=1, runs=Path("/r"), name="q")
+    bench = Bench(given, config, Files(Path("d/documents.jsonl"), Path("l.jsonl"), None, Path("d"), "test"), {})  # type: ignore[arg-type]
+    named = [row("ezxmc") | {"rounds": name} for name in ROUNDS]
+    configs = [bench.configure(one) for one in (row("ezxmc"), *named)]
+    assert len({one.run for one in configs}) == 1 + len(ROUNDS)
+    assert [one.curriculum.pair_budget for one in configs] == [0, 0, 0, "auto"]
+    assert [one.shortlist.documents_per_cycle for one in configs] == [None, 100, None, None]
+
+    lead = {"difference": 1.26, "standard_error": 0.54}
+    facts = {"encoder": "cycle_0", "pairs": 1200, "teacher_ndcg": 90.0, "lead": lead, "chosen": "yes"}
+    [found] = tables({"rows": [], **{part: [] for part in PARTS}, "rounds": [named[0] | facts]})
+    assert found["title"].startswith("d, l: documents judged")
+    shown = {"documents judged": "100 documents", "lead": "1.3 ± 0.5", "pairs": 1200, "ships": "yes", "seed": "0"}
+    assert shown.items() <= found["rows"][0].items()
 
 
 def test_a_measure_without_an_interval_is_shown_alone() -> None:
