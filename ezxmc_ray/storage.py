@@ -113,17 +113,20 @@ class Storage:
 
     def sizes(self, relative: str = "", recursive: bool = False) -> dict[str, int]:
         """Bytes of the files below ``relative``, by their names relative to the root; no file is opened."""
-        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
-        start = len(self._base.rstrip("/")) + 1
-        infos = self.filesystem.get_file_info(selector)
-        found = {one.path[start:]: int(one.size) for one in infos if one.type == fs.FileType.File}
-        return {name: size for name, size in found.items() if ".tmp-" not in name}
+        files = self._found(relative, recursive, fs.FileType.File)
+        return {name: int(one.size) for name, one in files.items() if ".tmp-" not in name}
 
     def folders(self, relative: str = "") -> Names:
         """Directories directly below ``relative``, sorted, relative to the root."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True))
-        start = len(self._base.rstrip("/")) + 1
-        return sorted(i.path[start:] for i in infos if i.type == fs.FileType.Directory)
+        return sorted(self._found(relative, False, fs.FileType.Directory))
+
+    def _found(self, relative: str, recursive: bool, kind: fs.FileType) -> dict[str, fs.FileInfo]:
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
+        infos = [one for one in self.filesystem.get_file_info(selector) if one.type == kind]
+        try:
+            return {one.path[len(self._base.rstrip("/")) + 1 :]: one for one in infos}
+        except UnicodeDecodeError as error:
+            raise UserError(f"Below {self.path(relative)} is a name that is not UTF-8: rename that file.") from error
 
     def read_bytes(self, relative: str) -> bytes:
         """The whole file."""
@@ -259,11 +262,9 @@ class Storage:
         """
         self.remove(target)
         if self.is_local:
-            folder = os.path.dirname(self.path(target))
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(folder := os.path.dirname(self.path(target)), exist_ok=True)
             os.replace(self.path(source), self.path(target))
-            _sync_folder(folder)
-            return
+            return _sync_folder(folder)
         is_file = self.filesystem.get_file_info(self.path(source)).type == fs.FileType.File
         names = [source] if is_file else self.list(source, recursive=True)
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:

@@ -128,6 +128,15 @@ def test_a_run_below_a_regular_file_is_one_sentence(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file" / "run")).write_bytes("a", b"x")
 
 
+def test_a_name_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    os.mkdir(os.fsencode(tmp_path) + b"/tags\xff")
+    with pytest.raises(UserError, match=f"Below {tmp_path} is a name that is not UTF-8"):
+        storage.folders()
+    with open(os.fsencode(tmp_path) + b"/file\xff", "wb"), pytest.raises(UserError, match="rename that file"):
+        storage.list(recursive=True)
+
+
 def test_an_unknown_scheme_is_one_sentence() -> None:
     with pytest.raises(UserError, match="cannot be used"):
         Storage("nosuch://bucket/run")
