@@ -74,6 +74,15 @@ def check_named(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str
         )
 
 
+def absent_title(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
+    """A sentence where none of the columns ``found`` is the title, and it was named, or another looks like it."""
+    key = "title_column"
+    told = lookalikes(prepare, {key: DOCUMENT_COLUMNS[key]}, found)
+    if not told and prepare.title_column not in ("", _DEFAULTS[key], *found):
+        told = [f"no file has a column {prepare.title_column!r} (prepare.{key}), so documents have no titles"]
+    return told
+
+
 def lookalikes(prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], found: Sequence[str]) -> list[str]:
     """A sentence for each column that is absent where an unused one looks like it. ``columns``: one of those above."""
     used = {getattr(prepare, key) for key in columns}

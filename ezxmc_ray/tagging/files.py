@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import check_named
+from ezxmc_ray.documents.columns import absent_title, check_named
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
@@ -28,6 +28,7 @@ from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.progress import say
 from ezxmc_ray.shown import use_utf8
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA, REJECTED_SCHEMA, lengths
@@ -130,9 +131,14 @@ def rejected_rows(bad: RejectedRows) -> pa.Table:
 def check_tagged(
     prepare: PrepareConfig, inputs: Sequence[str], counts: TagCounts, columns: dict[str, None], rejected: pa.Table
 ) -> None:
-    """UserError where ``inputs`` lacked a column that ``prepare`` names, or had no usable document."""
+    """UserError where ``inputs`` lacked the text that ``prepare`` names, or had no usable document.
+
+    Titles may be absent, but it is said where none was found under the name that was given, or under that of another.
+    """
     if columns:
         check_named(prepare, ["text_column"], list(columns), "--input")
+        for told in absent_title(prepare, list(columns)):
+            say(f"Note: {told}.")
     if not counts.documents:
         raise UserError(_nothing(inputs, rejected))
 

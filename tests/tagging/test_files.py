@@ -148,6 +148,20 @@ def test_a_text_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     assert (counts.documents, counts.without_text) == (1, 1)
 
 
+def test_a_title_column_that_was_named_and_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(column: str, **row: str) -> str:
+        source = write(tmp_path / "in.jsonl", {"id": "a", "text": "t", **row})
+        tag_files(FakeTagger(PrepareConfig(title_column=column)), [str(source)], f"{tmp_path}/a.csv")  # type: ignore[arg-type]
+        return " ".join(capsys.readouterr().out.split())
+
+    absent = "no file has a column 'caption' (prepare.title_column), so documents have no titles"
+    assert said("caption") == f"Note: {absent}."
+    assert "if 'headline' is it, set prepare.title_column=headline" in said("title", headline="h")
+    assert said("caption", caption="c") == said("title", title="h") == said("title") == said("") == ""
+
+
 def test_what_a_terminal_would_obey_is_escaped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
