@@ -16,6 +16,7 @@ from ray.train.v2._internal.constants import (
     DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
 )
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import (
     InitializingState,
@@ -28,6 +29,7 @@ from ray.train.v2._internal.execution.controller.state import (
 from ezxmc_ray.cluster.board import report_waiting
 from ezxmc_ray.cluster.session import check_wait, joined_as
 from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.progress import WAITING
 
 #: States of Ray Train's controller in which no worker is there.
@@ -35,13 +37,17 @@ WITHOUT_WORKERS = (InitializingState, SchedulingState, ReschedulingState, Restar
 
 
 class TrainingWait(ControllerCallback):
-    """Ends a training whose workers found no room for ``cluster.wait_s``, and tells what they wait for meanwhile."""
+    """Ends a training whose workers found no room for ``cluster.wait_s``, and tells what they wait for meanwhile.
+
+    Workers that found room and failed before they began, again and again, are told apart from those that found none.
+    """
 
     def __init__(self, config: ClusterConfig, workers: int) -> None:
         self.config = config
         self.what = f"{WAITING} room for {workers} training worker{'s' * (workers > 1)}"
         self.since: float | None = None
         self.told = ""
+        self.failure: Exception | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Called by Ray Train in the controller's process."""
@@ -51,14 +57,28 @@ class TrainingWait(ControllerCallback):
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Called by Ray Train, also where the state stays the same. Errors: UserError, which ends the training."""
         if not isinstance(current_state, WITHOUT_WORKERS):
-            self.since = None
+            self.since = self.failure = None
             return
+        self._remember(current_state)
         # The same state again: it decided that there is no room yet, and asks for none. Otherwise Ray tells.
         what = self.what if type(previous_state) is type(current_state) else ""
         if self.since is None or what != self.told:
             report_waiting(what)
         self.told, self.since = what, self.since or time.monotonic()
-        check_wait(time.monotonic() - self.since, self.what)
+        seconds = time.monotonic() - self.since
+        if self.failure is not None and seconds >= self.config.wait_s:
+            raise UserError(
+                f"Within {self.config.wait_s} s (cluster.wait_s) no training worker began: they fail while they are "
+                f"set up, the last time by {type(self.failure).__name__}: {one_line(self.failure)}. See the logs of "
+                "Ray's workers; what is done is kept."
+            )
+        check_wait(seconds, self.what)
+
+    def _remember(self, state: Any) -> None:
+        """Why the workers were given up: for want of room, or for a failure of their own."""
+        failure = getattr(getattr(state, "training_failed_error", None), "controller_failure", None)
+        if failure is not None:
+            self.failure = None if isinstance(failure, WorkerGroupStartupTimeoutError) else failure
 
 
 def bound_tries(wait_s: int) -> None:
