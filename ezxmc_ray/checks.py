@@ -10,12 +10,17 @@ import importlib.util
 import os
 import re
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import ClusterConfig, Config
-from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.credentials import without_credentials
+from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import check_first_columns, first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
+from ezxmc_ray.documents.sources import real_path
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import is_signed
 from ezxmc_ray.models import check_model, is_hub_id
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.trackers import check_trackers
 from ezxmc_ray.teacher.engine import asked_form
 from ezxmc_ray.teacher.prompts import load_template
@@ -32,7 +37,7 @@ def check_names(config: Config) -> None:
     Models of the hub come last, since it is asked for them. Errors: UserError.
     """
     check_place(config)
-    find_inputs(config.prepare)
+    check_apart(config, find_inputs(config.prepare))
     template = load_template(config.teacher.prompt, config.teacher.examples)
     for reference in sorted((config.encoder.model, config.teacher.model), key=is_hub_id):
         check_model(reference)
@@ -53,6 +58,35 @@ def check_shared(cluster: ClusterConfig, what: str, place: str) -> None:
         raise UserError(
             f"{what} is {place}, a path relative to this process, but the run works on the Ray cluster at {joined}: "
             f"set {what} to a URI or an absolute path that every node reaches."
+        )
+
+
+def check_apart(config: Config, inputs: Inputs) -> None:
+    """Refuse inputs that lie where the run writes its own files: it would replace them. Errors: UserError."""
+    run = Storage(config.run)
+    place = real_path(run.filesystem, run.path())
+    for source in (one.source for some in (inputs.labels, inputs.documents) for one in some):
+        path = real_path(source.filesystem, source.path)
+        inside = path.removeprefix(f"{place.rstrip('/')}/")
+        if source.filesystem == run.filesystem and inside != path and layout.is_written(inside):
+            raise UserError(
+                f"The input {source.name} lies in the run directory under a name that the run writes itself, and would "
+                f"be replaced: move it, or set run to another directory than {without_credentials(config.run)}."
+            )
+
+
+def check_free(storage: Storage) -> None:
+    """Refuse a directory that no run has written, and that holds what one would replace. Errors: UserError."""
+    if storage.exists(layout.CONFIG) and is_signed(storage.read_bytes(layout.CONFIG)):
+        return
+    there = {name.partition("/")[0] for name in [*storage.folders(), *storage.list()]}
+    held = sorted(filter(layout.is_replaced, there))
+    if any(storage.exists(note) for name in held for note in (layout.manifest(name), layout.begun(name))):
+        return
+    if held:
+        raise UserError(
+            f"The directory {storage.path()} was not made by ezxmc, and holds {', '.join(held[:3])}, which a run "
+            "would replace: set run to a new directory."
         )
 
 

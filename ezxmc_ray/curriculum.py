@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from ezxmc_ray import layout
-from ezxmc_ray.checks import check_inputs, check_installed, check_names
+from ezxmc_ray.checks import check_free, check_inputs, check_installed, check_names
 from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
@@ -28,7 +28,7 @@ from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
-from ezxmc_ray.integrity import clear_damage, in_words, signed
+from ezxmc_ray.integrity import clear_damage, in_words, is_signed, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.report.shipped import shipped
@@ -87,6 +87,7 @@ def run_stage(config: Config, stage: str) -> None:
 def _go(config: Config, stage: str | None) -> None:
     check_names(config)
     storage = Storage(config.run)
+    check_free(storage)
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
@@ -201,6 +202,9 @@ def _note_configuration(config: Config, storage: Storage) -> None:
             say("The configuration differs from the one this run was made with: " + "; ".join(changed))
         if old == new:
             return
+    if storage.exists(layout.CONFIG) and (own := storage.read_bytes(layout.CONFIG)) and not is_signed(own):
+        storage.rename(layout.CONFIG, layout.OWN_CONFIG)
+        say(f"What was in {storage.path(layout.CONFIG)} is kept as {layout.OWN_CONFIG} beside it.")
     storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(new, sort_keys=False, allow_unicode=True)))
 
 

@@ -149,11 +149,14 @@ def checked(storage: Storage, folder: str) -> Iterator[Path]:
 
 
 def verify(storage: Storage, run_tasks: RunTasks) -> Verified:
-    """Read everything in the run directory and hold it against what was written down of it."""
+    """Read everything in the run directory and hold it against what was written down of it.
+
+    Files of others that lie there are counted as unchecked: of what they should hold nothing is known.
+    """
     there = storage.sizes(recursive=True)
     damaged: dict[str, str] = {}
     checksums: dict[str, str] = {}
-    for path in (name for name in there if name.endswith(f"/{layout.MANIFEST}")):
+    for path in (name for name in there if name.endswith(f"/{layout.MANIFEST}") and layout.is_written(name)):
         manifest = read_manifest(storage, path.rpartition("/")[0])
         if manifest is None:
             damaged[path] = NO_MANIFEST
@@ -171,7 +174,7 @@ def verify(storage: Storage, run_tasks: RunTasks) -> Verified:
 
 
 def _is_readable(name: str, checksums: Mapping[str, str]) -> bool:
-    return name in checksums or name.endswith((".parquet", ".json", layout.CONFIG))
+    return name in checksums or (layout.is_written(name) and name.endswith((".parquet", ".json", layout.CONFIG)))
 
 
 def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str, str]:
@@ -287,7 +290,7 @@ def clear_damage(storage: Storage) -> dict[str, str]:
     noted, aside = noted_damage(storage), {}
     there = storage.sizes(recursive=True) if noted else {}
     for name, what in noted.items():
-        if name not in there or name == layout.CONFIG:
+        if name not in there or name == layout.CONFIG or not layout.is_written(name):
             continue
         if name.startswith(f"{layout.VERDICTS}/") and name.endswith(".parquet"):
             storage.rename(name, f"{name}{SET_ASIDE}")
@@ -303,9 +306,15 @@ def signed(text: str) -> bytes:
     return f"{SIGNATURE}{checksum(io.BytesIO(text.encode()))}\n{text}".encode()
 
 
+def is_signed(content: bytes) -> bool:
+    """Whether ``content`` begins as :func:`signed` begins, damage apart; a comment of the user's is no signature."""
+    first, half = content.partition(b"\n")[0], len(SIGNATURE) // 2
+    return SIGNATURE[:half].encode() in first or SIGNATURE[half:].encode() in first
+
+
 def is_as_written(content: bytes) -> bool:
     """Whether ``content`` is what :func:`signed` made of some text; what was never signed counts as such."""
     first, _, text = content.partition(b"\n")
-    if not first.startswith(b"#") and b"checksum" not in first:
+    if not is_signed(content):
         return bool(content)
     return first.decode(errors="replace") == f"{SIGNATURE}{checksum(io.BytesIO(text))}"

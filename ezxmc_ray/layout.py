@@ -7,6 +7,8 @@ encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
 
 from __future__ import annotations
 
+import re
+
 CONFIG = "config.yaml"
 #: Of a stage's folder: what it holds, what it was begun with. What the last verification found damaged in the run.
 MANIFEST, BEGUN, DAMAGE = "manifest.json", ".begun.json", ".damaged.json"
@@ -30,6 +32,24 @@ EVALUATION_SAMPLE = "evaluation/sample.parquet"
 #: How many documents each label is gold for, while rankings are measured.
 LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+#: What a run of the user's own configuration keeps it as.
+OWN_CONFIG = "config.own.yaml"
+#: Who works on the run.
+OWNER = ".owner.json"
+_REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL, STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT}
+_WRITTEN = _REPLACED | {CONFIG, VERDICTS, PREPARE_NEW, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
+_CYCLE = re.compile(r"cycle-\d+")
+
+
+def is_replaced(name: str) -> bool:
+    """Whether stages replace the file or folder ``name`` of the run directory, or what lies around it."""
+    top = name.partition("/")[0]
+    return top in _REPLACED or bool(_CYCLE.fullmatch(top))
+
+
+def is_written(name: str) -> bool:
+    """Whether the file or folder ``name`` of the run directory is one that runs write; others are the user's."""
+    return is_replaced(name) or name.partition("/")[0] in _WRITTEN
 
 
 def run_name(run: str) -> str:

@@ -53,7 +53,7 @@ def _file_lock(storage: Storage) -> Iterator[None]:
     check_writable(storage)
     with _held(storage):
         remove_leftovers(Path(storage.path()))
-        storage.write_bytes(".owner.json", _owner())
+        storage.write_bytes(layout.OWNER, _owner())
         yield
 
 

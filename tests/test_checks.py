@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray.checks import check_inputs
+from ezxmc_ray import layout
+from ezxmc_ray.checks import check_apart, check_free, check_inputs
 from ezxmc_ray.config import Config, PrepareConfig
+from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import signed
+from ezxmc_ray.storage import Storage
 
 
 def _check(folder: Path, documents: str, **knobs: str) -> None:
@@ -34,3 +38,41 @@ def test_a_named_column_that_is_not_there_is_told_before_ray_starts(tmp_path: Pa
 def test_a_vocabulary_is_not_read_twice(tmp_path: Path) -> None:
     (tmp_path / "v.ttl").write_text("this is no Turtle; only prepare reads it")
     _check(tmp_path, "id,text\n1,one\n", labels=[f"{tmp_path}/v.ttl"])  # type: ignore[arg-type]
+
+
+def _apart(run: Path, documents: Path, labels: Path) -> None:
+    for file in (documents, labels):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("id,text\na,A\n")
+    config = Config(run=str(run), prepare=PrepareConfig(documents=[str(documents)], labels=[str(labels)]))
+    check_apart(config, find_inputs(config.prepare))
+
+
+def test_inputs_where_the_run_writes_are_refused_before_they_are_replaced(tmp_path: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "in.csv"
+    _apart(run, run / "input" / "documents.csv", outside)
+    _apart(run, outside, run / "my-labels.csv")
+    with pytest.raises(UserError, match=r"documents\.csv lies in the run directory under a name that the run writes"):
+        _apart(run, run / "documents" / "documents.csv", outside)
+    with pytest.raises(UserError, match=r"labels\.csv lies in the run directory"):
+        _apart(run, outside, run / "cycle-0" / "labels.csv")
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(UserError, match=r"documents\.csv lies in the run directory"):
+        _apart(tmp_path / "link", run / "documents" / "documents.csv", outside)
+
+
+def test_a_directory_with_folders_that_a_run_would_replace_is_refused(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    check_free(storage)
+    storage.write_bytes("verdicts/key/teacher.json", b"{}")  # taken over from another run
+    storage.write_bytes("config.yaml", b"run: .\n")
+    storage.write_bytes("data/documents/a.csv", b"mine")
+    check_free(storage)
+    storage.write_bytes("student/model.bin", b"mine")
+    with pytest.raises(UserError, match="was not made by ezxmc, and holds student, which a run would replace"):
+        check_free(storage)
+    storage.write_bytes("config.yaml", signed("run: .\n"))
+    check_free(storage)
+    storage.write_bytes("config.yaml", b"run: .\n")  # whose first line somebody took out
+    storage.write_json(layout.manifest("student"), {})
+    check_free(storage)

@@ -113,6 +113,23 @@ def test_a_verification_names_what_is_damaged_and_nothing_else(run: Storage, nam
         run.write_bytes(name, whole)
 
 
+def test_files_of_others_in_the_directory_are_neither_damaged_nor_removed(run: Storage) -> None:
+    others = {
+        "labels.json": b'{"id": 1}\n{"id": 2}\n',
+        "web/manifest.json": b'{"name": "a page"}',
+        "tags/t.parquet": b"",
+        "notes/empty.json": b"",
+    }
+    for name, content in others.items():
+        run.write_bytes(name, content)
+    found = verified(run)
+    assert (found.damaged, found.unchecked) == ({}, 1 + len(others))
+    run.write_json(".damaged.json", dict.fromkeys([*others, "gold/shard-00000.parquet"], "as an older version found"))
+    clear_damage(run)
+    there = run.list(recursive=True)
+    assert set(others) < set(there) and "gold/shard-00000.parquet" not in there
+
+
 def test_notes_carry_a_checksum_and_what_was_begun_is_that_which_was_done(run: Storage) -> None:
     run.write_note("verdicts/key/placement.json", {"folders": 3})
     run.write_json("student/.begun.json", "f")
@@ -209,4 +226,6 @@ def test_the_command_names_the_files_and_says_so_by_its_exit_status(run: Storage
 def test_a_signed_text_tells_whether_it_was_changed() -> None:
     content = signed("a: 1\n")
     assert is_as_written(content) and is_as_written(b"a: 1\n")
+    assert is_as_written(b"# My run, whose checksum nobody knows\na: 1\n")
+    assert not any(is_as_written(b"x" * cut + content[cut:]) for cut in (1, 10, 20))
     assert not is_as_written(content.replace(b"1", b"2")) and not is_as_written(b"")
