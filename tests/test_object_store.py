@@ -22,8 +22,10 @@ from pyarrow import fs
 
 from ezxmc_ray import storage
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.places import folder_and_name, name_of
 from ezxmc_ray.storage import Storage, _with_one_put, check_writable
 from ezxmc_ray.tables import GOLD_SCHEMA
+from ezxmc_ray.tagging.files import check_output
 
 
 class CountingFolder:
@@ -71,6 +73,16 @@ def test_a_storage_below_another_keeps_what_its_uri_asks_for() -> None:
     below = run.below(".prepare")
     assert below.path("documents") == "bucket/run/.prepare/documents"
     assert below.filesystem.equals(run.filesystem) and below.filesystem.region == "eu-central-1"
+
+
+def test_a_files_uri_is_asked_for_where_it_says_and_its_name_ends_before_that() -> None:
+    asks = "?region=eu-central-1&endpoint_override=http://localhost:9"
+    folder, name = folder_and_name(f"s3://bucket/some/v.parquet{asks}")
+    assert (name, folder.path(name)) == ("v.parquet", "bucket/some/v.parquet")
+    assert folder.filesystem.equals(Storage(f"s3://bucket/some{asks}").filesystem)
+    assert (name_of(f"s3://b/tags.csv{asks}"), name_of("a?b/t.csv"), name_of("tags/")) == ("tags.csv", "t.csv", "")
+    assert folder_and_name("why?.csv")[1] == "why?.csv"
+    check_output(f"s3://b/tags.csv{asks}")
 
 
 def test_on_an_object_store_nothing_goes_past_its_file_system(store: Storage, tmp_path: Path) -> None:

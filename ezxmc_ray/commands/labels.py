@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +82,7 @@ def list_labels(
 ) -> None:
     """A JSON object a label."""
     from ezxmc_ray.documents.sources import real_path
+    from ezxmc_ray.places import folder_and_name
     from ezxmc_ray.storage import Storage, check_writable
     from ezxmc_ray.tagging.changes import listed_labels
 
@@ -91,8 +91,7 @@ def list_labels(
         use_utf8(sys.stdout)
         sys.stdout.writelines(lines)
         return
-    folder, name = os.path.split(output)
-    storage, count = Storage(folder or "."), 0
+    (storage, name), count = folder_and_name(output), 0
     place, inside = (real_path(one.filesystem, one.path()) for one in (storage, Storage(bundle)))
     if f"{place}/".startswith(f"{inside}/"):
         raise UserError(f"--output {output} lies in the bundle, which holds its own files alone; name another place.")

@@ -5,7 +5,6 @@ Comes in: a Comparison. Goes out: texts, and files where they are asked for.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +13,11 @@ from markupsafe import Markup
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
+from ezxmc_ray.places import folder_and_name
 from ezxmc_ray.report import plots
 from ezxmc_ray.report.compare import Comparison, Entry, Student
 from ezxmc_ray.report.compared_run import UNTRAINED
 from ezxmc_ray.report.page import environment
-from ezxmc_ray.storage import Storage
 
 #: Marks a difference whose interval leaves out zero.
 SIGNIFICANT = "*"
@@ -161,8 +160,7 @@ def page(comparison: Comparison, measure: str) -> str:
 
 def write_text(path: str, option: str, text: str) -> None:
     """Commit ``text`` as the file ``path``, which the user gave by ``option``; UserError where that cannot be."""
-    folder, name = os.path.split(path)
-    storage = Storage(folder or ".")
+    storage, name = folder_and_name(path)
     if not name or storage.is_folder(name):
         raise UserError(f"{option} {path} is a directory; name a file in it.")
     try:

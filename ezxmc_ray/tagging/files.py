@@ -28,6 +28,7 @@ from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.places import folder_and_name, name_of
 from ezxmc_ray.progress import say
 from ezxmc_ray.shown import use_utf8
 from ezxmc_ray.storage import Storage, check_writable
@@ -73,7 +74,7 @@ def check_kind(kind: str) -> None:
 
 def check_output(output: str) -> None:
     """UserError unless ``output`` is STDOUT, or ends as one of the formats that tags are written in."""
-    if output != STDOUT and os.path.splitext(output)[1].lower() not in OUTPUTS:
+    if output != STDOUT and os.path.splitext(name_of(output))[1].lower() not in OUTPUTS:
         raise UserError(
             f"--output {output} must end in one of {', '.join(OUTPUTS)}, which say how the tags are written."
         )
@@ -153,8 +154,7 @@ def write_rejected(storage: Storage, name: str, rejected: pa.Table) -> None:
 
 def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
     """Where ``output`` is written; UserError for a directory, or one of ``sources``."""
-    folder, name = os.path.split(output)
-    storage = Storage(folder or ".")
+    storage, name = folder_and_name(output)
     if storage.is_folder(name):
         raise UserError(
             f"--output {output} is a directory; name a file, or end it with / for a file of tags "

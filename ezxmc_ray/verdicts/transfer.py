@@ -13,7 +13,6 @@ it is.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +27,9 @@ import pyarrow.parquet as pq
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import Context
+from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.places import folder_and_name
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import (
@@ -157,10 +158,9 @@ def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: 
 
 def _location(file: str) -> tuple[Storage, str]:
     """Where ``file`` lies, a path or a URI: its folder and its name."""
-    folder, name = os.path.split(file)
-    storage = Storage(folder or ".")
+    storage, name = folder_and_name(file)
     if not name or storage.is_folder(name):
-        raise UserError(f"{file} is a directory; name a file, for example {folder or '.'}/verdicts.parquet.")
+        raise UserError(f"{without_credentials(file)} is a directory; name a file in it, such as verdicts.parquet.")
     return storage, name
 
 
