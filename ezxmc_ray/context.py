@@ -161,6 +161,13 @@ class Context:
         """How labels are found for documents: the encoder's settings, and what words count beside it."""
         return {"encoder": self.encoder_settings, "lexical": fingerprinted_settings(self.config, "lexical")}
 
+    @staticmethod
+    def counting_for(encoder: int, match_settings: dict[str, Any]) -> dict[str, Any]:
+        """Of :attr:`match_settings` what counts for encoder number ``encoder``: students' knobs not for the base one."""
+        lexical = match_settings.get("lexical", {})
+        kept = {name: value for name, value in lexical.items() if encoder or name != "student_weight"}
+        return match_settings | {"lexical": kept}
+
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the base encoder of the configuration."""
         return None if encoder == 0 else layout.cycle_student(encoder - 1)

@@ -181,10 +181,7 @@ class RunPlan:
 
     def _matching(self, encoder: int) -> list[Any]:
         """What shortlists by encoder ``encoder`` depend on, the texts apart."""
-        settings = self.context.match_settings
-        if encoder == 0:  # what counts for students only makes no shortlist of cycle 0 stale
-            settings["lexical"].pop("student_weight", None)
-        return [self._encoder(encoder), settings]
+        return [self._encoder(encoder), self.context.counting_for(encoder, self.context.match_settings)]
 
     def _encoder(self, encoder: int) -> str:
         folder = self.context.encoder_folder(encoder)

@@ -99,9 +99,11 @@ def select(context: Context) -> StageResult:
 def compare_newest(context: Context, cycle: int) -> StageResult:
     """Compare the encoders 0 to ``cycle``, before the cycle's train documents are judged; as :func:`select` returns.
 
-    ``asked``: what the engines did in the cycle so far; :func:`with_asked` adds it to what they do afterwards.
+    ``asked``: what the engines did in the cycle so far, and the seconds of that stage; :func:`with_asked` adds it to
+    what they do afterwards.
     """
-    judged = context.manifest(layout.examples(cycle)).details
+    manifest = context.manifest(layout.examples(cycle))
+    judged = manifest.details
     outcome = _compare(context, cycle + 1, f"cycle {cycle} select")
     lead = outcome["lead"]
     if stops(lead, least_lead(context.config, cycle)):
@@ -109,17 +111,21 @@ def compare_newest(context: Context, cycle: int) -> StageResult:
             f"The cycles end: {encoder_name(cycle)} leads {lead['over']} by {lead['difference']:.2f} points (standard "
             f"error {lead['standard_error']:.2f}) by the teacher's judgment, see {cycles_end_by(context.config)}."
         )
-    asked = {name: judged.get(name, 0) for name in ADDED_UP}
+    asked = {name: judged.get(name, 0) for name in ADDED_UP} | {"seconds": manifest.seconds}
     return StageResult(outcome["documents"], [], {**outcome, "encoder": encoder_name(cycle), "asked": asked})
 
 
 def with_asked(details: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """``details`` of a judge manifest with what was ``asked`` in the same cycle for its selection added up."""
+    """``details`` of a judge manifest with what was ``asked`` in the same cycle for its selection added up.
+
+    ``seconds_before``: that the stage took for it, which are not in the manifest's seconds.
+    """
     added = {name: details.get(name, 0) + asked.get(name, 0) for name in ADDED_UP}
     pairs = pairs_asked(added) or 0
     return {
         **details,
         **added,
+        "seconds_before": asked.get("seconds", 0.0),
         "pairs_held": max(0, details["pairs_held"] - asked["pairs_asked"]),
         "engine_pairs_per_s": pairs / added["engine_seconds"] if added["engine_seconds"] else None,
     }

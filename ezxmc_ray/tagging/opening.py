@@ -6,6 +6,7 @@ Comes in: a run directory. Goes out: its storage, and :class:`TagSettings`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ezxmc_ray import layout
 from ezxmc_ray.context import Context, open_context
@@ -58,10 +59,12 @@ def checked_settings(context: Context) -> TagSettings:
     built = index.details if index else {}
     student, documents = (read_manifest(storage, one) for one in (layout.STUDENT, layout.DOCUMENTS))
     if student and documents:
+        counting = partial(context.counting_for, student.details.get("encoder", 1))
+        built = built | {"match_settings": counting(built.get("match_settings", {}))}
         expected = {
             "student": student.commit,
             "label_fingerprint": documents.details["label_fingerprint"],
-            "match_settings": context.match_settings,
+            "match_settings": counting(context.match_settings),
         }
     if not (student and documents) or any(built.get(name) != value for name, value in expected.items()):
         run = context.config.run

@@ -157,8 +157,9 @@ def counts(**values: Any) -> dict[str, Any]:
 
 
 def test_a_cycle_judged_in_two_parts_counts_both() -> None:
-    asked = counts(pairs_asked=40, prior_pairs_asked=5, engine_seconds=9.0)
+    asked = counts(pairs_asked=40, prior_pairs_asked=5, engine_seconds=9.0) | {"seconds": 21.5}
     details = counts(pairs_asked=150, prior_pairs_asked=5, engine_seconds=31.0) | {"pairs_held": 50, "pairs": 200}
     whole = with_asked(details, asked)
     assert (whole["pairs"], whole["pairs_asked"], whole["pairs_held"]) == (200, 190, 10)
     assert whole["engine_pairs_per_s"] == pytest.approx(200 / 40)
+    assert whole["seconds_before"] == 21.5

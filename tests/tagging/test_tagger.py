@@ -186,6 +186,11 @@ def test_words_count_as_they_do_beside_the_encoder_that_ships(tmp_path: Path, en
     assert shipped is not None
     told = replace(shipped, details=shipped.details | {"encoder": encoder})
     write_manifest(Storage(str(tmp_path)), layout.STUDENT, told)
+    if encoder:
+        with pytest.raises(UserError, match="older than its labels"):
+            Tagger.load(str(tmp_path), ["lexical.student_weight=0.03"])
+    else:  # what counts for students only does not make it older
+        Tagger.load(str(tmp_path), ["lexical.student_weight=0.03"])
     tagger = Tagger.load(str(tmp_path))
     assert tagger.settings.lexical.weight == share * config.lexical.weight > 0
     scores = [[one.score for one in found] for found in tagger.tag(TEXTS)]
