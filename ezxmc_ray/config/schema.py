@@ -242,7 +242,10 @@ class StudentConfig:
         0, "steps between two evaluations of how the student orders held-out shortlists, 0 = never"
     )
     validation_documents: int = knob(200, "held-out documents of an evaluation", above=0)
-    patience: int = knob(0, "stop after so many evaluations without a better one, and take the best weights; 0 = go on")
+    patience: int = knob(
+        0,
+        "stop after so many evaluations without a better one, and take the best weights (by one half of the held-out documents; the other half compares encoders); 0 = go on",
+    )
     workers: int = knob(
         0, "training workers, 0 = one a GPU; without GPUs two, or one where no machine has 8 CPUs", performance=True
     )

@@ -10,7 +10,8 @@ How: for each held-out document, the labels that any encoder shortlisted form a 
 the target gives it in the pool: softmax(target / target_temperature); the target is the verdict alone for
 student.target=verdict, else its fusion with the similarity (half the base encoder's, half the students'). An
 encoder's score is the mean nDCG@5 of its own order under those gains. Same pool and same gains for every encoder; only
-the order differs.
+the order differs. Where trainings stop by held-out documents (student.patience), they have one half of them, and what
+is chosen and fitted here goes by the other.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from ezxmc_ray.metrics.thresholds import (
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
+from ezxmc_ray.student.summary import half_of, stops_by_held_out
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
@@ -77,7 +79,7 @@ def select(context: Context) -> StageResult:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    thresholds = fit_thresholds(storage, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
+    thresholds = fit_thresholds(storage, config, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -166,7 +168,7 @@ def score_group(storage: Storage, config: Config, groups: range, scales: list[Ta
     kind = "verdict" if config.student.target == "verdict" else "fusion"
     values: list[list[float]] = []
     for group in groups:
-        for lists in _held_out_lists(storage, len(scales), group):
+        for lists in _held_out_lists(storage, config, len(scales), group):
             pool = sorted({label for shortlist in lists for label in shortlist.labels.tolist()})
             if not pool:
                 continue
@@ -243,11 +245,11 @@ class Shortlist:
     verdict: np.ndarray
 
 
-def _held_out_lists(storage: Storage, encoders: int, group: int) -> Iterator[list[Shortlist]]:
+def _held_out_lists(storage: Storage, config: Config, encoders: int, group: int) -> Iterator[list[Shortlist]]:
     """The shortlists, one an encoder, of each held-out document that every encoder has one of; by shard and row."""
     found: list[dict[tuple[int, int], Shortlist]] = []
     for encoder in range(encoders):
-        table = _held_out(storage, encoder, group)
+        table = _held_out(storage, config, encoder, group)
         columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
         shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
         places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True)
@@ -257,20 +259,26 @@ def _held_out_lists(storage: Storage, encoders: int, group: int) -> Iterator[lis
             yield [one[place] for one in found]
 
 
-def _held_out(storage: Storage, encoder: int, group: int) -> pa.Table:
-    """The held-out documents of a group of shards of cycle ``encoder``."""
-    return storage.read_table(layout.held_out(encoder, group), HELD_OUT_SCHEMA)
+def _held_out(storage: Storage, config: Config, encoder: int, group: int) -> pa.Table:
+    """The held-out documents of a group of shards of cycle ``encoder``, without those that trainings stopped by."""
+    table = storage.read_table(layout.held_out(encoder, group), HELD_OUT_SCHEMA)
+    return half_of(table, of_training=False) if stops_by_held_out(config.student) else table
 
 
 def fit_thresholds(
-    storage: Storage, chosen: int, shards: int, yes_threshold: float, run_tasks: RunTasks = starmap
+    storage: Storage,
+    config: Config,
+    chosen: int,
+    shards: int,
+    yes_threshold: float,
+    run_tasks: RunTasks = starmap,
 ) -> dict[str, Any]:
     """What the chosen encoder's similarities are worth by the teacher's yes on the held-out pairs.
 
     ``min_score``: of the highest F1; -1, which keeps all, where no pair got a yes. ``precision_thresholds`` and
     ``probability``: see metrics/thresholds.py, None without a yes. ``probability_error``: of the latter.
     """
-    tasks = [(storage, chosen, groups) for groups in shard_groups(len(example_groups(shards)))]
+    tasks = [(storage, config, chosen, groups) for groups in shard_groups(len(example_groups(shards)))]
     # In the order of the shards, by which a document's pairs are beside each other.
     parts = sorted(run_tasks(held_out_pairs, tasks), key=lambda part: int(part[0]))
     scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (1, 2))
@@ -286,10 +294,10 @@ def fit_thresholds(
     }
 
 
-def held_out_pairs(storage: Storage, chosen: int, groups: range) -> tuple[int, np.ndarray, np.ndarray]:
+def held_out_pairs(storage: Storage, config: Config, chosen: int, groups: range) -> tuple[int, np.ndarray, np.ndarray]:
     """Task: the first of ``groups`` of shards, and similarities and verdicts of their held-out pairs, float32 [pairs]
     each."""
-    tables = [_held_out(storage, chosen, group) for group in groups]
+    tables = [_held_out(storage, config, chosen, group) for group in groups]
     similarity, verdict = (
         np.concatenate([flat(table[name]) for table in tables]) for name in ("similarity", "verdict")
     )

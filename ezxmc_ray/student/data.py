@@ -26,6 +26,7 @@ from ezxmc_ray.student.negatives import Namesakes, in_batch_weights, positives
 from ezxmc_ray.student.summary import (
     ALL,
     OWN,
+    half_of,
     has_shortlist,
     latest,
     read_held_out,
@@ -219,14 +220,21 @@ class HeldOut:
 
 
 def held_out_documents(
-    storage: Storage, cycle: int, limit: int, rank: int = 0, world: int = 1, documents_dir: str = layout.DOCUMENTS
+    storage: Storage,
+    cycle: int,
+    limit: int,
+    rank: int = 0,
+    world: int = 1,
+    documents_dir: str = layout.DOCUMENTS,
+    is_half: bool = False,
 ) -> list[HeldOut]:
     """Of the first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards,
-    the share of worker ``rank`` of ``world``."""
+    the share of worker ``rank`` of ``world``; ``is_half``: of those that trainings stop by (summary.half_of)."""
     found: list[tuple[int, int, _JudgedShortlist]] = []
     for table in read_held_out(storage, cycle):
         if len(found) >= limit:
             break
+        table = half_of(table, of_training=True) if is_half else table
         table = table.filter(has_shortlist(table))
         places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), _judged_shortlists(table), strict=True)
         found += [one for one in places if np.isfinite(one[2].verdict).all()]

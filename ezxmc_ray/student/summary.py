@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
+from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA, LABEL_DOCUMENTS_SCHEMA, SHARD_COUNTS_SCHEMA, flat
 
@@ -117,6 +118,20 @@ def read_held_out(storage: Storage, cycle: int) -> Iterator[pa.Table]:
     """All held-out documents of ``cycle``, as HELD_OUT_SCHEMA has them, in the order of the shards."""
     names = [name for name in storage.list(layout.summary(cycle), ".parquet") if layout.HELD_OUT in name]
     return _tables(storage, names, HELD_OUT_SCHEMA)
+
+
+def stops_by_held_out(student: StudentConfig) -> bool:
+    """Whether trainings choose their weights by held-out documents: the selection then goes by others of them."""
+    return bool(student.validate_every_steps and student.patience)
+
+
+def half_of(held_out: pa.Table, of_training: bool) -> pa.Table:
+    """Of ``held_out`` (HELD_OUT_SCHEMA) the half that trainings stop by, or the half that is left to the selection.
+
+    The number of a document's row says which: it is the same in every cycle, and in no order.
+    """
+    is_even = pc.equal(pc.bit_wise_and(held_out["row"], pa.scalar(1, held_out["row"].type)), 0)
+    return held_out.filter(is_even if of_training else pc.invert(is_even))
 
 
 def latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:

@@ -10,17 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import (
     ALL,
     OWN,
+    half_of,
     read_held_out,
     read_label_documents,
     read_shard_counts,
+    stops_by_held_out,
     summarize_examples,
 )
-from ezxmc_ray.tables import EXAMPLES_SCHEMA
+from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA
 
 SHARDS, DOCUMENTS, LABELS = 5, 12, 9
 GROUPS = [range(2), range(2, 3), range(3, 5)]
@@ -88,6 +91,17 @@ def test_held_out_documents_come_in_their_order(storage: Storage, examples: Exam
     ]
     for one, other in zip(found, expected, strict=True):
         assert all(one[name] == pytest.approx(other[name]) for name in names)
+    halves = [
+        half_of(pa.Table.from_pylist(found, HELD_OUT_SCHEMA), of_training=which)["row"] for which in (True, False)
+    ]
+    assert [{row % 2 for row in half.to_pylist()} for half in halves] == [{0}, {1}]
+    assert sum(map(len, halves)) == len(found)
+
+
+def test_only_trainings_that_choose_by_held_out_documents_take_half_of_them() -> None:
+    chosen = [(0, 0), (0, 3), (5, 0), (5, 3)]
+    found = [stops_by_held_out(StudentConfig(validate_every_steps=every, patience=wait)) for every, wait in chosen]
+    assert found == [False, False, False, True]
 
 
 @pytest.mark.usefixtures("examples")
