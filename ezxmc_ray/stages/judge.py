@@ -30,7 +30,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import describe, teacher_key
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 from ezxmc_ray.verdicts.costs import step_of, with_all_starts, with_second
-from ezxmc_ray.verdicts.examples import Reading, make_examples
+from ezxmc_ray.verdicts.examples import Reading, example_groups, make_examples
 from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.second_readout import SECOND
 from ezxmc_ray.verdicts.shortlist_pairs import count_pending, plan_priors
@@ -84,7 +84,7 @@ def _ask(context: Context, cycle: int, name: str, before: _Asked | None = None) 
     key = run_task(start_store, storage, config)
     relocate(context, key, run_tasks)
     calibration = resolve_calibration(config)
-    pending = sum(run_tasks(count_pending, [(storage, key, cycle, shard) for shard in range(context.shards)]))
+    pending = sum(run_tasks(count_pending, [(storage, key, cycle, some) for some in example_groups(context.shards)]))
     if before is not None and not cycle:
         _tell_again(context, key, pending - before.pending, before.pending)
     first = FirstPairs(context, key, cycle, run_task, is_second=before is not None)

@@ -193,7 +193,7 @@ def take_priors(run: Storage, work: Storage, key: str) -> None:
 
 def pending_pairs(work: Storage, key: str, shard: int) -> tuple[int, int]:
     """Task: ``shard``, and how many of its pairs are to be asked."""
-    return shard, count_pending(work, key, CYCLE, shard)
+    return shard, count_pending(work, key, CYCLE, [shard])
 
 
 def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: str, how: Reranking) -> list[Done]:

@@ -46,9 +46,10 @@ class _Pairs:
         return int(self.offsets[min(row, len(self.offsets) - 1)])
 
 
-def count_pending(storage: Storage, key: str, cycle: int, shard: int) -> int:
-    """Task: pairs of a shard's shortlist that the store does not hold."""
-    return int(ShortlistPairs(storage, key, cycle).of_shard(shard).size)
+def count_pending(storage: Storage, key: str, cycle: int, shards: Sequence[int]) -> int:
+    """Task: pairs of the shortlists of ``shards`` that the store does not hold; the labels are read once for all."""
+    pairs = ShortlistPairs(storage, key, cycle)
+    return sum(int(pairs.of_shard(shard).size) for shard in shards)
 
 
 def plan_priors(

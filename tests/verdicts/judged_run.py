@@ -63,7 +63,7 @@ class Run:
         return VerdictStore(self.storage, key)
 
     def pending(self, key: str = KEY) -> int:
-        return sum(count_pending(self.storage, key, 0, shard) for shard in range(self.context.shards))
+        return count_pending(self.storage, key, 0, range(self.context.shards))
 
     def judge(self, key: str = KEY) -> list[str]:
         """Judge what is pending, a batch of two documents at a time; returns the texts that were asked about."""
