@@ -163,7 +163,7 @@ class Context:
 
     @staticmethod
     def counting_for(encoder: int, match_settings: dict[str, Any]) -> dict[str, Any]:
-        """Of :attr:`match_settings` what counts for encoder number ``encoder``: not students' knobs for the base one."""
+        """Of :attr:`match_settings` what counts for encoder ``encoder``: not students' knobs for the base one."""
         lexical = match_settings.get("lexical", {})
         kept = {name: value for name, value in lexical.items() if encoder or name != "student_weight"}
         return match_settings | {"lexical": kept}
