@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ezxmc_ray.config import PrepareConfig, fingerprint, to_dict
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.documents import DocumentSource
+from ezxmc_ray.documents.finding import find_sources
 from ezxmc_ray.documents.labels import LabelSource
 from ezxmc_ray.documents.lists import separator_of
 from ezxmc_ray.documents.sources import (
@@ -20,8 +21,8 @@ from ezxmc_ray.documents.sources import (
     TEXT_FORMATS,
     Source,
     common_folders,
-    find_sources,
     open_location,
+    real_path,
 )
 from ezxmc_ray.documents.splits import splits_of_files
 from ezxmc_ray.documents.xmc import find_xmc_sources
@@ -71,10 +72,12 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
 
 def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], labels: Sequence[LabelSource]) -> None:
     """UserError for a file of documents and labels both, unless it is named by its path for both."""
-    named = {open_location(one)[1] for one in prepare.documents} & {open_location(one)[1] for one in prepare.labels}
-    both = {one.source.path for one in labels}.intersection(one.source.path for one in documents) - named
+    named = [{real_path(*open_location(one)) for one in some} for some in (prepare.documents, prepare.labels)]
+    files = [real_path(one.source.filesystem, one.source.path) for one in labels]
+    both = set(files).intersection(real_path(one.source.filesystem, one.source.path) for one in documents)
+    both -= named[0] & named[1]
     if both:
-        name = next(one.source.name for one in labels if one.source.path in both)
+        name = next(one.source.name for one, file in zip(labels, files, strict=True) if file in both)
         raise UserError(
             f"{name} is among the files of prepare.labels and of prepare.documents, by a directory or a glob: name "
             "them so that it is one of either."
@@ -84,7 +87,7 @@ def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], la
 def label_sources(prepare: PrepareConfig, unread: list[str] | None = None) -> list[LabelSource]:
     """The files of labels, with the columns that ``prepare`` names, or those of a vocabulary's rows.
 
-    ``unread``: see sources.find_sources.
+    ``unread``: see finding.find_sources.
     """
     separator = CSV_SEPARATORS[prepare.csv_separator]
     found = find_sources(prepare.labels, prepare.format, "prepare.labels", separator, LABEL_FORMATS, unread)
@@ -109,7 +112,7 @@ def document_sources(
     """The files of documents that ``patterns`` name, with the columns that ``prepare`` names.
 
     A title column that is the text column too is read once. A .txt file has a text a line, without ids. ``unread``: see
-    sources.find_sources.
+    finding.find_sources.
     """
     separator = CSV_SEPARATORS[prepare.csv_separator]
     found = find_sources(patterns, prepare.format, key, separator, TEXT_FORMATS, unread)

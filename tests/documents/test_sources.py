@@ -9,7 +9,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ezxmc_ray.documents.sources import classify, find_sources, read_lines
+from ezxmc_ray.documents.finding import find_sources
+from ezxmc_ray.documents.sources import classify, read_lines
 from ezxmc_ray.errors import UserError
 
 
@@ -136,3 +137,60 @@ def test_a_file_that_is_named_in_two_ways_is_read_once(tmp_path: Path, monkeypat
     patterns = ["a.jsonl", str(tmp_path), f"../{tmp_path.name}/a.jsonl"]
     for order in (patterns, patterns[::-1]):
         assert [one.path for one in find_sources(order, "auto", "--input")] == [str(tmp_path / "a.jsonl")]
+
+
+@pytest.mark.parametrize("pattern", ["dd", "dd/*", "dd/**", "dd/*.jsonl"])
+def test_a_file_and_links_to_it_are_one(tmp_path: Path, pattern: str) -> None:
+    _touch(tmp_path, "dd/m.jsonl", "dd/z.jsonl")
+    (tmp_path / "dd/latest.jsonl").symlink_to("m.jsonl")
+    (tmp_path / "dd/zz.jsonl").symlink_to("latest.jsonl")
+    assert _names([f"{tmp_path}/{pattern}"]) == [f"{tmp_path}/dd/m.jsonl", f"{tmp_path}/dd/z.jsonl"]
+
+
+def test_a_file_has_its_own_name_whatever_is_found_first(tmp_path: Path) -> None:
+    _touch(tmp_path, "real/1.jsonl", "real/sub/2.jsonl")
+    (tmp_path / "by-link").symlink_to("real")
+    (tmp_path / "one.jsonl").symlink_to("real/1.jsonl")
+    (tmp_path / "two.jsonl").symlink_to("real/sub/2.jsonl")
+    link, folder, real = f"{tmp_path}/one.jsonl", f"{tmp_path}/by-link/*.jsonl", f"{tmp_path}/real/1.jsonl"
+    assert _names([link, folder, real]) == [real] == _names([real, folder, link])
+    assert _names([link, folder]) == [f"{tmp_path}/by-link/1.jsonl"] == _names([folder, link])
+    assert _names([link, f"file://{link}"]) == [link]
+    assert _names([link, f"{tmp_path}/two.jsonl"]) == [link, f"{tmp_path}/two.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jsonl", "a.jsonl.gz"), ("a.csv.zst", "a.csv"), ("x/a.json.bz2", "x/a.json.gz"), ("a.csv", "a.csv.GZ")]
+)
+def test_a_file_beside_itself_compressed_is_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    _touch(tmp_path, *names, "y/a.jsonl", "a.ndjson")
+    first, second = sorted(f"{tmp_path}/{name}" for name in names)
+    for patterns in ([str(tmp_path)], [f"{tmp_path}/**"], [second, first]):
+        with pytest.raises(UserError) as raised:
+            _names(patterns)
+        assert str(raised.value) == (
+            f"prepare.documents stands for {first} and {second}, which are the same thing by their names; name or keep "
+            "one of them, or rename one if they are not."
+        )
+    for one in (first, second):
+        assert _names([one, f"{tmp_path}/y"]) == sorted([one, f"{tmp_path}/y/a.jsonl"])
+
+
+def test_what_a_link_stands_beside_is_refused_too(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.jsonl.gz", "sub/b.jsonl")
+    (tmp_path / "a.jsonl").symlink_to("sub/b.jsonl")
+    with pytest.raises(UserError, match=r"a\.jsonl and .*a\.jsonl\.gz, which are the same thing"):
+        _names([str(tmp_path)])
+
+
+def test_an_object_store_has_no_links_and_is_refused_the_same_thing_twice() -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a.jsonl", "b.jsonl", "packed/a.jsonl", "packed/a.jsonl.gz"):
+        memory.pipe(f"/once/{name}", b"{}\n")
+    there = "fsspec+memory:///once"
+    assert [one.rpartition("/")[2] for one in _names([f"{there}/*.jsonl", f"{there}/b.jsonl"])] == [
+        "a.jsonl",
+        "b.jsonl",
+    ]
+    with pytest.raises(UserError, match=r"packed/a\.jsonl and .*packed/a\.jsonl\.gz, which are the same thing"):
+        _names([there])
