@@ -6,7 +6,7 @@ gold labels of all rows of the same id, title and text; and which rows have ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,12 @@ import pyarrow as pa
 from ezxmc_ray.documents.parts import PART, Part
 from ezxmc_ray.storage import Storage
 
-#: Repeated rows that are held in memory at most; of more, none is united.
+#: Repeated rows that are held in memory at once, with the first ones of their ids.
 MAX_ROWS = 2_000_000
+#: Content hash and split, gold labels, and how many unknown ones of a row.
+Row = tuple[tuple[bytes, str], list[int] | None, int]
+#: Gold labels and unknown ones of first rows that are not as they were read.
+Changed = dict[int, tuple[list[int], int]]
 
 
 def unite(
@@ -28,33 +32,52 @@ def unite(
     """Give each first row the gold labels of its repetitions; bool [repeated]: whether one brought something.
 
     ``repeated``, ``first``: rows over all ``parts``, of the same id. What has another title or text, is of another
-    split, or says nothing new, is left: that is a duplicate.
+    split, or says nothing new, is left: that is a duplicate. Rows are gone through by their first ones, MAX_ROWS at
+    once; a part is written, once at most, when all of its first rows are behind.
     """
     brought = np.zeros(len(repeated), bool)
-    if not len(repeated) or len(repeated) > MAX_ROWS:
-        return brought
     starts = np.cumsum([0, *(part.rows for part in parts)])
-    rows = _read(storage, parts, starts, np.unique(np.concatenate([repeated, first])))
-    changed: dict[int, tuple[list[int], int]] = {}
-    for at, (row, original) in enumerate(zip(repeated.tolist(), first.tolist(), strict=True)):
-        content, gold, unknown = rows[row]
-        other, _, _ = rows[original]
-        known, left_out = changed.get(original, rows[original][1:])
-        if content == other and gold is not None and known is not None and (unknown or set(gold) - set(known)):
-            changed[original] = sorted({*known, *gold}), left_out + unknown
-            brought[at] = True
-    _write(storage, parts, starts, changed)
+    order = np.lexsort((repeated, first))
+    changed: Changed = {}
+    for begin in range(0, len(order), MAX_ROWS):
+        here, behind = np.split(order[begin:], [MAX_ROWS])
+        rows = _read(storage, parts, starts, np.unique(np.concatenate([repeated[here], first[here]])))
+        for at in here.tolist():
+            brought[at] = _take(changed, int(first[at]), rows[int(first[at])], rows[int(repeated[at])])
+        # The rows of an id, or of a part, may go on behind.
+        done = _start_of_part(starts, first[behind[0]]) if len(behind) else starts[-1]
+        _write(storage, parts, starts, {row: said for row, said in changed.items() if row < done})
+        changed = {row: said for row, said in changed.items() if row >= done}
     return brought
+
+
+def _start_of_part(starts: npt.NDArray[np.int64], row: np.int64) -> np.int64:
+    """The first row of the part that ``row`` is in."""
+    return starts[np.searchsorted(starts, row, side="right") - 1]
+
+
+def _take(changed: Changed, original: int, first: Row, row: Row) -> bool:
+    """Give the first row, number ``original``, the gold labels of ``row``; whether that brought something."""
+    content, gold, unknown = row
+    known, left_out = changed.get(original, first[1:])
+    if content != first[0] or gold is None or known is None or not (unknown or set(gold) - set(known)):
+        return False
+    changed[original] = sorted({*known, *gold}), left_out + unknown
+    return True
+
+
+def _by_part(starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """The parts that ``rows``, ascending, are in, and those of each."""
+    numbers, begins = np.unique(np.searchsorted(starts, rows, side="right") - 1, return_index=True)
+    return zip(numbers.tolist(), np.split(rows, begins)[1:], strict=True)
 
 
 def _read(
     storage: Storage, parts: Sequence[Part], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
-) -> dict[int, tuple[tuple[bytes, str], list[int] | None, int]]:
-    """Content hash and split, gold labels and unknown ones of ``rows``, ascending."""
-    found: dict[int, tuple[tuple[bytes, str], list[int] | None, int]] = {}
-    part_of = np.searchsorted(starts, rows, side="right") - 1
-    for number in np.unique(part_of):
-        here = rows[part_of == number]
+) -> dict[int, Row]:
+    """What ``rows``, ascending, say."""
+    found: dict[int, Row] = {}
+    for number, here in _by_part(starts, rows):
         table = storage.read_table(parts[number].path, PART, ["content_hash", "split", "gold", "unknown_gold"])
         columns = [column.to_pylist() for column in table.take(pa.array(here - starts[number])).columns]
         for row, (content, split, gold, unknown) in zip(here.tolist(), zip(*columns, strict=True), strict=True):
@@ -66,15 +89,13 @@ def _write(
     storage: Storage,
     parts: Sequence[Part],
     starts: npt.NDArray[np.int64],
-    changed: dict[int, tuple[list[int], int]],
+    changed: Changed,
 ) -> None:
     """Write the parts anew that have ``changed`` rows."""
-    rows = np.array(sorted(changed), np.int64)
-    part_of = np.searchsorted(starts, rows, side="right") - 1
-    for number in np.unique(part_of):
+    for number, here in _by_part(starts, np.array(sorted(changed), np.int64)):
         table = storage.read_table(parts[number].path, PART)
         gold, unknown = table["gold"].to_pylist(), table["unknown_gold"].to_pylist()
-        for row in rows[part_of == number].tolist():
+        for row in here.tolist():
             gold[row - starts[number]], unknown[row - starts[number]] = changed[row]
         for name, values in {"gold": gold, "unknown_gold": unknown}.items():
             table = table.set_column(

@@ -305,6 +305,8 @@ def test_rows_of_one_document_with_a_label_each(
     rejected = pq.read_table(folder.path / "run/rejected.parquet")
     assert rejected["line"].to_pylist() == [5, 6, 8]
     assert rejected["reason"].to_pylist()[0].endswith("jsonl:1; the gold labels of this row are lost with it")
+    monkeypatch.setattr("ezxmc_ray.documents.unite.MAX_ROWS", 1)
+    assert folder.prepare(on_bad_rows="skip", test_share=0) == found
     limited = folder.prepare(on_bad_rows="skip", test_share=0, limit_documents=3)
     assert limited[0] == ("x", "train", ["sea"])
 
