@@ -7,9 +7,11 @@ combined in the order of the shards.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +20,7 @@ def table_fingerprint(table: pa.Table, columns: Iterable[str]) -> str:
     """Of the named columns (strings, fixed-size binary, booleans, or lists of strings or int32) of ``table``."""
     digest = hashlib.blake2b(digest_size=16)
     for name in columns:
-        _update(digest, table[name].combine_chunks())
+        _update(digest, table[name].type, table[name].chunks)
     return digest.hexdigest()
 
 
@@ -27,22 +29,36 @@ def combined_fingerprint(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _update(digest: hashlib.blake2b, column: pa.Array) -> None:
-    """Lengths (-1 for null) and then contents, so that no two different columns give the same bytes."""
-    lengths = np.ones(len(column), np.int64)
-    content = b""
-    if pa.types.is_list(column.type):
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-        if pa.types.is_string(column.type.value_type):
-            _update(digest, column.flatten())
-        else:
-            content = column.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes()
-    elif pa.types.is_string(column.type):
-        lengths = pc.binary_length(column).to_numpy(zero_copy_only=False)
-        content = "".join(value for value in column.to_pylist() if value is not None).encode()
-    elif pa.types.is_boolean(column.type):
-        content = column.to_numpy(zero_copy_only=False).astype(np.uint8).tobytes()
-    else:
-        content = b"".join(column.to_pylist())
-    digest.update(np.nan_to_num(lengths.astype(np.float64), nan=-1).astype("<i8").tobytes())
-    digest.update(content)
+def _update(digest: hashlib.blake2b, kind: pa.DataType, chunks: Sequence[pa.Array]) -> None:
+    """Lengths (-1 for null) and then contents, so that no two different columns give the same bytes.
+
+    ``chunks``, of type ``kind``, are the column: texts of over 2 GiB are not to be had in one.
+    """
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        _update(digest, kind.value_type, [chunk.flatten() for chunk in chunks])
+    for chunk in chunks:
+        digest.update(np.nan_to_num(_lengths(chunk).astype(np.float64), nan=-1).astype("<i8").tobytes())
+    for chunk in chunks:
+        digest.update(_content(chunk))
+
+
+def _lengths(chunk: pa.Array) -> npt.NDArray[Any]:
+    """Of each value, NaN for null; 1 for those that are all of one length."""
+    if pa.types.is_list(chunk.type):
+        return np.asarray(pc.list_value_length(chunk).to_numpy(zero_copy_only=False))
+    if pa.types.is_string(chunk.type):
+        return np.asarray(pc.binary_length(chunk).to_numpy(zero_copy_only=False))
+    return np.ones(len(chunk), np.int64)
+
+
+def _content(chunk: pa.Array) -> bytes:
+    """The values one after the other; of lists of strings nothing, since their strings are a column of their own."""
+    if pa.types.is_list(chunk.type):
+        if pa.types.is_string(chunk.type.value_type):
+            return b""
+        return bytes(chunk.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+    if pa.types.is_string(chunk.type):
+        return "".join(value for value in chunk.to_pylist() if value is not None).encode()
+    if pa.types.is_boolean(chunk.type):
+        return bytes(chunk.to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
+    return b"".join(chunk.to_pylist())

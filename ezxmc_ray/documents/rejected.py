@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.documents.sources import RawRow, printable
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import REJECTED_SCHEMA
+from ezxmc_ray.tables import REJECTED_SCHEMA, rows_of
 
 #: Bad rows that the message of a stopped run lists.
 LISTED = 10
 _SHOWN_CHARACTERS = 80
+#: Rows of rejected.parquet that are brought into order together: all may have more than the 2 GiB of text that one
+#: Arrow array of strings holds.
+_WRITTEN_ROWS = 1 << 17
 
 #: Tables of rejected rows on their way to rejected.parquet; ``number`` is the source's place in the order of reading.
 REJECTED_PART = pa.schema([*REJECTED_SCHEMA, ("number", pa.int32())])
@@ -73,16 +78,21 @@ def merge_rejected(storage: Storage, parts: Sequence[str], last: tuple[int, int]
     """
     tables = [storage.read_table(part, REJECTED_PART) for part in parts]
     table = pa.concat_tables([REJECTED_PART.empty_table(), *tables])
-    table = table.sort_by([("number", "ascending"), ("line", "ascending")]).combine_chunks()
+    numbers, lines = table["number"].to_numpy(), table["line"].to_numpy()
+    order = np.lexsort((lines, numbers))  # stable
     if last is not None:
-        places = zip(table["number"].to_pylist(), table["line"].to_pylist(), strict=True)
-        table = table.filter(pa.array([place <= last for place in places], pa.bool_()))
-    storage.write_table(layout.REJECTED, table.select(REJECTED_SCHEMA.names))
-    head = table.slice(0, LISTED).to_pylist()
-    reasons = Counter(reason.partition(": ")[0] for reason in table["reason"].to_pylist())
+        asked = (numbers < last[0]) | ((numbers == last[0]) & (lines <= last[1]))
+        order = order[asked[order]]
+    reasons, head = Counter[str](), list[dict[str, Any]]()
+    with storage.open_table(layout.REJECTED, REJECTED_SCHEMA) as writer:
+        for start in range(0, len(order), _WRITTEN_ROWS):
+            rows = rows_of(table, order[start : start + _WRITTEN_ROWS]).select(REJECTED_SCHEMA.names)
+            writer.write_table(rows.cast(REJECTED_SCHEMA).combine_chunks())
+            reasons.update(reason.partition(": ")[0] for reason in rows["reason"].to_pylist())
+            head += rows.slice(0, LISTED - len(head)).to_pylist()
     return RejectedSummary(
-        rows=table.num_rows,
-        sources=len(set(table["number"].to_pylist())),
+        rows=len(order),
+        sources=len(np.unique(numbers[order])),
         by_reason=dict(sorted(reasons.items())),
         first=[f"{row['source']}:{row['line']}: {row['reason']}" for row in head],
     )
