@@ -40,12 +40,12 @@ class AlternativesReader:
     def _items(self, text: str, column: str, where: str) -> list[Any]:
         if not text:
             return []
-        text = unwrapped(text)
-        if text[0] in BRACKETS and (items := list_in(text)) is not None:
+        inner = unwrapped(text)
+        if inner[0] in BRACKETS and (items := list_in(inner)) is not None:
             return items
         if self._given is not None:
             return split(text, self._given)
-        if text.startswith(_LIST_STARTS):
+        if inner.startswith(_LIST_STARTS):
             raise BadRow(f"bad alternatives: {column} is {shown(text)}, which begins like a list and is none")
         signs = [one for one in _SIGNS if one in text]
         if len(signs) > 1:

@@ -19,6 +19,7 @@ from ezxmc_ray.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|")
 _ADDRESS = re.compile(r"<([^<>\s]+)>")
+_MARK = "\ufeff"
 #: Lines by which one of Annif's files is known.
 _ANNIF_LINES = 100
 _EXCEL = re.compile(r"sep=(.)\s*", re.IGNORECASE)
@@ -184,13 +185,12 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
             return
         if not fields:
             continue
-        fault = lines.fault()
-        if fault:
-            yield fault
-        elif len(lines.taken) > 1 and quotes.swallowed(lines.texts(), fields):
+        if len(lines.taken) > 1 and quotes.swallowed(lines.texts(), fields):
             yield _broken(lines, "a quote that is not closed")
             lines.put_back(1)
-        elif len(header) > 1 and fields[0].strip() == header[0] and [one.strip() for one in fields] == header:
+        elif fault := lines.fault():
+            yield fault
+        elif len(header) > 1 and _repeats(fields, header, separator):
             yield RawRow(
                 lines.taken[0][0],
                 None,
@@ -202,6 +202,15 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
         else:
             learns = learns and quotes.learn(fields)
             yield RawRow(lines.taken[0][0], dict(zip(header, fields, strict=True)), lines=len(lines.taken))
+
+
+def _repeats(fields: list[str], header: list[str], separator: str) -> bool:
+    """Whether a row is the header once more, where two files were put together with the mark of UTF-8 that the second
+    began with; behind it a quote is one of the field to csv.reader."""
+    first, others = fields[0].strip(), fields[1:]
+    if first.startswith(_MARK):
+        return [*_fields(first.lstrip(_MARK), separator), *map(str.strip, others)] == header
+    return first == header[0] and [*map(str.strip, others)] == header[1:]
 
 
 def _broken(lines: _Lines, why: str) -> RawRow:

@@ -111,8 +111,21 @@ def _named(batch: pa.RecordBatch, name: str) -> list[Any]:
     column, path = batch.column(root), name[len(root) + 1 :].split(".") if name != root else []
     while path and pa.types.is_struct(column.type):
         column = pc.struct_field(column, path.pop(0))
-    values = _values(column)
+    values = _values(column.cast(_along(column.type, path)) if path else column)
     return [one if id(one) in _REASONS else field_at(one, path) for one in values] if path else values
+
+
+def _along(kind: pa.DataType, path: Sequence[str]) -> pa.DataType:
+    """``kind``, lists or structs, without the fields that are not on ``path``: what they hold is nobody's matter."""
+    if not path:
+        return kind
+    if pa.types.is_struct(kind):
+        field = kind.field(path[0])
+        return pa.struct([field.with_type(_along(field.type, path[1:]))])
+    item = kind.value_field.with_type(_along(kind.value_type, path))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(item, kind.list_size)
+    return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
 
 
 def _values(column: pa.Array) -> list[Any]:

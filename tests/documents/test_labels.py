@@ -70,6 +70,10 @@ CELLS: list[tuple[Any, list[str]]] = [
     ('["ocean", "a; b"]', ["ocean", "a; b"]),
     ("['ocean' 'brine']", ["ocean", "brine"]),
     ("[2+2] cycloaddition; x", ["[2+2] cycloaddition", "x"]),
+    ("array(['ocean', 'brine'], dtype=object)", ["ocean", "brine"]),
+    ("set()", []),
+    ("set(theory)", ["set(theory)"]),
+    ("list(s); tuple(x)", ["list(s)", "tuple(x)"]),
     ("e\u0301; \u00e9; \u200b", ["e\u0301"]),
 ]
 
@@ -84,6 +88,10 @@ def test_alternatives_are_read_from_lists_and_from_texts(write_jsonl: Callable[.
     ("cell", "reason"),
     [
         ('["ocean", ', "bad alternatives: alternatives is '[\"ocean\",', which begins like a list and is none"),
+        (
+            "array(['a', b)",
+            "bad alternatives: alternatives is \"array(['a', b)\", which begins like a list and is none",
+        ),
         (
             "ocean; x|y",
             "ambiguous alternatives: alternatives is 'ocean; x|y', texts with ';' and with '|' between: "

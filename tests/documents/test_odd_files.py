@@ -73,6 +73,26 @@ def test_a_file_is_one_of_documents_or_of_labels(folder: Folder, documents: str,
     assert "is among the files of prepare.labels and of prepare.documents, by a directory or a glob" in told
 
 
+@pytest.mark.parametrize(
+    ("documents", "labels"), [("data", "data/latest.jsonl"), ("data", "latest.jsonl"), ("data/l*", "data")]
+)
+def test_a_link_is_no_other_file(folder: Folder, documents: str, labels: str) -> None:
+    folder.write("data/labels.jsonl", LABELS)
+    folder.write("data/documents.jsonl", [{"id": "p", "text": "Of hives."}])
+    for name, target in {"data/latest.jsonl": "labels.jsonl", "latest.jsonl": "data/labels.jsonl"}.items():
+        (folder.path / name).symlink_to(target)
+    told = folder.refused(documents, labels=[str(folder.path / labels)])
+    assert "is among the files of prepare.labels and of prepare.documents, by a directory or a glob" in told
+    found = folder.prepare("latest.jsonl", labels=[str(folder.path / "data/labels.jsonl")], test_share=0)
+    assert [one for one, *_ in found] == ["bees", "tax", "sea"]
+
+
+def test_rows_without_ids_are_not_read_by_a_link_too(folder: Folder) -> None:
+    folder.write("data/a.jsonl", [{"text": "Of hives."}, {"text": "Of boats."}])
+    (folder.path / "data/latest.jsonl").symlink_to("a.jsonl")
+    assert [one for one, *_ in folder.prepare("data", test_share=0)] == ["0", "1"]
+
+
 def test_a_file_that_is_named_for_both_is_both(folder: Folder) -> None:
     found = folder.prepare("labels.jsonl", test_share=0)
     assert [one for one, *_ in found] == ["bees", "tax", "sea"]
@@ -82,6 +102,31 @@ def test_a_header_that_comes_again_is_no_row(folder: Folder) -> None:
     folder.write("documents.csv", CSV + CSV.replace("p,", "r,").replace("q,", "s,"))
     assert folder.refused("documents.csv").endswith("documents.csv:4: repeated header: the columns' names once more")
     assert len(folder.prepare("documents.csv", on_bad_rows="skip")) == 4
+
+
+@pytest.mark.parametrize(
+    "header", ["id,text,labels,split", '"id","text","labels","split"', '"id", text, labels, split']
+)
+def test_a_header_that_comes_again_behind_a_mark_is_no_row(folder: Folder, header: str) -> None:
+    rows = CSV.partition("\n")[2]
+    again = [f"\ufeff{header}\n{rows}".replace("p,", f"{one},").replace("q,", f"{one}{one},") for one in "rs"]
+    folder.write("documents.csv", "\ufeff" + CSV + "".join(again))
+    told = folder.refused("documents.csv").splitlines()[1:]
+    assert [one.rpartition("/")[2] for one in told] == [
+        f"documents.csv:{line}: repeated header: the columns' names once more" for line in (4, 7)
+    ]
+    ids = [one for one, *_ in folder.prepare("documents.csv", on_bad_rows="skip")]
+    assert ids == ["p", "q", "r", "rr", "s", "ss"]
+    folder.write("labels.csv", f"\ufeff{header}\nbees,Bees,,\n\ufeff{header}\ntax,Taxes,,\n")
+    labels = [str(folder.path / "labels.csv")]
+    folder.prepare("documents.csv", labels=labels, on_bad_rows="skip", labels_column="")
+    assert folder.details["labels"] == 2
+
+
+def test_a_mark_before_a_row_that_is_no_header_stays(folder: Folder) -> None:
+    folder.write("documents.csv", "text,labels\nOf hives.,bees\n\ufefftext,bees\n\ufeff\n")
+    assert len(folder.prepare("documents.csv", test_share=0, on_bad_rows="skip")) == 2
+    assert folder.details["rejected_by_reason"] == {"ragged CSV row": 1}
 
 
 def test_two_columns_of_one_name(folder: Folder) -> None:

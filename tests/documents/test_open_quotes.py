@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ezxmc_ray.documents.finding import find_sources
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.sources import RawRow, find_sources
+from ezxmc_ray.documents.sources import RawRow
 from tests.documents.conftest import LABELS, Folder
 
 IDS = {"numbers": "{}", "words and numbers": "doc-{}", "addresses": "http://d.test/{}"}
@@ -33,6 +34,10 @@ def _with_an_open_quote(table: str, kind: str, before: int, swallowed: int, sign
 
 def _read(content: str, path: Path) -> list[RawRow]:
     path.write_text(content, newline="")
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> list[RawRow]:
     source = find_sources([str(path)], "auto", "prepare.documents")[0]
     return list(read_rows(source, ["id", "title", "text", "labels", "split"], ()))
 
@@ -48,6 +53,31 @@ def test_rows_behind_an_open_quote_are_read(tmp_path: Path, table: str, sign: st
             bad = [(row.line, row.reason) for row in rows if row.reason]
             lines = before + 2, before + swallowed + 2
             assert bad == [(lines[0], f"broken CSV: a quote that is not closed by line {lines[1]}")]
+
+
+@pytest.mark.parametrize(("damaged", "lines"), [(10, []), (11, [12]), (150, [151]), (200, [201])])
+def test_a_bad_byte_among_rows_behind_an_open_quote_costs_its_own_row(
+    tmp_path: Path, damaged: int, lines: list[int]
+) -> None:
+    rows = [b"id,text,labels", *(f"{number},text number {number},l{number % 3}".encode() for number in range(1, 301))]
+    rows[10], rows[200] = b'10,"text number 10,l1', b'200,a screen of 24",l2'
+    rows[damaged] = rows[damaged].replace(b",", b",caf\xe9 ").replace(b'caf\xe9 "', b'"caf\xe9 ')
+    (tmp_path / "d.csv").write_bytes(b"\n".join(rows) + b"\n")
+    found = _read_file(tmp_path / "d.csv")
+    assert [row.line for row in found] == list(range(2, 302))
+    bad = {row.line: (row.reason or "").partition(" of the line")[0] for row in found if row.reason}
+    column = len(f"{damaged},caf") + 1
+    assert bad == {11: "broken CSV: a quote that is not closed by line 201"} | dict.fromkeys(
+        lines, f"invalid UTF-8: byte {column}"
+    )
+
+
+def test_a_bad_byte_in_a_text_of_several_lines_costs_the_whole_record(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(b'id,text\n1,"Of hives,\ncaf\xe9s\nand boats."\n2,Of duties\n')
+    assert [(row.line, row.reason) for row in _read_file(tmp_path / "d.csv")] == [
+        (3, "invalid UTF-8: byte 4 of the line"),
+        (5, None),
+    ]
 
 
 @pytest.mark.parametrize("swallowed", [1, 2, 40])

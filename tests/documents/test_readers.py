@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ezxmc_ray.documents import parquet_reader, sources
+from ezxmc_ray.documents.finding import find_sources
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.sources import RawRow, find_sources
+from ezxmc_ray.documents.sources import RawRow
 from ezxmc_ray.errors import UserError
 
 COLUMNS = ["id", "title", "text"]
@@ -177,6 +178,47 @@ def test_values_that_python_cannot_hold_are_bad_rows(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": digits, "text": ["a", "b"]}), tmp_path / "d.parquet")
     found = [str(row.values and row.values["id"]) for row in _rows(tmp_path / "d.parquet")]
     assert found == ["9" * 70 + ".00000", "0.50000"]
+
+
+def _of_a_list(kind: str, **fields: pa.Array) -> pa.Array:
+    """Two rows of one object each, of a list of ``kind``."""
+    objects = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    if kind == "fixed_size_list":
+        return pa.FixedSizeListArray.from_arrays(objects, 1)
+    makes, offsets = {"list": (pa.ListArray, pa.int32()), "large_list": (pa.LargeListArray, pa.int64())}[kind]
+    return makes.from_arrays(pa.array([0, 1, 2], offsets), objects)
+
+
+@pytest.mark.parametrize("kind", ["list", "large_list", "fixed_size_list"])
+def test_what_lies_beside_a_field_of_a_list_is_nobodys_matter(tmp_path: Path, kind: str) -> None:
+    damaged = pa.array([b"\xff\xd8", b"\xff\xd8"], pa.binary())
+    uris = pa.array(["bees", "tax"])
+    others = {
+        "bytes": damaged,
+        "text": pa.Array.from_buffers(pa.string(), 2, damaged.buffers()),
+        "time": pa.array([2**62, 2**62], pa.int64()).cast(pa.timestamp("us")),
+        "objects": _of_a_list(kind, thumb=damaged),
+    }
+    for name, other in others.items():
+        objects = _of_a_list(kind, **{"uri": uris, name: other, "of": _of_a_list(kind, it=uris, thumb=damaged)})
+        pq.write_table(pa.table({"id": ["p", "q"], "subjects": objects}), tmp_path / "a.parquet")
+        source = find_sources([str(tmp_path / "a.parquet")], "auto", "prepare.documents")[0]
+        assert _told(list(read_rows(source, ["id", "subjects.uri", "subjects.of.it"], ()))) == [
+            (1, {"id": "p", "subjects.uri": ["bees"], "subjects.of.it": ["bees"]}),
+            (2, {"id": "q", "subjects.uri": ["tax"], "subjects.of.it": ["tax"]}),
+        ], name
+        assert [row.reason for row in read_rows(source, ["id", "subjects.of.thumb"], ())] == [
+            "invalid UTF-8: column 'subjects.of.thumb'"
+        ] * 2
+
+
+def test_objects_of_a_list_that_are_null_or_lack_a_field(tmp_path: Path) -> None:
+    kind = pa.list_(pa.struct({"of": pa.struct({"uri": pa.binary(), "n": pa.int64()}), "thumb": pa.binary()}))
+    rows = [[{"of": {"uri": b"x"}, "thumb": b"\xff"}, None, {"of": None, "thumb": b"\xff"}, {"of": {"n": 1}}], None, []]
+    pq.write_table(pa.table({"subjects": pa.array(rows, kind)}), tmp_path / "a.parquet")
+    source = find_sources([str(tmp_path / "a.parquet")], "auto", "prepare.documents")[0]
+    found = [(row.values or {})["subjects.of.uri"] for row in read_rows(source, ["subjects.of.uri"], ())]
+    assert found == [["x", None, {"of": None}, None], None, []]
 
 
 def test_a_parquet_file_whose_columns_names_are_damaged(tmp_path: Path) -> None:
