@@ -8,8 +8,9 @@ settings (encoder, words and names). Read-outs: ``yes_no``; ``likelihood``, and 
 wording``, a statement that is true or false; ``choice``, all labels behind letters in one prompt, the letters' log
 probabilities over --orders orders, each letter's mean taken off (FIRST, arXiv 2406.15657). The target is the
 standardized sum of yes_no and similarity; another read-out joins it by the mean of the two verdicts. Gold labels are
-used for measuring only; differences are paired by document. The knobs hold for all read-outs. One vLLM serves them,
-its last layer in float32; raw scores are kept in --scores, so that a second call asks only for what is new.
+used for measuring only; differences are paired by document. The knobs hold for all read-outs, which one vLLM serves:
+head_dtype=model is by far the faster one for the likelihood. Raw scores are kept in --scores, so that a second call
+asks only for what is new.
 """
 
 from __future__ import annotations
