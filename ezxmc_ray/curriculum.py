@@ -31,7 +31,7 @@ from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, 
 from ezxmc_ray.integrity import clear_damage, in_words, is_signed, signed
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.report.shipped import shipped
+from ezxmc_ray.report.shipped import measures, shipped
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
@@ -45,7 +45,7 @@ class RunResult:
     """What a finished run is: ``path``: its directory or URI; ``report_html`` and ``report_json``: paths of its report.
 
     ``metrics``: measures of the chosen encoder on the test documents, and ``untrained_metrics`` of the base encoder,
-    0 to 1 by name (P@1, R@10, …); None where no test document has gold labels. ``labels_per_document``: predicted.
+    percent by name (P@1, R@10, …); None where no test document has gold labels. ``labels_per_document``: predicted.
     """
 
     path: str
@@ -124,7 +124,7 @@ def _go(config: Config, stage: str | None) -> None:
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
-            say(_shipped(storage))
+            say(_shipped(storage, planned_cycles(config)))
             say(f"Report: {storage.path(layout.REPORT_HTML)}")
 
 
@@ -157,17 +157,17 @@ def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -
         check_training(config)
 
 
-def _shipped(storage: Storage) -> str:
-    """Which encoder a finished run ships, and what it is worth where test documents have gold labels."""
+def _shipped(storage: Storage, cycles: int) -> str:
+    """Which encoder a finished run of so many ``cycles`` ships, and its worth where test documents have gold labels."""
     chosen, cycle, untrained = _metrics(storage)
-    return shipped(cycle, chosen, untrained)
+    return shipped(cycle, cycles, chosen, untrained)
 
 
 def _metrics(storage: Storage) -> tuple[dict[str, float] | None, int | None, dict[str, float] | None]:
     """Measures of the chosen encoder, its cycle (None: it is the base encoder), and measures of the base encoder."""
     selected, evaluated = read_manifest(storage, layout.STUDENT), read_manifest(storage, layout.EVALUATION)
     chosen = selected.details.get("chosen_cycle") if selected else None
-    metrics = (evaluated.details.get("metrics") if evaluated else None) or {}
+    metrics = measures(evaluated.details) if evaluated else {}
     return metrics.get(encoder_name(0 if chosen is None else chosen + 1)), chosen, metrics.get(encoder_name(0))
 
 

@@ -15,6 +15,7 @@ from ezxmc_ray.config import Config, knobs, to_dict
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import cycles_run, least_lead, planned_cycles, stopped_at
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.report.shipped import measures
 from ezxmc_ray.report.teacher import teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.verdicts.costs import pairs_asked
@@ -72,6 +73,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "read": details["prepare"].get("read", []),
         "cycles": {"run": last, "planned": planned_cycles(config), "stopped": _stopped(storage, config)},
         "selection": details["select"] or None,
+        "least_score": _least_score(details["predict"], config),
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
         "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},
         "stages": _timed(stages)
@@ -105,11 +107,20 @@ def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:
 
 def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> dict[str, Any] | None:
     """The measures of each encoder and of the chosen one; None where no document has gold labels."""
-    metrics = {name: values for name, values in (evaluated.get("metrics") or {}).items() if values.get("documents")}
+    metrics = measures(evaluated)
     if not metrics:
         return None
     name = "untrained" if chosen is None else f"cycle_{chosen}"
     return metrics | {"chosen": metrics.get(name) if selected else None}
+
+
+def _least_score(predicted: dict[str, Any], config: Config) -> dict[str, Any] | None:
+    """The least score that documents were tagged by, and what it was fitted for; None before the stage predict."""
+    if not predicted:
+        return None
+    is_given = predicted["min_score_is"] == "given"
+    precision = None if is_given else config.predict.precision
+    return {"min_score": predicted["min_score"], "min_score_is": predicted["min_score_is"], "precision": precision}
 
 
 def _timed(manifests: Manifests) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from ezxmc_ray import layout
+from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.metrics import MEASURES
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.report.templates import templates
@@ -44,6 +45,8 @@ def model_card(report: Mapping[str, Any]) -> str:
             teacher=report["teacher"] or {},
             selection=report["selection"],
             chosen=_chosen(report),
+            words=_words(report),
+            trained_on=_trained_on(report),
             metric_rows=_metric_rows(report),
             versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
         )
@@ -59,6 +62,20 @@ def _as_text(value: Any) -> Any:
 
 def _chosen(report: Mapping[str, Any]) -> str:
     return "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}"
+
+
+def _words(report: Mapping[str, Any]) -> LexicalConfig:
+    """How words count beside the encoder that is shipped."""
+    cycle = report["chosen_cycle"]
+    return LexicalConfig(**report["config"]["lexical"]).of_encoder(0 if cycle is None else cycle + 1)
+
+
+def _trained_on(report: Mapping[str, Any]) -> int | None:
+    """How many documents the encoder that is shipped was trained on; None: an earlier version did not count them."""
+    if report["chosen_cycle"] is None:
+        return 0
+    found: int | None = report["training"].get(_chosen(report), {}).get("examples")
+    return found
 
 
 def _header(model: str) -> str:

@@ -93,7 +93,7 @@ def _headline(report: dict[str, Any]) -> str:
     metrics, chosen = report["metrics"], report["chosen_cycle"]
     if report["selection"] is None:
         return "The run is not finished: no encoder has been chosen yet."
-    return shipped(chosen, (metrics or {}).get("chosen"), (metrics or {}).get("untrained"))
+    return shipped(chosen, report["cycles"]["run"], (metrics or {}).get("chosen"), (metrics or {}).get("untrained"))
 
 
 def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] | None:

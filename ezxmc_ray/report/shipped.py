@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
-def shipped(cycle: int | None, chosen: dict[str, Any] | None, untrained: dict[str, Any] | None) -> str:
+def measures(evaluated: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The measures of each encoder, by its name; empty where no test document has gold labels.
+
+    ``evaluated``: the details of the stage evaluate, which measures NaN where only train documents have them.
+    """
+    metrics = evaluated.get("metrics") or {}
+    return {name: values for name, values in metrics.items() if values.get("documents")}
+
+
+def shipped(cycle: int | None, cycles: int, chosen: dict[str, Any] | None, untrained: dict[str, Any] | None) -> str:
     """Which encoder the run ships, and what it is worth.
 
-    ``cycle``: whose student; None: the untrained encoder. ``chosen``, ``untrained``: their measures by gold labels of
-    test documents; None or empty: there are none.
+    ``cycle``: whose student, of so many ``cycles``; None: the untrained encoder. ``chosen``, ``untrained``: their
+    :func:`measures`; None or empty: there are none.
     """
-    if cycle is None:
+    if not cycles:
+        ships = "Nothing was trained (curriculum.cycles=0): this run ships the untrained encoder"
+    elif cycle is None:
         ships = (
             "No cycle made a better encoder than the untrained one, which is therefore what this run ships: more "
             "documents, more labels or another teacher.model may help"

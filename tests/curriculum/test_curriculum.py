@@ -255,15 +255,34 @@ def test_a_finished_run_says_which_encoder_it_ships_and_what_that_is_worth(tmp_p
     untrained = (
         "No cycle made a better encoder than the untrained one, which is therefore what this run ships: more doc"
     )
-    assert curriculum._shipped(storage).startswith(untrained)
+    assert curriculum._shipped(storage, 1).startswith(untrained)
     write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": 0}))
-    assert curriculum._shipped(storage) == f"{student}. No test document has gold labels, so no measures are shown."
+    assert curriculum._shipped(storage, 1) == f"{student}. No test document has gold labels, so no measures are shown."
     metrics = {"untrained": {"P@1": 32.5, "documents": 1200}, "cycle_0": {"P@1": 44.54, "documents": 1200}}
     write_manifest(storage, "evaluation", Manifest("evaluate", "f", 9, 1.0, details={"metrics": metrics}))
-    assert curriculum._shipped(storage) == (
+    assert curriculum._shipped(storage, 1) == (
         f"{student}. Its first label is a gold one for 44.5 % of 1,200 test documents, against 32.5 % with the "
         "untrained encoder."
     )
     write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": None}))
-    assert curriculum._shipped(storage).startswith(untrained)
-    assert curriculum._shipped(storage).endswith("Its first label is a gold one for 32.5 % of 1,200 test documents.")
+    assert curriculum._shipped(storage, 1).startswith(untrained)
+    assert curriculum._shipped(storage, 1).endswith("Its first label is a gold one for 32.5 % of 1,200 test documents.")
+    assert curriculum._shipped(storage, 0) == (
+        "Nothing was trained (curriculum.cycles=0): this run ships the untrained encoder. Its first label is a gold "
+        "one for 32.5 % of 1,200 test documents."
+    )
+
+
+def test_gold_labels_on_train_documents_alone_measure_nothing(tmp_path: Path) -> None:
+    storage, config = Storage(str(tmp_path)), load_config(None, [f"run={tmp_path}"])
+    write_manifest(storage, "student", Manifest("select", "f", 9, 1.0, details={"chosen_cycle": 0}))
+    for documents, share in ((0, float("nan")), (5, 40.0)):
+        metrics = {name: {"P@1": share, "documents": documents} for name in ("untrained", "cycle_0")}
+        write_manifest(storage, "evaluation", Manifest("evaluate", "f", 9, 1.0, details={"metrics": metrics}))
+        result, told = curriculum._result(config), curriculum._shipped(storage, 1)
+        if documents:
+            assert (result.metrics, result.untrained_metrics) == (metrics["cycle_0"], metrics["untrained"])
+            assert "gold one for 40.0 % of 5 test documents" in told
+        else:
+            assert (result.metrics, result.untrained_metrics) == (None, None)
+            assert told.endswith("No test document has gold labels, so no measures are shown.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.evaluation.audit import AuditPairs, audit_by_gold
-from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 
 VERSIONS = {"ezxmc-ray": "0.1.0", "ray": "2.60.0"}
 PREPARED: dict[str, Any] = {
@@ -31,6 +32,13 @@ PREPARED: dict[str, Any] = {
     "read": ["Read 3,000 documents", "Warning: no file has a column 'labels'; if '<b>Labels' is it, set it"],
 }
 MakeRun = Callable[..., tuple[Storage, Config]]
+
+
+def change_details(storage: Storage, folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write the manifest of ``folder`` anew, with what ``change`` makes of its details."""
+    manifest = read_manifest(storage, folder)
+    assert manifest is not None
+    write_manifest(storage, folder, replace(manifest, details=change(manifest.details)))
 
 
 def metrics(p1: float, documents: int = 1500) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def run_stages(cycles: int, chosen: int | None, readout: str) -> dict[str, Manif
             "f",
             150,
             21.0,
-            details={"chosen_cycle": chosen, "scores": scores, "min_score": 0.312},
+            details={"chosen_cycle": chosen, "scores": scores, "min_score": 0.312, "documents": 150},
             versions=VERSIONS,
         ),
         "index": Manifest(
@@ -130,7 +138,13 @@ def run_stages(cycles: int, chosen: int | None, readout: str) -> dict[str, Manif
             "f",
             3000,
             190.0,
-            details={"top_k": 10, "min_score": 0.312, "labels_per_document": 4.2, "documents_without_labels": 12},
+            details={
+                "top_k": 10,
+                "min_score": 0.312,
+                "min_score_is": "fitted",
+                "labels_per_document": 4.2,
+                "documents_without_labels": 12,
+            },
         ),
         "evaluation": Manifest(
             "evaluate",
@@ -154,6 +168,7 @@ def cycle_stages(number: int, cycles: int, readout: str, model: str) -> dict[str
         "workers": 2,
         "loss_curve": loss_curve(number, 80),
         "documents_per_s": 14.2,
+        "examples": 300 * (number + 1),
         "skipped_documents": 1,
         "loss": "listwise",
         "target": "fusion",

@@ -13,6 +13,7 @@ from ezxmc_ray.report import page
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.model_card import model_card, write_model_card
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
+from tests.report.conftest import change_details
 
 
 def rows(card: str) -> list[list[str]]:
@@ -82,6 +83,79 @@ def test_a_run_without_gold_or_a_better_encoder_says_so(make_run: Any) -> None:
     assert "nothing was measured" in card
     assert "this is the one that training would have started\nfrom, unchanged" in card
     assert "Shipped: **untrained**" in card
+    assert "other encoders (the students) learned" in card and "It learned from the verdicts" not in card
+
+
+def test_a_card_of_a_run_that_trained_nothing_claims_no_comparison(make_run: Any) -> None:
+    card = model_card(build_report(*make_run(cycles=0, chosen=None)))
+    assert "**Nothing was trained (`curriculum.cycles=0`), so this is the encoder that training would have" in card
+    assert "trained on none of the documents" in card
+    for claimed in ("No training made", "learned from its verdicts", "to compare encoders.", "are compared", "epochs"):
+        assert claimed not in card
+
+
+def test_the_card_says_how_many_documents_were_trained_on_and_compared(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=2, chosen=1))
+    report["selection"]["documents"] = 100
+    card = " ".join(model_card(report).split())
+    assert "by the split 1,500 documents are for training, 150 of them held out to compare encoders" in card
+    assert "This encoder was trained on 600 of the documents. Of those held out 100 served to compare encoders." in card
+    del report["training"]["cycle_1"]["examples"]  # as an earlier version left it
+    assert "was trained on" not in model_card(report)
+    report["selection"]["documents"] = 0
+    assert "There was no held-out document to compare the encoders by, so the last student is shipped" in model_card(
+        report
+    )
+
+
+WORDS = "the share of the label's words that the document names"
+NAME = " where the label's whole name stands in the title, half of that in the text)"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "knobs", "told"),
+    [
+        (None, {}, f"ezxmc-ray adds 0.2 × ({WORDS} + 0.5{NAME} (`lexical.weight`, `lexical.name_bonus`)"),
+        (0, {}, f"ezxmc-ray adds 0.1 × ({WORDS} + 0.5{NAME} (`lexical.student_weight`, `lexical.name_bonus`)"),
+        (0, {"student_weight": 0.3, "name_bonus": 0.0}, f"ezxmc-ray adds 0.3 × {WORDS} (`lexical.student_weight`)"),
+        (0, {"student_weight": 0.0}, ""),
+        (0, {"weight": 0.0, "student_weight": 0.3}, ""),
+    ],
+)
+def test_the_similarity_is_that_of_the_shipped_encoder(
+    make_run: Any, chosen: int | None, knobs: dict[str, float], told: str
+) -> None:
+    storage, config = make_run(cycles=1, chosen=chosen)
+    config = replace(config, lexical=replace(config.lexical, **knobs))
+    assert ["similarity", f"cosine; {told}" if told else "cosine"] in rows(model_card(build_report(storage, config)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "on_the_card", "on_the_page"),
+    [
+        (
+            0.9,
+            {"min_score": 0.512},
+            "0.512 (fitted for `predict.precision=0.9`: to that share of the tags the teacher would say yes)",
+            "0.51 on, fitted for predict.precision=0.9: to that share of what is proposed the teacher would say yes.",
+        ),
+        (0.9, {"min_score_is": "given", "min_score": 0.4}, "0.400 (given)", "0.40 on.\n"),
+        (None, {}, "0.312 (fitted to the teacher's yes)", "0.31 on, which agrees best with the teacher's yes."),
+        (None, {"min_score": -1.0}, "none: all labels found are tags", "All labels found are proposed"),
+    ],
+)
+def test_the_least_similarity_is_the_one_that_predict_used(
+    make_run: Any, precision: float | None, least: dict[str, Any], on_the_card: str, on_the_page: str
+) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    config.predict.precision = precision
+    change_details(storage, "predictions", lambda details: details | least)
+    report = build_report(storage, config)
+    assert ["least similarity of a tag", on_the_card] in rows(model_card(report))
+    assert on_the_page in page.render(report)
+    unfinished = report | {"least_score": None}
+    assert "least similarity of a tag" not in model_card(unfinished)
+    assert "A label is proposed" not in page.render(unfinished)
 
 
 def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: Any) -> None:

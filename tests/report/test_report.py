@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.page import render, write_report
 from ezxmc_ray.storage import Manifest, read_manifest, write_manifest
+from tests.report.conftest import change_details
 
 
 def page(storage: Any) -> str:
@@ -111,7 +110,7 @@ def test_every_key_is_documented(make_run: Any) -> None:
     report = build_report(*make_run(cycles=1, chosen=0))
     teacher = report["teacher"]
     nested = ("at_yes_threshold", "calibration_error", "verdict_over_similarity", "P@1")
-    keys = [*report, *teacher, *(key for name in nested for key in teacher[name])]
+    keys = [*report, *report["least_score"], *teacher, *(key for name in nested for key in teacher[name])]
     keys += [*teacher["cycles"][0], *teacher["calibration_curve"][0], *report["stages"]["cycle_0"]["judge"]]
     told = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     assert [key for key in keys if f"`{key}`" not in told and key != "cycle"] == []
@@ -128,12 +127,6 @@ def test_engine_numbers_are_sums_and_shares_of_all_the_engines_time(make_run: An
     assert teacher["overhead_share"] == pytest.approx(2000 / 16500)
     assert [cycle["engines"] for cycle in teacher["cycles"]] == [2, 2]
     assert "engines" not in build_report(storage, config)["counts"]["cycle_0"]["judge"]
-
-
-def change_details(storage: Any, folder: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    manifest = read_manifest(storage, folder)
-    assert manifest is not None
-    write_manifest(storage, folder, replace(manifest, details=change(manifest.details)))
 
 
 def test_priors_count_as_pairs_asked_and_a_stage_that_asked_none_has_no_speed(make_run: Any) -> None:
@@ -237,6 +230,23 @@ def test_no_cycle_better_than_the_start_is_said_plainly(make_run: Any) -> None:
     said = "No cycle made a better encoder than the untrained one, which is therefore what this run ships: more"
     assert said in page(storage)
     assert '<tr class="chosen"><td>untrained<span class="badge">chosen</span></td>' in page(storage)
+
+
+def test_a_run_that_trained_nothing_claims_no_comparison(make_run: Any) -> None:
+    text = render(build_report(*make_run(cycles=0, chosen=None)))
+    said = "Nothing was trained (curriculum.cycles=0): this run ships the untrained encoder. Its first label is a gold"
+    assert said in text
+    assert "so there was nothing to choose from: the encoder that training would have started from is shipped" in text
+    for claimed in ("No cycle", "The choice goes by"):
+        assert claimed not in text
+
+
+def test_without_held_out_documents_no_choice_is_claimed(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=1, chosen=0))
+    assert "The choice goes by the teacher" in render(report)
+    text = render(report | {"selection": report["selection"] | {"documents": 0}})
+    assert "There was no held-out document to compare the encoders by, so the last student is shipped." in text
+    assert "The choice goes by the teacher" not in text
 
 
 def test_without_gold_labels_there_are_no_metrics(make_run: Any) -> None:
