@@ -73,6 +73,14 @@ class ShardCounts:
     split_from: dict[str, int]
 
 
+@dataclass(frozen=True)
+class KnownTexts:
+    """Documents, for testing and held out, that have the title and text of another one that is trained on."""
+
+    test: int
+    held_out: int
+
+
 def drop_duplicates(storage: Storage, parts: Sequence[Part], limit: int) -> tuple[list[int], str, int]:
     """Find the ids that an earlier row has too: the first stays, with the gold labels of all rows of the same text.
 
@@ -115,6 +123,25 @@ def _repeated(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], np
     repeated, first = order[same], order[group_start[same]]
     ascending = np.argsort(repeated)
     return repeated[ascending], first[ascending]
+
+
+def count_known_texts(storage: Storage, shards: int) -> KnownTexts:
+    """Task: how many documents are to be new to a student, and have the title and text of one that it may learn from.
+
+    They are drawn by their ids, so a text under two ids may be on both sides. Memory: as :func:`drop_duplicates`.
+    """
+    columns = ["content_hash", "split", "held_out"]
+    tables = [storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, columns) for shard in range(shards)]
+    hashes = np.concatenate([_words(table["content_hash"]) for table in tables])
+    is_train = np.concatenate([pc.equal(table["split"], "train").to_numpy() for table in tables])
+    held_out = np.concatenate([table["held_out"].to_numpy() for table in tables])
+    repeated, first = _repeated(hashes)
+    text = np.arange(len(hashes))  # of each document, by the number of the first one that has it
+    text[repeated] = first
+    is_learned = np.zeros(len(hashes), bool)
+    is_learned[text[is_train & ~held_out]] = True
+    known = is_learned[text]
+    return KnownTexts(int((known & ~is_train).sum()), int((known & held_out).sum()))
 
 
 def _rejected_duplicates(storage: Storage, part: Part, rows: npt.NDArray[np.int64], places: list[str]) -> pa.Table:

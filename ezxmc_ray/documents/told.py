@@ -16,7 +16,7 @@ from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
-from ezxmc_ray.documents.shards import ShardCounts
+from ezxmc_ray.documents.shards import KnownTexts, ShardCounts
 from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.documents.splits import contradictions, other_keys
 from ezxmc_ray.errors import UserError
@@ -90,6 +90,7 @@ def what_was_read(
     checked: Sequence[CheckedSource],
     shards: Sequence[ShardCounts],
     united: int,
+    known: KnownTexts,
 ) -> list[str]:
     """The sentences, warnings last. ``united``: rows whose gold labels went to an earlier row of the same document."""
     documents, gold = sum(one.rows for one in shards), sum(one.labelled for one in shards)
@@ -120,7 +121,7 @@ def what_was_read(
         told += _names_told(prepare, settled)
     if inputs.unread:
         told.append(_unread(inputs))
-    return told
+    return told + _known_told(known)
 
 
 def label_notes(labels: LabelSet) -> list[str]:
@@ -152,6 +153,18 @@ def _names_told(prepare: PrepareConfig, settled: Settled) -> list[str]:
     if keys := other_keys(files, prepare.split_column):
         told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
     return told
+
+
+def _known_told(known: KnownTexts) -> list[str]:
+    """Documents that are measured as if they were new, and are not."""
+    counts = {"test documents": known.test, "held-out documents": known.held_out}
+    found = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    if not found:
+        return []
+    return [
+        f"Warning: {found} have the title and text of a train document with another id: what is measured by them is "
+        "better than on texts that are new"
+    ]
 
 
 def _unread(inputs: Inputs) -> str:

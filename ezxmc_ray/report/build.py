@@ -100,9 +100,14 @@ def _stopped(storage: Storage, config: Config) -> dict[str, Any] | None:
 
 
 def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:
-    """The manifests of encoder ``number``; the last one is only judged for the selection, nothing is trained on it."""
+    """The manifests of encoder ``number``; the last one is only judged for the selection, nothing is trained on it.
+
+    ``select`` is there where the stop rule compared it.
+    """
     names = [name for name in CYCLE_STAGES if name != "train" or number < cycles]
-    return {name: read_manifest(storage, CYCLE_STAGES[name](number)) for name in names}
+    found = {name: read_manifest(storage, CYCLE_STAGES[name](number)) for name in names}
+    compared = read_manifest(storage, layout.selection(number))
+    return found | ({"select": compared} if compared else {})
 
 
 def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> dict[str, Any] | None:
@@ -128,7 +133,8 @@ def _timed(manifests: Manifests) -> dict[str, dict[str, Any]]:
 
 
 def _time(manifest: Manifest) -> dict[str, Any]:
-    rows, seconds = _rows(manifest), manifest.seconds
+    # A cycle that begins with the stop rule judges its held-out documents first, as a step of its own.
+    rows, seconds = _rows(manifest), manifest.seconds + manifest.details.get("seconds_before", 0.0)
     return {"seconds": seconds, "rows": rows, "rows_per_s": rows / seconds if seconds else None}
 
 

@@ -21,8 +21,10 @@ from ezxmc_ray.documents.look import Settled, settle
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, batches, check_sources, write_labels
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
 from ezxmc_ray.documents.shards import (
+    KnownTexts,
     Piece,
     ShardCounts,
+    count_known_texts,
     drop_duplicates,
     plan_shards,
     write_rejected,
@@ -71,8 +73,10 @@ def prepare(context: Context) -> StageResult:
             shards = _write_shards(storage, parts, plan, progress.advance)
         check_texts(config.prepare, inputs, checked, sum(one.texts for one in shards))
         check_unknown_gold(config.prepare, checked, shards)
-        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, united)
-        details = _details(inputs, labels, rejected, shards) | {"read": told}
+        known: KnownTexts = run_task(count_known_texts, storage, len(shards))
+        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, united, known)
+        of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
+        details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
         storage.remove(layout.PREPARE_PARTS)

@@ -37,6 +37,33 @@ def test_what_was_read_is_said_and_kept(folder: Folder) -> None:
     assert [folder.details[name] for name in counts] == [3, 4, 3, 4, 4]
 
 
+def test_texts_that_are_trained_on_and_measured_by_are_told(folder: Folder) -> None:
+    rows = [
+        {"id": "a", "title": "Hives", "text": "Of hives.", "split": "train"},
+        {"id": "b", "title": "Hives", "text": "Of hives.", "split": "test"},
+        {"id": "c", "title": "Hives", "text": "Of hives.", "split": "test"},
+        {"id": "d", "title": "Hives", "text": "Of other hives.", "split": "test"},
+        {"id": "e", "title": "Boats", "text": "Of boats.", "split": "test"},
+        {"id": "f", "title": "Boats", "text": "Of boats.", "split": "test"},
+        {"id": "g", "title": "Hives", "text": "Of hives.", "split": "train"},
+    ]
+    folder.write("documents.jsonl", rows)
+    folder.prepare(held_out_share=0)
+    better = "what is measured by them is better than on texts that are new"
+    assert folder.said[-1] == (
+        f"Warning: 2 test documents have the title and text of a train document with another id: {better}"
+    )
+    assert (folder.details["known_test_documents"], folder.details["known_held_out_documents"]) == (2, 0)
+    copies = [{"id": f"{text}-{copy}", "text": str(text), "split": "train"} for text in range(40) for copy in range(2)]
+    folder.write("documents.jsonl", copies)
+    folder.prepare(held_out_share=0.5)
+    documents = pq.read_table(folder.path / "run" / "documents").to_pylist()
+    held = {row["id"] for row in documents if row["held_out"]}
+    leaked = sum(len(held & {f"{text}-0", f"{text}-1"}) == 1 for text in range(40))
+    assert folder.details["known_held_out_documents"] == leaked > 5
+    assert f"{leaked} held-out documents have the title" in folder.said[-1]
+
+
 def test_gold_that_is_not_among_the_labels_stops_the_run_if_asked(folder: Folder) -> None:
     folder.write("documents.jsonl", [ROWS[0], {"id": "s", "text": "x", "labels": ["gone", "bees", "away"]}])
     assert folder.refused(on_unknown_gold="fail") == (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.page import render, write_report
@@ -42,6 +43,21 @@ class Tags(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.VOID:
             assert self.open.pop() == tag
+
+
+def test_the_time_of_a_cycle_that_began_with_the_stop_rule_is_all_there(make_run: Any) -> None:
+    storage, config = make_run(cycles=2, chosen=1)
+    change_details(
+        storage, layout.examples(1), lambda details: details | {"pairs_asked": 9000, "seconds_before": 370.0}
+    )
+    judged = read_manifest(storage, layout.examples(1))
+    details = {"encoder": "cycle_1", "lead": {"difference": 1.0, "standard_error": 0.1, "documents": 200}}
+    write_manifest(storage, layout.selection(1), Manifest("select", "f", 200, 4.0, [], details))
+    found = build_report(storage, config)["stages"]["cycle_1"]
+    assert judged is not None and found["judge"]["seconds"] == judged.seconds + 370.0
+    assert found["judge"]["rows_per_s"] == pytest.approx(found["judge"]["rows"] / (judged.seconds + 370.0))
+    assert found["select"] == {"seconds": 4.0, "rows": 200, "rows_per_s": 50.0}
+    assert "select" not in build_report(storage, config)["stages"]["cycle_0"]
 
 
 def test_report_json_keeps_its_contract(make_run: Any) -> None:
