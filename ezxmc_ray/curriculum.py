@@ -215,7 +215,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     done = {step.name: True for step in takewhile(plan.done, plan.steps())}
     steps_of_all = plan.steps_of(planned_cycles(config))
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
-    measured = {one.stage: rate for one in manifests if one and (rate := _rate(one))}
+    alike = [one for one in manifests if one and _works_alike(one, config, storage)]
+    measured = {one.stage: rate for one in alike if (rate := _rate(one))}
     amounts = _amounts(config, plan if done.get("prepare") else None)
     reference, machine = reference_rates()
     teacher, calibration, questions = _teacher_in_words(config)
@@ -261,6 +262,22 @@ def _teacher_in_words(config: Config) -> tuple[str, str, int]:
 def _pairs_in_words(config: Config, pairs: int) -> str:
     budget = numeric_budget(config)
     return f"at most {pairs:,}" + (f" of a budget of {budget:,}" if budget else "")
+
+
+def _works_alike(manifest: Manifest, config: Config, storage: Storage) -> bool:
+    """Whether a stage worked with the teacher, or the encoder, that ``config`` names: its rate then says something."""
+    try:
+        before = stored_configuration(storage) if storage.exists(layout.CONFIG) else config
+    except UserError:
+        return False
+    if manifest.stage != "judge":
+        return before.encoder == config.encoder
+    told = manifest.details.get("teacher") or {}
+    is_same = all(
+        told.get(name, getattr(config.teacher, name)) == getattr(config.teacher, name)
+        for name in ("model", "max_document_tokens", "quantization")
+    )
+    return is_same and before.teacher.engine == config.teacher.engine
 
 
 def _rate(manifest: Manifest) -> float:

@@ -5,19 +5,22 @@ The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ezxmc_ray import curriculum, hub
+from ezxmc_ray import curriculum, hub, layout
 from ezxmc_ray.cluster import session as cluster
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
+from ezxmc_ray.storage import read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     FakeStages,
     run,
     states,
+    storage_of,
 )
 
 
@@ -173,6 +176,27 @@ def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of
     monkeypatch.setattr(hub, "hub_commit", refuse_hub)
     unknown = curriculum.dry_run(load_config(None, [*settings, "teacher.model=org/name"]))
     assert unknown["teacher"] == "org/name, which cannot be looked at: No hub here."
+
+
+def test_a_dry_run_takes_no_rates_of_another_teacher_or_encoder(stages: FakeStages, settings: list[str]) -> None:
+    run(settings)
+    storage, teacher = storage_of(settings), load_config(None, settings).teacher
+    told = {"model": teacher.model, "max_document_tokens": teacher.max_document_tokens}
+    for folder in (layout.shortlist(0), *map(layout.examples, range(4))):
+        manifest = read_manifest(storage, folder)
+        assert manifest is not None
+        details = manifest.details | {"engine_pairs_per_s": 7.0, "teacher": told}
+        write_manifest(storage, folder, replace(manifest, rows=1000, seconds=100.0, details=details))
+
+    def from_run(*overrides: str) -> str:
+        source = str(curriculum.dry_run(load_config(None, [*settings, *overrides]))["estimated_from"])
+        return source.partition("this run's rates")[2].partition("the rates of")[0]
+
+    assert "judge" in from_run() and "shortlist" in from_run()
+    other = "teacher.model=" + load_config(None, settings).encoder.model
+    assert "judge" not in from_run(other) and "shortlist" in from_run(other)
+    assert "judge" not in from_run("teacher.max_document_tokens=77")
+    assert "shortlist" not in from_run("encoder.max_document_tokens=77")
 
 
 def test_a_dry_run_counts_alternatives_before_anything_is_prepared(
