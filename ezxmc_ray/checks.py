@@ -68,7 +68,9 @@ def check_apart(config: Config, inputs: Inputs) -> None:
     for source in (one.source for some in (inputs.labels, inputs.documents) for one in some):
         path = real_path(source.filesystem, source.path)
         inside = path.removeprefix(f"{place.rstrip('/')}/")
-        if source.filesystem == run.filesystem and inside != path and layout.is_written(inside):
+        # By its kind: the options that a file system was opened with, such as that of one PUT a file, are no place.
+        is_same = source.filesystem.type_name == run.filesystem.type_name
+        if is_same and inside != path and layout.is_written(inside):
             raise UserError(
                 f"The input {source.name} lies in the run directory under a name that the run writes itself, and would "
                 f"be replaced: move it, or set run to another directory than {without_credentials(config.run)}."
@@ -76,11 +78,14 @@ def check_apart(config: Config, inputs: Inputs) -> None:
 
 
 def check_free(storage: Storage) -> None:
-    """Refuse a directory that no run has written, and that holds what one would replace. Errors: UserError."""
+    """Refuse a directory that no run has written, and that holds what one would replace. Errors: UserError.
+
+    Rejected rows alone are what a first ``prepare`` has left that was refused.
+    """
     if storage.exists(layout.CONFIG) and is_signed(storage.read_bytes(layout.CONFIG)):
         return
     there = {name.partition("/")[0] for name in [*storage.folders(), *storage.list()]}
-    held = sorted(filter(layout.is_replaced, there))
+    held = sorted(name for name in there if layout.is_replaced(name) and name != layout.REJECTED)
     if any(storage.exists(note) for name in held for note in (layout.manifest(name), layout.begun(name))):
         return
     if held:

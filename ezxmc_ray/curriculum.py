@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import dropwhile, takewhile
+from itertools import count, dropwhile, takewhile
 from typing import Any
 
 import yaml
@@ -203,8 +203,9 @@ def _note_configuration(config: Config, storage: Storage) -> None:
         if old == new:
             return
     if storage.exists(layout.CONFIG) and (own := storage.read_bytes(layout.CONFIG)) and not is_signed(own):
-        storage.rename(layout.CONFIG, layout.OWN_CONFIG)
-        say(f"What was in {storage.path(layout.CONFIG)} is kept as {layout.OWN_CONFIG} beside it.")
+        kept = next(name for name in map(layout.own_config, count(1)) if not storage.exists(name))
+        storage.rename(layout.CONFIG, kept)
+        say(f"What was in {storage.path(layout.CONFIG)} is kept as {kept} beside it.")
     storage.write_bytes(layout.CONFIG, signed(yaml.safe_dump(new, sort_keys=False, allow_unicode=True)))
 
 

@@ -22,6 +22,8 @@ DOCUMENTS_PER_CYCLE = 300
 AUTO, AUTO_CYCLES, AUTO_DOCUMENTS, AUTO_LEAD = "auto", 8, 100, 1.0
 #: Held-out documents under which no difference between encoders is believed.
 MIN_DOCUMENTS = 10
+#: Judged held-out documents from which on they are halved (:func:`halves_held_out`); of fewer a half says too little.
+HALVED_FROM = 4 * MIN_DOCUMENTS
 
 
 def planned_cycles(config: Config) -> int:
@@ -94,6 +96,14 @@ def pairs_per_document(config: Config, labels: int) -> int:
 def held_out_judged(config: Config, held_out: int) -> int:
     """Of so many held-out documents those that are shortlisted and judged, the same ones in every cycle."""
     return min(held_out, config.shortlist.held_out_documents or held_out)
+
+
+def halves_held_out(config: Config, held_out: int) -> bool:
+    """Whether trainings choose their weights by one half of the held-out documents, so that the other is the
+    selection's: with ``student.patience``, from HALVED_FROM judged ones on. ``held_out``: all there are."""
+    stops_by_them = config.student.validate_every_steps and config.student.patience
+    enough = held_out_judged(config, held_out) >= HALVED_FROM
+    return bool(stops_by_them and planned_cycles(config) and enough)
 
 
 def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, cycle: int) -> int:

@@ -32,13 +32,16 @@ EVALUATION_SAMPLE = "evaluation/sample.parquet"
 #: How many documents each label is gold for, while rankings are measured.
 LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-#: What a run of the user's own configuration keeps it as.
-OWN_CONFIG = "config.own.yaml"
 #: Who works on the run.
 OWNER = ".owner.json"
 _REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL, STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT}
 _WRITTEN = _REPLACED | {CONFIG, VERDICTS, PREPARE_NEW, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
 _CYCLE = re.compile(r"cycle-\d+")
+
+
+def own_config(number: int) -> str:
+    """What a run keeps a config.yaml of the user's own as, the ``number``-th from 1."""
+    return f"config.own-{number}.yaml"
 
 
 def is_replaced(name: str) -> bool:

@@ -15,6 +15,11 @@ def name_of(place: str) -> str:
     return os.path.split(_divided(place)[0])[1]
 
 
+def without_query(place: str) -> str:
+    """The path or URI ``place`` without what it asks for behind ``?``."""
+    return _divided(place)[0]
+
+
 def folder_and_name(place: str) -> tuple[Storage, str]:
     """The folder of the file at the path or URI ``place``, and its name there. Errors: UserError as of Storage."""
     path, query = _divided(place)

@@ -152,9 +152,11 @@ def tag_lines(tagger: Tagger) -> None:
 def say_tagged(counts: TagCounts, output: str, lacking: str = "of at least predict.min_score") -> None:
     """What tagging files into ``output`` (a file, or FOLDER/) did; ``lacking``: the label that a document without any
     has not."""
+    from ezxmc_ray.places import without_query
     from ezxmc_ray.progress import say
 
-    listed = f"{output}*.rejected.parquet say" if output.endswith("/") else f"{output}.rejected.parquet says"
+    place = without_query(output)
+    listed = f"{place}*.rejected.parquet say" if place.endswith("/") else f"{place}.rejected.parquet says"
     say(f"Tagged {counts.documents:,} documents with {counts.labels:,} labels: {output}")
     for count, what in (
         (counts.without_labels, f"documents have no label {lacking}"),

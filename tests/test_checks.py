@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from ezxmc_ray import layout
 from ezxmc_ray.checks import check_apart, check_free, check_inputs
 from ezxmc_ray.config import Config, PrepareConfig
-from ezxmc_ray.documents.inputs import find_inputs
+from ezxmc_ray.documents.documents import DocumentSource
+from ezxmc_ray.documents.inputs import Inputs, find_inputs
+from ezxmc_ray.documents.sources import Source
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import signed
 from ezxmc_ray.storage import Storage
@@ -61,12 +64,24 @@ def test_inputs_where_the_run_writes_are_refused_before_they_are_replaced(tmp_pa
         _apart(tmp_path / "link", run / "documents" / "documents.csv", outside)
 
 
+def test_inputs_on_an_object_store_are_refused_whatever_it_was_opened_with(tmp_path: Path) -> None:
+    """No request: the run's S3 file system has an option of ours, and that of the inputs has not."""
+    source = Source("d.jsonl", "bucket/run/documents/d.jsonl", fs.S3FileSystem(region="us-east-1"), "jsonl", None, 0, 0)
+    inputs = Inputs([], [DocumentSource(source, "id", "title", "text", "labels", "split", ())])
+    config = Config(run="s3://bucket/run?region=us-east-1")
+    with pytest.raises(UserError, match="lies in the run directory"):
+        check_apart(config, inputs)
+    check_apart(Config(run="s3://bucket/other?region=us-east-1"), inputs)
+
+
 def test_a_directory_with_folders_that_a_run_would_replace_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     check_free(storage)
     storage.write_bytes("verdicts/key/teacher.json", b"{}")  # taken over from another run
     storage.write_bytes("config.yaml", b"run: .\n")
     storage.write_bytes("data/documents/a.csv", b"mine")
+    check_free(storage)
+    storage.write_bytes("rejected.parquet", b"of a first prepare that was refused")
     check_free(storage)
     storage.write_bytes("student/model.bin", b"mine")
     with pytest.raises(UserError, match="was not made by ezxmc, and holds student, which a run would replace"):

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from ezxmc_ray.config import load_config
-from ezxmc_ray.cycles import MIN_DOCUMENTS, compares, documents_per_cycle, least_lead, planned_cycles, stops
+from ezxmc_ray.cycles import (
+    MIN_DOCUMENTS,
+    compares,
+    documents_per_cycle,
+    halves_held_out,
+    least_lead,
+    planned_cycles,
+    stops,
+)
 from ezxmc_ray.errors import UserError
 
 
@@ -33,6 +41,23 @@ def test_the_stop_rule_measures_the_lead_in_standard_errors(
     difference: float, min_lead: float | None, stopped: bool
 ) -> None:
     assert stops(lead(difference, 0.5), min_lead) is stopped
+
+
+@pytest.mark.parametrize(
+    ("knobs", "held_out", "halved"),
+    [
+        ([], 500, False),
+        (["student.validate_every_steps=5"], 500, False),
+        (["student.validate_every_steps=5", "student.patience=3"], 39, False),
+        (["student.validate_every_steps=5", "student.patience=3"], 40, True),
+        (["student.validate_every_steps=5", "student.patience=3", "shortlist.held_out_documents=39"], 500, False),
+        (["student.validate_every_steps=5", "student.patience=3", "curriculum.cycles=0"], 500, False),
+    ],
+)
+def test_held_out_documents_are_halved_where_trainings_choose_by_them(
+    knobs: list[str], held_out: int, halved: bool
+) -> None:
+    assert halves_held_out(load_config(None, knobs), held_out) is halved
 
 
 def test_encoders_that_order_everything_alike_stop_the_cycles_and_few_documents_never_do() -> None:

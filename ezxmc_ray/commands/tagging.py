@@ -77,8 +77,10 @@ def tag(
     _check_ways(files, output, rerank, new_labels)
     if output is not None and not files:
         raise UserError("--output needs --input: without input files the tags of texts from the terminal are printed.")
+    from ezxmc_ray.places import name_of
+
     target = output or "tags.parquet"
-    if target.endswith("/"):
+    if not name_of(target):
         how = _rerank_folder if rerank else _update_folder if new_labels else _tag_folder
         how(run, knobs, files, target, kind)
         return
@@ -100,7 +102,9 @@ def tag(
 
 def _check_ways(files: Sequence[str], output: str | None, rerank: bool, new_labels: bool) -> None:
     """Errors: UserError where --rerank or --new-labels lack what they need, or both are given."""
-    into_folder = bool(files) and (output or "").endswith("/")
+    from ezxmc_ray.places import name_of
+
+    into_folder = bool(files) and output is not None and not name_of(output)
     if rerank and not into_folder:
         raise UserError(
             "--rerank asks an LLM about every document, which is for batches: give files by --input, and a folder by "

@@ -76,8 +76,9 @@ def check_named(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str
 
 def absent_title(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     """A sentence where none of the columns ``found`` is the title, and it was named, or another looks like it."""
-    key = "title_column"
-    told = lookalikes(prepare, {key: DOCUMENT_COLUMNS[key]}, found)
+    key, used = "title_column", {getattr(prepare, one) for one in DOCUMENT_COLUMNS}
+    free = [name for name in found if name not in used]
+    told = lookalikes(prepare, {key: DOCUMENT_COLUMNS[key]}, free) if prepare.title_column not in found else []
     if not told and prepare.title_column not in ("", _DEFAULTS[key], *found):
         told = [f"no file has a column {prepare.title_column!r} (prepare.{key}), so documents have no titles"]
     return told

@@ -25,6 +25,7 @@ from ezxmc_ray.documents.sources import (
     printable,
     real_path,
 )
+from ezxmc_ray.documents.splits import words_of_splits
 from ezxmc_ray.errors import UserError, one_line
 
 #: What publishers call files that tell of the data they lie beside, without .json.
@@ -68,6 +69,7 @@ def find_sources(
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
     files = [(source, _file(source)) for source in found]
     _check_packed(files, key)
+    _check_splits(files, key)
     return sorted(_each_once(files), key=attrgetter("name"))
 
 
@@ -92,6 +94,16 @@ def _links(one: tuple[Source, str]) -> int:
     """0 for a source that has its file's own name, 2 for a link, 1 for what lies in a linked folder."""
     source, file = one
     return 0 if file in (source.path, source.name) else 1 + os.path.islink(source.path)
+
+
+def _check_splits(files: Sequence[tuple[Source, str]], key: str) -> None:
+    """UserError for names of one file that do not say the same split: which of them is kept would decide it."""
+    first: dict[str, Source] = {}
+    for source, file in files:
+        other = first.setdefault(file, source)
+        if words_of_splits(source) != words_of_splits(other):
+            names = " and ".join(sorted([other.name, source.name]))
+            raise UserError(f"{key} stands for {names}, which are one file, and only one says a split: name that one.")
 
 
 def _check_packed(files: Sequence[tuple[Source, str]], key: str) -> None:

@@ -111,18 +111,26 @@ def _named(batch: pa.RecordBatch, name: str) -> list[Any]:
     column, path = batch.column(root), name[len(root) + 1 :].split(".") if name != root else []
     while path and pa.types.is_struct(column.type):
         column = pc.struct_field(column, path.pop(0))
-    values = _values(column.cast(_along(column.type, path)) if path else column)
+    kind = _along(column.type, path) if path else None
+    values = _values(column if kind is None else column.cast(kind))
     return [one if id(one) in _REASONS else field_at(one, path) for one in values] if path else values
 
 
-def _along(kind: pa.DataType, path: Sequence[str]) -> pa.DataType:
-    """``kind``, lists or structs, without the fields that are not on ``path``: what they hold is nobody's matter."""
+def _along(kind: pa.DataType, path: Sequence[str]) -> pa.DataType | None:
+    """``kind``, lists or structs, without the fields that are not on ``path``: what they hold is nobody's matter.
+
+    None where a part of ``path`` is not the name of one field: then the values are read as they are.
+    """
     if not path:
         return kind
     if pa.types.is_struct(kind):
-        field = kind.field(path[0])
-        return pa.struct([field.with_type(_along(field.type, path[1:]))])
-    item = kind.value_field.with_type(_along(kind.value_type, path))
+        number = kind.get_field_index(path[0])  # -1: none has the name, or two have it
+        inner = _along(kind.field(number).type, path[1:]) if number >= 0 else None
+        return None if inner is None else pa.struct([kind.field(number).with_type(inner)])
+    item_kind = _along(kind.value_type, path)
+    if item_kind is None:
+        return None
+    item = kind.value_field.with_type(item_kind)
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(item, kind.list_size)
     return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)

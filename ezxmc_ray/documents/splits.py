@@ -48,6 +48,12 @@ def splits_of_files(sources: Sequence[Source], split_column: str) -> list[str | 
     return hive
 
 
+def words_of_splits(source: Source) -> set[str]:
+    """What the folders and the name of ``source`` say of splits, each by itself."""
+    said = [split_word(part.rpartition("=")[2]) for part in source.parts[:-1]]
+    return {one for one in [*said, _named(source.parts[-1], None)] if one}
+
+
 def contradictions(sources: Sequence[Source], splits: Sequence[str | None]) -> list[str]:
     """A sentence for each file that its name or folder calls a test set, or a train set, and that is not taken so."""
     found = []

@@ -30,7 +30,7 @@ from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
-from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, held_out_judged, least_lead, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, halves_held_out, held_out_judged, least_lead, stops
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.metrics.thresholds import (
     fit_min_score,
@@ -41,7 +41,7 @@ from ezxmc_ray.metrics.thresholds import (
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
-from ezxmc_ray.student.summary import half_of, stops_by_held_out
+from ezxmc_ray.student.summary import half_of
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
@@ -79,7 +79,8 @@ def select(context: Context) -> StageResult:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    thresholds = fit_thresholds(storage, config, chosen, context.shards, judged[chosen].yes_threshold, run_tasks)
+    shards, yes, is_half = context.shards, judged[chosen].yes_threshold, _is_half(context)
+    thresholds = fit_thresholds(storage, chosen, shards, yes, run_tasks, is_half)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -137,9 +138,14 @@ def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
     scales = [context.judged(number).own_scale for number in range(encoders)]
     compared = held_out_judged(context.config, context.prepared.held_out)
     with StageProgress(name, "documents", compared) as progress:
-        outcome = score_encoders(context.storage, context.config, context.shards, scales, run_tasks)
+        storage, config, shards = context.storage, context.config, context.shards
+        outcome = score_encoders(storage, config, shards, scales, run_tasks, _is_half(context))
         progress.advance(outcome["documents"])
     return outcome
+
+
+def _is_half(context: Context) -> bool:
+    return halves_held_out(context.config, context.prepared.held_out)
 
 
 def ship(storage: Storage, config: Config, folder: str | None) -> None:
@@ -151,24 +157,32 @@ def ship(storage: Storage, config: Config, folder: str | None) -> None:
 
 
 def score_encoders(
-    storage: Storage, config: Config, shards: int, scales: list[TargetScale], run_tasks: RunTasks = starmap
+    storage: Storage,
+    config: Config,
+    shards: int,
+    scales: list[TargetScale],
+    run_tasks: RunTasks = starmap,
+    is_half: bool = False,
 ) -> dict[str, Any]:
     """The mean nDCG@5 of every encoder over the held-out documents, standard errors, and paired differences.
 
     ``scales``: of the cycles' examples, one an encoder. ``lead``: of the last encoder over the best one before it.
+    ``is_half``: cycles.halves_held_out.
     """
-    tasks = [(storage, config, groups, scales) for groups in shard_groups(len(example_groups(shards)))]
+    tasks = [(storage, config, groups, scales, is_half) for groups in shard_groups(len(example_groups(shards)))]
     parts = sorted(run_tasks(score_group, tasks), key=lambda part: int(part[0]))
     return summarize(np.concatenate([table for _, table in parts]))
 
 
-def score_group(storage: Storage, config: Config, groups: range, scales: list[TargetScale]) -> tuple[int, np.ndarray]:
+def score_group(
+    storage: Storage, config: Config, groups: range, scales: list[TargetScale], is_half: bool
+) -> tuple[int, np.ndarray]:
     """Task: the first of ``groups`` of shards, and nDCG@5 of their held-out documents by every encoder, float64
     [documents, encoders]."""
     kind = "verdict" if config.student.target == "verdict" else "fusion"
     values: list[list[float]] = []
     for group in groups:
-        for lists in _held_out_lists(storage, config, len(scales), group):
+        for lists in _held_out_lists(storage, len(scales), group, is_half):
             pool = sorted({label for shortlist in lists for label in shortlist.labels.tolist()})
             if not pool:
                 continue
@@ -245,11 +259,11 @@ class Shortlist:
     verdict: np.ndarray
 
 
-def _held_out_lists(storage: Storage, config: Config, encoders: int, group: int) -> Iterator[list[Shortlist]]:
+def _held_out_lists(storage: Storage, encoders: int, group: int, is_half: bool) -> Iterator[list[Shortlist]]:
     """The shortlists, one an encoder, of each held-out document that every encoder has one of; by shard and row."""
     found: list[dict[tuple[int, int], Shortlist]] = []
     for encoder in range(encoders):
-        table = _held_out(storage, config, encoder, group)
+        table = _held_out(storage, encoder, group, is_half)
         columns = [[one.values.to_numpy() for one in table[name]] for name in ("labels", "similarity", "verdict")]
         shortlists = (Shortlist(*arrays) for arrays in zip(*columns, strict=True))
         places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True)
@@ -259,26 +273,26 @@ def _held_out_lists(storage: Storage, config: Config, encoders: int, group: int)
             yield [one[place] for one in found]
 
 
-def _held_out(storage: Storage, config: Config, encoder: int, group: int) -> pa.Table:
-    """The held-out documents of a group of shards of cycle ``encoder``, without those that trainings stopped by."""
+def _held_out(storage: Storage, encoder: int, group: int, is_half: bool) -> pa.Table:
+    """The held-out documents of a group of shards of cycle ``encoder``; ``is_half``: those no training stopped by."""
     table = storage.read_table(layout.held_out(encoder, group), HELD_OUT_SCHEMA)
-    return half_of(table, of_training=False) if stops_by_held_out(config.student) else table
+    return half_of(table, of_training=False) if is_half else table
 
 
 def fit_thresholds(
     storage: Storage,
-    config: Config,
     chosen: int,
     shards: int,
     yes_threshold: float,
     run_tasks: RunTasks = starmap,
+    is_half: bool = False,
 ) -> dict[str, Any]:
     """What the chosen encoder's similarities are worth by the teacher's yes on the held-out pairs.
 
     ``min_score``: of the highest F1; -1, which keeps all, where no pair got a yes. ``precision_thresholds`` and
     ``probability``: see metrics/thresholds.py, None without a yes. ``probability_error``: of the latter.
     """
-    tasks = [(storage, config, chosen, groups) for groups in shard_groups(len(example_groups(shards)))]
+    tasks = [(storage, chosen, groups, is_half) for groups in shard_groups(len(example_groups(shards)))]
     # In the order of the shards, by which a document's pairs are beside each other.
     parts = sorted(run_tasks(held_out_pairs, tasks), key=lambda part: int(part[0]))
     scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (1, 2))
@@ -294,10 +308,10 @@ def fit_thresholds(
     }
 
 
-def held_out_pairs(storage: Storage, config: Config, chosen: int, groups: range) -> tuple[int, np.ndarray, np.ndarray]:
+def held_out_pairs(storage: Storage, chosen: int, groups: range, is_half: bool) -> tuple[int, np.ndarray, np.ndarray]:
     """Task: the first of ``groups`` of shards, and similarities and verdicts of their held-out pairs, float32 [pairs]
     each."""
-    tables = [_held_out(storage, config, chosen, group) for group in groups]
+    tables = [_held_out(storage, chosen, group, is_half) for group in groups]
     similarity, verdict = (
         np.concatenate([flat(table[name]) for table in tables]) for name in ("similarity", "verdict")
     )

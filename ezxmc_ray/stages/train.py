@@ -31,6 +31,7 @@ from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, user_errors, wait_for_gpus
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.cycles import halves_held_out
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
@@ -72,7 +73,9 @@ def train(context: Context, cycle: int) -> StageResult:
         )
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     commit = context.manifest(layout.examples(cycle)).commit
-    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit])
+    is_half = halves_held_out(config, context.prepared.held_out)
+    made_of = [fingerprinted_settings(config, "student"), config.seed, commit]
+    name = "training-" + fingerprint(made_of + (["halves"] if is_half else []))
     remove_trainings(storage, cycle, kept=name)
     examples = int(known["rows"].sum())
     batch_size = begun_batch_size(storage, cycle, name, config, examples)
@@ -80,7 +83,7 @@ def train(context: Context, cycle: int) -> StageResult:
     plan = BatchPlan(known["rows"], batch_size, config.seed, lanes)
     steps, judged = plan.total_steps(config.student.epochs), context.judged(cycle)
     scale, threshold, command = judged.scale, judged.yes_threshold, uuid.uuid4().hex
-    settings = TrainSettings(config, storage, cycle, steps, batch_size, scale, threshold, thresholds, command)
+    settings = TrainSettings(config, storage, cycle, steps, batch_size, scale, threshold, thresholds, command, is_half)
     began = time.monotonic()
     outcome = _train(settings, name)
     seconds, earlier_s = outcome["training_seconds"], outcome.pop("earlier_seconds", 0.0)

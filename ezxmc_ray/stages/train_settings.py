@@ -15,7 +15,7 @@ class TrainSettings:
 
     ``batch_size``: documents of a step, over all workers.
     ``earlier_thresholds``: of the cycles before, as far as their verdicts teach. ``command``: a worker that starts
-    again knows by it whether it is still the same command.
+    again knows by it whether it is still the same command. ``is_half``: cycles.halves_held_out.
     """
 
     config: Config
@@ -27,3 +27,4 @@ class TrainSettings:
     yes_threshold: float
     earlier_thresholds: list[float]
     command: str
+    is_half: bool = False

@@ -59,9 +59,10 @@ class TrainingWait(ControllerCallback):
         if not isinstance(current_state, WITHOUT_WORKERS):
             self.since = self.failure = None
             return
-        self._remember(current_state)
         # The same state again: it decided that there is no room yet, and asks for none. Otherwise Ray tells.
-        what = self.what if type(previous_state) is type(current_state) else ""
+        is_again = type(previous_state) is type(current_state)
+        self.failure = None if is_again else self._failure_of(current_state)
+        what = self.what if is_again else ""
         if self.since is None or what != self.told:
             report_waiting(what)
         self.told, self.since = what, self.since or time.monotonic()
@@ -74,11 +75,12 @@ class TrainingWait(ControllerCallback):
             )
         check_wait(seconds, self.what)
 
-    def _remember(self, state: Any) -> None:
-        """Why the workers were given up: for want of room, or for a failure of their own."""
+    def _failure_of(self, state: Any) -> Exception | None:
+        """Why workers were given up last, if not for want of room; a ``state`` that knows of none changes nothing."""
         failure = getattr(getattr(state, "training_failed_error", None), "controller_failure", None)
-        if failure is not None:
-            self.failure = None if isinstance(failure, WorkerGroupStartupTimeoutError) else failure
+        if failure is None:
+            return self.failure
+        return None if isinstance(failure, WorkerGroupStartupTimeoutError) else failure
 
 
 def bound_tries(wait_s: int) -> None:

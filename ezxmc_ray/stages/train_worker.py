@@ -30,7 +30,6 @@ from ezxmc_ray.student.data import ExampleReader, Gather, HeldOut, alone, held_o
 from ezxmc_ray.student.forward import gathered_on_cpus
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
 from ezxmc_ray.student.objective import Objective
-from ezxmc_ray.student.summary import stops_by_held_out
 from ezxmc_ray.student.trackers import Trackers, open_trackers
 from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
 
@@ -98,7 +97,7 @@ class TrainWorker:
         self.gather: Gather = gathered_on_cpus() if self.world > 1 else alone
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
-            wanted, is_half = student.validation_documents, stops_by_held_out(student)
+            wanted, is_half = student.validation_documents, settings.is_half
             self.held_out = held_out_documents(self.storage, self.cycle, wanted, self.rank, self.world, is_half=is_half)
         self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
         self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA, LABEL_DOCUMENTS_SCHEMA, SHARD_COUNTS_SCHEMA, flat
 
 OWN, ALL = "own", "all"
+#: Factors of SplitMix64, which makes numbers in a row look drawn (Steele et al. 2014, OOPSLA).
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 #: What counting needs of the examples.
 COUNTED = ["row", "held_out", "labels"]
 _PART_SCHEMA = pa.schema([("label", pa.int32()), ("documents", pa.int64())])
@@ -120,18 +121,16 @@ def read_held_out(storage: Storage, cycle: int) -> Iterator[pa.Table]:
     return _tables(storage, names, HELD_OUT_SCHEMA)
 
 
-def stops_by_held_out(student: StudentConfig) -> bool:
-    """Whether trainings choose their weights by held-out documents: the selection then goes by others of them."""
-    return bool(student.validate_every_steps and student.patience)
-
-
 def half_of(held_out: pa.Table, of_training: bool) -> pa.Table:
     """Of ``held_out`` (HELD_OUT_SCHEMA) the half that trainings stop by, or the half that is left to the selection.
 
-    The number of a document's row says which: it is the same in every cycle, and in no order.
+    A mix of a document's place says which: it is the same in every cycle, and knows no order of the input.
     """
-    is_even = pc.equal(pc.bit_wise_and(held_out["row"], pa.scalar(1, held_out["row"].type)), 0)
-    return held_out.filter(is_even if of_training else pc.invert(is_even))
+    shard, row = (held_out[name].to_numpy().astype(np.uint64) for name in ("shard", "row"))
+    place = (shard << np.uint64(32)) | row
+    for factor in _MIX:
+        place = (place ^ (place >> np.uint64(30))) * factor
+    return held_out.filter(pa.array((place >> np.uint64(63)).astype(bool) == of_training))
 
 
 def latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:

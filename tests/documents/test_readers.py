@@ -221,6 +221,16 @@ def test_objects_of_a_list_that_are_null_or_lack_a_field(tmp_path: Path) -> None
     assert found == [["x", None, {"of": None}, None], None, []]
 
 
+def test_a_path_that_is_not_the_name_of_one_field_is_no_fault_of_the_program(tmp_path: Path) -> None:
+    dotted = pa.array([[{"dc.title": "x"}]], pa.list_(pa.struct({"dc.title": pa.string()})))
+    two = pa.ListArray.from_arrays([0, 1], pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["u", "u"]))
+    for column, path in ((dotted, "s.dc.title"), (two, "s.u")):
+        pq.write_table(pa.table({"s": column}), tmp_path / "a.parquet")
+        source = find_sources([str(tmp_path / "a.parquet")], "auto", "prepare.documents")[0]
+        [row] = read_rows(source, [path], ())
+        assert row.values is None or row.values[path] != ["x"]
+
+
 def test_a_parquet_file_whose_columns_names_are_damaged(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["1"], "text": ["t"]}), tmp_path / "a.parquet")
     content = (tmp_path / "a.parquet").read_bytes()

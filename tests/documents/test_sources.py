@@ -159,6 +159,16 @@ def test_a_file_has_its_own_name_whatever_is_found_first(tmp_path: Path) -> None
     assert _names([link, f"{tmp_path}/two.jsonl"]) == [link, f"{tmp_path}/two.jsonl"]
 
 
+def test_a_link_that_says_a_split_of_a_file_that_says_none_is_refused(tmp_path: Path) -> None:
+    _touch(tmp_path, "all/a.jsonl", "all/b.jsonl")
+    for split, name in (("train", "a"), ("test", "b")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / f"{name}.jsonl").symlink_to(f"../all/{name}.jsonl")
+    with pytest.raises(UserError, match=r"all/b\.jsonl and .*test/b\.jsonl, which are one file, and only one says"):
+        _names([str(tmp_path)])
+    assert len(_names([f"{tmp_path}/train", f"{tmp_path}/test"])) == 2
+
+
 @pytest.mark.parametrize(
     "names", [("a.jsonl", "a.jsonl.gz"), ("a.csv.zst", "a.csv"), ("x/a.json.bz2", "x/a.json.gz"), ("a.csv", "a.csv.GZ")]
 )

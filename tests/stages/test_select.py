@@ -27,8 +27,6 @@ from ezxmc_ray.student.validation import gains_of, graded_ndcg
 from ezxmc_ray.tables import EXAMPLES_SCHEMA
 from ezxmc_ray.verdicts.examples import example_groups
 
-CONFIG = load_config(None, [])
-
 
 def test_scores_and_leads_are_means_with_their_standard_errors() -> None:
     table = np.random.default_rng(0).uniform(0, 1, (40, 4))
@@ -77,7 +75,7 @@ def test_without_a_yes_among_held_out_pairs_every_label_is_kept(
     for cycle in (0, 1):
         storage.write_shard(f"cycle-{cycle}/examples", 0, pa.Table.from_pylist(rows, EXAMPLES_SCHEMA))
     summarize_examples(storage, 1, [range(1)])
-    found = fit_thresholds(storage, CONFIG, 1, 1, threshold)
+    found = fit_thresholds(storage, 1, 1, threshold)
     assert found["min_score"] == expected
     assert (found["precision_thresholds"] is None) == (expected == -1)
     assert found["probability"] is found["probability_error"] is None  # of two pairs
@@ -115,13 +113,11 @@ def test_encoders_are_scored_alike_however_the_documents_are_cut(tmp_path: Path)
     scores = score_encoders(whole, config, 1, scales)
     assert 10 < scores["documents"] < 50
     assert score_encoders(several, config, 9, scales) == scores
-    fitted = fit_thresholds(whole, CONFIG, 1, 1, 0.5)
-    assert fit_thresholds(several, CONFIG, 1, 9, 0.5) == fitted
-    # Where trainings stop by held-out documents, those of even rows are theirs.
-    stopping = load_config(None, ["student.validate_every_steps=5", "student.patience=2"])
-    odd = sum(row["held_out"] for number, row in enumerate(rows[0]) if number % 2)
-    assert score_encoders(whole, stopping, 1, scales)["documents"] == odd < scores["documents"]
-    assert fit_thresholds(whole, stopping, 1, 1, 0.5)["probability"] != fitted["probability"]
+    fitted = fit_thresholds(whole, 1, 1, 0.5)
+    assert fit_thresholds(several, 1, 9, 0.5) == fitted
+    half = score_encoders(whole, config, 1, scales, is_half=True)["documents"]
+    assert 0 < half < scores["documents"]
+    assert fit_thresholds(whole, 1, 1, 0.5, is_half=True)["probability"] != fitted["probability"]
     assert fitted["min_score"] > 0 and len(fitted["probability"]["scores"]) > 1 and 0 < fitted["probability_error"] < 1
 
 

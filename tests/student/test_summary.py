@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import (
@@ -20,7 +19,6 @@ from ezxmc_ray.student.summary import (
     read_held_out,
     read_label_documents,
     read_shard_counts,
-    stops_by_held_out,
     summarize_examples,
 )
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA
@@ -94,17 +92,18 @@ def test_held_out_documents_come_in_their_order(storage: Storage, examples: Exam
 
 
 def test_trainings_and_the_selection_each_have_a_half_of_the_held_out_documents() -> None:
-    rows = pa.array([7, 2, 4, 9, 11, 0], HELD_OUT_SCHEMA.field("row").type)
-    columns = [rows if field.name == "row" else pa.nulls(len(rows), field.type) for field in HELD_OUT_SCHEMA]
-    table = pa.Table.from_arrays(columns, schema=HELD_OUT_SCHEMA)
-    halves = [half_of(table, of_training=which)["row"].to_pylist() for which in (True, False)]
-    assert halves == [[2, 4, 0], [7, 9, 11]]
-
-
-def test_only_trainings_that_choose_by_held_out_documents_take_half_of_them() -> None:
-    chosen = [(0, 0), (0, 3), (5, 0), (5, 3)]
-    found = [stops_by_held_out(StudentConfig(validate_every_steps=every, patience=wait)) for every, wait in chosen]
-    assert found == [False, False, False, True]
+    """Also where the input has an order: documents of every second row, or of every second shard, are in both."""
+    every_second_row = np.repeat(np.arange(40), 50), np.tile(np.arange(50) * 2, 40)
+    for shard, row in (every_second_row, (np.arange(2000) * 2, [7] * 2000)):
+        places = {"shard": shard, "row": row}
+        columns = [
+            pa.array(places[field.name], field.type) if field.name in places else pa.nulls(2000, field.type)
+            for field in HELD_OUT_SCHEMA
+        ]
+        table = pa.Table.from_arrays(columns, schema=HELD_OUT_SCHEMA)
+        halves = [half_of(table, of_training=which).select(["shard", "row"]).to_pylist() for which in (True, False)]
+        assert sorted(map(str, halves[0] + halves[1])) == sorted(map(str, table.select(["shard", "row"]).to_pylist()))
+        assert 900 < len(halves[0]) < 1100
 
 
 @pytest.mark.usefixtures("examples")

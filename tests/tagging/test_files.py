@@ -159,6 +159,7 @@ def test_a_title_column_that_was_named_and_is_not_there_is_told(
     absent = "no file has a column 'caption' (prepare.title_column), so documents have no titles"
     assert said("caption") == f"Note: {absent}."
     assert "if 'headline' is it, set prepare.title_column=headline" in said("title", headline="h")
+    assert said("title", labels="l", split="s") == said("", name="n") == ""
     assert said("caption", caption="c") == said("title", title="h") == said("title") == said("") == ""
 
 
