@@ -74,8 +74,8 @@ def train(context: Context, cycle: int) -> StageResult:
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     commit = context.manifest(layout.examples(cycle)).commit
     is_half = halves_held_out(config, context.prepared.held_out)
-    made_of = [fingerprinted_settings(config, "student"), config.seed, commit]
-    name = "training-" + fingerprint(made_of + (["halves"] if is_half else []))
+    halves = ["halves"] if is_half else []
+    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit, *halves])
     remove_trainings(storage, cycle, kept=name)
     examples = int(known["rows"].sum())
     batch_size = begun_batch_size(storage, cycle, name, config, examples)
@@ -87,8 +87,7 @@ def train(context: Context, cycle: int) -> StageResult:
     began = time.monotonic()
     outcome = _train(settings, name)
     seconds, earlier_s = outcome["training_seconds"], outcome.pop("earlier_seconds", 0.0)
-    details = {
-        **outcome,
+    details = outcome | {
         "steps": steps,
         "batch_size": batch_size,
         "lanes": lanes,
