@@ -36,6 +36,8 @@ PROMPTS = Path(__file__).parent / "prompts"
 LETTERS = string.ascii_uppercase
 #: Tokens of all options of a choice.
 OPTION_TOKENS = 480
+#: Beside yes_no.
+ALL_THREE = ("likelihood", "second wording")
 TARGET = "yes_no + similarity: the target"
 SEED = 0
 
@@ -164,11 +166,12 @@ def result(pairs: Pairs, read: Read, given: argparse.Namespace) -> dict[str, Any
     """Rows and notes."""
     target = standard(read["yes_no"]) + standard(pairs.with_words)
     alone = {"similarity": pairs.with_words, **read, TARGET: target}
+    others = {name: [values] for name, values in read.items() if name != "yes_no"}
+    others[" and of ".join(ALL_THREE)] = [read[name] for name in ALL_THREE]
     joined = {
-        f"the same with the mean of {name}": standard(standard(read["yes_no"]) + standard(values))
+        f"the same with the mean of {name}": standard(sum(map(standard, values), standard(read["yes_no"])))
         + standard(pairs.with_words)
-        for name, values in read.items()
-        if name != "yes_no"
+        for name, values in others.items()
     }
     at_target = measured(target, pairs)
     rows = [row(name, measured(values, pairs)) for name, values in alone.items()]
