@@ -224,6 +224,19 @@ def _serve(result: Result) -> str:
     )
 
 
+def _readouts(result: Result) -> str:
+    """What the default's second question adds to the target, and what the best of the others does."""
+    joined = {row["what orders the shortlist"]: row for row in result["rows"] if "AUC, difference" in row}
+    name = "the same with the mean of likelihood"
+    best = max((one for one in joined if one != name), key=lambda one: float(joined[one]["AUC, difference"].split()[0]))
+    shown = [
+        f"{one.removeprefix('the same with the mean of ')}: AUC {joined[one]['AUC, difference']}, "
+        f"P@1 {joined[one]['P@1, difference']}"
+        for one in (name, best)
+    ]
+    return f"{result['data']}, added to the target of yes_no: {shown[0]}; best other: {shown[1]}"
+
+
 RULES: dict[str, Callable[[Result], str]] = {
     "tagging": _tagging,
     "ceiling": _ceiling,
@@ -236,6 +249,7 @@ RULES: dict[str, Callable[[Result], str]] = {
     "kills": _kills,
     "packed": _packed,
     "quality": _quality,
+    "readouts": _readouts,
     "serve": _serve,
     "student": _student,
     "teacher": _teacher,

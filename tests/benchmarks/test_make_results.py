@@ -44,6 +44,17 @@ def test_quality_is_told_against_the_closest_student_not_against_what_judges_the
 
 
 def test_a_benchmark_without_a_rule_is_told_by_its_first_note() -> None:
+    joined = [("likelihood", "+0.013"), ("choice", "-0.005"), ("second wording", "+0.016")]
+    rows = [
+        {
+            "what orders the shortlist": f"the same with the mean of {name}",
+            "AUC, difference": gain,
+            "P@1, difference": "+1.0",
+        }
+        for name, gain in joined
+    ]
+    told = headline({"command": "python benchmarks/readouts.py --name n", "data": "d", "rows": rows})
+    assert told.endswith("likelihood: AUC +0.013, P@1 +1.0; best other: second wording: AUC +0.016, P@1 +1.0")
     assert headline({"command": "python benchmarks/ray_start.py", "notes": ["3 works", "more"]}) == "3 works"
 
 
