@@ -98,12 +98,16 @@ def held_out_judged(config: Config, held_out: int) -> int:
     return min(held_out, config.shortlist.held_out_documents or held_out)
 
 
+def stops_by_held_out(config: Config) -> bool:
+    """Whether trainings choose their weights by held-out documents (``student.patience``)."""
+    student = config.student
+    return bool(student.validate_every_steps and student.patience and planned_cycles(config))
+
+
 def halves_held_out(config: Config, held_out: int) -> bool:
     """Whether trainings choose their weights by one half of the held-out documents, so that the other is the
-    selection's: with ``student.patience``, from HALVED_FROM judged ones on. ``held_out``: all there are."""
-    stops_by_them = config.student.validate_every_steps and config.student.patience
-    enough = held_out_judged(config, held_out) >= HALVED_FROM
-    return bool(stops_by_them and planned_cycles(config) and enough)
+    selection's: from HALVED_FROM judged ones on. ``held_out``: all there are."""
+    return stops_by_held_out(config) and held_out_judged(config, held_out) >= HALVED_FROM
 
 
 def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, cycle: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
-from ezxmc_ray.cycles import compares, documents_per_cycle, halves_held_out, least_lead, planned_cycles, stops
+from ezxmc_ray.cycles import compares, documents_per_cycle, least_lead, planned_cycles, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.integrity import (
@@ -262,7 +262,7 @@ class RunPlan:
                 self._settings("student"),
                 self.context.encoder_settings,
                 self.config.seed,
-                *(["halves"] if halves_held_out(self.config, self.context.prepared.held_out) else []),
+                *(["halves"] if self.context.halves_held_out else []),
             ]
 
         def tidy() -> None:

@@ -112,6 +112,7 @@ def what_was_read(
     told += _oddities_told(Oddities.of_all([labels.oddities, *(one.oddities for one in checked)]))
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
+    told += _known_told(known)
     told += _labels_told(labels)
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
@@ -121,7 +122,7 @@ def what_was_read(
         told += _names_told(prepare, settled)
     if inputs.unread:
         told.append(_unread(inputs))
-    return told + _known_told(known)
+    return told
 
 
 def label_notes(labels: LabelSet) -> list[str]:

@@ -48,6 +48,12 @@ class Chunks:
     unreadable: int
 
 
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
 class TextReader:
     """A fast tokenizer that cuts texts; ``after``: the special tokens that it puts behind a text."""
 
@@ -75,7 +81,7 @@ class TextReader:
         first = np.cumsum([0, *map(len, kept)], dtype=np.int64)[:-1]
         truncated = sum(len(chunks) > max_chunks for chunks in of_texts)
         token_ids = [ids for chunks in kept for ids in chunks]
-        return Chunks(token_ids, first, truncated, self._unreadable(enough, len(lead)))
+        return Chunks(token_ids, first, truncated, self._unreadable(enough, lead))
 
     def lead(self, prompt: str) -> list[int]:
         """What stands before every text: special tokens and ``prompt``."""
@@ -104,7 +110,7 @@ class TextReader:
         enough = self._enough(texts, prompt, max_tokens, with_end)
         token_ids = [cut(ids, max_tokens, len(self.after)) for ids in enough]
         truncated = sum(len(ids) > max_tokens for ids in enough)
-        return Tokens(token_ids, truncated, self._unreadable(enough, len(self.lead(prompt))))
+        return Tokens(token_ids, truncated, self._unreadable(enough, self.lead(prompt)))
 
     def _enough(self, texts: Sequence[str], prompt: str, wanted: int, with_end: bool = False) -> list[list[int]]:
         """Token ids of each text: all of them, or more than ``wanted`` of its beginning.
@@ -129,10 +135,13 @@ class TextReader:
             characters *= CHARACTERS_PER_TOKEN
         return found
 
-    def _unreadable(self, token_ids: Sequence[Sequence[int]], lead: int) -> int:
-        """How many texts have no known token behind the ``lead`` first ones; special tokens say nothing."""
+    def _unreadable(self, token_ids: Sequence[Sequence[int]], lead: Sequence[int]) -> int:
+        """How many texts have no known token behind the ``lead``; special tokens say nothing.
+
+        A text may begin within it: where tokens hold the blank before a word, the prompt's last blank is the text's.
+        """
         unknown = {self.tokenizer.unk_token_id, self.pad_id, *self.lead(""), *self.after}
-        return sum(unknown.issuperset(ids[lead:]) for ids in token_ids)
+        return sum(unknown.issuperset(ids[_common(lead, ids) :]) for ids in token_ids)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids with special tokens, uncut."""

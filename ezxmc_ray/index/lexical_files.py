@@ -25,7 +25,7 @@ from ezxmc_ray.storage import Storage, damage_error
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA
 
 #: Raise when index/lexical.py, words.py or names.py change what words and names are, or how they weigh.
-VERSION = 2
+VERSION = 3
 _NOTE = f"{layout.LEXICAL}/lexical.json"
 #: By how many labels and documents of the run the language is told, and of how many letters of each.
 TOLD_BY, TOLD_BY_LETTERS = 1000, 1000

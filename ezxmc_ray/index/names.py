@@ -20,10 +20,10 @@ import regex
 
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.language import NONE, stemmer
-from ezxmc_ray.index.words import DOCUMENT_WORDS, tokens
+from ezxmc_ray.index.words import DOCUMENT_WORDS, is_unspaced, tokens
 
-#: Words of a name at most; a longer one is not looked for.
-MAX_WORDS = 12
+#: Words of a name at most, or letters where all are of a script without blanks; a longer one is not looked for.
+MAX_WORDS, MAX_LETTERS = 12, 40
 #: A name has two letters at least.
 MIN_LETTERS = 2
 #: Documents that are compared at once, and words whose hashes are kept.
@@ -75,8 +75,12 @@ def label_names(text: str) -> list[list[str]]:
     parts = [text]
     if colon := _COLON.search(text):
         parts.append(text[colon.end() :])
-    names = [tokens(part, MAX_WORDS + 1) for part in parts]
-    return [name for name in names if len(name) <= MAX_WORDS and sum(map(len, name)) >= MIN_LETTERS]
+    names = [tokens(part, MAX_LETTERS + 1) for part in parts]
+    return [name for name in names if _is_short(name) and sum(map(len, name)) >= MIN_LETTERS]
+
+
+def _is_short(name: list[str]) -> bool:
+    return len(name) <= MAX_WORDS or (len(name) <= MAX_LETTERS and all(map(is_unspaced, name)))
 
 
 def name_arrays(

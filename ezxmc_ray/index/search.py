@@ -230,9 +230,10 @@ class ShardedIndex:
         top_labels = np.take_along_axis(labels, order, axis=1)
         cut = np.zeros(len(queries), dtype=bool)
         if top_scores.shape[1] == k > 0:
-            for shard, (found, _) in zip(self.shards, answers, strict=True):
+            for shard, (found, numbers) in zip(self.shards, answers, strict=True):
                 if found.shape[1] == fetch < shard.ntotal:
-                    cut |= (found[:, -1] >= top_scores[:, -1]) & np.isfinite(found[:, -1])
+                    # No label at the end: what the shard visits has no more, however many are asked for.
+                    cut |= (found[:, -1] >= top_scores[:, -1]) & (numbers[:, -1] != NO_LABEL)
         missing = ((0, 0), (0, k - top_scores.shape[1]))
         top_scores = np.pad(top_scores, missing, constant_values=-np.inf)
         return top_scores, np.pad(top_labels, missing, constant_values=NO_LABEL).astype(np.int32), cut

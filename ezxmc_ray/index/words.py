@@ -33,10 +33,11 @@ _RUN = regex.compile(rf"(?:[{_UNSPACED}]\p{{M}}*)+|{_SPACED}{{2,}}", regex.V1)
 
 def compared(text: str) -> str:
     """``text`` as it is compared: in lower case, letters with accents in one form (Unicode's NFKC), without signs that
-    nobody sees."""
+    nobody sees. Turkish's i with a dot and without are one: which of them a capital I is depends on the language."""
     if text.isascii():
         return text.casefold()
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    folded = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    return folded.replace("i\u0307", "i").replace("\u0131", "i")
 
 
 def words_of(text: str, most: int | None = None) -> list[str]:
@@ -63,6 +64,11 @@ def _pairs_and_words(text: str) -> Iterator[str]:
             yield letters[0]
         else:
             yield from map("".join, pairwise(letters))
+
+
+def is_unspaced(token: str) -> bool:
+    """Whether one of :func:`tokens` is a letter of a script without blanks."""
+    return _UNSPACED_LETTER.fullmatch(token) is not None
 
 
 def tokens(text: str, most: int | None = None) -> list[str]:

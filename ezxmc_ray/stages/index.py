@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,13 +97,14 @@ def index(context: Context) -> StageResult:
             progress.advance(built.info.labels)
     shards.sort(key=lambda shard: shard.info.first_label)
     infos = [shard.info for shard in shards]
+    recall: Any = run_task(recall_of, storage, infos, nearest) if nearest else "exact"
     details = {
         "factory": plan.factory,
         "metric": "inner product of unit vectors (cosine)",
         "probes": [shard.measured.get("probes", config.probes) for shard in shards],
         "refined": [shard.measured.get("refined") for shard in shards],
         "compared": list(plan.tried),
-        "recall": run_task(recall_of, storage, infos, nearest) if nearest else "exact",
+        "recall": recall,
         "shards": [dataclasses.asdict(info) for info in infos],
         "build_seconds": max(shard.seconds for shard in shards),
         "peak_gib": max(shard.peak_gib for shard in shards),
@@ -118,7 +120,8 @@ def index(context: Context) -> StageResult:
             f"An index of factory {plan.factory} cannot score single labels: those that a document names count among "
             "the encoder's candidates only; index.factory=auto has no such bound."
         )
-    _tell_low_recall(details, config.recall if plan.cells else 0.0, f"at_{nearest.labels.shape[1]}" if nearest else "")
+    if plan.cells and nearest:
+        tell_low_recall(recall[f"at_{nearest.labels.shape[1]}"], config.recall)
     return StageResult(context.prepared.labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
 
 
@@ -138,9 +141,11 @@ class Plan:
 
 
 def slices_of(labels: int, shard_labels: int) -> list[Slice]:
-    """Slices of equal size, ``shard_labels`` at most: none is too small to train the index that the others have."""
-    size = math.ceil(labels / math.ceil(labels / shard_labels))
-    return [Slice(number, first, min(labels, first + size)) for number, first in enumerate(range(0, labels, size))]
+    """Slices of ``shard_labels`` at most, none larger than another by more than a label: none is too small to train the
+    index that the others have."""
+    count = math.ceil(labels / shard_labels)
+    bounds = [math.ceil(number * labels / count) for number in range(count + 1)]
+    return [Slice(number, first, stop) for number, (first, stop) in enumerate(pairwise(bounds))]
 
 
 def make_plan(context: Context, folder: str, slices: Sequence[Slice], dimension: int) -> tuple[Plan, Nearest | None]:
@@ -232,9 +237,9 @@ def _cpus(tasks: int) -> float:
     return max(1, min(node_cpus(), cluster_cpus() // tasks))
 
 
-def _tell_low_recall(details: dict[str, Any], wanted: float, depth: str) -> None:
+def tell_low_recall(found: float, wanted: float) -> None:
     """Say so if the index finds less than auto was to reach."""
-    if wanted and (found := details["recall"][depth]) < wanted:
+    if found < wanted:
         say(
             f"The index finds {found:.3f} of the labels nearest to documents, less than index.recall={wanted}: these "
             "labels do not group well; set index.factory=IDMap2,Flat for exact search, or another factory."

@@ -25,7 +25,7 @@ from ezxmc_ray.index.lexical_files import LexicalSource, tell_language, write_le
 from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, nearest_labels
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.leftovers import temporary_folder
-from ezxmc_ray.stages.index import embed_documents, slices_of
+from ezxmc_ray.stages.index import embed_documents, slices_of, tell_low_recall
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA
 
@@ -115,7 +115,8 @@ def _build(context: Context, files: Storage, vectors: _Vectors) -> list[ShardInf
                 built = build_from_blocks(blocks, count, one.first, factory, config.probes)
             else:
                 cells = cells or choose_cells(blocks, one.first, count, nearest, config.recall)[0]
-                built = build_auto(blocks, count, one.first, cells, nearest, config.recall)[0]
+                built, _, _, found = build_auto(blocks, count, one.first, cells, nearest, config.recall)
+                tell_low_recall(found, config.recall)
             infos.append(save_shard(built, scratch / name, one.first))
             files.upload(scratch / name, f"{layout.INDEX}/{name}")
     return infos

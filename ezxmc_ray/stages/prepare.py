@@ -21,10 +21,9 @@ from ezxmc_ray.documents.look import Settled, settle
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, batches, check_sources, write_labels
 from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
 from ezxmc_ray.documents.shards import (
-    KnownTexts,
+    Dropped,
     Piece,
     ShardCounts,
-    count_known_texts,
     drop_duplicates,
     plan_shards,
     write_rejected,
@@ -62,9 +61,9 @@ def prepare(context: Context) -> StageResult:
         check_columns_read(config.prepare, inputs, settled, checked)
         parts = [part for one in checked for part in one.parts]
         limit = config.prepare.limit_documents
-        dropped, duplicates, united = run_task(drop_duplicates, storage, parts, limit)
-        plan = plan_shards(parts, dropped, config.prepare.shard_rows, limit)
-        tables = [labels.rejected, *(table for one in checked for table in one.rejected), duplicates]
+        dropped: Dropped = run_task(drop_duplicates, storage, parts, limit)
+        plan = plan_shards(parts, dropped.rows, config.prepare.shard_rows, limit)
+        tables = [labels.rejected, *(table for one in checked for table in one.rejected), dropped.rejected]
         rejected: RejectedSummary = run_task(write_rejected, storage, tables, parts, plan, limit)
         _check_rejected(config, run.path(layout.REJECTED), inputs, rejected, plan)
         with StageProgress(
@@ -73,8 +72,8 @@ def prepare(context: Context) -> StageResult:
             shards = _write_shards(storage, parts, plan, progress.advance)
         check_texts(config.prepare, inputs, checked, sum(one.texts for one in shards))
         check_unknown_gold(config.prepare, checked, shards)
-        known: KnownTexts = run_task(count_known_texts, storage, len(shards))
-        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, united, known)
+        known = dropped.known
+        told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, dropped.united, known)
         of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
         details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)

@@ -30,7 +30,7 @@ from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
-from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, halves_held_out, held_out_judged, least_lead, stops
+from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, held_out_judged, least_lead, stops
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.metrics.thresholds import (
     fit_min_score,
@@ -79,8 +79,8 @@ def select(context: Context) -> StageResult:
     # Nothing to select by: the last student is shipped, and the manifest says that nothing was compared.
     chosen = int(np.argmax([one["score"] for one in scores])) if outcome["documents"] else encoders - 1
     run_with_encoder(ship, storage, config, context.encoder_folder(chosen))
-    shards, yes, is_half = context.shards, judged[chosen].yes_threshold, _is_half(context)
-    thresholds = fit_thresholds(storage, chosen, shards, yes, run_tasks, is_half)
+    shards, yes = context.shards, judged[chosen].yes_threshold
+    thresholds = fit_thresholds(storage, chosen, shards, yes, run_tasks, context.halves_held_out)
     details = {
         "encoder": chosen,
         "chosen": encoder_name(chosen),
@@ -139,13 +139,9 @@ def _compare(context: Context, encoders: int, name: str) -> dict[str, Any]:
     compared = held_out_judged(context.config, context.prepared.held_out)
     with StageProgress(name, "documents", compared) as progress:
         storage, config, shards = context.storage, context.config, context.shards
-        outcome = score_encoders(storage, config, shards, scales, run_tasks, _is_half(context))
+        outcome = score_encoders(storage, config, shards, scales, run_tasks, context.halves_held_out)
         progress.advance(outcome["documents"])
     return outcome
-
-
-def _is_half(context: Context) -> bool:
-    return halves_held_out(context.config, context.prepared.held_out)
 
 
 def ship(storage: Storage, config: Config, folder: str | None) -> None:

@@ -31,7 +31,6 @@ from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, user_errors, wait_for_gpus
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
-from ezxmc_ray.cycles import halves_held_out
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.train_settings import TrainSettings
@@ -73,7 +72,7 @@ def train(context: Context, cycle: int) -> StageResult:
         )
     # Ray Train finds a killed run's checkpoints by this name, so it must change when the examples or the settings do.
     commit = context.manifest(layout.examples(cycle)).commit
-    is_half = halves_held_out(config, context.prepared.held_out)
+    is_half = context.halves_held_out
     halves = ["halves"] if is_half else []
     name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit, *halves])
     remove_trainings(storage, cycle, kept=name)

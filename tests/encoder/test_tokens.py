@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -176,6 +177,16 @@ def spied(given: list[str]) -> Callable[[TextReader, list[str]], list[list[int]]
         return plain(self, texts)
 
     return tokenize
+
+
+def test_a_blank_that_belongs_to_the_first_word_hides_no_text() -> None:
+    """As where a byte-level tokenizer reads "query: Physics": the prompt by itself ends in a token of its blank."""
+    reader = TextReader(AutoTokenizer.from_pretrained(resolve_model(SMALL_TEACHER)))
+    texts = ["Physics", "Biology", "history of music"]
+    assert len(reader.lead("query: ")) > len(reader.lead("query:"))
+    for read in (reader.head, reader.head_tail, partial(reader.chunks, max_chunks=4)):
+        assert read(texts, "query: ", 16).unreadable == 0
+    assert reader.head([""], "query: ", 16).unreadable == 1
 
 
 def test_texts_that_the_tokenizer_knows_nothing_of_are_counted(reader: TextReader) -> None:

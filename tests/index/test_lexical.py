@@ -167,6 +167,19 @@ def test_words_are_the_same_however_their_letters_are_encoded_and_keep_their_mar
     assert [len(word) >= 2 for word in word_stems("हिन्दी साहित्य का इतिहास")] == [True] * 4
 
 
+def test_a_turkish_i_is_one_letter_however_its_capital_is_written() -> None:
+    for label, text in (
+        ("İstatistik", "Uygulamalı istatistik dersleri"),
+        ("İnşaat Mühendisliği", "inşaat mühendisliği"),
+        ("Bilgisayar Ağları", "BİLGİSAYAR AĞLARI"),
+    ):
+        for language in ("none", "turkish"):
+            table = LexicalTable.from_texts([label, "other"], language=language)
+            labels = np.arange(2, dtype=np.int32)[None]
+            np.testing.assert_allclose(table.shares([None], [text], labels), [[1, 0]])
+            assert table.names.find([None], [text]).of(labels).tolist() == [[1, 0]]
+
+
 def test_without_blanks_each_two_letters_are_a_word() -> None:
     assert word_stems("機械学習のMLと木, ab") == ["機械", "械学", "学習", "習の", "ml", "と木", "ab"]
     assert word_stems("データ 水 X") == ["デー", "ータ", "水"]

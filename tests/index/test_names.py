@@ -10,7 +10,7 @@ import pytest
 from ezxmc_ray.index import names as module
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.language import stemmer
-from ezxmc_ray.index.names import MAX_WORDS, NameTable, label_names, name_arrays
+from ezxmc_ray.index.names import MAX_LETTERS, MAX_WORDS, NameTable, label_names, name_arrays
 from ezxmc_ray.index.words import DOCUMENT_WORDS, tokens
 
 
@@ -111,6 +111,8 @@ def test_names_of_a_label() -> None:
     assert label_names("12:30 train") == [["12", "30", "train"]]
     assert label_names("C") == label_names("") == label_names("水") == []  # stand in nearly every text
     assert label_names("機械学習") == [["機", "械", "学", "習"]]
+    assert label_names(" ".join(map(str, range(MAX_WORDS + 1)))) == label_names("水" * (MAX_LETTERS + 1)) == []
+    assert len(label_names("水" * MAX_LETTERS)) == 1 and label_names("水" * MAX_WORDS + " ab") == []
 
 
 def test_words_are_compared_by_their_stems_and_in_their_order() -> None:
@@ -135,6 +137,8 @@ def test_title_and_text_are_no_run_of_words() -> None:
         ("ภาษาไทย", "เรียนภาษาไทยวันนี้"),
         ("東京", "東京都の歴史"),
         ("データ ベース", "大きなデータベース"),
+        ("วิทยาการคอมพิวเตอร์", "ภาควิชาวิทยาการคอมพิวเตอร์และอื่นๆ"),
+        ("コンピュータグラフィックス", "最近のコンピュータグラフィックスの研究"),
     ],
 )
 def test_names_stand_in_scripts_without_blanks(label: str, text: str) -> None:

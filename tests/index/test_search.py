@@ -84,6 +84,19 @@ def test_a_long_tie_is_searched_few_queries_at_once(monkeypatch: pytest.MonkeyPa
     assert all(asked == 1 or asked * fetch * 2 <= 64 for asked, fetch in widths)
 
 
+def test_an_index_that_visits_fewer_labels_than_are_asked_for_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3000, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    shard = build_shard(vectors, 0, "IVF100,Flat", 1)
+    index = ShardedIndex([shard])
+    asked: list[int] = []
+    once = index._search_once
+    monkeypatch.setattr(index, "_search_once", lambda *all: asked.append(all[2]) or once(*all))
+    scores, labels = index.search(vectors[:20], 200)
+    assert asked == [201] and (labels[:, -1] == -1).any() and np.isneginf(scores[labels == -1]).all()
+    assert (labels[:, 0] == np.arange(20)).all()
+
+
 def test_fewer_labels_than_asked_for_are_padded() -> None:
     index = ShardedIndex.from_vectors(np.eye(3, dtype=np.float32))
     scores, labels = index.search(np.eye(3, dtype=np.float32)[:1], 5, [[1]])

@@ -183,8 +183,10 @@ def test_a_shard_is_built_from_its_own_labels_vectors_alone(storage: Storage, ve
 
 
 def test_slices_are_of_equal_size() -> None:
-    assert slices_of(10, 4) == [Slice(0, 0, 4), Slice(1, 4, 8), Slice(2, 8, 10)]
+    assert slices_of(10, 4) == [Slice(0, 0, 4), Slice(1, 4, 7), Slice(2, 7, 10)]
     assert [one.stop - one.first for one in slices_of(1_000_001, 1_000_000)] == [500_001, 500_000]
+    sizes = [one.stop - one.first for one in slices_of(1_000_001, 1001)]
+    assert min(sizes) == max(sizes) - 1 == 1000 and sum(sizes) == 1_000_001
 
 
 def test_slices_of_an_older_run_are_joined_where_they_are_needed_and_stay(run_index: Any, storage: Storage) -> None:

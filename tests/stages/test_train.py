@@ -68,6 +68,10 @@ def write_examples(storage: Storage, held_out: int) -> None:
     scale = {"verdict_mean": 0.3, "verdict_std": 0.5, "similarity_mean": 0.4, "similarity_std": 0.1}
     details = {"scale": scale, "own_scale": scale, "yes_threshold": 0.5, "pairs_asked": 0}
     details |= {"teacher": {"readout": "yes_no"}}
+    counts = {"documents": ROWS, "train": ROWS, "held_out": held_out, "test": 0, "labels": len(LABEL_TEXTS)}
+    prints = dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "")
+    prepared = counts | prints | {"shards": 1, "shard_rows": [ROWS]}
+    write_manifest(storage, "documents", Manifest("prepare", "", ROWS, 0.0, [], prepared))
     write_manifest(storage, "cycle-0/examples", Manifest("judge", "", ROWS, 0.0, [], details))
 
 
