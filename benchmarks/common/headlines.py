@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -114,6 +114,8 @@ def _kills(result: Result) -> str:
 
 def _quality(result: Result) -> str:
     """For each dataset, teacher and student ezxmc minus the method that comes closest to it by nDCG@5."""
+    if result.get("rounds"):
+        return _rounds(result["rounds"])
     groups: dict[tuple[str, ...], list[Result]] = {}
     for row in result["differences"]:
         if row["method"] not in NO_RIVALS:
@@ -126,6 +128,16 @@ def _quality(result: Result) -> str:
         f"{', '.join(_short(key[place]) for place in varying)}: {row['method']}, "
         + ", ".join(f"{name} {with_interval(row['metrics'][name], '+.1f')}" for name in ("P@1", "R@10"))
         for key, row in closest.items()
+    )
+
+
+def _rounds(rows: Sequence[Result]) -> str:
+    """Of each way to say how many documents are judged: the encoder that ships."""
+    return f"{rows[0]['dataset']}: " + "; ".join(
+        f"{row['rounds']}: {row['pairs']:,} pairs, "
+        + ", ".join(f"{name} {row['metrics'][name]['value']:.1f}" for name in ("P@1", "R@10"))
+        for row in rows
+        if row["chosen"]
     )
 
 

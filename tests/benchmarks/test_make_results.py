@@ -55,6 +55,12 @@ def test_a_benchmark_without_a_rule_is_told_by_its_first_note() -> None:
     ]
     told = headline({"command": "python benchmarks/readouts.py --name n", "data": "d", "rows": rows})
     assert told.endswith("likelihood: AUC +0.013, P@1 +1.0; best other: second wording: AUC +0.016, P@1 +1.0")
+    metrics = {name: {"value": 57.04, "low": None, "high": None} for name in ("P@1", "R@10")}
+    rounds = [
+        {"dataset": "d", "rounds": "auto", "pairs": 1320, "metrics": metrics, "chosen": one} for one in ("", "yes")
+    ]
+    told = headline({"command": "python benchmarks/quality.py --name n", "differences": [], "rounds": rounds})
+    assert told == "d: auto: 1,320 pairs, P@1 57.0, R@10 57.0"
     assert headline({"command": "python benchmarks/ray_start.py", "notes": ["3 works", "more"]}) == "3 works"
 
 
