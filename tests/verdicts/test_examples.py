@@ -112,6 +112,7 @@ def test_encoders_are_compared_by_the_scales_of_their_own_similarities(
     context: Any = SimpleNamespace(
         judged=lambda cycle: JudgedCycle(8, 8, 0.0, make_scale(9.0), make_scale(cycle), "yes_no"),
         prepared=SimpleNamespace(held_out=4),
+        halves_held_out=False,
         config=load_config(None, []),
         storage=None,
         shards=1,
