@@ -37,8 +37,9 @@ LETTERS = string.ascii_uppercase
 #: Tokens of all options of a choice.
 OPTION_TOKENS = 480
 #: Beside yes_no.
-ALL_THREE = ("likelihood", "second wording")
+JOINED = ("likelihood", "second wording")
 TARGET = "yes_no + similarity: the target"
+TITLE = "Read-outs of one LLM, alone and beside the target"
 SEED = 0
 
 Read = dict[str, np.ndarray]
@@ -65,9 +66,6 @@ def main() -> None:
     read = verdicts(asked)
     read["choice"] = chosen(llm, choice, pairs, given.orders)
     publish(given.name, TITLE, result(pairs, read, given) | {"versions": versions()})
-
-
-TITLE = "Read-outs of one LLM, alone and beside the target"
 
 
 def parse() -> argparse.Namespace:
@@ -167,7 +165,7 @@ def result(pairs: Pairs, read: Read, given: argparse.Namespace) -> dict[str, Any
     target = standard(read["yes_no"]) + standard(pairs.with_words)
     alone = {"similarity": pairs.with_words, **read, TARGET: target}
     others = {name: [values] for name, values in read.items() if name != "yes_no"}
-    others[" and of ".join(ALL_THREE)] = [read[name] for name in ALL_THREE]
+    others[" and of ".join(JOINED)] = [read[name] for name in JOINED]
     joined = {
         f"the same with the mean of {name}": standard(sum(map(standard, values), standard(read["yes_no"])))
         + standard(pairs.with_words)

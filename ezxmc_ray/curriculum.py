@@ -216,7 +216,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     done = {step.name: True for step in takewhile(plan.done, plan.steps())}
     steps_of_all = plan.steps_of(planned_cycles(config))
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
-    alike = [one for one in manifests if one and _works_alike(one, config, storage)]
+    before = _configuration_before(config, storage)
+    alike = [one for one in manifests if one and before and _works_alike(one, config, before)]
     measured = {one.stage: rate for one in alike if (rate := _rate(one))}
     amounts = _amounts(config, plan if done.get("prepare") else None)
     reference, machine = reference_rates()
@@ -265,12 +266,19 @@ def _pairs_in_words(config: Config, pairs: int) -> str:
     return f"at most {pairs:,}" + (f" of a budget of {budget:,}" if budget else "")
 
 
-def _works_alike(manifest: Manifest, config: Config, storage: Storage) -> bool:
-    """Whether a stage worked with the teacher, or the encoder, that ``config`` names: its rate then says something."""
+def _configuration_before(config: Config, storage: Storage) -> Config | None:
+    """What the run was made with, ``config`` where it is new; None: that cannot be read."""
     try:
-        before = stored_configuration(storage) if storage.exists(layout.CONFIG) else config
+        return stored_configuration(storage) if storage.exists(layout.CONFIG) else config
     except UserError:
-        return False
+        return None
+
+
+def _works_alike(manifest: Manifest, config: Config, before: Config) -> bool:
+    """Whether a stage worked with the teacher, or the encoder, that ``config`` names: its rate then says something.
+
+    ``before``: the configuration that the run was made with.
+    """
     if manifest.stage != "judge":
         return before.encoder == config.encoder
     told = manifest.details.get("teacher") or {}

@@ -48,7 +48,7 @@ def test_a_readout_that_knows_the_gold_labels_gains_and_one_that_says_the_same_a
     gold = (rng.uniform(size=(200, 5)) < 0.3).astype(int).tolist()
     yes_no = rng.normal(size=(200, 5)) + 0.5 * np.array(gold)
     read = {"yes_no": yes_no, "knowing": np.array(gold, float), "again": 3.0 * yes_no + 1.0}
-    read |= dict.fromkeys(readouts.ALL_THREE, yes_no)
+    read |= dict.fromkeys(readouts.JOINED, yes_no)
     given = Namespace(data=Path("d"), teacher="t")
     rows = {
         one["what orders the shortlist"]: one
