@@ -9,6 +9,7 @@ goes on where it was, and a changed setting redoes the stages that depend on it,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from ezxmc_ray.checks import check_free, check_inputs, check_installed, check_na
 from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.cycles import numeric_budget, planned_cycles, stopped_at
+from ezxmc_ray.cycles import compares, numeric_budget, planned_cycles, stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
@@ -213,7 +214,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     """What ``run`` would do, and how long it may take; nothing is written and no model is loaded."""
     storage = Storage(config.run)
     plan = RunPlan(config, storage)
-    done = {step.name: True for step in takewhile(plan.done, plan.steps())}
+    done = _done(plan, plan.done)
     steps_of_all = plan.steps_of(planned_cycles(config))
     manifests = [read_manifest(storage, step.folder) for step in steps_of_all]
     before = _configuration_before(config, storage)
@@ -301,7 +302,8 @@ def _rate(manifest: Manifest) -> float:
         texts = details.get("label_texts", details.get("labels", 0))
         units = encoding_work(units * details.get("encodings", 1), texts)
     # A small run is all start: what is left of it then says little, but never nothing.
-    return units / max(manifest.seconds - START_SECONDS[manifest.stage], manifest.seconds / 10)
+    seconds = manifest.seconds + manifest.details.get("seconds_before", 0.0)
+    return units / max(seconds - START_SECONDS[manifest.stage], seconds / 10)
 
 
 def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
@@ -330,7 +332,7 @@ def status(run: str) -> list[dict[str, Any]]:
     """
     plan = open_run(run)
     is_done = partial(_done_or_unreadable, plan)
-    done = {step.name: True for step in takewhile(is_done, plan.steps(is_done))}
+    done = _done(plan, is_done)
     wanted = {step.name for step in plan.steps_of(_cycles_known(plan, done))}
     rows: list[dict[str, Any]] = []
     for step in plan.steps_of(planned_cycles(plan.config)):
@@ -350,6 +352,23 @@ def status(run: str) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _done(plan: RunPlan, is_done: Callable[[Step], bool]) -> dict[str, bool]:
+    """The steps that are done, up to the first that is not, by name.
+
+    A cycle that waits for the stop rule has judged its held-out documents alone, so its judging is still to be done.
+    """
+    done = {step.name: True for step in takewhile(is_done, plan.steps(is_done))}
+    for cycle in range(planned_cycles(plan.config)):
+        waits = compares(plan.config, cycle) and f"cycle {cycle} select" not in done
+        if waits and _judging(cycle)[0] in done and not plan.is_whole(cycle, is_done):
+            done = {name: True for name in done if name not in _judging(cycle)}
+    return done
+
+
+def _judging(cycle: int) -> tuple[str, str]:
+    return f"cycle {cycle} shortlist", f"cycle {cycle} judge"
 
 
 def _cycles_known(plan: RunPlan, done: dict[str, bool]) -> int:

@@ -113,10 +113,16 @@ class RunPlan:
 
     def _held_out(self, cycle: int, is_done: Callable[[Step], bool]) -> list[Step]:
         """Shortlist and judge the held-out documents of ``cycle``; what has been done on all of them serves as well."""
-        everything = [self._shortlist(cycle, held_out_only=False), self._judge(cycle, compared=True)]
-        if all(is_done(step) for step in everything):
-            return everything
+        if self.is_whole(cycle, is_done):
+            return self._everything(cycle)
         return [self._shortlist(cycle, held_out_only=True), self._judge(cycle, False)]
+
+    def _everything(self, cycle: int) -> list[Step]:
+        return [self._shortlist(cycle, held_out_only=False), self._judge(cycle, compared=True)]
+
+    def is_whole(self, cycle: int, is_done: Callable[[Step], bool]) -> bool:
+        """Whether all documents of ``cycle``, not the held-out ones alone, have been judged."""
+        return all(is_done(step) for step in self._everything(cycle))
 
     def _ending(self) -> list[Step]:
         return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
@@ -211,9 +217,16 @@ class RunPlan:
             labels = self.context.prepared.label_fingerprint
             mark = fingerprint([labels, self._encoder(cycle), self.context.encoder_settings])
             self._keep_only(layout.label_vectors(cycle), mark)
-            return self._run("shortlist", cycle, held_out_only)
+            found = self._run("shortlist", cycle, held_out_only)
+            before = {} if held_out_only else self._shortlisted_before(cycle)
+            return replace(found, details=found.details | before)
 
         return Step(f"cycle {cycle} shortlist", "shortlist", layout.shortlist(cycle), inputs, run)
+
+    def _shortlisted_before(self, cycle: int) -> dict[str, float]:
+        """Seconds that a cycle which begins with its held-out documents took for their shortlists and the labels."""
+        selection = read_manifest(self.storage, layout.selection(cycle)) if compares(self.config, cycle) else None
+        return {"seconds_before": selection.details.get("shortlist_seconds", 0.0)} if selection else {}
 
     def _judge(self, cycle: int, compared: bool) -> Step:
         """``compared``: the cycle's held-out documents have been judged before the others."""
@@ -249,21 +262,18 @@ class RunPlan:
             compared = self._run("compare", cycle)
             # Its held-out documents' verdicts, which those of all the cycle's documents take the place of.
             dtype = judged_dtype(self.storage, layout.examples(cycle))
-            return replace(compared, details=compared.details | {"teacher": {"dtype": dtype}})
+            shortlist, is_part = self.context.manifest(layout.shortlist(cycle)), not self.is_whole(cycle, self.done)
+            taken = {"shortlist_seconds": shortlist.seconds} if is_part else {}
+            return replace(compared, details=compared.details | {"teacher": {"dtype": dtype}} | taken)
 
         folder = layout.selection(cycle)
         return Step(f"cycle {cycle} select", "select", folder, inputs, run)
 
     def _train(self, cycle: int) -> Step:
         def inputs() -> list[Any]:
-            return [
-                self._commit(layout.examples(cycle)),
-                self._encoder(0),
-                self._settings("student"),
-                self.context.encoder_settings,
-                self.config.seed,
-                *(["halves"] if self.context.halves_held_out else []),
-            ]
+            made_of = [self._commit(layout.examples(cycle)), self._encoder(0)]
+            settings = [self._settings("student"), self.context.encoder_settings, self.config.seed]
+            return [*made_of, *settings, *(["halves"] if self.context.halves_held_out else [])]
 
         def tidy() -> None:
             from ezxmc_ray.stages.train import remove_trainings
@@ -281,13 +291,10 @@ class RunPlan:
         return Step("select", "select", layout.STUDENT, inputs, lambda: self._run("select"))
 
     def _index(self) -> Step:
-        return Step(
-            "index",
-            "index",
-            layout.INDEX,
-            lambda: [self._commit(layout.STUDENT), self._settings("index")],
-            lambda: self._run("index"),
-        )
+        def inputs() -> list[Any]:
+            return [self._commit(layout.STUDENT), self._settings("index")]
+
+        return Step("index", "index", layout.INDEX, inputs, lambda: self._run("index"))
 
     def _predict(self) -> Step:
         def inputs() -> list[Any]:
@@ -298,14 +305,9 @@ class RunPlan:
 
     def _evaluate(self) -> Step:
         def inputs() -> list[Any]:
-            gold = self.context.prepared.gold_fingerprint
-            return [
-                gold,
-                self._commit(layout.STUDENT),
-                self._commit(layout.PREDICTIONS),
-                self._settings("evaluate"),
-                self.config.report.documents,
-            ]
+            made_by = [self._commit(layout.STUDENT), self._commit(layout.PREDICTIONS)]
+            settings = [self._settings("evaluate"), self.config.report.documents]
+            return [self.context.prepared.gold_fingerprint, *made_by, *settings]
 
         return Step("evaluate", "evaluate", layout.EVALUATION, inputs, lambda: self._run("evaluate"))
 

@@ -6,6 +6,7 @@ The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -143,6 +144,26 @@ def test_a_cycle_judged_in_two_parts_counts_what_both_asked(stages: FakeStages, 
         assert manifest is not None
         asked.append((manifest.details["pairs_asked"], manifest.details["pairs_held"]))
     assert asked == [(10, 20), (17, 13), (10, 20)]
+
+
+def test_a_cycle_shortlisted_in_two_parts_tells_the_seconds_of_both(stages: FakeStages, settings: list[str]) -> None:
+    stages.dies_at = "compare 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    storage, folder = storage_of(settings), "cycle-1/shortlist"
+    part = read_manifest(storage, folder)
+    assert part is not None and "seconds_before" not in part.details
+    write_manifest(storage, folder, replace(part, seconds=90.0))
+    stages.dies_at = "compare 2"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    whole = read_manifest(storage, folder)
+    assert whole is not None and whole.details["seconds_before"] == 90.0
+    storage.remove("cycle-1/selection")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)  # compared by what is judged of all documents, whose seconds are not those of a part
+    again = read_manifest(storage, "cycle-1/selection")
+    assert again is not None and "shortlist_seconds" not in again.details
 
 
 def test_label_vectors_are_kept_from_the_held_out_documents_to_the_others(

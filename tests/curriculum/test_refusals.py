@@ -37,6 +37,26 @@ def test_a_dry_run_of_a_run_that_was_killed_shows_what_is_left(
     assert done["cycle 0 train"] == (where != "train 0")
 
 
+@pytest.mark.parametrize("where", ["judge 1", "compare 1"])
+def test_held_out_documents_alone_are_not_a_cycle_that_is_judged(
+    stages: FakeStages, settings: list[str], where: str
+) -> None:
+    stages.dies_at = where
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    left = {step["step"]: step for step in curriculum.dry_run(load_config(None, settings))["steps"]}
+    for name in ("cycle 1 shortlist", "cycle 1 judge"):
+        assert not left[name]["done"] and left[name]["seconds"]
+        assert states(settings)[name] in ("missing", "stale")
+    stages.dies_at = "train 1"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert states(settings)["cycle 1 shortlist"] == states(settings)["cycle 1 judge"] == "done"
+    (storage := storage_of(settings)).remove("cycle-1/selection")
+    assert storage.exists("cycle-1/examples/manifest.json")
+    assert states(settings)["cycle 1 judge"] == "done"  # of all its documents, which serve the comparison too
+
+
 def test_a_budget_that_is_refused_is_not_written_down(stages: FakeStages, settings: list[str]) -> None:
     run(settings)
     with pytest.raises(UserError, match="give so many at least"):
