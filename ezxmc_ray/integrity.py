@@ -187,7 +187,7 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
             elif name.endswith(".parquet"):
                 right = _is_table(storage, name)
             elif name.endswith(layout.CONFIG):
-                right = is_as_written(storage.read_bytes(name)) and _is_mapping(storage.read_bytes(name))
+                right = is_as_written(storage.read_bytes(name)) and _mapping(storage.read_bytes(name)) is not None
             else:
                 right = _is_note(storage, name)
         except FileNotFoundError:
@@ -210,21 +210,22 @@ def _is_table(storage: Storage, name: str) -> bool:
 def read_configuration(storage: Storage) -> dict[str, Any]:
     """The values in the run's config.yaml. Errors: UserError for one that is damaged."""
     content = storage.read_bytes(layout.CONFIG)
-    if not (is_as_written(content) and _is_mapping(content)):
+    values = _mapping(content) if is_as_written(content) else None
+    if values is None:
         raise UserError(
             f"The configuration of the run, {storage.path(layout.CONFIG)}, is damaged, or was edited below its "
             "checksum: give `ezxmc run` with the configuration that the run was made with, which writes it anew (or "
             "take its first line out)."
         )
-    values: dict[str, Any] = yaml.safe_load(content)
     return values
 
 
-def _is_mapping(content: bytes) -> bool:
+def _mapping(content: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(yaml.safe_load(content), dict)
+        values = yaml.safe_load(content)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return False
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def note_begun(storage: Storage, folder: str, fingerprint: str) -> None:

@@ -18,6 +18,7 @@ example's labels in turn, a yes before a no; a likelihood prompt shows the label
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, replace
@@ -148,6 +149,7 @@ def _yaml(content: str, where: str) -> Any:
     return values
 
 
+@functools.lru_cache(16)  # every fingerprint of a step that judges asks for it
 def _parse(content: str, where: str) -> PromptTemplate:
     known = {
         "name": str,
