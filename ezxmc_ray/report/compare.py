@@ -140,13 +140,13 @@ def _entry(run: ComparedRun, student: Student, baseline: Measurement | None, fir
         student=student,
         pairs=run.pairs_by_cycle[-1],
         teacher_seconds=_teacher_seconds(run),
-        training_seconds=sum(map(_training_seconds, run.trained())),
+        training_seconds=sum(map(_training_seconds, run.trained)),
         over_first=None if run is first or baseline is None else _over(baseline, student, first.seed),
     )
 
 
 def _teacher_seconds(run: ComparedRun) -> float | None:
-    seconds = [manifest.details.get("engine_seconds") for manifest in run.judged()]
+    seconds = [manifest.details.get("engine_seconds") for manifest in run.judged]
     known = [float(one) for one in seconds if one is not None]
     return sum(known) if len(known) == len(seconds) else None
 
@@ -198,7 +198,7 @@ def _notes(runs: list[ComparedRun], counted: LabelCounts, entries: list[Entry]) 
 def _held(run: ComparedRun, pairs: int) -> Iterator[str]:
     """What the run's teacher seconds leave out: of its ``pairs`` those whose verdicts were there before, by either
     read-out."""
-    judged = [manifest.details for manifest in run.judged()]
+    judged = [manifest.details for manifest in run.judged]
     counts = {"pairs_asked": "were in its verdict store before, or are of the same texts as others"}
     if all(details.get(SECOND) for details in judged):
         counts["second_pairs_asked"] = "had been asked a second time before, or are of the same texts as others"

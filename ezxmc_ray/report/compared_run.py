@@ -7,7 +7,7 @@ been made by another version, with other knobs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -34,7 +34,8 @@ class ComparedRun:
 
     ``name``: as short as tells it from the others. ``chosen``: number of the encoder that it ships, 0 for the untrained
     one. ``label_ids``: fingerprint of them, in order. ``documents``: fingerprint of the ranked test documents that have
-    gold labels, and of these; ``order``: int64 [documents], what brings them into the order of their ids.
+    gold labels, and of these; ``order``: int64 [documents], what brings them into the order of their ids. ``judged``,
+    ``trained``: the manifests of judge, that of the selection last, and of train, cycle by cycle.
     """
 
     name: str
@@ -49,22 +50,12 @@ class ComparedRun:
     label_ids: str
     documents: str
     order: NDArray[np.int64]
+    judged: list[Manifest]
+    trained: list[Manifest]
 
     def measurement(self, encoder: int, inverse: NDArray[np.float64]) -> Measurement:
         """Of encoder number ``encoder``, documents in the order of the shards; ``inverse``: of inverse_propensities."""
         return read_measurement(self.storage, encoder, self.shards, inverse)
-
-    def judged(self) -> list[Manifest]:
-        """The manifests of judge, cycle by cycle, that of the selection last."""
-        return self._manifests(layout.examples, self.encoders)
-
-    def trained(self) -> list[Manifest]:
-        """The manifests of train, cycle by cycle; what an earlier configuration trained beyond these is no part."""
-        return self._manifests(layout.cycle_student, self.encoders - 1)
-
-    def _manifests(self, folder: Callable[[int], str], cycles: int) -> list[Manifest]:
-        found = [read_manifest(self.storage, folder(n)) for n in range(cycles)]
-        return [manifest for manifest in found if manifest is not None]
 
     @cached_property
     def pairs_by_cycle(self) -> list[int]:
@@ -79,10 +70,7 @@ class ComparedRun:
 
     def _judged_pairs(self, cycle: int, shard: int) -> NDArray[np.int64]:
         """The pairs of a shard's examples as row * labels + label number."""
-        path = layout.shard_file(layout.examples(cycle), shard)
-        if not self.storage.exists(path):
-            return np.zeros(0, np.int64)
-        table = self.storage.read_table(path, EXAMPLES_SCHEMA, ["row", "labels"])
+        table = self.storage.read_shard(layout.examples(cycle), shard, EXAMPLES_SCHEMA, ["row", "labels"])
         rows = np.repeat(table["row"].to_numpy().astype(np.int64), lengths(table["labels"]))
         return np.asarray(rows * self.labels + flat(table["labels"]))
 
@@ -90,8 +78,8 @@ class ComparedRun:
 def open_runs(roots: Sequence[str]) -> list[ComparedRun]:
     """The runs in the directories or URIs ``roots``.
 
-    Errors: UserError for a root that is no run, has not been evaluated since its student was chosen, has no gold labels
-    on test documents, or is given twice.
+    Errors: UserError for a root that is no run, has not been evaluated since its student was chosen, is being redone,
+    has no gold labels on test documents, or is given twice.
     """
     return [_open(root, name) for root, name in zip(roots, _names(roots), strict=True)]
 
@@ -107,13 +95,17 @@ def _open(root: str, name: str) -> ComparedRun:
         raise UserError(f"{root} has not been evaluated yet: finish it with `ezxmc run` first.")
     if _is_stale(evaluated, prepared, student):
         raise UserError(
-            f"The evaluation of {root} is older than its documents, its gold labels or its student: "
+            f"The evaluation of {root} is older than its documents, its labels, its gold labels or its student: "
             "bring it up to date with `ezxmc run`."
         )
     if not evaluated.details.get("documents"):
         raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
     config = read_configuration(storage)
     chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
+    encoders = len(evaluated.details["metrics"])
+    # What an earlier configuration judged or trained beyond these is no part of the run.
+    judged = _manifests(storage, [layout.examples(cycle) for cycle in range(encoders)], evaluated)
+    trained = _manifests(storage, [layout.cycle_student(cycle) for cycle in range(encoders - 1)], evaluated)
     documents, order = _ranked_documents(storage, shards)
     return ComparedRun(
         name=name,
@@ -122,20 +114,40 @@ def _open(root: str, name: str) -> ComparedRun:
         settings=_settings(config["evaluate"]),
         labels=int(prepared.details["labels"]),
         shards=shards,
-        encoders=len(evaluated.details["metrics"]),
+        encoders=encoders,
         depth=int(evaluated.details.get("depth", config["evaluate"]["depth"])),
         chosen=0 if chosen is None else int(chosen) + 1,
         label_ids=_fingerprint(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()),
         documents=documents,
         order=order,
+        judged=judged,
+        trained=trained,
     )
 
 
 def _is_stale(evaluated: Manifest, prepared: Manifest, student: Manifest) -> bool:
     """Whether what was evaluated is there no more; an earlier version, which does not say what it was, is believed."""
-    there = {name: prepared.details.get(name) for name in ("document_fingerprint", "gold_fingerprint")}
-    there["student"] = student.commit
+    names = ("document_fingerprint", "label_fingerprint", "gold_fingerprint")
+    there = {name: prepared.details.get(name) for name in names} | {"student": student.commit}
     return any(evaluated.details.get(name, value) != value for name, value in there.items())
+
+
+def _manifests(storage: Storage, folders: Sequence[str], evaluated: Manifest) -> list[Manifest]:
+    """The manifests of ``folders``, whole and those that the evaluation goes back to (an earlier version does not say).
+
+    Errors: UserError for a run that was begun anew after it had been evaluated, and has not come to its end again.
+    """
+    commits, found = evaluated.details.get("commits", {}), []
+    for folder in folders:
+        manifest = read_manifest(storage, folder)
+        is_whole = manifest is not None and not damaged_files(storage, manifest)
+        if manifest is None or not is_whole or commits.get(folder, manifest.commit) != manifest.commit:
+            raise UserError(
+                f"{folder} of {storage.root} is not there whole, or is newer than the evaluation: bring the run up to "
+                "date with `ezxmc run`."
+            )
+        found.append(manifest)
+    return found
 
 
 def _settings(stored: dict[str, Any]) -> EvaluateConfig:

@@ -104,11 +104,21 @@ def evaluate(context: Context) -> StageResult:
         "depth": config.evaluate.depth,
         "student": context.manifest(layout.STUDENT).commit,
         "document_fingerprint": known.document_fingerprint,
+        "label_fingerprint": known.label_fingerprint,
         "gold_fingerprint": known.gold_fingerprint,
+        "commits": commits_of(context),
         "teacher": teacher,
         **vars(times),
     }
     return StageResult(ranked, [*(item["file"] for item in items), sample], details)
+
+
+def commits_of(context: Context) -> dict[str, str]:
+    """What stands behind the encoders, by folder: the commits of all cycles' examples and students."""
+    cycles = context.cycles
+    folders = [layout.examples(cycle) for cycle in range(cycles + 1)]
+    folders += [layout.cycle_student(cycle) for cycle in range(cycles)]
+    return {folder: context.manifest(folder).commit for folder in folders}
 
 
 class RankWorker:

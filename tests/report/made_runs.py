@@ -99,28 +99,30 @@ def _write_shard(storage: Storage, name: str, rows: list[dict[str, Any]], skills
 def _write_manifests(
     storage: Storage, skills: tuple[float, ...], chosen: int | None, shards: int, labels: int, gold: str
 ) -> None:
-    fingerprints = {"document_fingerprint": "d", "gold_fingerprint": None if gold == "none" else "g"}
+    fingerprints = dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f")
+    fingerprints |= {"gold_fingerprint": None} if gold == "none" else {}
     prepared = {"labels": labels, "shards": shards} | fingerprints
     student = Manifest("select", "f", 5, 1.0, details={"chosen_cycle": chosen})
+    cycles: dict[str, Manifest] = {}
+    for cycle in range(len(skills)):
+        asked = 5 * TRAIN_DOCUMENTS if cycle == 0 else TRAIN_DOCUMENTS
+        told = {"pairs_asked": asked, "engine_seconds": 100.0 / (cycle + 1)}
+        files = [layout.shard_file(layout.examples(cycle), shard) for shard in range(shards)]
+        cycles[layout.examples(cycle)] = Manifest("judge", "f", 100, 120.0, files, told)
+        if cycle < len(skills) - 1:
+            cycles[layout.cycle_student(cycle)] = Manifest("train", "f", 20, 30.0)
     names = ["untrained", *(f"cycle_{n}" for n in range(len(skills) - 1))]
     evaluated = {
         "metrics": None if gold == "none" else {name: {} for name in names},
         "documents": 0 if gold == "none" else TEST_DOCUMENTS,
         "student": student.commit,
+        "commits": {folder: manifest.commit for folder, manifest in cycles.items()},
     } | fingerprints
-    files = [
-        f"evaluation/encoder-{n}/{layout.shard_name(s)}.parquet" for n in range(len(skills)) for s in range(shards)
-    ]
-    manifests = {
+    files = [layout.shard_file(layout.ranking(n), shard) for n in range(len(skills)) for shard in range(shards)]
+    manifests = cycles | {
         "documents": Manifest("prepare", "f", 60, 1.0, details=prepared),
         "student": student,
         "evaluation": Manifest("evaluate", "f", 40, 1.0, files, evaluated),
     }
-    for cycle in range(len(skills)):
-        asked = 5 * TRAIN_DOCUMENTS if cycle == 0 else TRAIN_DOCUMENTS
-        judged = {"pairs_asked": asked, "engine_seconds": 100.0 / (cycle + 1)}
-        manifests[f"cycle-{cycle}/examples"] = Manifest("judge", "f", 100, 120.0, details=judged)
-        if cycle < len(skills) - 1:
-            manifests[f"cycle-{cycle}/student"] = Manifest("train", "f", 20, 30.0)
     for folder, manifest in manifests.items():
-        write_manifest(storage, f"{folder}", manifest)
+        write_manifest(storage, folder, manifest)

@@ -62,8 +62,7 @@ def test_costs_are_distinct_pairs_engine_seconds_and_training_seconds(tmp_path: 
 def test_training_seconds_before_a_kill_count(tmp_path: Path) -> None:
     root = made_run(tmp_path)
     # 100 seconds of steps, a kill, then a start of 100 seconds and 200 seconds of steps.
-    went_on = Manifest("train", "f", 20, 310.0, details={"training_seconds": 300.0, "start_seconds": 100.0})
-    write_manifest(Storage(root), "cycle-0/student", went_on)
+    change(root, "cycle-0/student", seconds=310.0, training_seconds=300.0, start_seconds=100.0)
     assert compare_runs([root]).entries[1].training_seconds == 400.0
 
 
@@ -144,11 +143,12 @@ def test_held_pairs_of_a_second_read_out_are_noted(tmp_path: Path) -> None:
     assert sentence in notes and "in its verdict store" not in " ".join(notes)
 
 
-def change(root: str, folder: str, **details: Any) -> None:
+def change(root: str, folder: str, seconds: float | None = None, **details: Any) -> None:
     storage = Storage(root)
     manifest = read_manifest(storage, folder)
     assert manifest is not None
-    write_manifest(storage, folder, replace(manifest, details=manifest.details | details))
+    seconds = manifest.seconds if seconds is None else seconds
+    write_manifest(storage, folder, replace(manifest, seconds=seconds, details=manifest.details | details))
 
 
 def test_names_are_as_short_as_tells_the_runs_apart(tmp_path: Path) -> None:
@@ -164,13 +164,23 @@ def test_a_run_of_an_earlier_version_is_compared(tmp_path: Path) -> None:
     storage = Storage(root)
     evaluated = read_manifest(storage, "evaluation")
     assert evaluated is not None
-    for name in ("student", "document_fingerprint", "gold_fingerprint"):
+    for name in ("student", "commits", "document_fingerprint", "label_fingerprint", "gold_fingerprint"):
         del evaluated.details[name]
     write_manifest(storage, "evaluation", evaluated)
+    change(root, "documents", label_fingerprint="another")
     assert (
         compare_runs([root]).entries[-1].student.values
         == compare_runs([made_run(tmp_path / "b")]).entries[-1].student.values
     )
+
+
+def test_runs_of_no_cycle_and_of_imported_verdicts_are_compared(tmp_path: Path) -> None:
+    untrained, imported = made_run(tmp_path / "a", skills=(0.2,), chosen=None), made_run(tmp_path / "b")
+    for cycle in (0, 1):
+        change(imported, f"cycle-{cycle}/examples", pairs_asked=0, engine_seconds=0.0)
+    _, first, second = compare_runs([untrained, imported]).entries
+    assert (first.pairs, first.training_seconds) == (5 * TRAIN_DOCUMENTS, 0.0)
+    assert (second.pairs, second.teacher_seconds) == (6 * TRAIN_DOCUMENTS, 0.0)
 
 
 def without(folder: str) -> Any:
@@ -180,11 +190,18 @@ def without(folder: str) -> Any:
     return remove
 
 
-def newer_student(root: str) -> None:
-    storage = Storage(root)
-    manifest = read_manifest(storage, "student")
-    assert manifest is not None
-    write_manifest(storage, "student", replace(manifest, commit="another"))
+def newer(folder: str) -> Any:
+    def commit(root: str) -> None:
+        storage = Storage(root)
+        manifest = read_manifest(storage, folder)
+        assert manifest is not None
+        write_manifest(storage, folder, replace(manifest, commit="another"))
+
+    return commit
+
+
+def without_a_shard(root: str) -> None:
+    (Path(root) / "cycle-1/examples/shard-00001.parquet").unlink()
 
 
 def without_configuration(root: str) -> None:
@@ -194,17 +211,34 @@ def without_configuration(root: str) -> None:
 NO_RUN = "RUN is not a run: it has no config.yaml; give the directory that `ezxmc run` wrote."
 NOT_EVALUATED = "RUN has not been evaluated yet: finish it with `ezxmc run` first."
 STALE = (
-    "The evaluation of RUN is older than its documents, its gold labels or its student: bring it up to date with "
-    "`ezxmc run`."
+    "The evaluation of RUN is older than its documents, its labels, its gold labels or its student: bring it up to "
+    "date with `ezxmc run`."
 )
+
+
+def redone(folder: str) -> str:
+    return (
+        f"{folder} of RUN is not there whole, or is newer than the evaluation: bring the run up to date with "
+        "`ezxmc run`."
+    )
+
+
 MISTAKES = [
     (without_configuration, NO_RUN),
     (without("evaluation"), NOT_EVALUATED),
     (without("evaluation/encoder-1"), NOT_EVALUATED),
     (without("student"), NOT_EVALUATED),
-    (newer_student, STALE),
+    (newer("student"), STALE),
     (lambda root: change(root, "documents", document_fingerprint="new"), STALE),
+    (lambda root: change(root, "documents", label_fingerprint="new"), STALE),
     (lambda root: change(root, "documents", gold_fingerprint="new"), STALE),
+    # Killed while it was judged or trained anew, with student/ and evaluation/ of before.
+    (without("cycle-0/examples"), redone("cycle-0/examples")),
+    (without("cycle-1/examples"), redone("cycle-1/examples")),
+    (without("cycle-0/student"), redone("cycle-0/student")),
+    (without_a_shard, redone("cycle-1/examples")),
+    (newer("cycle-1/examples"), redone("cycle-1/examples")),
+    (newer("cycle-0/student"), redone("cycle-0/student")),
 ]
 
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray import layout
-from ezxmc_ray.context import JudgedCycle
+from ezxmc_ray.context import Context, JudgedCycle, stored_configuration
 from ezxmc_ray.stages import evaluate
-from ezxmc_ray.stages.evaluate import AuditSettings, audit_teacher, write_sample
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.stages.evaluate import AuditSettings, audit_teacher, commits_of, write_sample
+from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, PREDICTIONS_SCHEMA
+from tests.report.made_runs import made_run
 
 NAN = float("nan")
 SCALE = TargetScale(verdict_mean=0.0, verdict_std=1.0, similarity_mean=0.5, similarity_std=0.1)
@@ -151,3 +152,13 @@ def test_the_sample_is_the_first_test_documents_and_reads_no_more_than_these(tmp
     assert sum(name.startswith(("documents", "predictions", "gold")) for name, _ in read) == 32 + 4 + 2 * has_gold
     write_sample(storage, shards, 0, has_gold, "sample.parquet")
     assert len(storage.read_table("sample.parquet")) == 0
+
+
+@pytest.mark.parametrize("skills", [(0.2,), (0.2, 0.5, 0.7)])
+def test_the_evaluation_notes_what_it_goes_back_to(tmp_path: Path, skills: tuple[float, ...]) -> None:
+    """So that ``ezxmc compare`` knows a run that is being redone."""
+    storage = Storage(made_run(tmp_path, skills, chosen=None))
+    evaluated = read_manifest(storage, layout.EVALUATION)
+    assert evaluated is not None
+    commits = commits_of(Context(stored_configuration(storage), storage))
+    assert commits == evaluated.details["commits"] and len(commits) == 2 * len(skills) - 1
