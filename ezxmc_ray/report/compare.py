@@ -46,11 +46,12 @@ class Entry:
     engines together; None where a run of an earlier version does not say. ``training_seconds``: of the stage train;
     where it was killed and went on, the steps up to the last checkpoint count as well. ``over_first``: by measure
     ``difference`` to the first run's student and its paired ``interval``; None for that one itself, and on other test
-    documents.
+    documents. ``shipped_by``: names of the runs that ship the student.
     """
 
     name: str
     student: Student
+    shipped_by: list[str]
     pairs: int
     teacher_seconds: float | None
     training_seconds: float
@@ -138,6 +139,7 @@ def _entry(run: ComparedRun, student: Student, baseline: Measurement | None, fir
     return Entry(
         name=run.name,
         student=student,
+        shipped_by=[run.name],
         pairs=run.pairs_by_cycle[-1],
         teacher_seconds=_teacher_seconds(run),
         training_seconds=sum(map(_training_seconds, run.trained)),
@@ -168,11 +170,18 @@ def _untrained(
     entries: list[Entry] = []
     for run in runs:
         student, baseline = students[run.name][0], paired[run.name]
-        if any(np.array_equal(student.measurement.gains, entry.student.measurement.gains) for entry in entries):
+        if any(_gain_the_same(student, entry.student) for entry in entries):
             continue
+        sharing = [other for other in runs if _gain_the_same(student, students[other.name][0])]
+        shipped_by = [other.name for other in sharing if students[other.name][0].shipped]
+        name = f"{UNTRAINED} of {run.name}" if entries else UNTRAINED
         over = None if baseline is None else _over(baseline, student, runs[0].seed)
-        entries.append(Entry(f"{UNTRAINED} of {run.name}" if entries else UNTRAINED, student, 0, 0.0, 0.0, over))
+        entries.append(Entry(name, replace(student, shipped=bool(shipped_by)), shipped_by, 0, 0.0, 0.0, over))
     return entries
+
+
+def _gain_the_same(one: Student, other: Student) -> bool:
+    return np.array_equal(one.measurement.gains, other.measurement.gains)
 
 
 def _notes(runs: list[ComparedRun], counted: LabelCounts, entries: list[Entry]) -> list[str]:

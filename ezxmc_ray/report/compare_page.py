@@ -84,23 +84,28 @@ def legend(comparison: Comparison) -> list[str]:
 
 
 def student_rows(comparison: Comparison, measure: str) -> list[dict[str, str]]:
-    """A row for every student: its run, its name, pairs judged up to its cycle, ``measure``, whether it is shipped."""
+    """A row for every student: its run, its name, pairs judged up to its cycle, ``measure``, whether it is shipped.
+
+    Runs may share an untrained encoder: its row names those that ship it.
+    """
     return [
         {
             "run": run,
             "student": one.name,
             "pairs judged": f"{one.pairs:,}",
             measure: _value(one, measure),
-            "shipped": "yes" if one.shipped else "",
+            "shipped": ("yes" if by == [run] else f"by {', '.join(by)}") if by else "",
         }
-        for run, one in _all_students(comparison)
+        for run, one, by in _all_students(comparison)
     ]
 
 
-def _all_students(comparison: Comparison) -> list[tuple[str, Student]]:
-    """(run, student) for every trained one, after the untrained ones of the table."""
-    untrained = [(entry.name, entry.student) for entry in comparison.entries if entry.name.startswith(UNTRAINED)]
-    return untrained + [(run, one) for run, students in comparison.students.items() for one in students[1:]]
+def _all_students(comparison: Comparison) -> list[tuple[str, Student, list[str]]]:
+    """(run, student, runs that ship it) for every trained one, after the untrained ones of the table."""
+    untrained = [entry for entry in comparison.entries if entry.name.startswith(UNTRAINED)]
+    trained = [(run, one) for run, students in comparison.students.items() for one in students[1:]]
+    shared = [(entry.name, entry.student, entry.shipped_by) for entry in untrained]
+    return shared + [(run, one, [run] if one.shipped else []) for run, one in trained]
 
 
 def markdown(comparison: Comparison, measure: str) -> str:

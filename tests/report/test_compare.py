@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ezxmc_ray import cli, metrics
 from ezxmc_ray.config import EvaluateConfig
 from ezxmc_ray.evaluation.rankings import measure_encoders
 from ezxmc_ray.report.compare import Student, compare_runs
-from ezxmc_ray.report.compare_page import markdown, page, student_rows, table_rows
+from ezxmc_ray.report.compare_page import markdown, page, table_rows
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.report.made_runs import LABEL_COUNT, TRAIN_DOCUMENTS, documents, made_run, ranking
 
@@ -338,56 +337,3 @@ def test_names_of_runs_are_taken_as_they_are(tmp_path: Path, capsys: pytest.Capt
     assert legend and re.findall(r"</i>(.*?)</li>", legend[1]) == shown
     lines = re.findall(r'style="border-top: 2px (.*?)">', legend[1])
     assert len(set(lines)) == len(names)
-
-
-def test_markdown_tables_have_a_cell_for_every_run(tmp_path: Path) -> None:
-    comparison = compare_runs([made_run(tmp_path / "a|b"), made_run(tmp_path / "c_d", BETTER)])
-    table = [line for line in markdown(comparison, "P@1").splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table} == {5, 6}
-    assert table[0] == "|  | untrained encoder | a\\|b | c\\_d |"
-    assert len(table) == 4 + len(table_rows(comparison, comparison.entries)) + len(student_rows(comparison, "P@1"))
-    values = next(line for line in table if line.startswith("| PSP@5 |"))
-    assert f"{comparison.entries[1].student.values['PSP@5']:.1f} (" in values
-
-
-def test_every_student_has_a_row_with_its_value_and_the_shipped_one_says_so(tmp_path: Path) -> None:
-    comparison = compare_runs([made_run(tmp_path / "a", skills=(0.1, 0.4, 0.7), chosen=1)])
-    rows = student_rows(comparison, "P@1")
-    assert [row["student"] for row in rows] == [one.name for one in comparison.students["a"]]
-    values = [f"{student.values['P@1']:.1f} (" for student in comparison.students["a"]]
-    assert all(row["P@1"].startswith(value) for row, value in zip(rows, values, strict=True))
-    assert [row["shipped"] for row in rows] == ["", "", "yes"]
-
-
-class Page(HTMLParser):
-    """The tags and the visible text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for key, value in attrs if key.endswith(("href", "src"))]
-
-
-def test_the_page_needs_no_network_and_escapes_names(tmp_path: Path) -> None:
-    comparison = compare_runs([made_run(tmp_path / "a<b>"), made_run(tmp_path / "c", BETTER)])
-    text = page(comparison, "P@1")
-    found = Page(text)
-    assert found.tags.count("svg") == 1
-    assert not {"script", "link", "img", "iframe", "b"} & set(found.tags)
-    assert all(link.startswith("#") for link in found.links)
-    assert "a&lt;b&gt;" in text
-    over = (comparison.entries[-1].over_first or {})["P@1"]
-    assert f'<span class="difference up">{over["difference"]:+.1f}</span>' in text
-    assert "<td>120</td>" in text
-
-
-def test_few_documents_have_values_and_no_intervals(tmp_path: Path) -> None:
-    few = [row for row in documents(0) if row["split"] == "train"] + documents(0)[-8:]
-    comparison = compare_runs([made_run(tmp_path / "a", rows=few), made_run(tmp_path / "b", BETTER, rows=few)])
-    assert comparison.entries[-1].student.intervals["P@1"] is None
-    assert "None" not in markdown(comparison, "P@1") + page(comparison, "P@1")
