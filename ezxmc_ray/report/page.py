@@ -116,22 +116,25 @@ def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] 
         for encoder, values in encoders.items()
     ]
     shown = encoders.get(chosen) or next(iter(encoders.values()))
-    has_intervals = bool(report["intervals"])
-    error = None if has_intervals else _standard_error(shown)
-    return {"names": names, "rows": rows, "has_intervals": has_intervals, "error": error}
+    intervals = report["intervals"] or {}
+    has_intervals = any(interval for measured in intervals.values() for interval in measured.values())
+    error = None if intervals else _standard_error(shown)
+    is_few = bool(intervals) and not has_intervals
+    return {"names": names, "rows": rows, "has_intervals": has_intervals, "is_few": is_few, "error": error}
 
 
 def _measure_cell(report: dict[str, Any], encoder: str, name: str) -> dict[str, Any]:
     """One measure of one encoder: its value, its interval, its difference to the untrained one, and ``direction``.
 
-    The direction, up or down, goes by the paired interval; without one, by whether the difference would be seen.
+    The direction, up or down, goes by the paired interval: there is none under 10 documents, and then no direction.
+    In a run of an earlier version, which took none, it goes by whether the difference would be seen.
     """
     metrics, value = report["metrics"], report["metrics"][encoder].get(name)
     base = None if encoder == "untrained" else metrics.get("untrained", {}).get(name)
     difference = None if base is None or value is None else value - base
-    interval = (report["over_untrained"] or {}).get(encoder, {}).get(name, {}).get("interval")
-    low, high = interval or (difference or 0.0,) * 2
-    least = 0 if interval else 0.05
+    over = (report["over_untrained"] or {}).get(encoder, {}).get(name)
+    low, high = (over["interval"] or (0.0, 0.0)) if over else (difference or 0.0,) * 2
+    least = 0 if over else 0.05
     return {
         "value": value,
         "interval": (report["intervals"] or {}).get(encoder, {}).get(name),

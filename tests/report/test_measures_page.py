@@ -13,18 +13,20 @@ from ezxmc_ray.evaluation.rankings import measure_encoders
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.page import render
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
-from tests.report.made_runs import LABEL_COUNT, made_run
+from tests.report.made_runs import LABEL_COUNT, TEST_DOCUMENTS, TRAIN_DOCUMENTS, documents, made_run
 
 NAMES = ["untrained", "cycle_0"]
 
 
 @pytest.fixture
 def measured_run(make_run: Any, tmp_path: Path) -> Any:
-    """``measured_run(gold)`` -> the report of a run whose evaluation is that of a made-up ranking; and its details."""
+    """``measured_run(gold, tested)`` -> the report of a run whose evaluation is that of a made-up ranking, of the last
+    ``tested`` test documents; and its details."""
 
-    def make(gold: str = "all") -> tuple[dict[str, Any], dict[str, Any]]:
+    def make(gold: str = "all", tested: int = TEST_DOCUMENTS) -> tuple[dict[str, Any], dict[str, Any]]:
         storage, config = make_run(cycles=1, chosen=0)
-        ranked = Storage(made_run(tmp_path / "ranked", gold=gold))
+        rows = documents(0)[:TRAIN_DOCUMENTS] + documents(0)[-tested:]
+        ranked = Storage(made_run(tmp_path / "ranked", gold=gold, rows=rows, cuts=(22,)))
         measured = measure_encoders(ranked, NAMES, 2, LABEL_COUNT, EvaluateConfig(), 0)
         manifest = read_manifest(storage, "evaluation")
         assert manifest is not None
@@ -72,6 +74,17 @@ def test_the_page_shows_intervals_and_colours_differences_that_leave_out_zero(me
     report["over_untrained"]["cycle_0"]["P@1"]["interval"] = [-12.0, -0.5]
     assert f'<span class="difference down">{difference:+.1f}</span></td>' in render(report)
     assert "standard error" not in text
+
+
+def test_under_ten_documents_no_interval_is_claimed_and_no_difference_coloured(measured_run: Any) -> None:
+    report, measured = measured_run(tested=7)
+    assert set(measured["intervals"]["cycle_0"].values()) == {None}
+    assert any(abs(over["difference"]) > 1 for over in measured["over_untrained"]["cycle_0"].values())
+    text = render(report)
+    assert '<span class="difference">' in text and 'class="difference ' not in text
+    table = text[text.index("<h2>How well the encoders tag</h2>") : text.index("<h3>By how frequent")]
+    assert "interval (" not in table and "paired" not in table and "standard error" not in table
+    assert "So few documents have no intervals, and their differences mean little." in table
 
 
 def test_the_page_shows_the_bins_of_the_untrained_and_the_chosen_encoder(measured_run: Any) -> None:
