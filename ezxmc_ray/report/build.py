@@ -202,6 +202,9 @@ def _sample(storage: Storage, documents: int) -> list[dict[str, Any]]:
     for row in rows:
         text = row.get("text") or ""
         row["text"] = text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + "…"
+        if row.get("is_gold") is None:  # no gold labels, or a run of an earlier version, which has the texts alone
+            row["is_gold"] = [one in (row["gold"] or []) for one in row["predicted"]]
+            row["is_predicted"] = [one in row["predicted"] for one in row["gold"] or []]
     return rows
 
 

@@ -59,6 +59,8 @@ _NO_LABELS = np.zeros(0, np.int32)
 #: Pairs that gold labels measure the teacher by, about; of more, the documents are drawn. At 10 labels a document an
 #: AUC over so many has a standard error near 0.001.
 MAX_AUDITED_PAIRS = 1_000_000
+#: evaluation/sample.parquet: ``is_gold`` of each predicted label, ``is_predicted`` of each gold one: the same label,
+#: not one of the same text. ``gold``: without the document's excluded labels; null where none are given.
 SAMPLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -67,6 +69,8 @@ SAMPLE_SCHEMA = pa.schema(
         ("predicted", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float32())),
         ("gold", pa.list_(pa.string())),
+        ("is_gold", pa.list_(pa.bool_())),
+        ("is_predicted", pa.list_(pa.bool_())),
     ]
 )
 
@@ -256,20 +260,34 @@ def audit_pairs(examples: pa.Table, gold: list[np.ndarray], scale: TargetScale, 
 
 def write_sample(storage: Storage, shards: int, wanted: int, has_gold: bool, target: str) -> None:
     """Task: the first ``wanted`` test documents with their predicted labels beside the gold ones."""
-    texts = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"] if has_gold else None
+    labels = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"]) if has_gold else None
     rows: list[dict[str, Any]] = []
     for shard, places in _first_test_rows(storage, shards, wanted):
-        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "title", "text"])
-        predictions = storage.read_shard(layout.PREDICTIONS, shard, PREDICTIONS_SCHEMA, ["label_texts", "scores"])
+        columns = ["id", "title", "text", "excluded"]
+        documents = rows_of(storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, columns), places).to_pylist()
+        columns = ["label_ids", "label_texts", "scores"]
+        predictions = storage.read_shard(layout.PREDICTIONS, shard, PREDICTIONS_SCHEMA, columns).take(places)
         gold: list[Any] = [None] * len(places)
-        if texts is not None:
-            numbers = storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(places).to_pylist()
-            gold = [None if one is None else texts.take(pa.array(one, pa.int32())).to_pylist() for one in numbers]
-        tables = (rows_of(documents, places).to_pylist(), predictions.take(places).to_pylist())
-        for document, prediction, labels in zip(*tables, gold, strict=True):
-            shown = {"predicted": prediction["label_texts"], "scores": prediction["scores"], "gold": labels}
-            rows.append(document | shown)
+        if labels is not None:
+            gold = storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"].take(places).to_pylist()
+        for document, prediction, numbers in zip(documents, predictions.to_pylist(), gold, strict=True):
+            excluded = set(document.pop("excluded") or [])
+            counted = None if numbers is None else [number for number in numbers if number not in excluded]
+            rows.append(document | _beside_gold(prediction, labels, counted))
     storage.write_table(target, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA))
+
+
+def _beside_gold(prediction: dict[str, Any], labels: pa.Table | None, gold: list[int] | None) -> dict[str, Any]:
+    """A document's predicted labels and its ``gold`` ones (numbers; None: none given), and which are both."""
+    shown = {"predicted": prediction["label_texts"], "scores": prediction["scores"]}
+    if labels is None or gold is None:
+        return shown
+    found = labels.take(pa.array(gold, pa.int32())).to_pydict()
+    return shown | {
+        "gold": found["text"],
+        "is_gold": [one in found["id"] for one in prediction["label_ids"]],
+        "is_predicted": [one in prediction["label_ids"] for one in found["id"]],
+    }
 
 
 def _first_test_rows(storage: Storage, shards: int, wanted: int) -> Iterator[tuple[int, np.ndarray]]:

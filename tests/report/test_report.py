@@ -126,7 +126,8 @@ def test_every_key_is_documented(make_run: Any) -> None:
     report = build_report(*make_run(cycles=1, chosen=0))
     teacher = report["teacher"]
     nested = ("at_yes_threshold", "calibration_error", "verdict_over_similarity", "P@1")
-    keys = [*report, *report["least_score"], *teacher, *(key for name in nested for key in teacher[name])]
+    marks = [key for key in report["sample"][0] if key not in ("id", "title", "text")]
+    keys = [*report, *report["least_score"], *marks, *teacher, *(key for name in nested for key in teacher[name])]
     keys += [*teacher["cycles"][0], *teacher["calibration_curve"][0], *report["stages"]["cycle_0"]["judge"]]
     told = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     assert [key for key in keys if f"`{key}`" not in told and key != "cycle"] == []
@@ -235,6 +236,20 @@ def test_the_page_marks_the_chosen_encoder_differences_and_hits(make_run: Any) -
     assert text.count('class="hit">horticulture') == 2
     assert text.count('class="hit"') == 2
     assert "P@1 has a standard error of 1.3 points" in text
+
+
+def test_the_page_marks_hits_by_label_and_in_an_earlier_versions_sample_by_text(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=1, chosen=0))
+    assert report["sample"][0]["is_gold"] == [False, True, False]
+    assert report["sample"][0]["is_predicted"] == [True, False]
+    row = report["sample"][0] | {"predicted": ["bank", "loan"], "scores": [0.75, 0.5], "gold": ["bank", "loan"]}
+    none, not_given = row | {"gold": [], "is_predicted": []}, row | {"gold": None}
+    both = row | {"is_gold": [False, True], "is_predicted": [False, True]}
+    text = render(report | {"sample": [both]})
+    assert text.count("<li>bank<span>0.75</span></li>") == text.count("<li>bank</li>") == 1
+    assert '<li class="hit">loan ✓<span>0.50</span></li>' in text and '<li class="hit">loan ✓</li>' in text
+    assert "<li>none</li>" in render(report | {"sample": [none]})
+    assert "<li>none given</li>" in render(report | {"sample": [not_given]})
 
 
 def test_no_cycle_better_than_the_start_is_said_plainly(make_run: Any) -> None:

@@ -154,6 +154,27 @@ def test_the_sample_is_the_first_test_documents_and_reads_no_more_than_these(tmp
     assert len(storage.read_table("sample.parquet")) == 0
 
 
+def test_the_sample_marks_the_same_label_and_not_one_of_the_same_text(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    labels = [("bank-of-a-river", "bank"), ("bank-of-money", "bank"), ("loan", "loan"), ("itself", "itself")]
+    table = [{"id": one, "text": text, "description": "", "content_hash": bytes(16)} for one, text in labels]
+    storage.write_table("labels.parquet", pa.Table.from_pylist(table, LABELS_SCHEMA))
+    gold: list[list[int] | None] = [[1, 2, 3], [3], [], None]
+    documents = [{"id": str(n), "text": "t", "split": "test", "excluded": [3]} for n in range(len(gold))]
+    tags = {"label_ids": ["bank-of-a-river", "loan"], "label_texts": ["bank", "loan"], "scores": [0.75, 0.5]}
+    predicted = [tags | {"id": str(n)} for n in range(len(gold))]
+    storage.write_shard("documents", 0, pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
+    storage.write_shard("predictions", 0, pa.Table.from_pylist(predicted, PREDICTIONS_SCHEMA))
+    storage.write_shard("gold", 0, pa.table({"labels": pa.array(gold, GOLD_SCHEMA.field(0).type)}))
+    write_sample(storage, 1, 4, True, "sample.parquet")
+    found = storage.read_table("sample.parquet").to_pylist()
+    assert [row["predicted"] for row in found] == [["bank", "loan"]] * 4
+    # An excluded label counts in no measure, so it is no gold one here either.
+    assert [row["gold"] for row in found] == [["bank", "loan"], [], [], None]
+    assert [row["is_gold"] for row in found] == [[False, True], [False] * 2, [False] * 2, None]
+    assert [row["is_predicted"] for row in found] == [[False, True], [], [], None]
+
+
 @pytest.mark.parametrize("skills", [(0.2,), (0.2, 0.5, 0.7)])
 def test_the_evaluation_notes_what_it_goes_back_to(tmp_path: Path, skills: tuple[float, ...]) -> None:
     """So that ``ezxmc compare`` knows a run that is being redone."""
