@@ -170,6 +170,12 @@ def test_the_card_tells_why_the_cycles_ended_and_what_the_budget_was(make_run: A
     card = " ".join(model_card(report).split())
     assert "2 of at most 3; they ended because the encoder cycle_1 led cycle_0 by -1.25 points only" in card
     assert "of a budget of 50,000" in card
+    # So it is too where all of the last cycle had been judged, and its student trained, before min_lead was raised.
+    text = page.render(report)
+    assert "The cycles ended after 2 of 3: cycle 1 led cycle 0, the best one before it, by -1.25 points" in text
+    assert "(standard error 0.50; it takes more than -1.0 of these to go on), so no later student is part of" in text
+    assert "serve to choose between the encoders, and no student of this run learned from it." in text
+    assert "no more verdicts" not in text and "serves only" not in text
 
 
 def test_the_card_lies_where_the_hub_looks_for_it(make_run: Any) -> None:
