@@ -231,9 +231,10 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
-    """Mean score of one encoder in percent, standard error, and the paired difference to the base encoder."""
+    """Mean score of one encoder in percent, standard error, and the paired difference to the base encoder; of no
+    document a score of None."""
     if not len(table):
-        return {"encoder": encoder_name(encoder), "score": 0.0, "documents": 0}
+        return {"encoder": encoder_name(encoder), "score": None, "documents": 0}
     score, error = _mean(table[:, encoder])
     difference, difference_error = _mean(table[:, encoder] - table[:, 0])
     return {

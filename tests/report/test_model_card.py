@@ -90,22 +90,25 @@ def test_a_card_of_a_run_that_trained_nothing_claims_no_comparison(make_run: Any
     card = model_card(build_report(*make_run(cycles=0, chosen=None)))
     assert "**Nothing was trained (`curriculum.cycles=0`), so this is the encoder that training would have" in card
     assert "trained on none of the documents" in card
+    assert "there was nothing to compare it to:\n\n| encoder | score |" in card
     for claimed in ("No training made", "learned from its verdicts", "to compare encoders.", "are compared", "epochs"):
         assert claimed not in card
 
 
 def test_the_card_says_how_many_documents_were_trained_on_and_compared(make_run: Any) -> None:
     report = build_report(*make_run(cycles=2, chosen=1))
-    report["selection"]["documents"] = 100
+    report["selection"]["documents"], compared = 100, report["selection"]["scores"]
     card = " ".join(model_card(report).split())
     assert "by the split 1,500 documents are for training, 150 of them held out to compare encoders" in card
     assert "This encoder was trained on 600 of the documents. Of those held out 100 served to compare encoders." in card
     del report["training"]["cycle_1"]["examples"]  # as an earlier version left it
     assert "was trained on" not in model_card(report)
-    report["selection"]["documents"] = 0
-    assert "There was no held-out document to compare the encoders by, so the last student is shipped" in model_card(
-        report
-    )
+    for scores in ([0.0] * 3, [None] * 3):  # of an earlier version, and of today's
+        nothing = [row | {"score": score, "documents": 0} for row, score in zip(compared, scores, strict=True)]
+        report["selection"] |= {"documents": 0, "scores": nothing}
+        card = model_card(report)
+        assert "There was no held-out document to compare the encoders by, so the last student is shipped.\n" in card
+        assert "0.00" not in card and "| encoder |" not in card
 
 
 WORDS = "the share of the label's words that the document names"

@@ -275,7 +275,12 @@ def test_a_run_that_trained_nothing_claims_no_comparison(make_run: Any) -> None:
 def test_without_held_out_documents_no_choice_is_claimed(make_run: Any) -> None:
     report = build_report(*make_run(cycles=1, chosen=0))
     assert "The choice goes by the teacher" in render(report)
-    text = render(report | {"selection": report["selection"] | {"documents": 0}})
+    assert "<td>0.4300</td><td>150</td>" in render(report)
+    # Of an earlier version, and of today's.
+    scores = [{"encoder": "untrained", "score": 0.0}, {"encoder": "cycle_0", "score": None}]
+    nothing = {"documents": 0, "scores": [one | {"documents": 0} for one in scores]}
+    text = render(report | {"selection": report["selection"] | nothing})
+    assert text.count("<td>–</td><td>0</td></tr>") == 2
     assert "There was no held-out document to compare the encoders by, so the last student is shipped." in text
     assert "The choice goes by the teacher" not in text
 

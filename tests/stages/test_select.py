@@ -56,7 +56,7 @@ def test_noise_between_equally_good_encoders_seldom_stops_the_cycles() -> None:
 
 def test_nothing_held_out_compares_nothing_and_stops_nothing() -> None:
     found = summarize(np.zeros((0, 3)))
-    assert found["documents"] == 0 and [one["score"] for one in found["scores"]] == [0.0] * 3
+    assert found["documents"] == 0 and [one["score"] for one in found["scores"]] == [None] * 3
     assert not stops(found["lead"], 1.0)
 
 
