@@ -47,6 +47,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             chosen=_chosen(report),
             words=_words(report),
             trained_on=_trained_on(report),
+            learning_rates=_learning_rates(report),
             metric_rows=_metric_rows(report),
             versions={name: report["versions"][name] for name in PACKAGES if name in report["versions"]},
         )
@@ -71,11 +72,23 @@ def _words(report: Mapping[str, Any]) -> LexicalConfig:
 
 
 def _trained_on(report: Mapping[str, Any]) -> int | None:
-    """How many documents the encoder that is shipped was trained on; None: an earlier version did not count them."""
+    """How many documents the encoder that is shipped was trained on; None: an earlier version did not count them.
+
+    A training of less than an epoch does not read all its examples.
+    """
     if report["chosen_cycle"] is None:
         return 0
-    found: int | None = report["training"].get(_chosen(report), {}).get("examples")
-    return found
+    training = report["training"].get(_chosen(report), {})
+    examples: int | None = training.get("examples")
+    return None if examples is None else min(examples, training.get("documents", examples))
+
+
+def _learning_rates(report: Mapping[str, Any]) -> list[float]:
+    """The learning rate that the encoder that is shipped was trained with, by the documents of its steps; where that
+    is the untrained one, those of all trainings. Empty: an earlier version did not say."""
+    trainings = report["training"]
+    told = [trainings.get(_chosen(report), {})] if report["chosen_cycle"] is not None else trainings.values()
+    return sorted({one["learning_rate"] for one in told if one.get("learning_rate") is not None})
 
 
 def _header(model: str) -> str:

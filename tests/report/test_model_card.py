@@ -111,6 +111,22 @@ def test_the_card_says_how_many_documents_were_trained_on_and_compared(make_run:
         assert "0.00" not in card and "| encoder |" not in card
 
 
+def test_the_card_says_what_the_training_was_and_not_how_it_was_configured(make_run: Any) -> None:
+    report = build_report(*make_run(cycles=2, chosen=1))
+    assert "1.0 epochs a cycle, `student.learning_rate=5e-05`." in model_card(report)  # as an earlier version left it
+    # Cycle 1 has 600 examples; its steps had four times student.batch_size documents.
+    report["training"]["cycle_0"] |= {"documents": 300, "learning_rate": 5e-5}
+    report["training"]["cycle_1"] |= {"documents": 150, "learning_rate": 1e-4}
+    report["config"]["student"] |= {"epochs": 0.25, "patience": 3}
+    card = model_card(report)
+    assert "was trained on 150 of the documents" in card
+    assert "0.25 epochs a cycle at most, peak learning rate 0.0001." in card
+    report["training"]["cycle_1"]["documents"] = 1800  # three epochs
+    assert "was trained on 600 of the documents" in model_card(report)
+    card = model_card(report | {"chosen_cycle": None})
+    assert "trained on none of the documents" in card and "peak learning rate 5e-05 and 0.0001." in card
+
+
 WORDS = "the share of the label's words that the document names"
 NAME = " where the label's whole name stands in the title, half of that in the text)"
 
