@@ -77,7 +77,7 @@ def _ends(interval: Interval, form: str) -> str:
 
 def legend(comparison: Comparison) -> list[str]:
     """What the figures of the table are, and what has to be known besides, a sentence each."""
-    sentences = ["Measures are percent with 95 % intervals (bootstrap over the test documents)."]
+    sentences = ["Measures are percent with 95 % intervals over the test documents."]
     if any(entry.over_first for entry in comparison.entries):
         sentences.append(f"{SIGNIFICANT}: the interval of the difference leaves out zero.")
     return sentences + comparison.notes

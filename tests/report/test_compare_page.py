@@ -21,6 +21,7 @@ def test_markdown_tables_have_a_cell_for_every_run(tmp_path: Path) -> None:
     assert len(table) == 4 + len(table_rows(comparison, comparison.entries)) + len(student_rows(comparison, "P@1"))
     values = next(line for line in table if line.startswith("| PSP@5 |"))
     assert f"{comparison.entries[1].student.values['PSP@5']:.1f} (" in values
+    assert "- Measures are percent with 95 % intervals over the test documents.\n" in markdown(comparison, "P@1")
 
 
 def test_every_student_has_a_row_with_its_value_and_the_shipped_one_says_so(tmp_path: Path) -> None:
@@ -90,6 +91,7 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path: Path) -> None:
     over = (comparison.entries[-1].over_first or {})["P@1"]
     assert f'<span class="difference up">{over["difference"]:+.1f}</span>' in text
     assert "<td>120</td>" in text
+    assert "with its 95 % interval over these documents; below it" in text and "bootstrap" not in text
 
 
 def test_few_documents_have_values_and_no_intervals(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_the_page_shows_intervals_and_colours_differences_that_leave_out_zero(me
     report["over_untrained"]["cycle_0"]["P@1"]["interval"] = [-12.0, -0.5]
     assert f'<span class="difference down">{difference:+.1f}</span></td>' in render(report)
     assert "standard error" not in text
+    # Over very many documents nothing is drawn: docs/report.md says how intervals are made.
+    assert "its 95 % interval over these documents" in text and "bootstrap" not in text
 
 
 def test_under_ten_documents_no_interval_is_claimed_and_no_difference_coloured(measured_run: Any) -> None:

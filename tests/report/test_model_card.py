@@ -33,6 +33,7 @@ def test_the_card_says_what_the_run_knows(make_run: Any) -> None:
     interval = [49.8, 55.0]
     card = model_card(report | {"intervals": {"cycle_1": {"P@1": interval}}})
     assert ["P@1", "55.5", "49.8 to 55.0", "49.5"] in rows(card)
+    assert "percent; 95 % intervals over these documents." in card and "bootstrap" not in card
     assert ["model", "Qwen/Qwen2.5-0.5B-Instruct"] in rows(card)
     assert ["pairs judged", "31,500"] in rows(card) and ["read-out", "yes_no"] in rows(card)
     assert ["least similarity of a tag", "0.312 (fitted to the teacher's yes)"] in rows(card)

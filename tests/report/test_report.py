@@ -184,6 +184,7 @@ def test_the_page_shows_the_audit(make_run: Any) -> None:
     assert f"<td>{low:.3f} to {high:.3f}</td>" in text
     assert f"<td>{100 * teacher['at_yes_threshold']['similarity_precision']:.1f} %</td>" in text
     assert f"Expected calibration error: {teacher['calibration_error']['p_yes']:.3f} of P(yes)" in text
+    assert "Intervals are over these documents." in text and "bootstrap" not in text
     assert "<dt>engines busy</dt><dd>87.9 %</dd>" in text
     assert "<dt>engines waiting (Ray, tables)</dt><dd>12.1 %</dd>" in text
 
