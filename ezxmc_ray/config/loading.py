@@ -81,8 +81,7 @@ def fingerprinted_settings(config: Config, section: str) -> dict[str, Any]:
         return {"weight": 0.0}
     if section == "student" and not config.student.patience:
         values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
-    fixed = {knob.key for knob in knobs() if not knob.performance}
-    return {key: value for key, value in values.items() if f"{section}.{key}" in fixed}
+    return {key: value for key, value in values.items() if f"{section}.{key}" in _fixed()}
 
 
 def fingerprint(value: Any) -> str:
@@ -139,21 +138,24 @@ def _read_override(override: str) -> dict[str, Any]:
 
 def _merge(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     """The defaults under ``layers`` (where they come from, values by dotted key), the last one on top."""
-    merged = copy.deepcopy(_defaults())
+    merged, defaults, types = copy.deepcopy(_tree()), _defaults(), _types()
     places: dict[str, str] = {}
-    types = _types()
+    changed: set[str] = set()
     for place, values in layers:
         for key, value in values.items():
             _check_key(key, value, place)
             if key not in types:
                 continue  # an empty section
             places[key] = place
+            if key not in changed and type(value) is type(defaults[key]) and value == defaults[key]:
+                continue  # as most of a stored configuration is
+            changed.add(key)
             try:
                 OmegaConf.update(merged, key, _fitting(key, types[key], value, place))
             except OmegaConfBaseException as error:
                 raise _wrong_type(key, types[key], value, place) from error
     config = Config()
-    for key in places:  # the others have their defaults
+    for key in filter(changed.__contains__, types):  # the others have their defaults
         try:
             value = OmegaConf.select(merged, key, throw_on_missing=True)
         except OmegaConfBaseException as error:
@@ -166,9 +168,20 @@ def _merge(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
 
 
 @functools.cache
-def _defaults() -> DictConfig:
-    """Of which copies are made: OmegaConf takes five times as long to make it of the dataclasses."""
+def _tree() -> DictConfig:
+    """The defaults, of which copies are made: OmegaConf takes five times as long to make it of the dataclasses."""
     return OmegaConf.structured(Config)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return dict(_leaves(to_dict(Config())))
+
+
+@functools.cache
+def _fixed() -> frozenset[str]:
+    """Knobs that are no knobs of performance."""
+    return frozenset(knob.key for knob in knobs() if not knob.performance)
 
 
 @functools.cache
@@ -186,11 +199,13 @@ def _set(config: Config, key: str, value: Any) -> None:
 
 def _check_key(key: str, value: Any, place: str) -> None:
     """Raise a UserError unless ``key`` is a knob, or a section that is left empty."""
+    if key in _types():
+        return
     known = list(_types())
     below = [name for name in known if name.startswith(key + ".")]
     if below and value not in (None, {}):
         raise UserError(f"{key} {place} is a section; set one of its keys, such as {below[0]}.")
-    if key not in known and not below:
+    if not below:
         raise UserError(f"Unknown key {key} {place}; did you mean {_nearest(key, known)}?")
 
 
