@@ -130,6 +130,7 @@ def each_pair_once(store: VerdictStore, lookup: ShardLookup) -> Iterator[tuple[s
             else:
                 is_given[rows] = places(store.held(layout.shard_name(shard)), keys[rows]) < 0
         strays = np.flatnonzero(is_stray & is_given)
-        is_given[strays] = places(seen, keys[strays]) < 0
-        seen = np.union1d(seen, keys[strays])
+        if strays.size:  # joining sorts all that was seen, which for each of thousands of folders would take hours
+            is_given[strays] = places(seen, keys[strays]) < 0
+            seen = np.union1d(seen, keys[strays])
         yield folder, table.filter(pa.array(is_given))
