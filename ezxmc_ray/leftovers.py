@@ -21,11 +21,12 @@ from pathlib import Path
 
 import psutil
 
-#: Seconds after which a file that another machine's process was writing, or nobody knows who, is taken for left behind.
+#: Seconds after which a file that another machine's process was writing is taken for left behind.
 LEFT_AFTER_S = 3600.0
 #: Seconds for which a log stays whose process has ended: somebody may want to read it.
 LOG_KEPT_S = 86_400.0
-_NAME = re.compile(r".+\.tmp-(?:(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-)?[0-9a-f]{8}")
+#: With the machine and the process: a user's own backup.tmp-20250101 is none of ours.
+_NAME = re.compile(r".+\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 _TEMPORARY = re.compile(r"ezxmc-(?:ray-)?(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-.+")
 
 
@@ -74,12 +75,12 @@ def remove_leftovers(folder: Path) -> int:
     return removed
 
 
-def _is_owned(file: Path, host: str | None, pid: str | None) -> bool:
+def _is_owned(file: Path, host: str, pid: str) -> bool:
     try:
         written = file.stat().st_mtime
     except OSError:  # gone by now
         return True
-    if host == _host() and pid is not None:
+    if host == _host():
         with suppress(psutil.NoSuchProcess):
             # A process that began after the file was written last has the number of the one that wrote it.
             return psutil.Process(int(pid)).create_time() <= written + 1

@@ -70,18 +70,27 @@ def test_what_a_living_process_or_another_machine_writes_stays(tmp_path: Path) -
     own = Path(temporary_name(str(tmp_path / "a")))
     host, pid, _ = own.name.partition(".tmp-")[2].split("-")
     assert pid == str(os.getpid())
-    kept = [own, tmp_path / "b.tmp-00000000-1-01234567", tmp_path / "c.tmp-01234567"]
+    kept = [own, tmp_path / "b.tmp-00000000-1-01234567"]
     gone = [
         tmp_path / f"d.tmp-{host}-4194304-01234567",  # above the highest number of a process
         tmp_path / f"e.tmp-{host}-{os.getpid()}-01234567",
         tmp_path / "f.tmp-00000000-1-01234567",
-        tmp_path / "g.tmp-01234567",
     ]
-    others = [tmp_path / "table.parquet", tmp_path / "notes.tmp-old"]
+    others = [tmp_path / "table.parquet", tmp_path / "notes.tmp-old", tmp_path / "g.tmp-01234567"]
     for file in kept + gone + others:
         file.write_text("")
     (tmp_path / f"h.tmp-{host}-4194304-01234567" / "deep").mkdir(parents=True)
     for file in gone[1:] + others:
         os.utime(file, (1e9, 1e9))
-    assert remove_leftovers(tmp_path) == 5
+    assert remove_leftovers(tmp_path) == 4
     assert sorted(tmp_path.iterdir()) == sorted(kept + others)
+
+
+def test_what_a_user_called_so_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "backup.tmp-20250101"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for path in (folder / "notes.txt", folder):
+        os.utime(path, (1e9, 1e9))
+    with run_lock(Storage(str(tmp_path))):
+        assert (folder / "notes.txt").read_text() == "mine"
