@@ -10,7 +10,7 @@ cycle-c/shortlist/ (one file a document shard). Items: slices of labels, then do
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 LABEL_SLICE = 16384
 #: How finely the share of documents that a cycle takes is set.
 DRAW_BINS = 1 << 16
+#: How often a bin is divided: twice by the texts' draws, and once by the ids of copies.
+DRAW_DEPTH = 3
 #: What is drawn once for all cycles: the held-out documents that encoders are compared by.
 HELD_OUT_DRAW = "held out"
 
@@ -183,19 +185,22 @@ def _edge(context: Context, what: str, held_out: bool, wanted: int) -> float:
     """The draw of ``what`` below which ``wanted`` documents lie, or a few fewer.
 
     So that they are no more than wanted, it is the last of DRAW_BINS + 1 edges below which there are not too many; of
-    the bin above it, which holds many documents of a large set, the same once more.
+    the bin above it, while that holds several documents, the same again. Two bins deep these are copies of one text.
     """
     low, high, taken = 0.0, 1.0, 0
-    for _ in range(2):
+    for _ in range(DRAW_DEPTH):
         bins = (what, held_out, low, high)
         counts = run_tasks(
             count_draws, [(context.storage, context.config.seed, shard, *bins) for shard in range(context.shards)]
         )
-        below = taken + np.cumsum(sum(counts))
+        found = sum(counts)
+        below = taken + np.cumsum(found)
         edge = int(np.searchsorted(below, wanted, side="right"))
         taken = int(below[edge - 1]) if edge else taken
         width = (high - low) / DRAW_BINS
         low, high = low + edge * width, low + (edge + 1) * width
+        if edge == DRAW_BINS or found[edge] < 2:
+            break
     return low
 
 
@@ -206,10 +211,11 @@ def count_draws(
 
     Those of its train documents, ``held_out`` or not; the bins divide the draws from ``low`` to ``high`` evenly.
     """
-    documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split", "held_out", "content_hash"])
+    columns = ["split", "held_out", "content_hash", "id"]
+    documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, columns)
     held = documents["held_out"] if held_out else pc.invert(documents["held_out"])
-    keys = documents["content_hash"].filter(pc.and_(pc.equal(documents["split"], "train"), held))
-    return np.histogram(_draws(seed, what, keys.to_pylist()), DRAW_BINS, (low, high))[0]
+    drawn = documents.filter(pc.and_(pc.equal(documents["split"], "train"), held))
+    return np.histogram(_draws(seed, what, drawn), DRAW_BINS, (low, high))[0]
 
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:
@@ -344,11 +350,19 @@ class ShortlistWorker:
         """Which documents lie below ``share`` in the draw of ``what``, bool [documents]."""
         if share in (0.0, 1.0):
             return np.full(len(documents), bool(share))
-        return _draws(self.settings.config.seed, what, documents["content_hash"].to_pylist()) < share
+        return _draws(self.settings.config.seed, what, documents) < share
 
 
-def _draws(seed: int, what: str, keys: Sequence[bytes]) -> np.ndarray:
-    """A number in [0, 1) for each of ``keys``, float64, that depends on nothing but the arguments."""
+def _draws(seed: int, what: str, documents: pa.Table) -> np.ndarray:
+    """A number in [0, 1) for each of ``documents``, float64, that depends on nothing but the arguments.
+
+    Its first 32 bits are by the text, the others by the id: so copies of a text are told apart, and no others.
+    """
     prefix = f"{seed}/{what}/".encode()
-    digests = [hashlib.blake2b(prefix + key, digest_size=8).digest() for key in keys]
+    keys, ids = documents["content_hash"].to_pylist(), documents["id"].to_pylist()
+    digests = [_digest(prefix + key)[:4] + _digest(prefix + id.encode())[:4] for key, id in zip(keys, ids, strict=True)]
     return np.frombuffer(b"".join(digests), ">u8").astype(np.float64) / 2**64
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=8).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ezxmc_ray.config import load_config
@@ -22,16 +24,23 @@ DOCUMENTS_MADE, HELD_OUT = 400, 40
 
 @pytest.fixture
 def make_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Context]:
-    """``make_context(shards, *overrides)``: 400 documents, every fourth of them for testing, 40 held out."""
+    """``make_context(shards, *overrides)``: 400 documents, every fourth of them for testing, 40 held out.
+
+    ``texts``: how many different ones they have; None: each its own.
+    """
     monkeypatch.setattr(shortlist, "run_tasks", starmap)
 
-    def make(shards: int, *overrides: str) -> Context:
+    def make(shards: int, *overrides: str, texts: int | None = None) -> Context:
         context = Context(load_config(None, list(overrides)), Storage(str(tmp_path / f"run-{shards}")))
         rows: list[dict[str, Any]] = []
         for number in range(DOCUMENTS_MADE):
             split = "test" if number % 4 == 0 else "train"
-            row: dict[str, Any] = {"id": f"d{number}", "title": "", "text": f"text {number}", "split": split}
-            row |= {"excluded": []}
+            row: dict[str, Any] = {
+                "id": f"d{number}",
+                "title": "",
+                "text": f"text {number % (texts or DOCUMENTS_MADE)}",
+            }
+            row |= {"excluded": [], "split": split}
             row |= {"held_out": split == "train" and number % 10 == 1, "content_hash": content_hash("", row["text"])}
             rows.append(row)
         counts = {"documents": DOCUMENTS_MADE, "train": 300, "held_out": sum(row["held_out"] for row in rows)}
@@ -68,6 +77,26 @@ def test_a_cycle_takes_as_many_documents_as_wanted_besides_the_held_out_ones(
     assert one == many
     assert sum(held_out for _, held_out in one) == HELD_OUT
     assert sum(not held_out for _, held_out in one) == wanted
+
+
+@pytest.mark.parametrize("texts", [1, 3, 20])
+def test_copies_of_a_text_are_drawn_one_by_one(make_context: Callable[..., Context], texts: int) -> None:
+    settings = ["shortlist.held_out_documents=15", "shortlist.documents_per_cycle=57"]
+    one, many = (taken(make_context(n, *settings, texts=texts), 0) for n in (1, 7))
+    assert one == many
+    assert sum(held_out for _, held_out in one) == 15
+    assert sum(not held_out for _, held_out in one) == 57
+
+
+def test_documents_of_different_texts_are_drawn_by_their_texts_alone(make_context: Callable[..., Context]) -> None:
+    context = make_context(1, "shortlist.documents_per_cycle=57")
+    found = {name for name, held_out in taken(context, 0) if not held_out}
+    table = context.storage.read_shard("documents", 0, DOCUMENTS_SCHEMA)
+    learned = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.invert(table["held_out"])))
+    draws = {
+        row["id"]: hashlib.blake2b(b"0/0/" + row["content_hash"], digest_size=8).digest() for row in learned.to_pylist()
+    }
+    assert found == set(sorted(draws, key=lambda name: draws[name])[:57])
 
 
 def test_cycles_draw_different_documents_and_no_wish_takes_all(make_context: Callable[..., Context]) -> None:
