@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,8 +142,9 @@ class OnRayServe:
         said = ""
         while not self._ends.wait(LOOK_S):
             try:
-                told = serve.status().applications[self._name].deployments
-                self._running = sum(int(one.replica_states.get("RUNNING", 0)) for one in told.values())
+                application = serve.status().applications.get(self._name)
+                told = application.deployments.values() if application else ()  # nothing runs of one that is gone
+                self._running = sum(int(one.replica_states.get("RUNNING", 0)) for one in told)
                 now = self._handle.failed.remote().result(timeout_s=LOOK_S) if self._running else ""
             except Exception:  # a cluster that is busy, or ends: what was last known counts
                 continue
@@ -158,7 +161,7 @@ def ray_replicas(
     where: str, overrides: Sequence[str], settings: ServeSettings, cluster: ClusterConfig
 ) -> Iterator[OnRayServe]:
     """Replicas that are ready; they end with the block. Errors: UserError for what cannot be loaded, or has no room."""
-    name = f"ezxmc-{settings.host}-{settings.port}".replace(":", "-")
+    name = application_name(settings)
     is_shared = ray.is_initialized() or cluster_address(cluster) != "local"
     with ray_cluster(cluster):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -180,6 +183,13 @@ def ray_replicas(
                 serve.delete(name)
                 if not serve.status().applications:
                     serve.shutdown()
+
+
+def application_name(settings: ServeSettings) -> str:
+    """What the server's application is called on a cluster: by its machine and port, so that one that is started again
+    after a kill takes over what it left, and none takes another's."""
+    port = settings.port or f"any-{uuid.uuid4().hex[:8]}"
+    return f"ezxmc-{socket.gethostname()}-{settings.host}-{port}".replace(":", "-")
 
 
 def _application(where: str, overrides: Sequence[str], settings: ServeSettings) -> Any:

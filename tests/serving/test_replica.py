@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.serving.contract import Options, TagRequest
+from ezxmc_ray.serving.settings import ServeSettings
 from ezxmc_ray.tagging.export import export_bundle
 from tests.student.toy import TOPICS
 from tests.tagging.made_run import make_run
@@ -65,3 +69,77 @@ def test_why_a_replica_does_not_tag_is_said_once(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.01)
     backend.close()
     assert said == [answers[1]]
+
+
+class FakeServe:
+    """In place of ray.serve: knows by name the applications that were run and not deleted; each has a replica."""
+
+    def __init__(self) -> None:
+        self.applications: dict[str, Any] = {}
+        self.said = SimpleNamespace(result=lambda timeout_s: "")
+
+    def start(self, **options: Any) -> None:
+        pass
+
+    def run(self, application: str, name: str, route_prefix: None) -> Any:
+        deployment = SimpleNamespace(replica_states={"RUNNING": 1})
+        self.applications[name] = SimpleNamespace(status="RUNNING", of=application, deployments={"r": deployment})
+        method = SimpleNamespace(remote=lambda: self.said)
+        return SimpleNamespace(mistake=method, failed=method)
+
+    def delete(self, name: str) -> None:
+        del self.applications[name]
+
+    def status(self) -> FakeServe:
+        return self
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
+    """A cluster that this process has joined, with such a Serve; an application is the run that it is of."""
+    from ezxmc_ray.serving import deployment
+
+    fake = FakeServe()
+    monkeypatch.setattr(deployment, "serve", fake)
+    monkeypatch.setattr(deployment, "LOOK_S", 0.01)
+    monkeypatch.setattr(deployment, "ray_cluster", lambda cluster: contextlib.nullcontext())
+    monkeypatch.setattr(deployment, "_application", lambda where, overrides, settings: where)
+    return fake
+
+
+@pytest.mark.parametrize(("port", "machines"), [(8000, ["a", "b"]), (0, ["a", "a"])])
+def test_two_servers_on_a_cluster_leave_each_other_alone(
+    fake_serve: FakeServe, monkeypatch: pytest.MonkeyPatch, port: int, machines: list[str]
+) -> None:
+    from ezxmc_ray.serving.deployment import ray_replicas
+
+    settings, cluster = ServeSettings(port=port), ClusterConfig(address="head:6379")
+    monkeypatch.setattr("socket.gethostname", lambda: machines[0])
+    with ray_replicas("one", [], settings, cluster):
+        monkeypatch.setattr("socket.gethostname", lambda: machines[1])
+        with ray_replicas("two", [], settings, cluster):
+            assert sorted(one.of for one in fake_serve.applications.values()) == ["one", "two"]
+        assert [one.of for one in fake_serve.applications.values()] == ["one"]
+
+
+def test_a_server_that_is_started_again_takes_over_its_own_application() -> None:
+    from ezxmc_ray.serving.deployment import application_name
+
+    assert application_name(ServeSettings()) == application_name(ServeSettings())
+    assert application_name(ServeSettings(port=8001)) != application_name(ServeSettings())
+
+
+def test_where_the_application_is_gone_nothing_is_ready(fake_serve: FakeServe) -> None:
+    from ezxmc_ray.serving.deployment import PER_REPLICA, ray_replicas
+
+    with ray_replicas("one", [], ServeSettings(), ClusterConfig(address="head:6379")) as backend:
+        assert backend.slots == PER_REPLICA
+        fake_serve.applications, left = {}, fake_serve.applications
+        deadline = time.monotonic() + 30
+        while backend.slots:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        fake_serve.applications = left
