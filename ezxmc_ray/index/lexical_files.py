@@ -110,6 +110,7 @@ def open_lexical_table(
     label_texts = read_label_texts(storage)
     told = (note.get("version"), note.get("label_fingerprint"), note.get("asked"))
     if told != (VERSION, label_fingerprint or note.get("label_fingerprint"), language or note.get("asked")):
+        language = language or note.get("asked")  # words of another version of the program were asked for in it
         language = tell_language(storage) if language in (None, AUTO) else language
         anew = _made_anew(storage, language, label_texts, others)
         return LexicalTable(anew[0], NameTable(anew[1], language), label_texts)

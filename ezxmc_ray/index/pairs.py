@@ -22,6 +22,8 @@ _making_maps = threading.Lock()
 #: transform) some give none, some give others than they score by, and one ends the process.
 _PLAIN = (faiss.IndexFlat, faiss.IndexRefine, faiss.IndexScalarQuantizer, faiss.IndexPQ, faiss.IndexHNSW)
 _MAP = cast(Any, faiss).DirectMap
+#: Codes that equal vectors share, which FAISS gives of no single label.
+_SHARED_CODES = cast(Any, faiss).IndexIVFFlatDedup
 _CELLS = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
 
 
@@ -32,7 +34,7 @@ def scores_pairs(shard: Any) -> bool:
     kind = faiss.downcast_index(shard)
     if isinstance(kind, faiss.IndexIDMap):
         return isinstance(faiss.downcast_index(kind.index), _PLAIN)
-    return isinstance(kind, _CELLS)
+    return isinstance(kind, _CELLS) and not isinstance(kind, _SHARED_CODES)
 
 
 def pair_scores(shard: Any, queries: np.ndarray, rows: np.ndarray, first: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from ezxmc_ray.student.negatives import Namesakes, in_batch_weights, positives
 from ezxmc_ray.student.summary import (
     ALL,
     OWN,
+    draws_of,
     half_of,
     has_shortlist,
     latest,
@@ -228,17 +230,20 @@ def held_out_documents(
     documents_dir: str = layout.DOCUMENTS,
     is_half: bool = False,
 ) -> list[HeldOut]:
-    """Of the first ``limit`` held-out documents of ``cycle`` whose labels are all judged, in the order of the shards,
-    the share of worker ``rank`` of ``world``; ``is_half``: of those that trainings stop by (summary.half_of)."""
-    found: list[tuple[int, int, _JudgedShortlist]] = []
+    """Of the held-out documents of ``cycle`` whose labels are all judged, ``limit`` at most, the share of worker
+    ``rank`` of ``world``; ``is_half``: of those that trainings stop by (summary.half_of).
+
+    They are drawn by their places (summary.draws_of): the first ones would be of the input's first files.
+    """
+    drawn: list[tuple[int, int, int, _JudgedShortlist]] = []
     for table in read_held_out(storage, cycle):
-        if len(found) >= limit:
-            break
         table = half_of(table, of_training=True) if is_half else table
         table = table.filter(has_shortlist(table))
-        places = zip(table["shard"].to_pylist(), table["row"].to_pylist(), _judged_shortlists(table), strict=True)
-        found += [one for one in places if np.isfinite(one[2].verdict).all()]
-    found = found[:limit]
+        places = (draws_of(table).tolist(), table["shard"].to_pylist(), table["row"].to_pylist())
+        judged = zip(*places, _judged_shortlists(table), strict=True)
+        drawn += [one for one in judged if np.isfinite(one[3].verdict).all()]
+        drawn = sorted(drawn, key=itemgetter(0))[:limit]
+    found = [(shard, row, one) for _, shard, row, one in sorted(drawn, key=itemgetter(1, 2))]
     mine = found[rank * len(found) // world : (rank + 1) * len(found) // world]
     label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
     texts: list[dict[str, str | None]] = []

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ezxmc_ray import layout
 from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
@@ -124,13 +125,18 @@ def read_held_out(storage: Storage, cycle: int) -> Iterator[pa.Table]:
 def half_of(held_out: pa.Table, of_training: bool) -> pa.Table:
     """Of ``held_out`` (HELD_OUT_SCHEMA) the half that trainings stop by, or the half that is left to the selection.
 
-    A mix of a document's place says which: it is the same in every cycle, and knows no order of the input.
+    The draw of a document's place says which: it is the same in every cycle, and knows no order of the input.
     """
+    return held_out.filter(pa.array((draws_of(held_out) >> np.uint64(63)).astype(bool) == of_training))
+
+
+def draws_of(held_out: pa.Table) -> NDArray[np.uint64]:
+    """A number for each of ``held_out`` (HELD_OUT_SCHEMA), uint64 [documents]: a mix of its shard and row."""
     shard, row = (held_out[name].to_numpy().astype(np.uint64) for name in ("shard", "row"))
     place = (shard << np.uint64(32)) | row
     for factor in _MIX:
         place = (place ^ (place >> np.uint64(30))) * factor
-    return held_out.filter(pa.array((place >> np.uint64(63)).astype(bool) == of_training))
+    return place
 
 
 def latest(newest: pa.Table, earlier: Iterable[pa.Table]) -> pa.Table:

@@ -153,6 +153,11 @@ def test_documents_tell_the_language_unless_it_is_set(tmp_path: Path) -> None:
         assert open_lexical_table(storage).names.language == mapped.names.language == "german"
         assert isinstance(mapped.names.arrays.hashes, np.memmap)
         assert mapped.names.find([""], [text]).labels.tolist() == [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ezxmc_ray.index.lexical_files.VERSION", 999)
+        patch.setattr("ezxmc_ray.index.lexical_files.tell_language", lambda storage: pytest.fail("guessed"))
+        anew = open_lexical_table(storage)  # as after an update of the program
+        assert anew.names.language == "german" and not isinstance(anew.names.arrays.hashes, np.memmap)
     assert has_lexical_files(storage, LexicalSource("labels", "german", "other documents"))
     assert not has_lexical_files(storage, source) and not has_lexical_files(storage, LexicalSource("labels", "dutch"))
     assert open_lexical_table(storage, "labels", "dutch").names.language == "dutch"  # in memory

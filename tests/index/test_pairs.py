@@ -37,7 +37,9 @@ def test_scores_are_those_of_a_search(tmp_path: Path, factory: str) -> None:
         np.testing.assert_allclose(found, scores[:, column], atol=1e-5)
 
 
-@pytest.mark.parametrize("factory", ["IVF4,PQ8x4fs", "PQ8x4fs", "PCA8,Flat", "PCA8,IVF4,Flat", "RaBitQ"])
+@pytest.mark.parametrize(
+    "factory", ["IVF4,PQ8x4fs", "PQ8x4fs", "PCA8,Flat", "PCA8,IVF4,Flat", "RaBitQ", "IVF4,FlatDedup"]
+)
 def test_kinds_that_give_no_vector_they_score_by_are_left_alone(factory: str) -> None:
     index = build_shard(unit_rows(700, 0), 0, factory)
     assert not scores_pairs(index)

@@ -202,6 +202,22 @@ def test_held_out_documents_come_with_their_shortlists(storage: Storage) -> None
     assert [[one.document_text for one in share] for share in shares] == [[], [], ["title 2\ntext 2"]]
 
 
+def test_held_out_documents_that_are_fewer_than_all_are_of_all_shards(storage: Storage) -> None:
+    for shard in range(20):
+        documents = [document(10 * shard + row) for row in range(10)]
+        storage.write_shard("documents", shard, pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
+        examples = [example(row, [2, 3], [0.5, 0.5], held_out=True) for row in range(10)]
+        storage.write_shard("cycle-1/examples", shard, pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
+        storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
+    storage.remove("cycle-1/examples/summary")
+    summarize_examples(storage, 1, [range(7), range(7, 20)])
+    numbers = [int(one.document_text.rpartition(" ")[2]) for one in held_out_documents(storage, 1, limit=40)]
+    assert len(set(numbers)) == 40 and numbers == sorted(numbers)
+    assert len({number // 10 for number in numbers}) > 14
+    shares = [held_out_documents(storage, 1, 40, rank, 3) for rank in range(3)]
+    assert [one.document_text for share in shares for one in share] == [f"title {n}\ntext {n}" for n in numbers]
+
+
 def test_a_document_without_any_verdict_is_known_as_such(storage: Storage) -> None:
     batch = ExampleReader(storage, 1).read(whole((1, 1)))
     assert np.isnan(batch.verdict).all() and batch.best_verdict.tolist() == [-np.inf]
