@@ -112,6 +112,7 @@ def _go(config: Config, stage: str | None) -> None:
             if not worked:
                 _get_ready(plan, step, stage, stack)
                 _clear_damage(plan)
+            _check_settings(plan, step)
             if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
@@ -152,10 +153,18 @@ def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -
     stack.enter_context(ray_cluster(config.cluster))
     if stage in (None, "judge") and _is_ahead("judge", plan, step):
         plan.settle_teacher()
-    if stage is None and _is_ahead("train", plan, step):
+    if stage in (None, "train") and _is_ahead("train", plan, step):
         from ezxmc_ray.stages.train import check_training
 
         check_training(config)
+
+
+def _check_settings(plan: RunPlan, step: Step) -> None:
+    """Refuse a ``predict.precision`` that no score reaches before what is there is replaced. Errors: UserError."""
+    if step.stage == "predict" and plan.config.predict.precision is not None:
+        from ezxmc_ray.tagging.opening import settings_of
+
+        settings_of(plan.context)
 
 
 def _shipped(storage: Storage, cycles: int) -> str:
