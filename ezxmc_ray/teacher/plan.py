@@ -21,7 +21,8 @@ from ezxmc_ray.teacher.prompts import DESCRIPTION, LABEL, PromptTemplate, fill
 #: What the document slot reads where a label's prior is asked for.
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
-PLAN_VERSION = 4
+#: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text.
+PLAN_VERSION = 5
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
 #: No tokenizer takes more characters into a token on average, so text beyond is cut before it is tokenized.
@@ -71,14 +72,19 @@ class PromptPlan:
         middle, self._label_lead = _split_spaces(middle)
         start = [] if _is_chat(tokenizer, readout) else _start_tokens(tokenizer)
         before, line_break, line = head.rpartition("\n")
-        self._pad = _pad_token(tokenizer) if pad_tokens else None
+        pad = _pad_token(tokenizer)
+        self._pad = pad if pad_tokens else None
         self._pad_tokens = pad_tokens if self._pad is not None else 0
+        self._break = _break_alone(tokenizer, pad)
         # Without padding in between, the two are tokenized as one text, as the model knows it.
         self._head, self._line = start + self._trusted(head), list[int]()
         if self._pad_tokens:
-            self._head, self._line = start + self._trusted(before + line_break), self._trusted(line)
-        self._middle = self._trusted(middle)
-        self._tail = self._trusted(tail)
+            self._head = start + self._trusted(before + line_break)
+            self._line = self._trusted(line, begins=not line_break)
+        self._middle = self._trusted(middle, begins=False)
+        self._tail = self._trusted(tail, begins=False)
+        self._document_begins = self._slot_begins(head, self._document_lead)
+        self._label_begins = self._slot_begins("a" + middle, self._label_lead)
         self._described_label = template.described_label
         self._suffixes: dict[tuple[str, str], Suffix] = {}
         self.max_label_tokens = max_label_tokens
@@ -116,11 +122,13 @@ class PromptPlan:
     def prefixes(self, documents: Sequence[tuple[str, str]]) -> list[tuple[list[int], bool]]:
         """:meth:`prefix` of each (title, text)."""
         texts = [self._document_lead + "\n".join(part for part in document if part) for document in documents]
-        return [(self._joined(tokens), cut) for tokens, cut in self._cut(texts, self.max_document_tokens)]
+        cuts = self._cut(texts, self.max_document_tokens, self._document_begins)
+        return [(self._joined(tokens), cut) for tokens, cut in cuts]
 
     def prior_prefix(self) -> list[int]:
         """Tokens up to the label where there is no document."""
-        [(tokens, _)] = self._cut([self._document_lead + NO_DOCUMENT_TEXT], self.max_document_tokens)
+        text = self._document_lead + NO_DOCUMENT_TEXT
+        [(tokens, _)] = self._cut([text], self.max_document_tokens, self._document_begins)
         return self._joined(tokens)
 
     def _joined(self, document: list[int]) -> list[int]:
@@ -143,7 +151,8 @@ class PromptPlan:
         found = {label: self._suffixes[label] for label in dict.fromkeys(labels) if label in self._suffixes}
         fresh = [label for label in dict.fromkeys(labels) if label not in found]
         texts = [(self._label_lead + self._shown(*label)) or " " for label in fresh]
-        for label, (tokens, cut) in zip(fresh, self._cut(texts, self.max_label_tokens), strict=True):
+        cuts = self._cut(texts, self.max_label_tokens, self._label_begins)
+        for label, (tokens, cut) in zip(fresh, cuts, strict=True):
             found[label] = Suffix(tokens + self._tail, len(tokens), cut)
         if len(self._suffixes) + len(fresh) > _KEPT_SUFFIXES:
             self._suffixes.clear()
@@ -153,37 +162,57 @@ class PromptPlan:
     def _shown(self, label: str, description: str) -> str:
         return fill(self._described_label, {LABEL: label, DESCRIPTION: description}) if description else label
 
-    def _cut(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], bool]]:
-        """The first ``limit`` tokens of each text, and whether it has more."""
+    def _cut(self, texts: Sequence[str], limit: int, begins: bool) -> list[tuple[list[int], bool]]:
+        """The first ``limit`` tokens of each text, and whether it has more; ``begins``: see :meth:`_tokens`."""
         short = [text[: limit * _CHARACTERS_PER_TOKEN] for text in texts]
-        found = zip(texts, short, self._untrusted(short), strict=True)
+        found = zip(texts, short, self._untrusted(short, begins), strict=True)
         return [(tokens[:limit], len(tokens) > limit or len(part) < len(text)) for text, part, tokens in found]
 
-    def _trusted(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    def _trusted(self, text: str, begins: bool = True) -> list[int]:
+        return self._tokens([text], begins)[0] if text else []
 
-    def _untrusted(self, texts: Sequence[str]) -> list[list[int]]:
+    def _untrusted(self, texts: Sequence[str], begins: bool) -> list[list[int]]:
         """Tokens of users' texts, in which the name of a control token is letters like any others."""
         filled = [text for text in texts if text]
         if not filled:
             return [[] for _ in texts]
         # split_special_tokens covers the tokens marked special. Others that are found by name (Qwen's <think>) are not.
-        plain = self._tokenizer(
-            filled,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
-        found = iter(map(self._without_names, filled, plain))
+        plain = self._tokens(filled, begins, split_special_tokens=True)
+        found = (self._without_names(*one, begins) for one in zip(filled, plain, strict=True))
         return [next(found) if text else [] for text in texts]
 
-    def _without_names(self, text: str, tokens: list[int]) -> list[int]:
+    def _without_names(self, text: str, tokens: list[int], begins: bool) -> list[int]:
         """``tokens`` of ``text``; where one was found by name, those of the text cut after each name's first letter."""
         if self._added is None or self._added.ids.isdisjoint(tokens):
-            return list(tokens)
+            return tokens
         cuts = [0, *(match.start() + 1 for match in self._added.names.finditer(text)), len(text)]
-        return [token for start, end in itertools.pairwise(cuts) for token in self._trusted(text[start:end])]
+        parts = [text[start:end] for start, end in itertools.pairwise(cuts)]
+        return [token for at, part in enumerate(parts) for token in self._trusted(part, begins and not at)]
+
+    def _tokens(self, texts: Sequence[str], begins: bool, **options: Any) -> list[list[int]]:
+        """Tokens of each text; ``begins``: of one as it is by itself, and not in the middle of a prompt.
+
+        Some tokenizers put a space before every text (Llama 2's, Phi-3's). Behind a line break they put none.
+        """
+        options |= {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        if begins or not self._break:
+            return list(map(list, self._tokenizer(list(texts), **options)["input_ids"]))
+        led = self._tokenizer(["\n" + text for text in texts], **options)["input_ids"]
+        size = len(self._break)
+        return [
+            list(tokens[size:]) if tokens[:size] == self._break else self._tokens([text], True, **options)[0]
+            for text, tokens in zip(texts, led, strict=True)
+        ]
+
+    def _slot_begins(self, before: str, lead: str) -> bool:
+        """Whether what fills a slot behind ``before`` has the tokens of a text by itself.
+
+        It has where the prompt begins with it, and behind a mark in tokenizers that begin anew there (Llama 2's).
+        """
+        if not before or not self._break:
+            return True
+        alone = self._trusted(lead + "a")
+        return self._trusted(before + lead + "a")[-len(alone) :] == alone
 
 
 @dataclass(frozen=True)
@@ -208,6 +237,12 @@ def _pad_token(tokenizer: Any) -> int | None:
         return int(alone[0])
     # Tokenizers that put a space before every text have one only after something else.
     return int(after[-1]) if after[:-1] == before else None
+
+
+def _break_alone(tokenizer: Any, pad: int | None) -> list[int]:
+    """Tokens of a line break by itself, where a tokenizer puts a space before every text; else none."""
+    alone = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
+    return alone if pad is not None and alone != [pad] else []
 
 
 def _is_chat(tokenizer: Any, readout: str) -> bool:
