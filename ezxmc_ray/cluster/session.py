@@ -204,9 +204,14 @@ def node_gpus() -> int:
     return max((int(has.get("GPU", 0)) for has in machines()), default=0) or pool_gpus()
 
 
+def nodes_there() -> list[dict[str, float]]:
+    """Resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def machines() -> list[dict[str, float]]:
     """Resources of every node that is alive, and of every type of node that Ray's autoscaler may bring."""
-    return [*(node["Resources"] for node in ray.nodes() if node["Alive"]), *growth(_joined[0]).nodes]
+    return [*nodes_there(), *growth(_joined[0]).nodes]
 
 
 def wait_for_gpus() -> None:
@@ -253,7 +258,7 @@ def check_wait(seconds: float, what: str = "no word of what for") -> None:
 
 
 def _largest_node(resource: str) -> int:
-    return max((int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    return max((int(has.get(resource, 0)) for has in nodes_there()), default=0)
 
 
 def waits_for(least: int = 1) -> str:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,10 +24,20 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from ezxmc_ray.checks import cluster_address
-from ezxmc_ray.cluster.session import cluster_cpus, cluster_limit, ray_cluster
+from ezxmc_ray.cluster.pools import gpu_cpus
+from ezxmc_ray.cluster.session import (
+    check_wait,
+    cluster_cpus,
+    cluster_limit,
+    gpus_there,
+    machines,
+    nodes_there,
+    ray_cluster,
+    waits_for,
+)
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.progress import StageProgress, doing, say
 from ezxmc_ray.serving.contract import Answer, Refused, TagRequest
 from ezxmc_ray.serving.live import LiveTagger
 from ezxmc_ray.serving.settings import ServeSettings
@@ -169,7 +179,7 @@ def ray_replicas(
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR", "enable_access_log": False})
         try:
             with StageProgress("Replicas", phase="starting"):
-                handle = serve.run(application, name=name, route_prefix=None)
+                handle = _started(application, name)
                 mistake = handle.mistake.remote().result(timeout_s=settings.timeout_s)
             if mistake:
                 raise UserError(mistake)
@@ -192,16 +202,30 @@ def application_name(settings: ServeSettings) -> str:
     return f"ezxmc-{socket.gethostname()}-{settings.host}-{port}".replace(":", "-")
 
 
+def _started(application: Any, name: str) -> DeploymentHandle:
+    """The handle of ``application`` when all its replicas run, which serve.run awaits without end.
+
+    Errors: UserError where some had no room for ``cluster.wait_s``.
+    """
+    target = serve.RunTarget(application, name=name, route_prefix=None)
+    handle: DeploymentHandle = serve.run_many([target], wait_for_applications_running=False)[0]
+    since = time.monotonic()
+    while (found := serve.status().applications[name]).status != "RUNNING":
+        if found.status == "DEPLOY_FAILED":
+            raise RuntimeError(f"Ray Serve could not start the replicas: {found.message}")
+        waiting = waits_for()
+        doing(waiting or "starting")
+        since = since if waiting else time.monotonic()
+        check_wait(time.monotonic() - since)
+        time.sleep(LOOK_S)
+    return handle
+
+
 def _application(where: str, overrides: Sequence[str], settings: ServeSettings) -> Any:
     """Errors: UserError where the cluster will never have what the replicas need."""
-    share = cluster_cpus() / settings.replicas
-    cpus = settings.replica_cpus or (int(share) if share >= 1 else share)
-    for resource, each, option in (("CPU", cpus, "--replica-cpus"), ("GPU", settings.replica_gpus, "--replica-gpus")):
-        if settings.replicas * each > (limit := cluster_limit(resource)) + 1e-9:
-            raise UserError(
-                f"{settings.replicas} replicas of {each:g} {resource}s need {settings.replicas * each:g}, and the "
-                f"cluster has {limit}: give fewer --replicas, or less to each ({option})."
-            )
+    share = settings.replica_cpus or _most_cpus(settings.replicas, settings.replica_gpus)
+    cpus = int(share) if share >= 1 else share
+    _check_room(settings.replicas, cpus, settings.replica_gpus)
     deployment = serve.deployment(
         Replica,
         num_replicas=settings.replicas,
@@ -212,3 +236,38 @@ def _application(where: str, overrides: Sequence[str], settings: ServeSettings) 
         graceful_shutdown_wait_loop_s=0.2,
     )
     return deployment.bind(where, list(overrides), settings.reload_s, settings.replica_gpus)
+
+
+def _most_cpus(replicas: int, gpus: float) -> float:
+    """The most CPUs that each of ``replicas`` can have, so that all of them have room on the nodes that are there."""
+    there = nodes_there()
+    shares = {has.get("CPU", 0) / number for has in there for number in range(1, replicas + 1)}
+    fitting = (cpus for cpus in sorted(shares - {0.0}, reverse=True) if _room(there, cpus, gpus) >= replicas)
+    return next(fitting, max(1.0, gpu_cpus() * gpus))  # else some wait for nodes that come
+
+
+def _room(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    """How many replicas of so many CPUs and GPUs ``nodes`` have room for, none of them on two nodes."""
+    wanted = {kind: each for kind, each in (("CPU", cpus), ("GPU", gpus)) if each}
+    return sum(min(int(has.get(kind, 0) / each + 1e-9) for kind, each in wanted.items()) for has in nodes)
+
+
+def _check_room(replicas: int, cpus: float, gpus: float) -> None:
+    """Errors: UserError where ``replicas`` of so many CPUs and GPUs never have room on the cluster."""
+    for resource, each, option in (("CPU", cpus, "--replica-cpus"), ("GPU", gpus, "--replica-gpus")):
+        if replicas * each > (limit := cluster_limit(resource)) + 1e-9:
+            raise UserError(
+                f"{replicas} replicas of {each:g} {resource}s need {replicas * each:g}, and the cluster has {limit}: "
+                f"give fewer --replicas, or less to each ({option})."
+            )
+    there, all_kinds = nodes_there(), machines()
+    known = gpus if any(has.get("GPU", 0) for has in all_kinds) else 0  # else nobody knows what such a node will have
+    room = _room(there, cpus, known)
+    grows = cluster_limit("CPU") > cluster_cpus() or cluster_limit("GPU") > gpus_there()
+    if room < replicas and not (grows and _room(all_kinds, cpus, known)):
+        most = " and ".join(f"{max(has.get(kind, 0) for has in all_kinds):g} {kind}s" for kind in ("CPU", "GPU"))
+        raise UserError(
+            f"Of {replicas} replicas of {cpus:g} CPUs and {gpus:g} GPUs the cluster has room for {room}, since each is "
+            f"on one node, and none has more than {most}: give fewer --replicas, or less to each (--replica-cpus, "
+            "--replica-gpus)."
+        )

@@ -16,9 +16,9 @@ class ServeSettings:
     """The knobs of ``ezxmc serve``.
 
     Where: ``host``, ``port`` (0: any that is free), ``token`` (None: whoever reaches the server may tag).
-    Replicas: ``replicas``; ``replica_cpus`` of each (0: an equal share of this machine's), ``replica_gpus``;
-    ``max_batch_size``: texts that one encodes together; ``batch_wait_ms``: for how long a text waits for others while a
-    replica is free; ``reload_s``: seconds between two looks for a new export.
+    Replicas: ``replicas``; ``replica_cpus`` of each (0: as many as all can have, where each is on one node of the
+    cluster), ``replica_gpus``; ``max_batch_size``: texts that one encodes together; ``batch_wait_ms``: for how long a
+    text waits for others while a replica is free; ``reload_s``: seconds between two looks for a new export.
     Of a request: ``max_body_bytes``, ``max_texts``, ``max_characters`` of all its titles and texts, ``max_k``,
     ``max_labels`` of its answer (texts times k); ``body_s``: within which its body is there, ``timeout_s``: within
     which it is answered.

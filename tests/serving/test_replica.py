@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ezxmc_ray.cluster import session
+from ezxmc_ray.cluster.growth import Growth
 from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.serving.contract import Options, TagRequest
 from ezxmc_ray.serving.settings import ServeSettings
 from ezxmc_ray.tagging.export import export_bundle
@@ -77,15 +81,20 @@ class FakeServe:
     def __init__(self) -> None:
         self.applications: dict[str, Any] = {}
         self.said = SimpleNamespace(result=lambda timeout_s: "")
+        self.status_is = "RUNNING"
 
     def start(self, **options: Any) -> None:
         pass
 
-    def run(self, application: str, name: str, route_prefix: None) -> Any:
+    def RunTarget(self, application: str, name: str, route_prefix: None) -> tuple[str, str]:
+        return application, name
+
+    def run_many(self, targets: list[tuple[str, str]], wait_for_applications_running: bool) -> list[Any]:
+        [(application, name)] = targets
         deployment = SimpleNamespace(replica_states={"RUNNING": 1})
-        self.applications[name] = SimpleNamespace(status="RUNNING", of=application, deployments={"r": deployment})
+        self.applications[name] = SimpleNamespace(status=self.status_is, of=application, deployments={"r": deployment})
         method = SimpleNamespace(remote=lambda: self.said)
-        return SimpleNamespace(mistake=method, failed=method)
+        return [SimpleNamespace(mistake=method, failed=method)]
 
     def delete(self, name: str) -> None:
         del self.applications[name]
@@ -143,3 +152,101 @@ def test_where_the_application_is_gone_nothing_is_ready(fake_serve: FakeServe) -
             assert time.monotonic() < deadline
             time.sleep(0.01)
         fake_serve.applications = left
+
+
+def test_replicas_that_find_no_room_are_given_up(fake_serve: FakeServe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ezxmc_ray.serving import deployment
+
+    cluster = ClusterConfig(address="head:6379", wait_s=1)
+    monkeypatch.setattr(session, "_joined", [cluster])
+    monkeypatch.setattr(deployment, "waits_for", lambda: "waiting for 8 CPUs (0 of 8 free)")
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(session, "waits_for", lambda: "waiting for 8 CPUs (0 of 8 free)")
+    monkeypatch.setattr(session, "growth", lambda config: Growth())
+    fake_serve.status_is = "DEPLOYING"
+    with (
+        pytest.raises(UserError, match=r"^Within 1 s \(cluster.wait_s\) .* \(waiting for 8 CPUs \(0 of 8 free\)\)"),
+        deployment.ray_replicas("one", [], ServeSettings(), cluster),
+    ):
+        pass
+    assert fake_serve.applications == {}
+
+
+SMALL, LARGE, GPU = {"CPU": 4.0}, {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
+HEAD = {"memory": 1.0}
+
+
+@pytest.fixture
+def asked_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, float]]:
+    """``asked_of(settings, nodes, types, max_gpus)``: CPUs and GPUs that a replica asks for on a cluster of ``nodes``
+    that may grow to one of each of ``types``, and to GPUs as the knob says."""
+    from ezxmc_ray.serving import deployment
+
+    def ask(
+        settings: ServeSettings,
+        nodes: list[dict[str, float]],
+        types: Sequence[dict[str, float]] = (),
+        max_gpus: int = 0,
+    ) -> dict[str, float]:
+        total = {kind: sum(has.get(kind, 0.0) for has in nodes) for kind in ("CPU", "GPU")}
+        limits = {kind: int(total[kind] + sum(has.get(kind, 0.0) for has in types)) for kind in total}
+        limits["GPU"] = max_gpus or limits["GPU"]
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": has} for has in nodes])
+        monkeypatch.setattr("ray.cluster_resources", lambda: total)
+        monkeypatch.setattr(session, "growth", lambda config: Growth(limits, list(types)))
+        asked: dict[str, float] = {}
+
+        def made(*replica: Any, ray_actor_options: dict[str, float], **options: Any) -> Any:
+            asked.update(ray_actor_options)
+            return SimpleNamespace(bind=lambda *arguments: None)
+
+        monkeypatch.setattr(deployment.serve, "deployment", made)
+        deployment._application("run", [], settings)
+        return asked
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("replicas", "gpus", "nodes", "cpus"),
+    [
+        (1, 0, [LARGE], 8),
+        (3, 0, [LARGE], 2),
+        (16, 0, [LARGE], 0.5),
+        (1, 0, [SMALL, LARGE, SMALL], 8),  # and not 16
+        (2, 0, [SMALL, LARGE], 4),  # 6 would leave the smaller node empty
+        (3, 0, [SMALL, LARGE, HEAD], 4),
+        (5, 0, [SMALL, LARGE], 2),
+        (1, 1, [GPU, {"CPU": 64.0}], 8),
+        (2, 1, [GPU, {"CPU": 64.0}], 4),
+        (2, 1, [GPU, {"CPU": 2.0, "GPU": 1.0}], 4),
+    ],
+)
+def test_replicas_share_the_cpus_so_that_each_is_on_one_node(
+    asked_of: Callable[..., dict[str, float]], replicas: int, gpus: float, nodes: list[dict[str, float]], cpus: float
+) -> None:
+    assert asked_of(ServeSettings(replicas=replicas, replica_gpus=gpus), nodes) == {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def test_replicas_for_nodes_that_may_come_are_asked_for(asked_of: Callable[..., dict[str, float]]) -> None:
+    one_gpu = ServeSettings(replicas=2, replica_gpus=1)
+    assert asked_of(one_gpu, [SMALL], [GPU]) == {"num_cpus": 4, "num_gpus": 1}
+    assert asked_of(one_gpu, [SMALL], max_gpus=2) == {"num_cpus": 1, "num_gpus": 1}  # of a kind that nobody knows
+    assert asked_of(ServeSettings(replica_cpus=8), [SMALL], [LARGE]) == {"num_cpus": 8, "num_gpus": 0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "sentence"),
+    [
+        ({"replica_cpus": 6}, [SMALL, SMALL], "has room for 0, since each is on one node, and none has more than 4 "),
+        ({"replicas": 2, "replica_cpus": 5}, [LARGE, SMALL], "^Of 2 replicas of 5 CPUs and 0 GPUs .* has room for 1, "),
+        ({"replica_gpus": 2}, [{"CPU": 4.0, "GPU": 1.0}] * 2, "none has more than 4 CPUs and 1 GPUs: give fewer"),
+        ({"replica_gpus": 1, "replica_cpus": 16}, [GPU, {"CPU": 64.0}], "has room for 0, "),
+        ({"replica_cpus": 9}, [LARGE], "^1 replicas of 9 CPUs need 9, and the cluster has 8: "),
+    ],
+)
+def test_replicas_that_never_have_room_are_refused(
+    asked_of: Callable[..., dict[str, float]], settings: dict[str, Any], nodes: list[dict[str, float]], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        asked_of(ServeSettings(**settings), nodes)
