@@ -21,7 +21,8 @@ from ezxmc_ray.teacher.prompts import DESCRIPTION, LABEL, PromptTemplate, fill
 #: What the document slot reads where a label's prior is asked for.
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
-#: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text.
+#: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text; no line
+#: breaks before a chat's first mark.
 PLAN_VERSION = 5
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
@@ -47,10 +48,10 @@ class PromptPlan:
 
     The document is cut to ``max_document_tokens``, and further where the longest label would not fit into
     ``context_tokens`` otherwise (one token is left for the answer). ``pad_tokens``: line breaks before the line that
-    the document begins in make what its pairs share end with a block of so many tokens (0: no padding), so that an
-    engine that caches by blocks computes nothing of it twice; for the likelihood one token later, since the token
-    before the label must be computed for every pair. Errors: UserError for a template without a form for ``readout``,
-    a chat template that cannot carry it, and a context that has no room for the prompt.
+    the document begins in make what its pairs share end with a block of so many tokens (0: no padding; none in the
+    first line of a chat), so that an engine that caches by blocks computes nothing of it twice; for the likelihood one
+    token later, since the token before the label must be computed for every pair. Errors: UserError for a template
+    without a form for ``readout``, a chat template that cannot carry it, and a context that has no room for the prompt.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class PromptPlan:
         # A space before a slot belongs to the text that fills it: most vocabularies hold " word" as one token.
         head, self._document_lead = _split_spaces(head)
         middle, self._label_lead = _split_spaces(middle)
-        start = [] if _is_chat(tokenizer, readout) else _start_tokens(tokenizer)
+        is_chat = _is_chat(tokenizer, readout)
+        start = [] if is_chat else _start_tokens(tokenizer)
         before, line_break, line = head.rpartition("\n")
         pad = _pad_token(tokenizer)
-        self._pad = pad if pad_tokens else None
+        # The first line of a chat begins with marks, and no line break stands before those.
+        self._pad = pad if pad_tokens and (line_break or not is_chat) else None
         self._pad_tokens = pad_tokens if self._pad is not None else 0
         self._break = _break_alone(tokenizer, pad)
         # Without padding in between, the two are tokenized as one text, as the model knows it.

@@ -174,6 +174,19 @@ def test_what_a_documents_pairs_share_ends_with_a_block(tokenizer: Any, document
         assert tokenizer.decode(prefix) == before + "\n" * breaks + line + after
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_no_line_breaks_stand_before_the_first_mark_of_a_chat(kind: str) -> None:
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.chat_template = CHATS[2]  # the whole prompt before the document is a mark
+    padded, bare = plan_of(tokenizer, SHORT, pad=32), plan_of(tokenizer, SHORT)
+    assert padded.prefix("", "Music")[0] == bare.prefix("", "Music")[0]
+    assert padded.prior_prefix() == bare.prior_prefix()
+    assert padded.head == [tokenizer.bos_token_id]
+    assert padded.max_prompt_tokens == bare.max_prompt_tokens
+    tokenizer.chat_template = CHATS[1]  # its role ends with a line break, behind which they stand
+    assert len(plan_of(tokenizer, SHORT, pad=32).prefix("", "Music")[0]) % 32 == 0
+
+
 def test_a_label_with_a_description_is_shown_as_the_template_says(tokenizer: Any) -> None:
     plan = plan_of(tokenizer, readout="likelihood")
     assert tokenizer.decode(plan.suffix("bass", "a {label} fish").tokens) == " bass (a {label} fish)"
