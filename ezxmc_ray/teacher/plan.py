@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ezxmc_ray.teacher.prompts import DESCRIPTION, LABEL, PromptTemplate, fill
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
 #: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text; no line
-#: breaks before a chat's first mark.
+#: breaks before a chat's first mark; a document's runs of white space are the tokens that the model has for them.
 PLAN_VERSION = 5
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
@@ -32,6 +32,15 @@ _CHARACTERS_PER_TOKEN = 100
 _KEPT_SUFFIXES = 100_000
 #: Between a likelihood prompt's worked examples and its document.
 _EXAMPLE_GAP = "\n\n"
+#: White space, as vocabularies write it too.
+_SPACES = "\u2581 \t\r\n"
+#: The form of a control token.
+_MARK = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+#: Formatting that Gemma has tokens of. Not <s>, which begins texts elsewhere, and nothing that stands for an image.
+_HTML = re.compile(
+    "</?(a|b|blockquote|body|br|caption|code|div|em|footer|h[1-6]|html|i|iframe|li|ol|p|span|strong|sub|sup|table"
+    "|tbody|td|tfoot|th|thead|tr|u|ul)>"
+)
 
 
 @dataclass(frozen=True)
@@ -220,17 +229,34 @@ class PromptPlan:
 
 @dataclass(frozen=True)
 class _AddedTokens:
+    """``ids`` and ``names`` of tokens that are found by name; ``controls``: names of those that may steer the model."""
+
     ids: frozenset[int]
     names: re.Pattern[str]
+    controls: re.Pattern[str]
 
 
 def _added_tokens(tokenizer: Any) -> _AddedTokens | None:
-    """Tokens that are found by name before a text is split (control tokens and the like), None if there are none."""
-    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if len(str(token)) > 1}
+    """Tokens that are found by name before a text is split (control tokens and the like), None if there are none.
+
+    Those of white space alone (Gemma's, GPT-NeoX's) are left out: they say no more than the text itself.
+    """
+    added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if len(str(token)) > 1}
+    added = {number: token for number, token in added.items() if str(token).strip(_SPACES)}
     if not added:
         return None
-    longest_first = sorted(added.values(), key=len, reverse=True)
-    return _AddedTokens(frozenset(added), re.compile("|".join(map(re.escape, longest_first))))
+    controls = [str(token) for token in added.values() if token.special or _is_mark(str(token))]
+    return _AddedTokens(frozenset(added), _any_of(map(str, added.values())), _any_of(controls))
+
+
+def _is_mark(name: str) -> bool:
+    """Whether a token that is not said to be special has the form of one, as <think> and [INST], and is no HTML."""
+    return bool(_MARK.fullmatch(name.strip(_SPACES))) and not _HTML.fullmatch(name)
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Finds the longest name first; nothing where there are none."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
 
 def _pad_token(tokenizer: Any) -> int | None:
@@ -256,7 +282,7 @@ def _check_examples(template: PromptTemplate, readout: str, added: _AddedTokens 
     """Examples are part of the template's text, so the name of a control token in them would become one."""
     for number, example in enumerate(template.examples, 1):
         for text in (example.document, *example.yes, *example.no):
-            if added is not None and (found := added.names.search(text)):
+            if added is not None and (found := added.controls.search(text)):
                 raise UserError(
                     f"The worked example {number} contains {found[0]}, which is a control token of this teacher: "
                     "write it in another way."

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -132,6 +133,31 @@ def test_examples_that_name_a_control_token_or_show_nothing_are_refused(tokenize
     with pytest.raises(UserError, match="No worked example has a label that fits"):
         plan_of(tokenizer, silent, "likelihood")
     assert plan_of(tokenizer, silent)
+
+
+def test_worked_examples_may_hold_blank_lines_words_and_formatting_that_are_tokens_of_their_own() -> None:
+    """Gemma has added tokens for runs of white space and for HTML, none of them special."""
+    tokenizer = tiny_tokenizer("byte-level")
+    tokenizer.add_tokens(["\n\n", "<b>", "</b>", "learning machine", "<think>", "[THINK]", "<unused0>", "<mask>"])
+
+    def plan(text: str) -> PromptPlan:
+        return plan_of(tokenizer, PromptTemplate("test", 1, FORM, None, (Example(text, ("x",), ("y",)),)))
+
+    text = "A title\n\nand <b>no</b> learning machine"
+    assert text in tokenizer.decode(plan(text).head)
+    for name in ("<think>", "[THINK]", "<unused0>", "<mask>", "<s>", "</s>"):
+        with pytest.raises(UserError, match=f"worked example 1 contains {re.escape(name)}, which is a control token"):
+            plan(f"{text} {name}")
+
+
+def test_a_blank_line_of_a_document_is_the_token_that_the_model_has_for_it() -> None:
+    tokenizer = tiny_tokenizer("byte-level")
+    tokenizer.add_tokens(["\n\n", "<think>"])
+    [blank, name] = tokenizer.convert_tokens_to_ids(["\n\n", "<think>"])
+    for document in ("title\n\nyes", "<think>\n\nyes"):
+        tokens = plan_of(tokenizer, SHORT).prefix("", document)[0]
+        assert (tokens.count(blank), tokens.count(name)) == (1, 0)
+        assert document in tokenizer.decode(tokens)
 
 
 def test_a_likelihood_prompt_shows_the_labels_that_fit(tokenizer: Any) -> None:
