@@ -18,6 +18,8 @@ from ezxmc_ray.teacher.prompts import DOCUMENT, LABEL, Example, PromptTemplate, 
 
 #: What templates are told that today is: the day that Llama 3's takes where it is told none.
 TODAY = date(2024, 7, 26)
+#: Before the answer where there is no chat template, unless the prompt has words of its own.
+PLAIN_CUE = "Answer:"
 #: How a thought begins and ends: Qwen3 and DeepSeek-R1, Seed-OSS, Magistral, Command A.
 THOUGHTS = {
     "<think>": "</think>",
@@ -43,15 +45,14 @@ def chat_prompt(tokenizer: Any, template: PromptTemplate, document: str, label: 
 
 
 def plain_prompt(template: PromptTemplate, document: str, label: str) -> str:
-    """The prompt for a model without a chat template: turns as paragraphs, the answer after the word Answer."""
+    """The prompt for a model without a chat template: turns as paragraphs, the answer after :data:`PLAIN_CUE`."""
     form = template.yes_no
     assert form is not None
-    cue = form.answer_prefix or "Answer:"
+    cue = form.answer_prefix or PLAIN_CUE
     parts = [form.system] if form.system else []
     for example in template.examples:
         for shown, fits in example.answers:
-            answer = (form.yes if fits else form.no)[0]
-            parts.append(f"{filled(form.user, example.document, shown)}\n{cue} {answer}")
+            parts.append(f"{filled(form.user, example.document, shown)}\n{_answered(form, fits, cue)}")
     parts.append(f"{filled(form.user, document, label)}\n{cue}")
     return "\n\n".join(parts)
 
@@ -59,6 +60,11 @@ def plain_prompt(template: PromptTemplate, document: str, label: str) -> str:
 def filled(text: str, document: str, label: str) -> str:
     """``text`` with both slots filled."""
     return fill(text, {DOCUMENT: document, LABEL: label})
+
+
+def gap_after(cue: str) -> str:
+    """What stands between ``cue`` and an answer: a space, where it is not empty and does not end in white space."""
+    return " " if cue and not cue[-1].isspace() else ""
 
 
 def _rendered(tokenizer: Any, prompt: str, system: str, turns: list[dict[str, str]]) -> str:
@@ -118,5 +124,9 @@ def _example_turns(form: YesNoForm, example: Example) -> list[dict[str, str]]:
     turns = []
     for label, fits in example.answers:
         turns.append({"role": "user", "content": filled(form.user, example.document, label)})
-        turns.append({"role": "assistant", "content": form.answer_prefix + (form.yes if fits else form.no)[0]})
+        turns.append({"role": "assistant", "content": _answered(form, fits, form.answer_prefix)})
     return turns
+
+
+def _answered(form: YesNoForm, fits: bool, cue: str) -> str:
+    return cue + gap_after(cue) + (form.yes if fits else form.no)[0]

@@ -20,6 +20,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
 from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model, weights_fingerprint
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA
+from ezxmc_ray.teacher.chat import PLAIN_CUE, gap_after
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
 from ezxmc_ray.teacher.prompts import PromptTemplate, load_template
 from ezxmc_ray.teacher.readout import (
@@ -222,8 +223,8 @@ def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTo
     if readout == "yes_no":
         return answers
     # After a chat template's marks the answer begins a line; after a word there is a space.
-    after_word = bool(form.answer_prefix.strip()) or not tokenizer.chat_template
-    return head_tokens(answers, tokenizer, form, after_space=after_word and not form.answer_prefix.endswith(" "))
+    cue = form.answer_prefix or ("" if tokenizer.chat_template else PLAIN_CUE)
+    return head_tokens(answers, tokenizer, form, gap_after(cue))
 
 
 def teacher_key(config: TeacherConfig) -> str:

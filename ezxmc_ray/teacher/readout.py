@@ -115,15 +115,15 @@ def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
     return AnswerTokens(tuple(sorted(yes)), tuple(sorted(no)))
 
 
-def head_tokens(answers: AnswerTokens, tokenizer: Any, form: YesNoForm, after_space: bool) -> AnswerTokens:
+def head_tokens(answers: AnswerTokens, tokenizer: Any, form: YesNoForm, gap: str) -> AnswerTokens:
     """The one spelling of yes and of no that a classification head is made of, out of ``answers``.
 
-    It is the form's first word as it is written, with a space before it where the prompt ends in a word; another
-    spelling where that one is not a token.
+    It is the form's first word as it is written, with ``gap`` before it (a space where the prompt ends in a word);
+    another spelling where that one is not a token.
     """
     chosen = []
     for word, found in ((form.yes[0], answers.yes), (form.no[0], answers.no)):
-        tokens = tokenizer(" " * after_space + word, add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(gap + word, add_special_tokens=False)["input_ids"]
         chosen.append((int(tokens[0]) if len(tokens) == 1 and tokens[0] in found else found[0],))
     return AnswerTokens(*chosen)
 

@@ -126,6 +126,20 @@ def test_an_answer_that_begins_with_words_of_its_own_comes_after_the_thought(tok
     assert text.endswith("<think>\n\n</think>\n\nFits:")
 
 
+@pytest.mark.parametrize(("prefix", "gap"), [("Fits:", " "), ("Fits: ", ""), ("Fits:\n", ""), ("", "")])
+def test_worked_examples_answer_as_the_prompt_asks(tokenizer: Any, prefix: str, gap: str) -> None:
+    """The word has a space before it where the prompt's own words bring none, in chats and in plain text."""
+    form = YesNoForm(FORM.user, FORM.yes, FORM.no, FORM.system, answer_prefix=prefix)
+    shown = PromptTemplate("test", 1, form, None, (Example("Bread", ("baking",), ("chess",)),))
+    text = prompt(tokenizer, CHATML + says(CHATML_END), shown)
+    for answer in ("yes", "no"):
+        assert f"assistant\n{prefix}{gap}{answer}<|im_end|>" in text
+    assert text.endswith(f"assistant\n{prefix}")
+    plain, cue = prompt(tokenizer, None, shown), prefix or "Answer:"
+    assert f"Tag: baking\n{cue}{gap if prefix else ' '}yes\n\n" in plain
+    assert plain.endswith(f"Tag: astronomy\n{cue}")
+
+
 def test_a_thought_in_the_document_opens_none(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML + says(CHATML_END)
     plan = PromptPlan(tokenizer, TEMPLATE, "yes_no", 64, 16, 2048)

@@ -4,7 +4,8 @@ Comes in: a name (a file beside this one) or the path of a user's own file. Goes
 :class:`PromptTemplate`. A template has a form for each read-out that it serves:
 
 - ``yes_no`` (and ``classify``): ``system`` (optional), ``user`` (with {document} before {label}), ``answer_prefix``
-  (optional, the first words of the answer), ``yes`` and ``no`` (spellings of the two answers);
+  (optional, the first words of the answer, which a space follows unless they end in one), ``yes`` and ``no``
+  (spellings of the two answers);
 - ``likelihood``: ``text``, which ends in {label}.
 
 ``described_label``, optional, says how a label with a description fills {label}: "{label} ({description})" if it is
