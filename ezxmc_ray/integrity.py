@@ -55,10 +55,17 @@ class Verified:
 def written_sizes(storage: Storage, files: Sequence[str]) -> dict[str, int]:
     """Sizes of ``files``, for the manifest of the step that has written them.
 
-    Without rejected.parquet, which a later ``prepare`` writes also where it is refused.
+    Without rejected.parquet, which a later ``prepare`` writes also where it is refused. Errors: UserError for a file
+    that this process does not see.
     """
     there = _sizes_beside(storage, files)
-    return {name: there[name] for name in files if name != layout.REJECTED}
+    wanted = [name for name in files if name != layout.REJECTED]
+    if lost := [name for name in wanted if name not in there]:
+        raise UserError(
+            f"{storage.path(lost[0])} was written and is not there ({len(lost):,} of {len(wanted):,} files): something "
+            "removed it, or it is on another node's disk, and run must be a URI or a path that all nodes share."
+        )
+    return {name: there[name] for name in wanted}
 
 
 def checksums_of(storage: Storage, sizes: Mapping[str, int], run_tasks: RunTasks) -> dict[str, str]:

@@ -187,6 +187,11 @@ def test_weights_are_held_against_their_checksum_before_they_are_loaded(run: Sto
         pass
 
 
+def test_a_file_that_a_node_wrote_to_its_own_disk_is_told(run: Storage) -> None:
+    with pytest.raises(UserError, match=r"student/gone was written and is not there \(1 of 2 files\): "):
+        written_sizes(run, [LISTED[0], "student/gone", "rejected.parquet"])
+
+
 def test_what_was_found_is_noted_and_cleared_and_verdicts_are_set_aside(run: Storage) -> None:
     damage(run, BATCH, "emptied")
     damage(run, LISTED[0], "flipped", 77)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.session import cluster_cpus, run_task, run_tasks
+from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
@@ -37,6 +38,7 @@ from ezxmc_ray.documents.told import (
     what_was_read,
 )
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import written_sizes
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 
@@ -45,10 +47,11 @@ def prepare(context: Context) -> StageResult:
     """Check and shard the input; returns documents, files (relative to the run) and details of the manifest.
 
     Errors: UserError for files that are missing or unreadable, for columns that the configuration names and no file
-    has, for bad rows unless ``prepare.on_bad_rows=skip`` (rejected.parquet is written all the same), and if no label,
-    no document, no text or no train document is left.
+    has, for bad rows unless ``prepare.on_bad_rows=skip`` (rejected.parquet is written all the same), if no label, no
+    document, no text or no train document is left, and for a run directory that not every node sees.
     """
     config, run = context.config, context.storage
+    check_seen("run", run)
     inputs = find_inputs(config.prepare)
     run.remove(layout.PREPARE_NEW)
     storage = run.below(layout.PREPARE_NEW)
@@ -77,20 +80,26 @@ def prepare(context: Context) -> StageResult:
         of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
         details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)
+        files = _files(shards, details["gold_documents"])
+        written_sizes(storage, files)  # which tasks on other nodes wrote
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
-        storage.remove(layout.PREPARE_PARTS)
-        for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
-            if storage.exists(name):
-                run.rename(f"{layout.PREPARE_NEW}/{name}", name)
-            else:
-                run.remove(name)
+        _put_in_place(run, storage)
     finally:
         if storage.exists(layout.REJECTED):
             run.rename(f"{layout.PREPARE_NEW}/{layout.REJECTED}", layout.REJECTED)
         run.remove(layout.PREPARE_NEW)
     for sentence in told:
         say(sentence)
-    return StageResult(details["documents"], _files(shards, details["gold_documents"]), details)
+    return StageResult(details["documents"], files, details)
+
+
+def _put_in_place(run: Storage, new: Storage) -> None:
+    new.remove(layout.PREPARE_PARTS)
+    for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
+        if new.exists(name):
+            run.rename(f"{layout.PREPARE_NEW}/{name}", name)
+        else:
+            run.remove(name)
 
 
 def _check_sources(config: Config, storage: Storage, settled: Settled, labels: int) -> list[CheckedSource]:

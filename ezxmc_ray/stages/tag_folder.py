@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
+from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import fingerprint
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
@@ -52,7 +53,13 @@ def tag_missing(
     worker: type[TagWorker],
     arguments: tuple[Any, ...],
 ) -> Iterator[Done]:
-    """Have the files ``missing`` tagged by actors of ``worker``; their notes. ``totals`` takes up all files."""
+    """Have the files ``missing`` tagged by actors of ``worker``; their notes. ``totals`` takes up all files.
+
+    ``arguments``: of the worker; the third is the folder. Errors: UserError for a folder that not every node sees.
+    """
+    storage = Storage(arguments[2])
+    if missing:
+        check_seen("--output", storage)
     with watched(StageProgress("tag", "documents")) as progress:
         for one in done:
             totals.add(one)
@@ -61,6 +68,17 @@ def tag_missing(
             totals.add(one)
             progress.advance(one["counts"]["documents"])
             yield one
+    _check_there(storage, [item["file"] for item in missing])
+
+
+def _check_there(storage: Storage, files: Sequence[str]) -> None:
+    """Errors: UserError for tags that this process does not see: a node that came later has a disk of its own."""
+    there = storage.sizes(recursive=True) if files else {}
+    if lost := [file for file in files if file not in there]:
+        raise UserError(
+            f"{storage.path(lost[0])} was written and is not there ({len(lost):,} of {len(files):,} files): something "
+            "removed it, or it is on another node's disk, and --output must be a URI or a path that all nodes share."
+        )
 
 
 class TagWorker:

@@ -29,6 +29,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, user_errors, wait_for_gpus
+from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -139,6 +140,7 @@ def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
 
 def check_training(config: Config) -> None:
     """Refuse what the training's workers would tell late, or wait for without end. Errors: UserError."""
+    check_seen("run", Storage(config.run))
     check_trackers(config.student.trackers)
     count_workers(config)
     # What the encoder reads in the other stages is checked there.

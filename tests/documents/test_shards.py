@@ -23,9 +23,10 @@ from ezxmc_ray.documents import parts
 from ezxmc_ray.documents.documents import DocumentSource, check_document, draw
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.documents.parts import Part
-from ezxmc_ray.documents.shards import plan_shards
+from ezxmc_ray.documents.shards import ShardCounts, plan_shards, write_shard
 from ezxmc_ray.documents.sources import Source
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.stages import prepare as stage
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, REJECTED_SCHEMA, check, content_hash
 
@@ -303,6 +304,27 @@ def test_a_broken_input_leaves_a_finished_run_as_it_was(
     after = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
     assert after == before
     assert storage.read_table("rejected.parquet").num_rows == 1
+
+
+def test_tables_on_disks_of_other_nodes_leave_a_finished_run_as_it_was(
+    config: Config, sequential_prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tasks on other nodes leave them where the run is a path that these do not share."""
+    _, storage = sequential_prepare(config)
+    before = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
+
+    def elsewhere(run: Storage, number: int, *pieces: Any) -> ShardCounts:
+        counts = write_shard(run, number, *pieces)
+        run.remove(f"documents/shard-{number:05}.parquet")
+        return counts
+
+    asked = list[tuple[str, str]]()
+    monkeypatch.setattr(stage, "check_seen", lambda what, run: asked.append((what, run.path())))
+    monkeypatch.setattr(stage, "write_shard", elsewhere)
+    with pytest.raises(UserError, match=r"documents/shard-00000\.parquet was written and is not there"):
+        sequential_prepare(config)
+    after = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
+    assert after == before and asked == [("run", storage.path())]
 
 
 def test_nothing_usable(write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]) -> None:

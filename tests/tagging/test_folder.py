@@ -94,6 +94,25 @@ def test_tags_of_other_files_are_not_replaced(bundle: Path, tmp_path: Path, work
     assert worked_on == ["part.jsonl.jsonl"]
 
 
+def test_tags_on_a_disk_of_another_node_are_not_said_to_be_there(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in/a.jsonl", *LABELS[:2])
+    write(tmp_path / "in/b.jsonl", *LABELS[2:4])
+    out, asked, work = tmp_path / "out", list[tuple[str, str]](), vars(stage)["map_items"]
+
+    def elsewhere(*call: Any) -> Iterator[Any]:
+        for done in work(*call):
+            (out / worked_on[-1]).rename(tmp_path / f"disk-of-{worked_on[-1]}")
+            yield done
+
+    monkeypatch.setattr(stage, "check_seen", lambda what, storage: asked.append((what, storage.path())))
+    monkeypatch.setattr(stage, "map_items", elsewhere)
+    with pytest.raises(UserError, match=r"out/a\.jsonl\.csv was written and is not there \(2 of 2 files\)"):
+        tag_folder(str(bundle), [], [str(tmp_path / "in")], f"{out}/", ".csv")
+    assert asked == [("--output", str(out))]
+
+
 def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
     write(tmp_path / "in/one.jsonl", "", " ")
     with pytest.raises(UserError, match=r"There is no usable document in .*one\.jsonl"):
