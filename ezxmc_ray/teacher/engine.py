@@ -179,9 +179,8 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
         _context_tokens(model),
         pad_tokens(config),
     )
-    return TeacherSpec(
-        config.model, resolved, config, plan, _answers(tokenizer, template, config.readout), architecture, classifier
-    )
+    answers = _answers(tokenizer, template, config.readout, plan)
+    return TeacherSpec(config.model, resolved, config, plan, answers, architecture, classifier)
 
 
 def _check_tokenizer(tokenizer: Any, model: str) -> None:
@@ -215,7 +214,7 @@ def _check_classifier(classifier: bool, tokenizer: Any, config: TeacherConfig) -
         )
 
 
-def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTokens | None:
+def _answers(tokenizer: Any, template: PromptTemplate, readout: str, plan: PromptPlan) -> AnswerTokens | None:
     form = template.yes_no
     if readout == "likelihood" or form is None:
         return None
@@ -224,7 +223,7 @@ def _answers(tokenizer: Any, template: PromptTemplate, readout: str) -> AnswerTo
         return answers
     # After a chat template's marks the answer begins a line; after a word there is a space.
     cue = form.answer_prefix or ("" if tokenizer.chat_template else PLAIN_CUE)
-    return head_tokens(answers, tokenizer, form, gap_after(cue))
+    return head_tokens(answers, tokenizer, form, plan.end, gap_after(cue))
 
 
 def teacher_key(config: TeacherConfig) -> str:

@@ -23,7 +23,7 @@ NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
 #: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text; no line
 #: breaks before a chat's first mark; a document's runs of white space are the tokens that the model has for them;
-#: a space between a prompt's answer_prefix and the answers of worked examples.
+#: a space between a prompt's answer_prefix and the answers of worked examples. Answers are read in more spellings.
 PLAN_VERSION = 5
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"
@@ -98,6 +98,8 @@ class PromptPlan:
         self._tail = self._trusted(tail, begins=False)
         self._document_begins = self._slot_begins(head, self._document_lead)
         self._label_begins = self._slot_begins("a" + middle, self._label_lead)
+        #: What stands behind the label; the answer is read at its end.
+        self.end = tail
         self._described_label = template.described_label
         self._suffixes: dict[tuple[str, str], Suffix] = {}
         self.max_label_tokens = max_label_tokens

@@ -93,6 +93,8 @@ class AnswerTokens:
 def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
     """Spellings of the two answers (lower, capitalized, upper case; with and without a space before) of one token.
 
+    Tokenizers that put a space before every text have those without one only behind something, as a line break.
+
     Errors: UserError if an answer has no spelling that is one token of this tokenizer, if both share one, or if there
     are more of them than vLLM reads.
     """
@@ -115,16 +117,18 @@ def answer_tokens(tokenizer: Any, form: YesNoForm) -> AnswerTokens:
     return AnswerTokens(tuple(sorted(yes)), tuple(sorted(no)))
 
 
-def head_tokens(answers: AnswerTokens, tokenizer: Any, form: YesNoForm, gap: str) -> AnswerTokens:
+def head_tokens(answers: AnswerTokens, tokenizer: Any, form: YesNoForm, end: str, gap: str) -> AnswerTokens:
     """The one spelling of yes and of no that a classification head is made of, out of ``answers``.
 
-    It is the form's first word as it is written, with ``gap`` before it (a space where the prompt ends in a word);
-    another spelling where that one is not a token.
+    It is the form's first word as it is written behind ``end``, the prompt's last words, with ``gap`` before it (a
+    space where these are no marks); another spelling where that one is not a token.
     """
+    # Behind a mark without a line break the answer is as at the beginning of a text: Llama 2's begins with a space.
+    before = end if gap or end.endswith("\n") else ""
     chosen = []
     for word, found in ((form.yes[0], answers.yes), (form.no[0], answers.no)):
-        tokens = tokenizer(gap + word, add_special_tokens=False)["input_ids"]
-        chosen.append((int(tokens[0]) if len(tokens) == 1 and tokens[0] in found else found[0],))
+        written = (_one_token(tokenizer, place, gap + word) for place in (before, ""))
+        chosen.append((next((token for token in written if token in found), found[0]),))
     return AnswerTokens(*chosen)
 
 
@@ -142,10 +146,12 @@ def mean_log_likelihood(log_probabilities: Sequence[float]) -> float:
 
 def _single_tokens(tokenizer: Any, words: Sequence[str]) -> set[int]:
     spellings = {case for word in words for case in (word, word.lower(), word.capitalize(), word.upper())}
-    found = set()
-    for spelling in sorted(spellings):
-        for text in (spelling, " " + spelling):
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
-                found.add(int(tokens[0]))
-    return found
+    places = [(before, gap + spelling) for spelling in spellings for before, gap in (("", ""), ("", " "), ("a\n", ""))]
+    return {token for place in places if (token := _one_token(tokenizer, *place)) is not None}
+
+
+def _one_token(tokenizer: Any, before: str, text: str) -> int | None:
+    """The token that ``text`` is behind ``before``, None where it is not exactly one known token more."""
+    known, tokens = (tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, before + text))
+    is_one = len(tokens) == len(known) + 1 and tokens[:-1] == known and tokens[-1] != tokenizer.unk_token_id
+    return int(tokens[-1]) if is_one else None

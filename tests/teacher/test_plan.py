@@ -11,7 +11,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.teacher.chat import chat_prompt, filled, plain_prompt
 from ezxmc_ray.teacher.plan import PromptPlan
 from ezxmc_ray.teacher.prompts import Example, LikelihoodForm, PromptTemplate, YesNoForm, load_template, template_names
-from ezxmc_ray.teacher.readout import answer_tokens
+from ezxmc_ray.teacher.readout import answer_tokens, head_tokens
 from tests.teacher.tiny import TOKENIZERS, WORDS, tiny_tokenizer
 
 FORM = YesNoForm(user="Right?\n\nText: {document}\n\nTag: {label}", yes=("yes",), no=("no",), system="Be brief.")
@@ -294,6 +294,41 @@ def test_answers_are_all_single_token_spellings(tokenizer: Any) -> None:
     words = {tokenizer.decode([token]) for token in answers.yes}
     assert {"yes", "Yes", " yes", " Yes"} <= words <= {"yes", "Yes", "YES", " yes", " Yes", " YES"}
     assert not set(answers.yes) & set(answers.no)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_answers_are_read_with_a_space_and_without_in_tokenizers_of_every_kind(kind: str) -> None:
+    """Behind a line break a model says the word alone, also one whose tokenizer puts a space before every text."""
+    tokenizer = tiny_tokenizer(kind)
+    answers = answer_tokens(tokenizer, FORM)
+    space = "Ġ" if kind == "byte-level" else "▁"
+    for found, words in ((answers.yes, ("yes", "Yes")), (answers.no, ("no", "No"))):
+        assert set(tokenizer.convert_ids_to_tokens(found)) == {gap + word for word in words for gap in ("", space)}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("chat", "prefix", "gap"),
+    [(CHATS[1], "", ""), (CHATS[1], "Answer:", " "), (CHATS[1], "Answer:\n", ""), (None, "Answer:", " ")],
+)
+def test_a_head_is_made_of_the_word_that_the_prompt_asks_for(kind: str, chat: Any, prefix: str, gap: str) -> None:
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.chat_template = chat
+    form = YesNoForm(FORM.user, FORM.yes, FORM.no, answer_prefix=prefix)
+    plan = plan_of(tokenizer, PromptTemplate("test", 1, form, None))
+    head = head_tokens(answer_tokens(tokenizer, form), tokenizer, form, plan.end, gap)
+    space = ("Ġ" if kind == "byte-level" else "▁") * len(gap)
+    assert tokenizer.convert_ids_to_tokens(head.all) == [f"{space}yes", f"{space}no"]
+    asked = prompt(plan, "", "title", "Music")
+    known = tokenizer(tokenizer.decode(asked) + gap + "yes", add_special_tokens=False)["input_ids"]
+    assert known[-1:] == list(head.yes)
+
+
+def test_a_head_behind_a_mark_is_made_of_words_as_a_text_begins() -> None:
+    """Llama 2's answers begin with a space behind [/INST]."""
+    tokenizer = tiny_tokenizer("prepend")
+    head = head_tokens(answer_tokens(tokenizer, FORM), tokenizer, FORM, "[/INST]", "")
+    assert tokenizer.convert_ids_to_tokens(head.all) == ["▁yes", "▁no"]
 
 
 def test_answers_that_cannot_be_read_are_told(tokenizer: Any) -> None:
