@@ -34,6 +34,7 @@ RunTasks = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[An
 #: First line of a file that cannot carry its checksum elsewhere; who edits such a file by hand takes it out.
 SIGNATURE = "# Written by ezxmc, with this checksum: "
 NO_MANIFEST = "not the manifest that was written"
+MISSING = "missing"
 OTHER_CHECKSUM = "its content is not what was written"
 #: Added to the name of a damaged file of verdicts: they have cost too much to be removed unseen.
 SET_ASIDE = ".damaged"
@@ -124,7 +125,7 @@ def step_damage(storage: Storage, folder: str, noted: Mapping[str, str]) -> dict
 
 def _wrong_size(manifest: Manifest, name: str, size: int | None) -> str:
     if size is None:
-        return "missing"
+        return MISSING
     written = manifest.sizes.get(name, size)
     return "" if size == written else f"{size:,} bytes, {written:,} were written"
 
@@ -174,7 +175,9 @@ def verify(storage: Storage, run_tasks: RunTasks) -> Verified:
     to_read = {name: size for name, size in there.items() if name not in damaged and _is_readable(name, checksums)}
     tasks = [(storage, [(name, checksums.get(name)) for name in names]) for names in _groups(to_read)]
     for found in run_tasks(_read, tasks):
-        damaged |= found
+        unseen = [name for name, what in found.items() if what == MISSING]  # on another node, but here it was listed
+        read_here = _read(storage, [(name, checksums.get(name)) for name in unseen])
+        damaged |= {name: what for name, what in found.items() if what != MISSING} | read_here
     of_ezxmc = {name for name in there if not name.rpartition("/")[2].startswith(".") and SET_ASIDE not in name}
     unchecked = len(of_ezxmc - to_read.keys() - damaged.keys())
     return Verified(len(of_ezxmc), sum(there[name] for name in of_ezxmc), unchecked, dict(sorted(damaged.items())))
@@ -198,7 +201,7 @@ def _read(storage: Storage, items: Sequence[tuple[str, str | None]]) -> dict[str
             else:
                 right = _is_note(storage, name)
         except FileNotFoundError:
-            found[name] = "missing"
+            found[name] = MISSING
         except (pa.ArrowException, OSError, ValueError) as error:
             found[name] = one_line(error, 120)
         else:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import ClusterConfig
-from ezxmc_ray.context import RunTasks
+from ezxmc_ray.context import RunTasks, stored_configuration
 from ezxmc_ray.curriculum import open_run
 from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.errors import UserError
@@ -39,7 +40,7 @@ def verify(run: str) -> Verified:
         is_writable = _is_writable(storage)
         if is_writable:
             stack.enter_context(run_lock(storage))
-        found = read_all(storage, stack.enter_context(_side_by_side(sum(there.values()))))
+        found = read_all(storage, stack.enter_context(_side_by_side(storage, sum(there.values()))))
         if is_writable:
             note_damage(storage, found.damaged)
     return found
@@ -61,12 +62,12 @@ def _is_writable(storage: Storage) -> bool:
 
 
 @contextmanager
-def _side_by_side(total_bytes: int) -> Iterator[RunTasks]:
+def _side_by_side(storage: Storage, total_bytes: int) -> Iterator[RunTasks]:
     """What runs tasks: threads, or Ray where there is much to read."""
     if total_bytes > VERIFY_HERE_BYTES:
         from ezxmc_ray.cluster.session import ray_cluster, run_tasks
 
-        with ray_cluster(ClusterConfig()):
+        with ray_cluster(_cluster_of(storage)):
             yield run_tasks
         return
     with ThreadPoolExecutor() as threads:
@@ -75,3 +76,12 @@ def _side_by_side(total_bytes: int) -> Iterator[RunTasks]:
             return threads.map(lambda one: task(*one), arguments)
 
         yield run
+
+
+def _cluster_of(storage: Storage) -> ClusterConfig:
+    """Where a run is read: as its own configuration has it, but what lies on a disk on this machine, which sees it."""
+    try:
+        found = stored_configuration(storage).cluster if storage.exists(layout.CONFIG) else ClusterConfig()
+    except UserError:  # damaged, which the verification says
+        found = ClusterConfig()
+    return replace(found, address="local") if storage.is_local else found

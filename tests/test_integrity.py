@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
+from ezxmc_ray import run_lock as run_lock_module
 from ezxmc_ray import verification
+from ezxmc_ray.config import ClusterConfig, Config, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import (
     Verified,
@@ -201,6 +205,39 @@ def test_what_was_found_is_noted_and_cleared_and_verdicts_are_set_aside(run: Sto
     assert noted_damage(run) == {}
     run.write_bytes(LISTED[0], RUN[LISTED[0]])
     assert verification.verify(run.root).damaged == {}
+
+
+def test_what_another_node_does_not_see_is_read_here(run: Storage, tmp_path: Path) -> None:
+    damage(run, LISTED[1], "flipped", 3)
+
+    def elsewhere(task: Any, arguments: Any) -> Any:
+        return [task(Storage(str(tmp_path / "of-another-node")), *more) for _, *more in arguments]
+
+    assert set(verify(run, elsewhere).damaged) == {LISTED[1]}
+
+
+@pytest.mark.parametrize(("place", "address"), [("", "local"), ("fsspec+memory:///bucket/verified", "10.0.0.1:6379")])
+def test_a_large_run_is_read_where_it_can_be_seen(
+    run: Storage, monkeypatch: pytest.MonkeyPatch, place: str, address: str
+) -> None:
+    """The run's own cluster sees a URI; a path is seen by this machine, whatever RAY_ADDRESS says."""
+    storage, joined = Storage(place or run.root), list[ClusterConfig]()
+    values = to_dict(Config(cluster=ClusterConfig(address="10.0.0.1:6379", cpus=3)))
+    storage.write_bytes("config.yaml", signed(yaml.safe_dump(values)))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    monkeypatch.setattr(run_lock_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(verification, "VERIFY_HERE_BYTES", 0)
+    monkeypatch.setattr("ezxmc_ray.cluster.session.run_tasks", itertools.starmap)
+
+    def join(config: ClusterConfig) -> Any:
+        joined.append(config)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("ezxmc_ray.cluster.session.ray_cluster", join)
+    assert verification.verify(storage.root).damaged == {}
+    storage.write_bytes("config.yaml", b"# Written by ezxmc, with this checksum: 0\n")
+    assert set(verification.verify(storage.root).damaged) == {"config.yaml"}
+    assert joined == [ClusterConfig(address=address, cpus=3), ClusterConfig(address=None if place else "local")]
 
 
 @pytest.mark.parametrize("note", [b"", b"[1]", b'{"../other": "x", "/etc/passwd": "x", "student": "x"}'])
