@@ -134,11 +134,16 @@ def cluster_address(config: ClusterConfig) -> str:
 def _check_address(config: ClusterConfig) -> None:
     address, key = cluster_address(config), "cluster.address" if config.address else "RAY_ADDRESS"
     scheme, separator, rest = address.rpartition("://")
-    if address in _WORDS or (separator and scheme != "ray"):
+    if scheme == "ray":  # whose process is no part of the cluster: it lacks calls by which pools are sized
+        raise UserError(
+            f"{key} is {address!r}, of Ray's client, by which no command here can work: submit the command with `ray "
+            "job submit --address http://host:8265`, or give host:port on a node of the cluster."
+        )
+    if address in _WORDS or separator:
         return
     found = _HOST_AND_PORT.fullmatch(rest)
     if found is None or not 0 < int(found[2]) < 1 << 16:
         raise UserError(
-            f"{key} is {address!r}, which is no address of a Ray cluster: give host:port, ray://host:port, auto, or "
-            "local for one on this machine."
+            f"{key} is {address!r}, which is no address of a Ray cluster: give host:port, auto, or local for one on "
+            "this machine."
         )

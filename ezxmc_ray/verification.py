@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ezxmc_ray import layout
+from ezxmc_ray.checks import check_shared
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.context import RunTasks, stored_configuration
 from ezxmc_ray.curriculum import open_run
@@ -67,7 +68,9 @@ def _side_by_side(storage: Storage, total_bytes: int) -> Iterator[RunTasks]:
     if total_bytes > VERIFY_HERE_BYTES:
         from ezxmc_ray.cluster.session import ray_cluster, run_tasks
 
-        with ray_cluster(_cluster_of(storage)):
+        cluster = _cluster_of(storage)
+        check_shared(cluster, "the run", storage.root)
+        with ray_cluster(cluster):
             yield run_tasks
         return
     with ThreadPoolExecutor() as threads:

@@ -8,8 +8,8 @@ import pytest
 from pyarrow import fs
 
 from ezxmc_ray import layout
-from ezxmc_ray.checks import check_apart, check_free, check_inputs
-from ezxmc_ray.config import Config, PrepareConfig
+from ezxmc_ray.checks import check_apart, check_free, check_inputs, check_shared
+from ezxmc_ray.config import ClusterConfig, Config, PrepareConfig
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.sources import Source
@@ -91,3 +91,15 @@ def test_a_directory_with_folders_that_a_run_would_replace_is_refused(tmp_path: 
     storage.write_bytes("config.yaml", b"run: .\n")  # whose first line somebody took out
     storage.write_json(layout.manifest("student"), {})
     check_free(storage)
+
+
+def test_the_address_of_rays_client_is_refused_with_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("host:6379", "[::1]:6379", "auto", "local", "platform://name"):
+        check_shared(ClusterConfig(address=address), "run", "s3://bucket/run")
+    with pytest.raises(UserError, match=r"^cluster\.address is 'ray://host:10001', of Ray's client, .* `ray job "):
+        check_shared(ClusterConfig(address="ray://host:10001"), "run", "s3://bucket/run")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://host:10001")
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS is 'ray://host:10001', "):
+        check_shared(ClusterConfig(), "run", "s3://bucket/run")
+    with pytest.raises(UserError, match="give host:port, auto, or local for one on this machine"):
+        check_shared(ClusterConfig(address="here"), "run", "s3://bucket/run")

@@ -129,18 +129,17 @@ def _answers_here_only(address: str) -> bool:
     ask for minutes.
     """
     parts = urlsplit(address if "://" in address else f"//{address}")
-    port = parts.port or (10001 if parts.scheme == "ray" else None)
-    if not (parts.hostname and port):
+    if not (parts.hostname and parts.port):
         return False
-    _listens(parts.hostname, port)
-    with init_grpc_channel(f"{parts.hostname}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+    _listens(parts.hostname, parts.port)
+    with init_grpc_channel(f"{parts.hostname}:{parts.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
         except grpc.FutureTimeoutError:
             raise TimeoutError("what answers there is not Ray") from None
     try:
         # By what Ray makes of 127.0.0.1.
-        _listens(services.resolve_ip_for_localhost(parts.hostname), port)
+        _listens(services.resolve_ip_for_localhost(parts.hostname), parts.port)
     except OSError:
         return True
     return False
