@@ -97,7 +97,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(config)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     watchdog = start_watchdog() if address == "local" else None
     try:
@@ -237,6 +237,15 @@ def _is_there() -> bool:
 def joined_as(config: ClusterConfig) -> None:
     """This process is on a cluster that another one joined as ``config`` has it."""
     _joined[:] = [config]
+
+
+def is_local() -> bool:
+    """Whether the Ray that this process has joined is one of its own, on this machine."""
+    return _address(_joined[0]) == "local"
+
+
+def _address(config: ClusterConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def check_wait(seconds: float, what: str = "no word of what for") -> None:

@@ -28,7 +28,7 @@ from ray.train.v2.api import data_parallel_trainer
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
-from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, node_cpus, user_errors, wait_for_gpus
+from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, is_local, node_cpus, user_errors, wait_for_gpus
 from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
@@ -141,12 +141,20 @@ def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
 def check_training(config: Config) -> None:
     """Refuse what the training's workers would tell late, or wait for without end. Errors: UserError."""
     check_seen("run", Storage(config.run))
-    check_trackers(config.student.trackers)
+    if is_local():
+        check_trackers(config.student.trackers)
+    elif config.student.trackers:
+        _ask_a_node("the trackers", check_trackers, config.student.trackers)
     count_workers(config)
     # What the encoder reads in the other stages is checked there.
     if config.student.max_document_tokens != config.encoder.max_document_tokens:
-        with watched(StageProgress("Training", phase="looking at the encoder")):
-            run_with_encoder(_check_document_tokens, config)
+        _ask_a_node("the encoder", _check_document_tokens, config)
+
+
+def _ask_a_node(what: str, check: Callable[..., None], *arguments: Any) -> None:
+    """Have ``check`` look at ``what`` where workers will be. Errors: UserError as it."""
+    with watched(StageProgress("Training", phase=f"looking at {what}")):
+        run_with_encoder(check, *arguments)
 
 
 def _check_document_tokens(config: Config) -> None:

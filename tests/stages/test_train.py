@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from ezxmc_ray.cluster import session
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
@@ -120,9 +123,26 @@ def test_lengths_and_trackers_are_checked_before_a_worker_starts(
     check_training(load_config(None, settings))
     with pytest.raises(UserError, match=r"^student\.max_document_tokens=33 is more than .* can read: set it to 32 at"):
         check_training(load_config(None, [*settings, "student.max_document_tokens=33"]))
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    with pytest.raises(UserError, match=r"^student\.trackers has wandb, but wandb is not installed"):
+    refused = pytest.raises(UserError, match=r"^student\.trackers has wandb, but wandb is not installed")
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))  # as where the driver alone has it
+    sys.modules["wandb"].__spec__ = ModuleSpec("wandb", None)
+    with refused:
         check_training(load_config(None, [*settings, "student.trackers=[wandb]"]))
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as where the nodes alone have it
+    check_training(load_config(None, [*settings, "student.trackers=[tensorboard]"]))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(session, "_joined", [ClusterConfig(address="local")])
+    with refused:
+        check_training(load_config(None, [*settings, "student.trackers=[wandb]"]))
+
+
+def test_a_training_asks_whether_all_nodes_see_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(what: str, storage: Storage) -> None:
+        raise UserError(f"{what} is {storage.path()}.")
+
+    monkeypatch.setattr("ezxmc_ray.stages.train.check_seen", refuse)
+    with pytest.raises(UserError, match=rf"^run is {tmp_path}\.$"):
+        check_training(load_config(None, [f"run={tmp_path}", "student.workers=3"]))
 
 
 def test_looks_without_held_out_documents_are_refused(encoder: Path, tmp_path: Path) -> None:
