@@ -36,6 +36,7 @@ from ezxmc_ray.teacher.engine import (
 )
 from ezxmc_ray.teacher.engine_watch import wake_when_dead
 from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood, probability_of_yes
+from ezxmc_ray.teacher.transformers_engine import chances_of_relevant
 
 #: The smallest block that vLLM's CPU attention takes: least of a shared prefix is computed again.
 _CPU_BLOCK_TOKENS = 32
@@ -163,10 +164,10 @@ class _Classify:
     def parameters(self, pair: PairPrompt, again: bool) -> Any:
         from vllm import PoolingParams
 
-        return PoolingParams(task="classify", use_activation=True)
+        return PoolingParams(task="classify", use_activation=False)  # a checkpoint may ask for none, or another one
 
     def score(self, pair: PairPrompt, output: Any) -> float | None:
-        return float(output.outputs.data[-1])  # one output: a sigmoid; two (no, yes): a softmax
+        return float(chances_of_relevant(output.outputs.data.double()))
 
 
 class _Likelihood:
