@@ -218,6 +218,23 @@ def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() ->
     )
 
 
+def test_of_two_least_scores_none_is_ignored_without_a_word() -> None:
+    both = ["predict.min_score=0.3", "predict.precision=0.9"]
+    said = told(None, *both)
+    assert said == (
+        f"predict.min_score {HERE} is 0.3 and predict.precision {HERE} is 0.9, but each gives the least score of a "
+        "prediction: give one of them, and set the other to null (predict.min_score=null for a precision)."
+    )
+    made = load_config(None, both[:1])
+    with pytest.raises(
+        UserError, match=r"^predict\.min_score in the stored configuration is 0\.3 and predict\.precision"
+    ):
+        apply_overrides(made, both[1:])
+    assert apply_overrides(made, ["predict.min_score=null", *both[1:]]).predict.precision == 0.9
+    made.predict.precision = 0.9  # as an older version stored it, by which a run can still be read
+    assert apply_overrides(from_dict(to_dict(made)), ["predict.top_k=2"]).predict.min_score == 0.3
+
+
 EXTREMES = {"int": (-(10**6), 2**64), "float": (-1e308, 1e308)}
 
 

@@ -26,6 +26,8 @@ from ezxmc_ray.config.knobs import Knob
 from ezxmc_ray.config.schema import Config, StudentConfig, knobs
 from ezxmc_ray.errors import UserError, one_line
 
+#: Where the values of a run or a bundle come from.
+STORED = "in the stored configuration"
 #: The deepest rank that any of metrics.MEASURES looks at.
 DEEPEST_RANK = 100
 
@@ -56,7 +58,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _stored(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return "in the stored configuration", {key: literal(value) for key, value in _leaves(values)}
+    return STORED, {key: literal(value) for key, value in _leaves(values)}
 
 
 def _from_command_line(overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -282,6 +284,7 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
         _check_value(knob, values[knob.key], f"{knob.key} {places.get(knob.key, '')}".strip())
     _check_evaluations(config)
     _check_depths(config)
+    _check_least_score(config, places)
     if not config.run.strip():
         raise UserError("run is empty; set it to a directory or an object-store URI, for example run=runs/mine.")
 
@@ -332,3 +335,14 @@ def _check_depths(config: Config) -> None:
                 f"{key} is {depth}, but the similarity decides among lexical.candidates={config.lexical.candidates} "
                 "labels only: set that to as many at least."
             )
+
+
+def _check_least_score(config: Config, places: dict[str, str]) -> None:
+    """UserError where two knobs give the least score of a prediction; what an older version stored so can be read."""
+    given = {key: getattr(config.predict, key) for key in ("min_score", "precision")}
+    if None not in given.values() and any(places.get(f"predict.{key}") != STORED for key in given):
+        said = " and ".join(f"predict.{key} {places[f'predict.{key}']} is {value}" for key, value in given.items())
+        raise UserError(
+            f"{said}, but each gives the least score of a prediction: give one of them, and set the other to null "
+            "(predict.min_score=null for a precision)."
+        )

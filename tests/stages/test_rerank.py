@@ -269,7 +269,6 @@ REFUSED = {
     "another prompt": (["teacher.prompt=package"], "teacher.prompt changes what the teacher is asked"),
     "another calibration": (["teacher.calibration=none"], "teacher.calibration changes what the teacher is asked"),
     "another model": (["teacher.model={run}/student"], "is not the one that judged the run"),
-    "a precision": (["predict.precision=0.9"], "predict.precision fits a similarity that foretells the teacher's yes"),
     "too many candidates": (
         ["predict.rerank_candidates=5000"],
         "predict.rerank_candidates is 5000, but",

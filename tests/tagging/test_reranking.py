@@ -97,6 +97,17 @@ def test_what_may_be_set_is_taken_and_changes_only_what_it_says(tmp_path: Path) 
     assert differs("teacher.dtype=auto") == {}  # as the run was judged
 
 
+def test_a_precision_is_another_question(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path / "run")
+    storage = Storage(run)
+    selected = read_manifest(storage, layout.STUDENT)
+    assert selected is not None
+    fitted = {"precision_thresholds": [one / 100 for one in range(1, 100)]}
+    write_manifest(storage, layout.STUDENT, replace(selected, details=selected.details | fitted))
+    with pytest.raises(UserError, match=r"^predict\.precision fits a similarity that foretells the teacher's yes"):
+        open_reranking(run, ["predict.min_score=null", "predict.precision=0.9"])
+
+
 def test_a_prompt_that_was_edited_since_is_another_question(tmp_path: Path) -> None:
     run = make_judged_run(tmp_path / "run")
     storage = Storage(run)
