@@ -169,7 +169,8 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
     _check_tokenizer(tokenizer, config.model)
     architecture = (model.architectures or [""])[0]
     classifier = is_classifier(architecture)
-    _check_classifier(classifier, tokenizer, config)
+    if classifier:
+        _check_classifier(model.num_labels, tokenizer, config)
     plan = PromptPlan(
         tokenizer,
         template,
@@ -197,15 +198,20 @@ def _check_tokenizer(tokenizer: Any, model: str) -> None:
         )
 
 
-def _check_classifier(classifier: bool, tokenizer: Any, config: TeacherConfig) -> None:
-    """Refuse another read-out than the checkpoint's own, and cross-encoders, which read two texts and no prompt.
+def _check_classifier(classes: int, tokenizer: Any, config: TeacherConfig) -> None:
+    """Refuse another read-out than the checkpoint's own, heads of which no class is known to mean relevant, and
+    cross-encoders, which read two texts and no prompt.
 
     Such a checkpoint's tokenizer closes each of two texts with a token (BERT's kinds); an LLM's closes none.
     """
-    if not classifier:
-        return
     if config.readout != "classify":
         raise UserError(f"The teacher {config.model} has a classification head: set teacher.readout=classify.")
+    if classes > 2:
+        raise UserError(
+            f"The teacher {config.model} has a classification head of {classes} classes (num_labels in its "
+            "config.json), and which of them means that a label fits is not known: take a reranker with one class or "
+            "two, or an instruct LLM without such a head."
+        )
     alone, pair = (len(tokenizer("a", other)["input_ids"]) for other in (None, "a"))
     if pair - alone > 1 and tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids:
         raise UserError(

@@ -45,6 +45,20 @@ def test_a_classification_head_on_an_llm_is_read(tmp_path: Path, small_teacher_d
         load_teacher(TeacherConfig(model=model, dtype="float32", readout="likelihood"))
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+def test_a_head_of_more_classes_than_two_is_refused(tmp_path: Path, small_teacher_directory: str, classes: int) -> None:
+    """Of three (NLI) or five (sentiment) the last one does not mean relevant."""
+    config = json.loads((Path(small_teacher_directory) / "config.json").read_text())
+    config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {n: f"{n}" for n in range(classes)}}
+    model = checkpoint(tmp_path / "llm", config, small_teacher_directory)
+    teacher = TeacherConfig(model=model, dtype="float32")
+    if classes <= 2:
+        assert load_teacher(teacher).classifier
+    else:
+        with pytest.raises(UserError, match=f"has a classification head of {classes} classes .* take a reranker"):
+            load_teacher(teacher)
+
+
 def test_a_tokenizer_that_needs_what_is_not_installed_is_one_sentence(tmp_path: Path) -> None:
     named = json.dumps({"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"})
     files = {"tokenizer_config__json": named, "vocab__txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na"}
