@@ -310,6 +310,8 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         "tokenizer": teacher.resolved,
         # Prompts are token ids, and nothing is turned back into text; a classification head is made of two words.
         "skip_tokenizer_init": config.readout != "classify",
+        # Models that also read images would want a tokenizer for them, and memory (Gemma 3 4B, Mistral Small 3.1).
+        "language_model_only": True,
         "dtype": dtype_here(config),
         "quantization": config.quantization,
         "max_model_len": context,

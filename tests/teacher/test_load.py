@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import resolve_model
+from ezxmc_ray.teacher import vllm_engine
 from ezxmc_ray.teacher.engine import load_teacher
 
 BERT = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1}
@@ -57,6 +64,65 @@ def test_a_head_of_more_classes_than_two_is_refused(tmp_path: Path, small_teache
     else:
         with pytest.raises(UserError, match=f"has a classification head of {classes} classes .* take a reranker"):
             load_teacher(teacher)
+
+
+#: SmolVLM's kind, the one that vLLM knows without torchvision, which the CPU's requirements leave out.
+SEES_IMAGES = {
+    "model_type": "idefics3",
+    "architectures": ["Idefics3ForConditionalGeneration"],
+    "text_config": {"model_type": "llama", "max_position_embeddings": 2048},
+    "vision_config": {"image_size": 28, "patch_size": 14},
+}
+#: What vLLM does with its options before it loads weights: the configuration, then what turns requests into tokens.
+BEFORE_WEIGHTS = """
+import json, sys
+from vllm.engine.arg_utils import EngineArgs
+from vllm.renderers import renderer_from_config
+config = EngineArgs(**json.loads(sys.stdin.read())).create_engine_config()
+renderer_from_config(config)
+print("multimodal", config.model_config.is_multimodal_model)
+"""
+
+
+def vllm_options(model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the engine would start vLLM with."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda **options: told.append(options)))
+    teacher = load_teacher(TeacherConfig(model=model, dtype="float32", readout="yes_no", cpu_kv_cache_gib=1))
+    vllm_engine._start(teacher, [teacher])
+    return told[0]
+
+
+def test_vllm_is_told_to_leave_images_out(
+    tmp_path: Path, small_teacher_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By options that its version knows, which are read from its source: to import it takes long."""
+    options = vllm_options(checkpoint(tmp_path / "images", SEES_IMAGES, small_teacher_directory), monkeypatch)
+    monkeypatch.undo()
+    assert options["language_model_only"] and options["skip_tokenizer_init"]
+    vllm = importlib.util.find_spec("vllm")
+    assert vllm is not None and vllm.submodule_search_locations
+    source = (Path(vllm.submodule_search_locations[0]) / "engine" / "arg_utils.py").read_text()
+    [known] = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == "EngineArgs"]
+    fields = {
+        one.target.id for one in known.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+    }
+    assert set(options) <= fields
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_reads_a_model_that_also_sees_images(
+    tmp_path: Path, small_teacher_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to its weights, in a process of its own; without the option it wants a tokenizer for the images."""
+    options = vllm_options(checkpoint(tmp_path / "images", SEES_IMAGES, small_teacher_directory), monkeypatch)
+    done = [
+        subprocess.run([sys.executable, "-c", BEFORE_WEIGHTS], input=json.dumps(one), capture_output=True, text=True)
+        for one in (options, options | {"language_model_only": False})
+    ]
+    assert done[0].stdout.endswith("multimodal True\n"), done[0].stderr[-2000:]
+    assert "requires a tokenizer" in done[1].stderr
 
 
 def test_a_tokenizer_that_needs_what_is_not_installed_is_one_sentence(tmp_path: Path) -> None:
