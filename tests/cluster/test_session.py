@@ -99,6 +99,6 @@ def test_what_no_node_shares_is_asked_only_of_a_cluster_that_was_joined(
 ) -> None:
     storage = nodes_have(tmp_path / "a", tmp_path / "b")
     check_seen("run", Storage("s3://bucket/run?region=us-east-1"))
-    monkeypatch.setattr(shared_places.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("ezxmc_ray.cluster.shared_places.ray.is_initialized", lambda: False)
     check_seen("run", storage)
     assert not (tmp_path / "run").exists()

@@ -99,7 +99,9 @@ def _write_shard(storage: Storage, name: str, rows: list[dict[str, Any]], skills
 def _write_manifests(
     storage: Storage, skills: tuple[float, ...], chosen: int | None, shards: int, labels: int, gold: str
 ) -> None:
-    fingerprints = dict.fromkeys(("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f")
+    fingerprints: dict[str, str | None] = dict.fromkeys(
+        ("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f"
+    )
     fingerprints |= {"gold_fingerprint": None} if gold == "none" else {}
     prepared = {"labels": labels, "shards": shards} | fingerprints
     student = Manifest("select", "f", 5, 1.0, details={"chosen_cycle": chosen})

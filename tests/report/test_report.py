@@ -278,7 +278,7 @@ def test_without_held_out_documents_no_choice_is_claimed(make_run: Any) -> None:
     assert "The choice goes by the teacher" in render(report)
     assert "<td>0.4300</td><td>150</td>" in render(report)
     # Of an earlier version, and of today's.
-    scores = [{"encoder": "untrained", "score": 0.0}, {"encoder": "cycle_0", "score": None}]
+    scores: list[dict[str, Any]] = [{"encoder": "untrained", "score": 0.0}, {"encoder": "cycle_0", "score": None}]
     nothing = {"documents": 0, "scores": [one | {"documents": 0} for one in scores]}
     text = render(report | {"selection": report["selection"] | nothing})
     assert text.count("<td>–</td><td>0</td></tr>") == 2

@@ -200,7 +200,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, float]]
             asked.update(ray_actor_options)
             return SimpleNamespace(bind=lambda *arguments: None)
 
-        monkeypatch.setattr(deployment.serve, "deployment", made)
+        monkeypatch.setattr("ray.serve.deployment", made)
         deployment._application("run", [], settings)
         return asked
 
