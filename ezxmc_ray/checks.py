@@ -11,7 +11,7 @@ import os
 import re
 
 from ezxmc_ray import layout
-from ezxmc_ray.config import ClusterConfig, Config
+from ezxmc_ray.config import ClusterConfig, Config, cluster_address
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import check_first_columns, first_columns, with_ids
@@ -124,11 +124,6 @@ def check_inputs(config: Config) -> None:
         check_first_columns(inputs.documents, columns, config.prepare)
     for documents in with_ids(inputs.documents, columns)[:1]:
         next(iter(read_rows(documents.source, documents.columns, documents.required)), None)
-
-
-def cluster_address(config: ClusterConfig) -> str:
-    """The Ray address that ``config.address`` means: as it says, else this job's cluster, else local."""
-    return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _check_address(config: ClusterConfig) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +61,19 @@ def written_sizes(storage: Storage, files: Sequence[str]) -> dict[str, int]:
     """
     there = _sizes_beside(storage, files)
     wanted = [name for name in files if name != layout.REJECTED]
-    if lost := [name for name in wanted if name not in there]:
-        raise UserError(
-            f"{storage.path(lost[0])} was written and is not there ({len(lost):,} of {len(wanted):,} files): something "
-            "removed it, or it is on another node's disk, and run must be a URI or a path that all nodes share."
-        )
+    check_there(storage, wanted, there, "run")
     return {name: there[name] for name in wanted}
+
+
+def check_there(storage: Storage, written: Sequence[str], there: Container[str], what: str) -> None:
+    """Errors: UserError where this process does not see all files that were ``written`` to the place that ``what``
+    names, since a node wrote to a disk of its own; ``there``: those that it sees."""
+    if lost := [name for name in written if name not in there]:
+        raise UserError(
+            f"{storage.path(lost[0])} was written and is not there ({len(lost):,} of {len(written):,} files): "
+            f"something removed it, or it is on another node's disk, and {what} must be a URI or a path that all nodes "
+            "share."
+        )
 
 
 def checksums_of(storage: Storage, sizes: Mapping[str, int], run_tasks: RunTasks) -> dict[str, str]:

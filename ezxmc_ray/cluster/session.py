@@ -26,7 +26,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ezxmc_ray.cluster.at_work import tasks_at_work
 from ezxmc_ray.cluster.growth import growth
 from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
-from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.config import ClusterConfig, cluster_address
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.leftovers import temporary_prefix
 from ezxmc_ray.progress import WAITING, StageProgress, doing
@@ -97,7 +97,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = _address(config)
+    address = cluster_address(config)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     watchdog = start_watchdog() if address == "local" else None
     try:
@@ -241,11 +241,7 @@ def joined_as(config: ClusterConfig) -> None:
 
 def is_local() -> bool:
     """Whether the Ray that this process has joined is one of its own, on this machine."""
-    return _address(_joined[0]) == "local"
-
-
-def _address(config: ClusterConfig) -> str:
-    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+    return cluster_address(_joined[0]) == "local"
 
 
 def check_wait(seconds: float, what: str = "no word of what for") -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import ray
 from ray import exceptions
@@ -35,10 +36,9 @@ def check_seen(what: str, storage: Storage) -> None:
     probe = temporary_name(".probe")
     storage.write_bytes(probe, b"probe")
     try:
-        if blind := _who_does_not_see(storage.path(probe), [one["NodeID"] for one in nodes]):
-            node = next(one for one in nodes if one["NodeID"] == blind)
+        if blind := _who_does_not_see(storage.path(probe), nodes):
             raise UserError(
-                f"{what} is {storage.path()}, and the node {node['NodeManagerHostname']} of the Ray cluster does not "
+                f"{what} is {storage.path()}, and the node {blind['NodeManagerHostname']} of the Ray cluster does not "
                 f"see what this process writes there: set {what} to a URI, or to a path on a file system that all "
                 "nodes share."
             )
@@ -46,10 +46,10 @@ def check_seen(what: str, storage: Storage) -> None:
         storage.remove(probe)
 
 
-def _who_does_not_see(file: str, nodes: list[str]) -> str:
-    """The id of one of ``nodes`` that has no such ``file``; empty if there is none."""
+def _who_does_not_see(file: str, nodes: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first of ``nodes`` (as Ray tells of them) that has no such ``file``."""
     task = ray.remote(_sees)
-    there = [NodeAffinitySchedulingStrategy(one, soft=False) for one in nodes]
+    there = [NodeAffinitySchedulingStrategy(one["NodeID"], soft=False) for one in nodes]
     asked = [task.options(num_cpus=0, max_retries=0, scheduling_strategy=one).remote(file) for one in there]
     answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ASK_S)
     for node, answer in zip(nodes, asked, strict=True):
@@ -58,7 +58,7 @@ def _who_does_not_see(file: str, nodes: list[str]) -> str:
                 return node
         except exceptions.RayError:  # a node that was lost meanwhile
             continue
-    return ""
+    return None
 
 
 def _sees(file: str) -> bool:

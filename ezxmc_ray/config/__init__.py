@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ezxmc_ray.config.addresses import cluster_address
 from ezxmc_ray.config.knobs import Knob
 from ezxmc_ray.config.lexical import LexicalConfig
 from ezxmc_ray.config.loading import (
@@ -48,6 +49,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "apply_overrides",
+    "cluster_address",
     "differences",
     "fingerprint",
     "fingerprinted_settings",

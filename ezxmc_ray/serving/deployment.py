@@ -23,7 +23,6 @@ from ray import exceptions, serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from ezxmc_ray.checks import cluster_address
 from ezxmc_ray.cluster.pools import gpu_cpus
 from ezxmc_ray.cluster.session import (
     check_wait,
@@ -35,7 +34,7 @@ from ezxmc_ray.cluster.session import (
     ray_cluster,
     waits_for,
 )
-from ezxmc_ray.config import ClusterConfig
+from ezxmc_ray.config import ClusterConfig, cluster_address
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.progress import StageProgress, doing, say
 from ezxmc_ray.serving.contract import Answer, Refused, TagRequest

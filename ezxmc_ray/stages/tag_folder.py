@@ -17,6 +17,7 @@ from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
 from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import fingerprint
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.integrity import check_there
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of, what_counts
 from ezxmc_ray.storage import Storage
@@ -68,17 +69,8 @@ def tag_missing(
             totals.add(one)
             progress.advance(one["counts"]["documents"])
             yield one
-    _check_there(storage, [item["file"] for item in missing])
-
-
-def _check_there(storage: Storage, files: Sequence[str]) -> None:
-    """Errors: UserError for tags that this process does not see: a node that came later has a disk of its own."""
-    there = storage.sizes(recursive=True) if files else {}
-    if lost := [file for file in files if file not in there]:
-        raise UserError(
-            f"{storage.path(lost[0])} was written and is not there ({len(lost):,} of {len(files):,} files): something "
-            "removed it, or it is on another node's disk, and --output must be a URI or a path that all nodes share."
-        )
+    if missing:  # a node that came later may have a disk of its own
+        check_there(storage, [item["file"] for item in missing], storage.sizes(recursive=True), "--output")
 
 
 class TagWorker:
