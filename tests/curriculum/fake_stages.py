@@ -95,6 +95,13 @@ def run(settings: list[str], *more: str) -> None:
     curriculum.run(load_config(None, [*settings, *more]))
 
 
+def run_until_killed(stages: FakeStages, where: str, settings: list[str], *more: str) -> None:
+    """Run, and be killed at the call ``where``, as any later run is until ``dies_at`` is another."""
+    stages.dies_at = where
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, *more)
+
+
 def states(settings: list[str]) -> dict[str, str]:
     return {row["step"]: row["state"] for row in curriculum.status(settings[0].removeprefix("run="))}
 

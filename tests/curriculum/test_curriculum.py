@@ -26,6 +26,7 @@ from tests.curriculum.fake_stages import (
     cycle,
     held_out,
     run,
+    run_until_killed,
     states,
     storage_of,
 )
@@ -147,16 +148,12 @@ def test_a_cycle_judged_in_two_parts_counts_what_both_asked(stages: FakeStages, 
 
 
 def test_a_cycle_shortlisted_in_two_parts_tells_the_seconds_of_both(stages: FakeStages, settings: list[str]) -> None:
-    stages.dies_at = "compare 1"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "compare 1", settings)
     storage, folder = storage_of(settings), "cycle-1/shortlist"
     part = read_manifest(storage, folder)
     assert part is not None and "seconds_before" not in part.details
     write_manifest(storage, folder, replace(part, seconds=90.0))
-    stages.dies_at = "compare 2"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "compare 2", settings)
     whole = read_manifest(storage, folder)
     assert whole is not None and whole.details["seconds_before"] == 90.0
     storage.remove("cycle-1/selection")
@@ -185,9 +182,7 @@ def test_label_vectors_are_kept_from_the_held_out_documents_to_the_others(
 def test_label_vectors_of_other_labels_are_not_kept(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stages.dies_at = "shortlist 0"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "shortlist 0", settings)
     storage = storage_of(settings)
     storage.write_bytes("cycle-0/label_vectors/shard-00000.parquet", b"of the labels before")
     (tmp_path / "labels.jsonl").write_text('{"id": "1", "text": "others"}\n')

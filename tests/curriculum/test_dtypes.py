@@ -14,6 +14,7 @@ from tests.curriculum.fake_stages import (
     FakeStages,
     machine,
     run,
+    run_until_killed,
     states,
     storage_of,
 )
@@ -52,9 +53,7 @@ def test_another_dtype_by_name_judges_anew(
 def test_a_run_that_goes_on_on_a_machine_of_another_dtype_says_so_and_keeps_what_is_judged(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages.dies_at = "train 1"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "train 1", settings)
     judged = [call for call in stages.took() if call != "train 1"]
     stages.dies_at = ""
     assert "teacher.dtype=auto" not in capsys.readouterr().out
@@ -76,9 +75,7 @@ def test_a_change_of_dtype_is_told_by_every_start_that_asks_in_another_one(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where some verdicts in the new dtype are held by then."""
-    stages.dies_at = "train 1"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "train 1", settings)
     machine(monkeypatch, has_bfloat16=False)
     stages.dies_at = "judge 2"
     for _ in range(2):
@@ -129,9 +126,7 @@ def test_what_is_judged_anew_has_the_machines_dtype_and_not_that_of_the_verdicts
 def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages.dies_at = "judge 0"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "judge 0", settings)
     machine(monkeypatch, has_bfloat16=False)
     with pytest.raises(KeyboardInterrupt):
         run(settings)

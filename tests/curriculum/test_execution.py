@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.storage import read_manifest, write_manifest
-from tests.curriculum.fake_stages import FakeStages, run, storage_of
+from tests.curriculum.fake_stages import FakeStages, run, run_until_killed, storage_of
 from tests.curriculum.test_damage import WritingStages, finished
 
 __all__ = ["finished"]  # a fixture
@@ -28,9 +28,7 @@ def test_what_was_prepared_stays_until_something_else_is_whole(
     storage = storage_of(settings)
     before = read_manifest(storage, "documents")
     (tmp_path / "documents.jsonl").write_text('{"id": "2", "text": "another"}\n')
-    finished.dies_at = "prepare"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(finished, "prepare", settings)
     assert read_manifest(storage, "documents") == before and storage.exists("documents/part-0")
     finished.dies_at = ""
     run(settings)
@@ -42,9 +40,7 @@ def test_any_other_step_that_is_begun_anew_leaves_nothing_of_the_last(
     finished: WritingStages, settings: list[str]
 ) -> None:
     storage = storage_of(settings)
-    finished.dies_at = "predict"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings, "predict.top_k=3")
+    run_until_killed(finished, "predict", settings, "predict.top_k=3")
     assert read_manifest(storage, "predictions") is None and not storage.exists("predictions/part-0")
 
 

@@ -20,6 +20,7 @@ from ezxmc_ray.storage import read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     FakeStages,
     run,
+    run_until_killed,
     states,
     storage_of,
 )
@@ -29,9 +30,7 @@ from tests.curriculum.fake_stages import (
 def test_a_dry_run_of_a_run_that_was_killed_shows_what_is_left(
     stages: FakeStages, settings: list[str], where: str
 ) -> None:
-    stages.dies_at = where
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, where, settings)
     plan = curriculum.dry_run(load_config(None, settings))
     done = {step["step"]: step["done"] for step in plan["steps"]}
     assert done["prepare"] and done["cycle 0 judge"] and not done["predict"]
@@ -42,16 +41,12 @@ def test_a_dry_run_of_a_run_that_was_killed_shows_what_is_left(
 def test_held_out_documents_alone_are_not_a_cycle_that_is_judged(
     stages: FakeStages, settings: list[str], where: str
 ) -> None:
-    stages.dies_at = where
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, where, settings)
     left = {step["step"]: step for step in curriculum.dry_run(load_config(None, settings))["steps"]}
     for name in ("cycle 1 shortlist", "cycle 1 judge"):
         assert not left[name]["done"] and left[name]["seconds"]
         assert states(settings)[name] in ("missing", "stale")
-    stages.dies_at = "train 1"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "train 1", settings)
     assert states(settings)["cycle 1 shortlist"] == states(settings)["cycle 1 judge"] == "done"
     (storage := storage_of(settings)).remove("cycle-1/selection")
     assert storage.exists("cycle-1/examples/manifest.json")
@@ -98,9 +93,7 @@ def test_what_a_training_cannot_have_is_told_before_its_student_is_removed(
 def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages.dies_at = "shortlist 0"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings)
+    run_until_killed(stages, "shortlist 0", settings)
     monkeypatch.setattr(cluster, "ray_cluster", lambda config: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match="give so many at least"):
         run(settings, "curriculum.pair_budget=5")
@@ -152,9 +145,7 @@ def test_documents_that_prepare_refuses_leave_the_configuration_of_a_finished_ru
     stages: FakeStages, settings: list[str]
 ) -> None:
     run(settings)
-    stages.dies_at = "prepare"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings, "encoder.max_document_tokens=32", "prepare.test_share=0.5")
+    run_until_killed(stages, "prepare", settings, "encoder.max_document_tokens=32", "prepare.test_share=0.5")
     assert open_tokens(settings) == 128
 
 
@@ -164,9 +155,7 @@ def test_what_differs_is_told_and_written_down_when_the_work_begins(
     run(settings)
     capsys.readouterr()
     stages.took()
-    stages.dies_at = "shortlist 0"
-    with pytest.raises(KeyboardInterrupt):
-        run(settings, "encoder.max_document_tokens=32")
+    run_until_killed(stages, "shortlist 0", settings, "encoder.max_document_tokens=32")
     assert "differs from the one this run was made with: encoder.max_document_tokens: 128 -> 32" in (
         capsys.readouterr().out.replace("\n", " ")
     )
