@@ -24,7 +24,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
-from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.context import Context, StageResult, shard_groups
 from ezxmc_ray.cycles import documents_per_cycle, held_out_judged
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import encodings
@@ -186,14 +186,13 @@ def _edge(context: Context, what: str, held_out: bool, wanted: int) -> float:
 
     So that they are no more than wanted, it is the last of DRAW_BINS + 1 edges below which there are not too many; of
     the bin above it, while that holds several documents, the same again. Two bins deep these are copies of one text.
+    The driver is brought the counts of groups of shards, of which there are as many as context.MAX_GROUPS at most.
     """
+    groups = shard_groups(context.shards)
     low, high, taken = 0.0, 1.0, 0
     for _ in range(DRAW_DEPTH):
         bins = (what, held_out, low, high)
-        counts = run_tasks(
-            count_draws, [(context.storage, context.config.seed, shard, *bins) for shard in range(context.shards)]
-        )
-        found = sum(counts)
+        found = sum(run_tasks(count_draws, [(context.storage, context.config.seed, group, *bins) for group in groups]))
         below = taken + np.cumsum(found)
         edge = int(np.searchsorted(below, wanted, side="right"))
         taken = int(below[edge - 1]) if edge else taken
@@ -205,17 +204,19 @@ def _edge(context: Context, what: str, held_out: bool, wanted: int) -> float:
 
 
 def count_draws(
-    storage: Storage, seed: int, shard: int, what: str, held_out: bool, low: float, high: float
+    storage: Storage, seed: int, shards: range, what: str, held_out: bool, low: float, high: float
 ) -> np.ndarray:
-    """Task: how many draws of ``what`` of a shard's documents fall into each bin, int64 [DRAW_BINS].
+    """Task: how many draws of ``what`` of the documents of ``shards`` fall into each bin, int64 [DRAW_BINS].
 
-    Those of its train documents, ``held_out`` or not; the bins divide the draws from ``low`` to ``high`` evenly.
+    Those of the train documents, ``held_out`` or not; the bins divide the draws from ``low`` to ``high`` evenly.
     """
-    columns = ["split", "held_out", "content_hash", "id"]
-    documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, columns)
-    held = documents["held_out"] if held_out else pc.invert(documents["held_out"])
-    drawn = documents.filter(pc.and_(pc.equal(documents["split"], "train"), held))
-    return np.histogram(_draws(seed, what, drawn), DRAW_BINS, (low, high))[0]
+    columns, counts = ["split", "held_out", "content_hash", "id"], np.zeros(DRAW_BINS, np.int64)
+    for shard in shards:
+        documents = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, columns)
+        held = documents["held_out"] if held_out else pc.invert(documents["held_out"])
+        drawn = documents.filter(pc.and_(pc.equal(documents["split"], "train"), held))
+        counts += np.histogram(_draws(seed, what, drawn), DRAW_BINS, (low, high))[0]
+    return counts
 
 
 def load_encoder(storage: Storage, config: EncoderConfig, folder: str | None) -> Encoder:

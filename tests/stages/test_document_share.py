@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 
 from ezxmc_ray.config import load_config
-from ezxmc_ray.context import Context
+from ezxmc_ray.context import MAX_GROUPS, Context
 from ezxmc_ray.stages import shortlist
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, content_hash
@@ -131,3 +131,26 @@ def test_a_budget_of_pairs_is_never_exceeded(make_context: Callable[..., Context
     context = make_context(3, "curriculum.cycles=2", "curriculum.pair_budget=2500", "student.batch_size=16")
     pairs = 10 * (len(taken(context, 0)) + len(taken(context, 1)) + HELD_OUT)
     assert 2500 - 20 < pairs <= 2500
+
+
+def test_as_much_comes_to_the_driver_whatever_the_shards(
+    make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the very documents are drawn that are drawn where each shard's draws are brought alone."""
+    brought: list[int] = []
+
+    def counted(function: Any, tasks: Any) -> Any:
+        found = list(starmap(function, tasks))
+        brought.append(sum(one.nbytes for one in found))
+        return iter(found)
+
+    monkeypatch.setattr(shortlist, "run_tasks", counted)
+    monkeypatch.setattr(shortlist, "DRAW_BINS", 256)
+    settings = ["shortlist.held_out_documents=15", "shortlist.documents_per_cycle=57"]
+    context = make_context(80, *settings, texts=3)
+    found = taken(context, 0)
+    assert len(brought) == 2 * shortlist.DRAW_DEPTH  # copies: every pass of both draws
+    assert max(brought) <= MAX_GROUPS * 256 * 8
+    monkeypatch.setattr(shortlist, "shard_groups", lambda shards: [range(one, one + 1) for one in range(shards)])
+    assert taken(context, 0) == found
+    assert max(brought) == 80 * 256 * 8
