@@ -16,7 +16,7 @@ import numpy as np
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, TeacherConfig, apply_overrides, fingerprinted_settings, from_dict
-from ezxmc_ray.cycles import cycles_run, halves_held_out, stops_by_held_out
+from ezxmc_ray.cycles import cycles_run, halves_held_out
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
@@ -141,7 +141,7 @@ class Context:
     @property
     def halves_held_out(self) -> bool:
         """As cycles.halves_held_out."""
-        return stops_by_held_out(self.config) and halves_held_out(self.config, self.prepared.held_out)
+        return halves_held_out(self.config, lambda: self.prepared.held_out)
 
     @property
     def teacher(self) -> TeacherConfig:

@@ -6,7 +6,7 @@ curriculum, its stages, the estimate and the report all ask here, so that they m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ezxmc_ray import layout
@@ -104,10 +104,10 @@ def stops_by_held_out(config: Config) -> bool:
     return bool(student.validate_every_steps and student.patience and planned_cycles(config))
 
 
-def halves_held_out(config: Config, held_out: int) -> bool:
+def halves_held_out(config: Config, held_out: Callable[[], int]) -> bool:
     """Whether trainings choose their weights by one half of the held-out documents, so that the other is the
-    selection's: from HALVED_FROM judged ones on. ``held_out``: all there are."""
-    return stops_by_held_out(config) and held_out_judged(config, held_out) >= HALVED_FROM
+    selection's: from HALVED_FROM judged ones on. ``held_out``: says how many there are, asked where it matters."""
+    return stops_by_held_out(config) and held_out_judged(config, held_out()) >= HALVED_FROM
 
 
 def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, cycle: int) -> int:

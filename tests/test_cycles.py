@@ -16,6 +16,7 @@ from ezxmc_ray.cycles import (
     least_lead,
     planned_cycles,
     stops,
+    stops_by_held_out,
 )
 from ezxmc_ray.errors import UserError
 
@@ -57,7 +58,14 @@ def test_the_stop_rule_measures_the_lead_in_standard_errors(
 def test_held_out_documents_are_halved_where_trainings_choose_by_them(
     knobs: list[str], held_out: int, halved: bool
 ) -> None:
-    assert halves_held_out(load_config(None, knobs), held_out) is halved
+    config, asked = load_config(None, knobs), []
+
+    def count() -> int:
+        asked.append(held_out)
+        return held_out
+
+    assert halves_held_out(config, count) is halved
+    assert len(asked) == stops_by_held_out(config)  # it is read from a manifest, where it matters and once
 
 
 def test_encoders_that_order_everything_alike_stop_the_cycles_and_few_documents_never_do() -> None:
