@@ -45,10 +45,18 @@ def descendants(owner: int, but: Collection[int] = ()) -> set[psutil.Process]:
 
     Those with the pids ``but`` are left out, with all below them.
     """
-    found: set[psutil.Process] = set()
+    below: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        found = {one for one in psutil.Process(owner).children(recursive=True) if one.pid not in but}
-    return found.difference(*map(descendants, but))
+        below = psutil.Process(owner).children(recursive=True)  # looks at all processes of the machine: once
+    left_out = set(but)
+    found = set()
+    for one in below:  # parents before their children
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.pid in left_out or one.ppid() in left_out:
+                left_out.add(one.pid)
+            else:
+                found.add(one)
+    return found
 
 
 def watch(owner: int, pipe: int, before: Collection[int] = ()) -> None:

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import psutil
+
+from ezxmc_ray.watchdog import descendants
 
 OWNER = """
 import subprocess, sys, time
@@ -55,3 +58,19 @@ def test_a_killed_owner_leaves_nothing_behind() -> None:
         process.kill()
     bystander.kill()
     bystander.wait()
+
+
+def test_a_look_at_the_processes_is_one_however_many_are_left_alone() -> None:
+    """Each goes through all processes of the machine, twice a second for as long as the owner lives."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left_alone, watched = ([subprocess.Popen(sleep) for _ in range(3)] for _ in range(2))
+    try:
+        with mock.patch.object(psutil.Process, "children", autospec=True, side_effect=psutil.Process.children) as look:
+            found = descendants(os.getpid(), [process.pid for process in left_alone])
+        assert {process.pid for process in watched} <= {process.pid for process in found}
+        assert not {process.pid for process in left_alone} & {process.pid for process in found}
+        assert look.call_count == 1
+    finally:
+        for process in (*left_alone, *watched):
+            process.kill()
+            process.wait()
