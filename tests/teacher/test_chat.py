@@ -93,8 +93,9 @@ FAMILIES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer(small_teacher_directory: str) -> Any:
+    """Each test gives it a chat template."""
     return AutoTokenizer.from_pretrained(small_teacher_directory)
 
 
