@@ -26,9 +26,10 @@ from ezxmc_ray.index.words import DOCUMENT_WORDS, is_unspaced, tokens
 MAX_WORDS, MAX_LETTERS = 12, 40
 #: A name has two letters at least.
 MIN_LETTERS = 2
-#: Documents that are compared at once, and words whose hashes are kept.
+#: Documents that are compared at once; words whose hashes are kept, and of how many letters at most: a longer one is no
+#: word, and may be as long as its document.
 BATCH_DOCUMENTS = 512
-KEPT_WORDS = 1 << 20
+KEPT_WORDS, KEPT_LETTERS = 1 << 20, 64
 #: Places of the filter for each name.
 FILTER_PLACES = 8
 
@@ -64,10 +65,13 @@ class WordHashes:
         known = self._known
         if len(known) > KEPT_WORDS:
             known = self._known = {}
-        return [known[word] if word in known else known.setdefault(word, self._hash(word)) for word in words]
+        return [known[word] if word in known else self._hash(word) for word in words]
 
     def _hash(self, word: str) -> int:
-        return int.from_bytes(hashlib.blake2b(self._stem(word).encode(), digest_size=8).digest(), "little")
+        number = int.from_bytes(hashlib.blake2b(self._stem(word).encode(), digest_size=8).digest(), "little")
+        if len(word) <= KEPT_LETTERS:
+            self._known[word] = number
+        return number
 
 
 def label_names(text: str) -> list[list[str]]:

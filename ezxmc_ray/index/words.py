@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from itertools import islice, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Protocol
 
 import regex
 
@@ -29,6 +30,19 @@ _UNSPACED_LETTER = regex.compile(rf"[{_UNSPACED}]\p{{M}}*", regex.V1)
 _SPACED = rf"[[\w\p{{M}}]--[{_UNSPACED}]]"
 _TOKEN = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|{_SPACED}+", regex.V1)
 _RUN = regex.compile(rf"(?:[{_UNSPACED}]\p{{M}}*)+|{_SPACED}{{2,}}", regex.V1)
+#: What nothing before it is composed with: a text may be normalised in parts that begin so.
+_PARTS = regex.compile(rf"[\x00-\x7f\p{{P}}\p{{Z}}[[{_UNSPACED}]--\p{{M}}]]", regex.V1)
+#: Letters of a text's first part for each word that is wanted, and how many times as long the next beginning is.
+LETTERS, GROWTH = 16, 4
+
+
+class Match(Protocol):
+    """A match of ``re`` or of ``regex``."""
+
+    def __getitem__(self, group: int, /) -> str: ...
+
+    def end(self) -> int:
+        """Where it ends."""
 
 
 def compared(text: str) -> str:
@@ -46,24 +60,29 @@ def words_of(text: str, most: int | None = None) -> list[str]:
     Where a script has no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each two letters that
     stand side by side are one, as most search engines have it.
     """
-    text = compared(text)
-    found = list(islice(_WORD.finditer(text), most))
-    # Of a long text only what is before the last of these words is looked at once more.
-    end = found[-1].end() if most and len(found) == most else len(text)
-    if text.isascii() or not _UNSPACED_LETTER.search(text, 0, end):
-        return [one[0] for one in found]
-    return list(islice(_pairs_and_words(text), most))
+    for folded, is_all in _beginnings(text, most):
+        found = _first(_WORD.finditer(folded), most)
+        # Of a long text only what is before the last of these words is looked at once more.
+        end = found[-1][1] if most and len(found) == most else len(folded)
+        if not folded.isascii() and _UNSPACED_LETTER.search(folded, 0, end):
+            found = list(islice(_pairs_and_words(folded), most))
+        if is_all or _are_whole(found, most, folded):
+            return [word for word, _ in found]
+    return []
 
 
-def _pairs_and_words(text: str) -> Iterator[str]:
-    for found in _RUN.finditer(text):
-        letters = _UNSPACED_LETTER.findall(found[0])
-        if not letters:
-            yield found[0]
-        elif len(letters) == 1:
-            yield letters[0]
-        else:
-            yield from map("".join, pairwise(letters))
+def _pairs_and_words(folded: str) -> Iterator[tuple[str, int]]:
+    """The words of a text in which some script has no blanks, and where each ends."""
+    for found in _RUN.finditer(folded):
+        letters = _UNSPACED_LETTER.finditer(folded, found.start(), found.end())
+        before = next(letters, None)
+        after = next(letters, None) if before else None
+        if before is None or after is None:
+            yield found[0], found.end()
+            continue
+        for letter in chain([after], letters):
+            yield before[0] + letter[0], letter.end()
+            before = letter
 
 
 def is_unspaced(token: str) -> bool:
@@ -74,6 +93,31 @@ def is_unspaced(token: str) -> bool:
 def tokens(text: str, most: int | None = None) -> list[str]:
     """The first ``most`` words of ``text``, of whatever length, one after the other as they stand; in a script without
     blanks each letter."""
-    text = compared(text)
-    found = _TOKEN_ASCII.finditer(text) if text.isascii() else _TOKEN.finditer(text)
-    return [one[0] for one in islice(found, most)]
+    for folded, is_all in _beginnings(text, most):
+        found = _first((_TOKEN_ASCII if folded.isascii() else _TOKEN).finditer(folded), most)
+        if is_all or _are_whole(found, most, folded):
+            return [word for word, _ in found]
+    return []
+
+
+def _beginnings(text: str, most: int | None) -> Iterator[tuple[str, bool]]:
+    """Ever longer beginnings of ``text`` as it is compared, and whether one is all of it: of a long text only so much
+    is normalised as has the first ``most`` words. None: all at once."""
+    folded, done, wanted = "", 0, len(text) if most is None else most * LETTERS
+    while done < len(text):
+        part = _PARTS.search(text, wanted) if wanted < len(text) else None
+        stop = part.start() if part else len(text)
+        folded += compared(text[done:stop])
+        yield folded, stop == len(text)
+        done, wanted = stop, GROWTH * stop
+
+
+def _first(found: Iterable[Match], most: int | None) -> list[tuple[str, int]]:
+    """The first ``most`` of what a pattern finds, and where each ends."""
+    return [(one[0], one.end()) for one in islice(found, most)]
+
+
+def _are_whole(found: Sequence[tuple[str, int]], most: int | None, folded: str) -> bool:
+    """Whether the ``most`` words ``found`` in a beginning are those of the whole text: what follows parts no letter
+    from the last of them, nor adds one."""
+    return len(found) == most and (not found or found[-1][1] < len(folded))

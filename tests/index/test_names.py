@@ -10,7 +10,15 @@ import pytest
 from ezxmc_ray.index import names as module
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.language import stemmer
-from ezxmc_ray.index.names import MAX_LETTERS, MAX_WORDS, NameTable, label_names, name_arrays
+from ezxmc_ray.index.names import (
+    KEPT_LETTERS,
+    MAX_LETTERS,
+    MAX_WORDS,
+    NameTable,
+    WordHashes,
+    label_names,
+    name_arrays,
+)
 from ezxmc_ray.index.words import DOCUMENT_WORDS, tokens
 
 
@@ -143,6 +151,12 @@ def test_title_and_text_are_no_run_of_words() -> None:
 )
 def test_names_stand_in_scripts_without_blanks(label: str, text: str) -> None:
     assert named_by([label, "水族館"], text) == {label: 1.0}
+
+
+def test_a_word_as_long_as_a_document_is_not_kept() -> None:
+    words, long = WordHashes("none"), "x" * (KEPT_LETTERS + 1)
+    assert words.of([long, "tool", long[:5]]) == words.of([long, "tool", long])  # by its stem it is found all the same
+    assert words._known.keys() == {"tool", long[:5]}
 
 
 def test_no_names_and_no_documents() -> None:
