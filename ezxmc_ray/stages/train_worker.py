@@ -97,8 +97,10 @@ class TrainWorker:
         self.gather: Gather = gathered_on_cpus() if self.world > 1 else alone
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
-            wanted, is_half = student.validation_documents, settings.is_half
-            self.held_out = held_out_documents(self.storage, self.cycle, wanted, self.rank, self.world, is_half=is_half)
+            share = (student.validation_documents, self.rank, self.world)
+            self.held_out = held_out_documents(
+                self.storage, self.cycle, *share, is_half=settings.is_half, gather=self.gather
+            )
         self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
         self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_text import document_text
@@ -30,6 +30,7 @@ from ezxmc_ray.student.summary import (
     draws_of,
     half_of,
     has_shortlist,
+    held_out_files,
     latest,
     read_held_out,
     read_label_documents,
@@ -41,8 +42,11 @@ from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, r
 #: Shards that are read at once.
 READERS = 4
 _READ = [name for name in EXAMPLES_SCHEMA.names if name != "raw"]
-#: A worker's labels (int32, distinct) and the highest verdict of each of its documents (float32).
-Told = tuple[np.ndarray, np.ndarray]
+#: Of the held-out documents what a draw of them needs.
+_DRAWN_BY = ["shard", "row", "labels", "verdict"]
+#: What a worker tells the others, of a batch its labels (int32, distinct) and the highest verdict of each of its
+#: documents (float32).
+Told = tuple[np.ndarray, ...]
 #: Gives what every worker has told, this one among them, in their order; all of them must call it.
 Gather = Callable[[Told], Sequence[Told]]
 
@@ -229,22 +233,26 @@ def held_out_documents(
     world: int = 1,
     documents_dir: str = layout.DOCUMENTS,
     is_half: bool = False,
+    gather: Gather = alone,
 ) -> list[HeldOut]:
     """Of the held-out documents of ``cycle`` whose labels are all judged, ``limit`` at most, the share of worker
     ``rank`` of ``world``; ``is_half``: of those that trainings stop by (summary.half_of).
 
-    They are drawn by their places (summary.draws_of): the first ones would be of the input's first files.
+    They are drawn by their places (summary.draws_of): the first ones would be of the input's first files. Each worker
+    looks for them in its part of the files, and reads of others what holds its share: by ``gather`` all know the draws.
+    ValueError for one that is not of ``world`` workers.
     """
-    drawn: list[tuple[int, int, int, _JudgedShortlist]] = []
-    for table in read_held_out(storage, cycle):
-        table = half_of(table, of_training=True) if is_half else table
-        table = table.filter(has_shortlist(table))
-        places = (draws_of(table).tolist(), table["shard"].to_pylist(), table["row"].to_pylist())
-        judged = zip(*places, _judged_shortlists(table), strict=True)
-        drawn += [one for one in judged if np.isfinite(one[3].verdict).all()]
-        drawn = sorted(drawn, key=itemgetter(0))[:limit]
-    found = [(shard, row, one) for _, shard, row, one in sorted(drawn, key=itemgetter(1, 2))]
-    mine = found[rank * len(found) // world : (rank + 1) * len(found) // world]
+    files = held_out_files(storage, cycle)
+    told = gather((_draw_held_out(storage, files, range(rank, len(files), world), limit, is_half),))
+    if len(told) != world:
+        raise ValueError(f"{len(told)} of {world} workers told their draws")
+    found = _lowest(np.concatenate([places for (places,) in told]), limit)
+    found = found[np.lexsort((found[:, 2], found[:, 1]))]
+    places = found[rank * len(found) // world : (rank + 1) * len(found) // world]
+    mine = [
+        (int(shard), int(row), one)
+        for (_, shard, row, _), one in zip(places, _judged(storage, files, places), strict=True)
+    ]
     label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
     texts: list[dict[str, str | None]] = []
     for shard in dict.fromkeys(shard for shard, _, _ in mine):
@@ -259,6 +267,37 @@ def held_out_documents(
         )
         for text, (_, _, one) in zip(texts, mine, strict=True)
     ]
+
+
+def _draw_held_out(
+    storage: Storage, files: Sequence[str], numbers: Sequence[int], limit: int, is_half: bool
+) -> NDArray[np.uint64]:
+    """The draws of ``limit`` held-out documents at most of the files with these ``numbers``, the lowest ones: uint64
+    [n, 4], each with its shard, its row and the number of its file."""
+    found = np.empty((0, 4), np.uint64)
+    tables = read_held_out(storage, [files[number] for number in numbers], _DRAWN_BY)
+    for number, table in zip(numbers, tables, strict=True):
+        table = half_of(table, of_training=True) if is_half else table
+        table = table.filter(has_shortlist(table))
+        columns = (draws_of(table), table["shard"], table["row"], np.full(len(table), number))
+        places = np.stack([np.asarray(one).astype(np.uint64) for one in columns], axis=1)
+        is_judged = [bool(np.isfinite(one).all()) for one in _lists(table["verdict"], np.float32)]
+        found = _lowest(np.concatenate([found, places[np.array(is_judged, bool)]]), limit)
+    return found
+
+
+def _lowest(drawn: NDArray[np.uint64], limit: int) -> NDArray[np.uint64]:
+    """The ``limit`` rows with the lowest draws, which stand in front."""
+    return drawn[np.argsort(drawn[:, 0], kind="stable")[:limit]]
+
+
+def _judged(storage: Storage, files: Sequence[str], places: NDArray[np.uint64]) -> list[_JudgedShortlist]:
+    """The shortlists of drawn documents, whose ``places`` are as :func:`_draw_held_out` has them."""
+    found: dict[int, _JudgedShortlist] = {}
+    for table in read_held_out(storage, [files[number] for number in np.unique(places[:, 3])]):
+        drawn = table.filter(pa.array(np.isin(draws_of(table), places[:, 0])))
+        found.update(zip(draws_of(drawn).tolist(), _judged_shortlists(drawn), strict=True))
+    return [found[draw] for draw in places[:, 0].tolist()]
 
 
 def _large(texts: pa.ChunkedArray) -> pa.Array:

@@ -116,10 +116,14 @@ def read_label_documents(storage: Storage, cycle: int, scope: str, labels: int) 
     return np.pad(found, (0, labels - len(found)))
 
 
-def read_held_out(storage: Storage, cycle: int) -> Iterator[pa.Table]:
-    """All held-out documents of ``cycle``, as HELD_OUT_SCHEMA has them, in the order of the shards."""
-    names = [name for name in storage.list(layout.summary(cycle), ".parquet") if layout.HELD_OUT in name]
-    return _tables(storage, names, HELD_OUT_SCHEMA)
+def held_out_files(storage: Storage, cycle: int) -> list[str]:
+    """The files of the held-out documents of ``cycle``, in the order of the shards."""
+    return [name for name in storage.list(layout.summary(cycle), ".parquet") if layout.HELD_OUT in name]
+
+
+def read_held_out(storage: Storage, files: Sequence[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of some of :func:`held_out_files`, as HELD_OUT_SCHEMA has them; ``columns``: of these alone."""
+    return _tables(storage, files, HELD_OUT_SCHEMA, columns)
 
 
 def half_of(held_out: pa.Table, of_training: bool) -> pa.Table:
@@ -166,8 +170,11 @@ def _part(cycle: int, scope: str, group: int) -> str:
     return f"{layout.label_document_parts(cycle)}/{scope}-{group:05d}.parquet"
 
 
-def _tables(storage: Storage, names: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+def _tables(
+    storage: Storage, names: Sequence[str], schema: pa.Schema, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
     """The tables of ``names``, in order, some read at once."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         for start in range(0, len(names), REQUESTS_AT_ONCE):
-            yield from pool.map(lambda name: storage.read_table(name, schema), names[start : start + REQUESTS_AT_ONCE])
+            some = names[start : start + REQUESTS_AT_ONCE]
+            yield from pool.map(lambda name: storage.read_table(name, schema, columns), some)

@@ -9,9 +9,9 @@ import pytest
 
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Part, Row
-from ezxmc_ray.student.data import ExampleReader, Told, held_out_documents
+from ezxmc_ray.student.data import ExampleReader, HeldOut, Told, held_out_documents
 from ezxmc_ray.student.negatives import in_batch_weights
-from ezxmc_ray.student.summary import half_of, read_held_out, summarize_examples
+from ezxmc_ray.student.summary import draws_of, half_of, held_out_files, read_held_out, summarize_examples
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
     EXAMPLES_SCHEMA,
@@ -190,32 +190,84 @@ def test_workers_of_several_lanes_read_their_rows_and_know_the_labels_of_all(sto
     assert_parts(parts, ExampleReader(storage, 1).read(whole((0, 1), (0, 0), (1, 0))))
 
 
+def told_of(storage: Storage, limit: int, world: int) -> list[Told]:
+    """What each of ``world`` workers tells the others that it has drawn of the held-out documents."""
+    told: list[Told] = []
+    for rank in range(world):
+        held_out_documents(storage, 1, limit, rank, world, gather=lambda own: [told.append(own) or own] * world)
+    return told
+
+
+def shares_of(storage: Storage, limit: int, world: int) -> list[list[HeldOut]]:
+    """What each of ``world`` workers has of the held-out documents."""
+    told = told_of(storage, limit, world)
+    return [held_out_documents(storage, 1, limit, rank, world, gather=lambda own: told) for rank in range(world)]
+
+
 def test_held_out_documents_come_with_their_shortlists(storage: Storage) -> None:
     found = held_out_documents(storage, 1, limit=10)
     assert [one.document_text for one in found] == ["title 2\ntext 2"]
     assert found[0].label_texts == ["label 2", "label 3"]
     assert found[0].verdict.tolist() == [0.5, 0.5] and found[0].similarity.tolist() == pytest.approx([0.9, 0.8])
     assert held_out_documents(storage, 1, limit=0) == []
-    all_of_them = pa.concat_tables(read_held_out(storage, 1))
+    all_of_them = pa.concat_tables(read_held_out(storage, held_out_files(storage, 1)))
     assert len(held_out_documents(storage, 1, limit=10, is_half=True)) == len(half_of(all_of_them, of_training=True))
-    shares = [held_out_documents(storage, 1, 10, rank, 3) for rank in range(3)]
+    shares = shares_of(storage, 10, 3)
     assert [[one.document_text for one in share] for share in shares] == [[], [], ["title 2\ntext 2"]]
 
 
-def test_held_out_documents_that_are_fewer_than_all_are_of_all_shards(storage: Storage) -> None:
+def hold_out(storage: Storage, groups: list[range]) -> None:
+    """Ten documents in each of twenty shards, all held out and judged but for the fifth ones."""
     for shard in range(20):
         documents = [document(10 * shard + row) for row in range(10)]
         storage.write_shard("documents", shard, pa.Table.from_pylist(documents, DOCUMENTS_SCHEMA))
-        examples = [example(row, [2, 3], [0.5, 0.5], held_out=True) for row in range(10)]
+        verdicts = [[shard / 20, None if row == 5 else row / 10] for row in range(10)]
+        examples = [example(row, [2, 3], verdicts[row], held_out=True) for row in range(10)]
         storage.write_shard("cycle-1/examples", shard, pa.Table.from_pylist(examples, EXAMPLES_SCHEMA))
         storage.write_shard("cycle-0/examples", shard, pa.Table.from_pylist([], EXAMPLES_SCHEMA))
     storage.remove("cycle-1/examples/summary")
-    summarize_examples(storage, 1, [range(7), range(7, 20)])
+    summarize_examples(storage, 1, groups)
+
+
+def test_held_out_documents_that_are_fewer_than_all_are_of_all_shards(storage: Storage) -> None:
+    hold_out(storage, [range(7), range(7, 20)])
     numbers = [int(one.document_text.rpartition(" ")[2]) for one in held_out_documents(storage, 1, limit=40)]
     assert len(set(numbers)) == 40 and numbers == sorted(numbers)
     assert len({number // 10 for number in numbers}) > 14
-    shares = [held_out_documents(storage, 1, 40, rank, 3) for rank in range(3)]
+    shares = shares_of(storage, 40, 3)
     assert [one.document_text for share in shares for one in share] == [f"title {n}\ntext {n}" for n in numbers]
+    # The plain reference: of all that are judged those with the lowest draws, in the order of their places.
+    table = pa.concat_tables(read_held_out(storage, held_out_files(storage, 1)))
+    drawn = sorted(
+        (draw, row["shard"], row["row"]) for draw, row in zip(draws_of(table), table.to_pylist(), strict=True)
+    )
+    lowest = sorted(one[1:] for one in [one for one in drawn if one[2] != 5][:40])
+    assert numbers == [10 * shard + row for shard, row in lowest]
+    verdicts = [one.verdict.tolist() for share in shares for one in share]
+    assert verdicts == [pytest.approx([shard / 20, row / 10]) for shard, row in lowest]
+
+
+@pytest.mark.parametrize("world", [1, 5])
+def test_a_worker_reads_its_share_of_the_held_out_documents(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, world: int
+) -> None:
+    """Of its files what a draw needs, and whole the files that hold its share."""
+    hold_out(storage, [range(one, one + 1) for one in range(20)])
+    read: list[tuple[str, bool]] = []
+    read_table = Storage.read_table
+
+    def noted(self: Storage, relative: str, schema: Any = None, columns: Any = None) -> pa.Table:
+        if "held-out" in relative:
+            read.append((relative, columns is None))
+        return read_table(self, relative, schema, columns)
+
+    monkeypatch.setattr(Storage, "read_table", noted)
+    told = told_of(storage, 200, world)
+    for rank in range(world):
+        read.clear()
+        held_out_documents(storage, 1, 200, rank, world, gather=lambda own: told)
+        assert sum(not is_whole for _, is_whole in read) == 20 // world
+        assert sum(is_whole for _, is_whole in read) in (20 // world, 20 // world + 1)
 
 
 def test_a_document_without_any_verdict_is_known_as_such(storage: Storage) -> None:

@@ -16,6 +16,7 @@ from ezxmc_ray.student.summary import (
     ALL,
     OWN,
     half_of,
+    held_out_files,
     read_held_out,
     read_label_documents,
     read_shard_counts,
@@ -83,7 +84,7 @@ def test_held_out_documents_come_in_their_order(storage: Storage, examples: Exam
         for one in table
         if one["held_out"]
     ]
-    found = pa.concat_tables(read_held_out(storage, 2)).to_pylist()
+    found = pa.concat_tables(read_held_out(storage, held_out_files(storage, 2))).to_pylist()
     assert [(one["shard"], one["row"], one["labels"]) for one in found] == [
         (one["shard"], one["row"], one["labels"]) for one in expected
     ]
