@@ -13,14 +13,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, dropwhile, takewhile
+from itertools import count, takewhile
 from typing import Any
 
 import yaml
 
 from ezxmc_ray import layout
-from ezxmc_ray.checks import check_free, check_inputs, check_installed, check_names
-from ezxmc_ray.config import Config, TeacherConfig, differences, to_dict
+from ezxmc_ray.checks import check_free, check_names
+from ezxmc_ray.config import Config, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import compares, numeric_budget, planned_cycles, stopped_at
@@ -30,13 +30,13 @@ from ezxmc_ray.documents.survey import count_labels, survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
 from ezxmc_ray.integrity import clear_damage, in_words, is_signed, signed
-from ezxmc_ray.models import is_bundled, resolve_model
-from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.models import is_bundled
+from ezxmc_ray.progress import say
+from ezxmc_ray.ready import check_step, get_ready
 from ezxmc_ray.report.shipped import measures, shipped
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.steps import RunPlan, Step
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
-from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 
@@ -110,9 +110,9 @@ def _go(config: Config, stage: str | None) -> None:
                 after = f"; next comes {step.name}"
                 break
             if not worked:
-                _get_ready(plan, step, stage, stack)
+                get_ready(plan, step, stage, stack)
                 _clear_damage(plan)
-            _check_settings(plan, step)
+            check_step(plan, step)
             if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)
@@ -136,37 +136,6 @@ def _clear_damage(plan: RunPlan) -> None:
         say(f"Damaged verdicts are set aside, and their pairs asked again where they are wanted: {in_words(aside)}")
 
 
-def _get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) -> None:
-    """Check what the work that begins with ``step`` needs, and start Ray until ``stack`` is left."""
-    config = plan.config
-    check_installed(config)
-    if step.stage == "prepare":
-        check_inputs(config)
-    # A model that cannot be had is told now, not after the shortlists of a million documents.
-    with StageProgress(f"Run {config.run}", phase="looking at the models"):
-        resolve_model(config.encoder.model)
-        load_teacher(config.teacher)
-    _introduce(config.teacher)
-    say(f"Run {config.run}: starting Ray")
-    from ezxmc_ray.cluster.session import ray_cluster
-
-    stack.enter_context(ray_cluster(config.cluster))
-    if stage in (None, "judge") and _is_ahead("judge", plan, step):
-        plan.settle_teacher()
-    if stage in (None, "train") and _is_ahead("train", plan, step):
-        from ezxmc_ray.stages.train import check_training
-
-        check_training(config)
-
-
-def _check_settings(plan: RunPlan, step: Step) -> None:
-    """Refuse a ``predict.precision`` that no score reaches before what is there is replaced. Errors: UserError."""
-    if step.stage == "predict" and plan.config.predict.precision is not None:
-        from ezxmc_ray.tagging.opening import settings_of
-
-        settings_of(plan.context)
-
-
 def _shipped(storage: Storage, cycles: int) -> str:
     """Which encoder a finished run of so many ``cycles`` ships, and its worth where test documents have gold labels."""
     chosen, cycle, untrained = _metrics(storage)
@@ -179,23 +148,6 @@ def _metrics(storage: Storage) -> tuple[dict[str, float] | None, int | None, dic
     chosen = selected.details.get("chosen_cycle") if selected else None
     metrics = measures(evaluated.details) if evaluated else {}
     return metrics.get(encoder_name(0 if chosen is None else chosen + 1)), chosen, metrics.get(encoder_name(0))
-
-
-def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:
-    """Whether ``step`` is one of ``stage``, or a step after it may be."""
-    ahead = dropwhile(lambda one: one.name != step.name, plan.steps_of(planned_cycles(plan.config)))
-    return any(one.stage == stage for one in ahead)
-
-
-def _introduce(teacher: TeacherConfig) -> None:
-    """One line on the bundled teacher: it is for trying."""
-    if not is_bundled(teacher.model):
-        return
-    readout = resolve_readout(teacher)
-    how = f"read as teacher.readout={readout}" + (", which it cannot answer" if readout == "yes_no" else "")
-    say(
-        f"Teacher: the bundled SmolLM2-135M, for trying, {how}; teacher.model=<hub id or directory> names a better one."
-    )
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.session import cluster_cpus, run_task, run_tasks
-from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
@@ -48,10 +47,9 @@ def prepare(context: Context) -> StageResult:
 
     Errors: UserError for files that are missing or unreadable, for columns that the configuration names and no file
     has, for bad rows unless ``prepare.on_bad_rows=skip`` (rejected.parquet is written all the same), if no label, no
-    document, no text or no train document is left, and for a run directory that not every node sees.
+    document, no text or no train document is left.
     """
     config, run = context.config, context.storage
-    check_seen("run", run)
     inputs = find_inputs(config.prepare)
     run.remove(layout.PREPARE_NEW)
     storage = run.below(layout.PREPARE_NEW)

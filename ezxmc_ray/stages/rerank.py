@@ -24,6 +24,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, free_gpus, map_items
 from ezxmc_ray.cluster.session import run_task, run_tasks
+from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context
 from ezxmc_ray.evaluation.first_pairs import act_on
@@ -105,6 +106,7 @@ def rerank_folder(
         for one in done:
             totals.add(one)
         if missing:
+            check_seen("--output", Storage(folder))
             tagged.note_made_by(Storage(folder))
             _tell_weakness(job)
             proposed = _propose(job, files.which_depend_on(["candidates", *job.how.proposed_by]), missing)

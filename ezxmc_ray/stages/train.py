@@ -29,7 +29,6 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
 from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, is_local, node_cpus, user_errors, wait_for_gpus
-from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
@@ -140,7 +139,6 @@ def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
 
 def check_training(config: Config) -> None:
     """Refuse what the training's workers would tell late, or wait for without end. Errors: UserError."""
-    check_seen("run", Storage(config.run))
     if is_local():
         check_trackers(config.student.trackers)
     elif config.student.trackers:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray import curriculum
+from ezxmc_ray import ready
 from ezxmc_ray.cluster import session as cluster
 from ezxmc_ray.stages import train
 from ezxmc_ray.steps import RunPlan
@@ -22,7 +22,7 @@ from tests.curriculum.fake_stages import (
 def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     fake = FakeStages()
     monkeypatch.setattr(RunPlan, "_run", lambda work, *call: fake(work, *call))
-    monkeypatch.setattr(curriculum, "load_teacher", lambda config: None)
+    monkeypatch.setattr(ready, "load_teacher", lambda config: None)
     monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
     monkeypatch.setattr(train, "check_training", lambda config: None)
     machine(monkeypatch, has_bfloat16=True)

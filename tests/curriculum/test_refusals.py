@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ezxmc_ray import curriculum, hub, layout
+from ezxmc_ray import curriculum, hub, layout, ready
 from ezxmc_ray.cluster import session as cluster
+from ezxmc_ray.cluster import shared_places
 from ezxmc_ray.config import Config, TeacherConfig, load_config
 from ezxmc_ray.context import Context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
-from ezxmc_ray.storage import read_manifest, write_manifest
+from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     FakeStages,
     run,
@@ -90,6 +91,44 @@ def test_what_a_training_cannot_have_is_told_before_its_student_is_removed(
     assert states(settings)["cycle 0 train"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("stage", "knob"),
+    [
+        ("prepare", "prepare.test_share=0.5"),
+        ("shortlist", "shortlist.size=7"),
+        ("judge", "teacher.max_document_tokens=32"),
+        ("train", "student.epochs=2"),
+        ("index", "index.shard_labels=7"),
+        ("predict", "predict.top_k=7"),
+        ("evaluate", "evaluate.depth=200"),
+    ],
+)
+def test_a_run_that_a_node_does_not_see_is_refused_by_every_stage(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, stage: str, knob: str
+) -> None:
+    def refuse(what: str, storage: Storage) -> None:
+        raise UserError(f"{what} is {storage.path()}.")
+
+    run(settings)
+    stages.took()
+    before = storage_of(settings).read_bytes("config.yaml")
+    monkeypatch.setattr(shared_places, "check_seen", refuse)
+    with pytest.raises(UserError, match=rf"^run is {storage_of(settings).path()}\.$"):
+        curriculum.run_stage(load_config(None, [*settings, knob]), stage)
+    assert storage_of(settings).read_bytes("config.yaml") == before
+    assert stages.took() == [] and set(states(settings).values()) == {"done"}
+
+
+def test_nodes_are_asked_once_a_command_whether_they_see_the_run(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(shared_places, "check_seen", lambda what, storage: asked.append(storage.path()))
+    run(settings)
+    run(settings)  # nothing to do, and no cluster joined
+    assert asked == [storage_of(settings).path()]
+
+
 def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +173,7 @@ def test_what_is_refused_when_work_begins_is_not_written_down_either(
         raise UserError("no.")
 
     run(settings)
-    place = {"ray_cluster": cluster, "check_training": train, "load_teacher": curriculum}[refused]
+    place = {"ray_cluster": cluster, "check_training": train, "load_teacher": ready}[refused]
     monkeypatch.setattr(place, refused, refuse)
     with pytest.raises(UserError, match="no"):
         run(settings, "encoder.max_document_tokens=32")

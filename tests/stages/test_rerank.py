@@ -23,6 +23,7 @@ import pytest
 from common.simulated_ray import simulated_ray
 from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages import judge_worker, rerank_worker
 from ezxmc_ray.stages import rerank as stage
@@ -252,6 +253,19 @@ def test_a_teacher_that_looked_like_noise_is_told_of_or_refused(
     assert refused.returncode == 2 and sentence.rstrip(".") in refused.stderr and not engine.asked
     done = ezxmc(*command(weak_run, tmp_path))
     assert done.returncode == 0 and sentence in done.stdout
+
+
+def test_a_folder_that_a_node_does_not_see_is_refused_before_anything_is_proposed(
+    run: str, engine: RecordingEngine, tmp_path: Path, ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(what: str, storage: Storage) -> None:
+        raise UserError(f"{what} is {storage.path()}.")
+
+    write(tmp_path / "in/one.jsonl", TEXTS[0])
+    monkeypatch.setattr(stage, "check_seen", refuse)
+    refused = ezxmc(*command(run, tmp_path))
+    assert refused.returncode == 2 and f"--output is {tmp_path}/out" in refused.stderr
+    assert not engine.asked and not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_another_command_on_the_folder_is_refused(

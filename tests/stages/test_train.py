@@ -136,15 +136,6 @@ def test_lengths_and_trackers_are_checked_before_a_worker_starts(
         check_training(load_config(None, [*settings, "student.trackers=[wandb]"]))
 
 
-def test_a_training_asks_whether_all_nodes_see_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(what: str, storage: Storage) -> None:
-        raise UserError(f"{what} is {storage.path()}.")
-
-    monkeypatch.setattr("ezxmc_ray.stages.train.check_seen", refuse)
-    with pytest.raises(UserError, match=rf"^run is {tmp_path}\.$"):
-        check_training(load_config(None, [f"run={tmp_path}", "student.workers=3"]))
-
-
 def test_looks_without_held_out_documents_are_refused(encoder: Path, tmp_path: Path) -> None:
     work, step = training(tmp_path, encoder, "student.validate_every_steps=2", "student.patience=1")
     with pytest.raises(UserError, match=r"^student\.validate_every_steps is 2, but cycle 0 has no held-out documents"):
