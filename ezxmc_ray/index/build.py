@@ -21,7 +21,9 @@ from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.node_files import checksum
 
 AUTO = "auto"
-EXACT_FACTORY = "IDMap2,Flat"
+#: Not IDMap2, as older versions wrote it: it can find a vector by its id, which nobody asks for, and holds a hash table
+#: for that in every process that reads the file (40 MB a million labels).
+EXACT_FACTORY = "IDMap,Flat"
 #: Labels that a cell's centroid is trained on: FAISS takes 256, which takes four times as long and finds no more.
 TRAINING_LABELS = 64
 #: Labels that other kinds of index are trained on.
@@ -88,8 +90,8 @@ def build_from_blocks(blocks: Blocks, labels: int, first_label: int, factory: st
         wanted = OTHER_TRAINING_LABELS if cells is None else max(OTHER_TRAINING_LABELS, TRAINING_LABELS * cells.nlist)
         train(index, sample_of(blocks(), labels, wanted), factory)
     takes_ids = cells is not None and not isinstance(index, faiss.IndexRefine)
-    if not takes_ids and not isinstance(index, faiss.IndexIDMap):  # of which IndexIDMap2 is one
-        index = faiss.IndexIDMap2(index)
+    if not takes_ids and not isinstance(index, faiss.IndexIDMap):
+        index = faiss.IndexIDMap(index)
     done = first_label
     for block in blocks():
         block = np.ascontiguousarray(block, dtype=np.float32)

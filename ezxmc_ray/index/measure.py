@@ -167,7 +167,7 @@ def tune(index: Any, first: int, nearest: Nearest, recall: float) -> tuple[int, 
     return probes, refined, found
 
 
-def parts_of(index: faiss.IndexIDMap2) -> tuple[Any, Any]:
+def parts_of(index: faiss.IndexIDMap) -> tuple[Any, Any]:
     """What an auto index is made of: its cells (an IndexIVF), and what orders the labels that they let through."""
     refining: Any = faiss.downcast_index(index.index)
     return faiss.downcast_index(refining.base_index), refining

@@ -242,5 +242,5 @@ def tell_low_recall(found: float, wanted: float) -> None:
     if found < wanted:
         say(
             f"The index finds {found:.3f} of the labels nearest to documents, less than index.recall={wanted}: these "
-            "labels do not group well; set index.factory=IDMap2,Flat for exact search, or another factory."
+            f"labels do not group well; set index.factory={EXACT_FACTORY} for exact search, or another factory."
         )

@@ -49,13 +49,13 @@ def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPat
     given = np.random.default_rng(2).integers(-1, 200, size=(len(queries), 9)).astype(np.int32)
     for index in (on_torch, over_three):
         np.testing.assert_array_equal(index.scores(queries, given), plain.scores(queries, given))
-    reference = ShardedIndex([build_shard(vectors.astype(np.float32), 0, "IDMap2,Flat")])
+    reference = ShardedIndex([build_shard(vectors.astype(np.float32), 0, "IDMap,Flat")])
     np.testing.assert_array_equal(plain.search(queries, 9)[1], reference.search(queries, 9)[1])
 
 
 def test_an_exact_file_is_searched_like_its_vectors() -> None:
     vectors = coarse_rows(50, 0)
-    found = as_exact(build_shard(vectors, 300, "IDMap2,Flat"))
+    found = as_exact(build_shard(vectors, 300, "IDMap,Flat"))
     assert found is not None and found.first_label == 300
     np.testing.assert_array_equal(found.vectors, vectors)
     assert as_exact(build_shard(vectors, 300, "HNSW8")) is None

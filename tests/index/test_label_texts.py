@@ -69,7 +69,7 @@ def test_rows_of_labels() -> None:
 
 
 @pytest.mark.parametrize("queries", [3, 40])  # faiss has two ways, for few queries and for many
-@pytest.mark.parametrize(("factory", "shard_labels"), [("IDMap2,Flat", 1000), ("IDMap2,Flat", 30), ("IVF2,Flat", 90)])
+@pytest.mark.parametrize(("factory", "shard_labels"), [("IDMap,Flat", 1000), ("IDMap,Flat", 30), ("IVF2,Flat", 90)])
 @pytest.mark.parametrize("most", [1, 70])
 def test_the_fold_is_exact(queries: int, factory: str, shard_labels: int, most: int) -> None:
     for seed in range(2):

@@ -256,7 +256,7 @@ def test_only_candidates_are_reordered_and_excluded_labels_stay_out(index: Shard
     assert searcher.search(query, [""], ["a history of tools"], 2, [[5]])[1].tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("factory", ["IDMap2,Flat", "SQ8"])
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "SQ8"])
 def test_candidates_are_the_nearest_and_the_named_labels(factory: str) -> None:
     draw = np.random.default_rng(1)
     vocabulary = [f"word{letter}" for letter in "abcdefghijkl"]
@@ -305,7 +305,7 @@ def test_an_index_that_cannot_score_single_labels_proposes_none_by_name() -> Non
     labels = [f"{number:05}" for number in range(300)]
     far = int(np.argmin(vectors @ vectors[0]))
     found = []
-    for factory in ("PQ8x4fs", "IDMap2,Flat"):
+    for factory in ("PQ8x4fs", "IDMap,Flat"):
         index = ShardedIndex.from_vectors(vectors, factory)
         searcher = HybridSearcher(index, LexicalTable.from_texts(labels), LexicalConfig(weight=9.0, candidates=3))
         scores, numbers = searcher.search(

@@ -42,7 +42,7 @@ def test_of_a_label_that_is_removed_no_text_is_found() -> None:
     vectors, queries = coarse_rows(200, 0), coarse_rows(30, 1)
     texts = LabelTexts(np.concatenate([np.zeros(1, np.int64), np.cumsum(np.full(50, 3))]))
     removed = np.arange(50) % 3 == 0
-    found = ShardedIndex([build_shard(vectors, 0, "IDMap2,Flat")], texts=texts, removed=removed).search(queries, 20)
+    found = ShardedIndex([build_shard(vectors, 0, "IDMap,Flat")], texts=texts, removed=removed).search(queries, 20)
     best = np.full((30, 50), -np.inf, np.float32)
     for row in range(200):
         label = texts.label_of_row[row]

@@ -3,12 +3,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.index.build import ShardInfo, build_shard, save_shard
+from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
 from ezxmc_ray.index.search import ShardedIndex, load_shard
 from ezxmc_ray.storage import Storage
 
@@ -107,9 +108,10 @@ def test_fewer_labels_than_asked_for_are_padded() -> None:
     assert ShardedIndex.from_vectors(np.empty((0, 3), np.float32)).search(np.eye(3, dtype=np.float32), 2)[1].max() == -1
 
 
-def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factory", [EXACT_FACTORY, "IDMap2,Flat"])  # the second: as older versions wrote it
+def test_a_saved_index_answers_as_before(tmp_path: Path, factory: str) -> None:
     vectors, queries = coarse_rows(200, 0), coarse_rows(9, 1)
-    shards = [(start, build_shard(vectors[start : start + 80], start, "IDMap2,Flat")) for start in (0, 80, 160)]
+    shards = [(start, build_shard(vectors[start : start + 80], start, factory)) for start in (0, 80, 160)]
     infos = [save_shard(shard, tmp_path / "index" / f"shard-{start:03}.faiss", start) for start, shard in shards]
     storage = Storage(str(tmp_path))
     index = ShardedIndex.load(storage, "index", infos)
@@ -121,6 +123,13 @@ def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
     damaged.unlink()
     with pytest.raises(UserError, match=r"^index/shard-080\.faiss of the run .* is not there or .*\.$"):
         ShardedIndex.load(storage, "index", infos)
+
+
+@pytest.mark.parametrize("factory", [EXACT_FACTORY, "HNSW8", "IVF4,PQ2x4fs,Refine(SQ8)"])
+def test_no_process_holds_a_table_from_ids_to_vectors(tmp_path: Path, factory: str) -> None:
+    info = save_shard(build_shard(coarse_rows(300, 0), 40, factory), tmp_path / "index" / "shard.faiss", 40)
+    loaded = load_shard(Storage(str(tmp_path)), "index", info)
+    assert isinstance(loaded, faiss.IndexIDMap) and not isinstance(loaded, faiss.IndexIDMap2)
 
 
 def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path) -> None:

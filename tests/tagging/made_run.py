@@ -37,7 +37,7 @@ SETTINGS = [
 ]
 
 
-def make_run(folder: Path, factory: str = "IDMap2,Flat", shard_labels: int = 6, settings: Sequence[str] = ()) -> Config:
+def make_run(folder: Path, factory: str = "IDMap,Flat", shard_labels: int = 6, settings: Sequence[str] = ()) -> Config:
     """A run in ``folder`` with the labels of the toy; the first three have alternatives."""
     storage = Storage(str(folder))
     config = load_config(None, [f"run={folder}", f"encoder.model={folder}/student", *SETTINGS, *settings])

@@ -115,7 +115,7 @@ def test_an_index_that_keeps_no_vectors_stays_and_what_came_since_becomes_one(co
     assert folders(copy) == [own] and list(listed_labels(where)) == listed[:-2]
 
 
-@pytest.mark.parametrize("factory", ["IDMap2,Flat", "HNSW8"])
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "HNSW8"])
 def test_killed_at_any_write_it_leaves_the_old_parts(
     copy: Path, tmp_path: Path, factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def test_k_and_min_score_are_asked_for_by_call(tagger: Tagger) -> None:
     assert tagger.tag([]) == []
 
 
-@pytest.mark.parametrize("factory", ["IDMap2,Flat", "IVF2,SQ8", "HNSW8"])
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "IVF2,SQ8", "HNSW8"])
 def test_only_the_labels_that_are_named_are_given(tmp_path: Path, factory: str) -> None:
     make_run(tmp_path / "run", factory, shard_labels=8)
     tagger = Tagger.load(str(tmp_path / "run"))
