@@ -115,7 +115,8 @@ def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> User
     smaller = "encoder.vector_dtype=float16, which takes half, or " if exact and np.dtype(dtype).itemsize > 2 else ""
     return UserError(
         f"{labels:,} labels do not fit into the GPU's memory beside the encoder: set {smaller}"
-        "index.gpus_per_actor higher, which divides them over GPUs of a node, or index.gpu=false to search on CPUs."
+        "index.gpus_per_actor higher, which divides them over GPUs of a node (`ezxmc serve`: --replica-gpus), or "
+        "index.gpu=false to search on CPUs."
     )
 
 

@@ -55,7 +55,10 @@ def vectors_of(shard: Any, rows: np.ndarray, first: int) -> np.ndarray:
     if isinstance(shard, ExactShard | TorchShard):
         return shard.vectors_at(rows - first)
     if not scores_pairs(shard):
-        raise UserError("This kind of index gives no vectors of single labels: set index.factory=auto.")
+        raise UserError(
+            "This kind of index gives no vectors of single labels: set index.factory=auto in the run, and make the "
+            "index anew (`ezxmc run`; a bundle by `ezxmc export` then)."
+        )
     kind: Any = faiss.downcast_index(shard)
     if isinstance(kind, faiss.IndexIDMap):
         return np.asarray(faiss.downcast_index(kind.index).reconstruct_batch(rows - first), np.float32)

@@ -202,7 +202,8 @@ def _names(sources: Sequence[DocumentSource]) -> list[str]:
 def what_counts(settings: TagSettings) -> dict[str, Any]:
     """What tags by these settings depend on: not where the work is done, nor how fast."""
     made = Config(encoder=settings.encoder, lexical=settings.lexical, predict=settings.predict)
-    told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster))
+    searches = None if settings.onnx else settings.encoder.vector_dtype  # on GPUs or not
+    told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster, gpu_dtype=searches))
     del told["gpus_per_actor"], told["cluster"]["max_gpus"]  # which older notes lack
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 

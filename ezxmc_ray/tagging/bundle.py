@@ -27,6 +27,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import (
     Config,
     EncoderConfig,
+    IndexConfig,
     LexicalConfig,
     PredictConfig,
     PrepareConfig,
@@ -35,6 +36,7 @@ from ezxmc_ray.config import (
 )
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.build import ShardInfo
+from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.integrity import checksum_of, checksums_of
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage
@@ -59,8 +61,11 @@ READING_LABELS = (
     "list_separator",
     "repeated_labels",
 )
-#: Sections of which a bundle takes knobs, or says why it does not.
-TAKEN = ("predict", "cluster", "encoder", "lexical")
+#: Knobs besides that a bundle takes: sections, and single ones.
+SECTIONS = ("predict", "cluster")
+SPEED = ("encoder.batch_tokens", "index.gpu", "index.gpus_per_actor")
+#: How knobs begin that the index was built with, which stay as they are.
+FIXED = ("encoder.", "lexical.")
 #: Copied from an object store with checks of its own (index/node_files.py).
 _CHECKED_WHEN_COPIED = (f"{layout.INDEX}/", f"{layout.LEXICAL}/")
 
@@ -107,6 +112,7 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "encoder": dataclasses.asdict(settings.encoder) | {"model": "the student of this bundle"},
         "onnx": settings.onnx,
         "lexical": dataclasses.asdict(settings.lexical),
+        "index": {"gpu": settings.gpu_dtype is not None, "gpus_per_actor": settings.gpus_per_actor},
         "predict": dataclasses.asdict(settings.predict),
         "least_scores": dataclasses.asdict(settings.least_scores),
         "prepare": {name: getattr(settings.prepare, name) for name in (*READING, *READING_LABELS)},
@@ -141,30 +147,16 @@ def state_of(storage: Storage) -> str:
 def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:
     """The files of a bundle, how it tags, and the files of the labels that were added to it.
 
-    ``overrides``: knobs of ``predict``, ``prepare`` and ``cluster``, and of the encoder's speed. Errors: UserError
-    for a bundle of another version, for files that are damaged, of another bundle or missing, and for a knob that the
-    index was built with.
+    ``overrides``: knobs of SECTIONS, READING and SPEED. Errors: UserError for a bundle of another version, for files
+    that are damaged, of another bundle or missing, for a knob that the index was built with, and for one that a bundle
+    has no use for.
     """
     storage = Storage(where)
     told = read_bundle_note(storage)
     files, *added = (storage.below(folder) for folder in folders_of(told))
     for one, its in zip([files, *added], [told, *told["added"]], strict=True):
         _check_files(one, its["files"])
-    encoder, lexical = EncoderConfig(**told["encoder"]), LexicalConfig(**told["lexical"])
-    made = Config(
-        encoder=encoder,
-        lexical=lexical,
-        predict=PredictConfig(**told["predict"]),
-        prepare=PrepareConfig(**told["prepare"]),
-    )
-    _check_knobs(overrides)
-    config = apply_overrides(made, list(overrides))
-    for section in ("encoder", "lexical"):
-        if fingerprinted_settings(config, section) != fingerprinted_settings(made, section):
-            raise UserError(
-                f"The index of the bundle {where} was built with other settings of {section}: set them in a run, and "
-                "export it again."
-            )
+    config = _configuration(where, told, overrides)
     settings = TagSettings(
         config.encoder,
         config.lexical,
@@ -172,7 +164,7 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         config.predict,
         LeastScores(**told["least_scores"]),
         told["label_fingerprint"],
-        None if told["onnx"] else config.encoder.vector_dtype,
+        None if told["onnx"] else gpu_dtype(config.encoder, config.index),
         ProbabilityCurve.of(told["probability"]),
         ONNX_FOLDER if told["onnx"] else layout.STUDENT,
         told["onnx"],
@@ -183,21 +175,51 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
             for one in told["added"]
         ],
         told["removed"],
+        config.index.gpus_per_actor,
     )
     return files, settings, added
 
 
+def _configuration(where: str, told: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """The knobs that bundle.json has, and ``overrides``. Errors: UserError as :func:`open_bundle`."""
+    made = Config(
+        encoder=EncoderConfig(**told["encoder"]),
+        lexical=LexicalConfig(**told["lexical"]),
+        index=IndexConfig(**told.get("index", {"gpu": not told["onnx"]})),  # of an older version
+        predict=PredictConfig(**told["predict"]),
+        prepare=PrepareConfig(**told["prepare"]),
+    )
+    config = apply_overrides(made, list(overrides))
+    _check_knobs(overrides)
+    if config.index.gpu and told["onnx"]:
+        raise UserError(
+            f"The encoder of the bundle {where} is for ONNX Runtime, beside which CPUs search the labels: leave out "
+            "index.gpu, or export the run with --encoder torch."
+        )
+    if config.encoder.dtype != made.encoder.dtype:
+        raise UserError(
+            f"The encoder of the bundle {where} computes in {made.encoder.dtype}, as that of every export: leave out "
+            "encoder.dtype."
+        )
+    for section in ("encoder", "lexical"):
+        if fingerprinted_settings(config, section) != fingerprinted_settings(made, section):
+            raise UserError(
+                f"The index of the bundle {where} was built with other settings of {section}: set them in a run, and "
+                "export it again."
+            )
+    return config
+
+
 def _check_knobs(overrides: Sequence[str]) -> None:
     """Errors: UserError for a knob that a bundle has no use for."""
-    for word in overrides:
-        section, _, knob = word.partition("=")[0].partition(".")
-        if knob and section not in TAKEN and not (section == "prepare" and knob in READING):
+    single = [*SPEED, *(f"prepare.{knob}" for knob in READING)]
+    for key in (word.partition("=")[0].strip() for word in overrides):
+        section, is_fixed = key.partition(".")[0], key.startswith(FIXED) and key != "encoder.model"
+        if section not in SECTIONS and key not in single and not is_fixed:
             raise UserError(
-                f"{section}.{knob} is a knob of runs, which a bundle has no use for; it takes those of predict and "
-                f"cluster, and of prepare {', '.join(READING)}."
+                f"{key} is a knob of runs, which a bundle has no use for; it takes those of {' and '.join(SECTIONS)}, "
+                f"and {', '.join(single)}."
             )
-        if not knob and section in ("run", "seed"):
-            raise UserError(f"{section} is a knob of runs, which a bundle has no use for.")
 
 
 def read_bundle_note(storage: Storage) -> dict[str, Any]:

@@ -104,12 +104,11 @@ def _export(
     write_labels: Callable[[Storage], WrittenLabels] | None,
 ) -> Exported:
     """As :func:`export_bundle`, into a directory that nobody else writes to meanwhile."""
-    settings = dataclasses.replace(
-        settings,
-        encoder=dataclasses.replace(settings.encoder, dtype="float32"),
-        onnx=encoder == "onnx",
-        encoder_folder=ONNX_FOLDER if encoder == "onnx" else layout.STUDENT,
-    )
+    settings = dataclasses.replace(settings, encoder=dataclasses.replace(settings.encoder, dtype="float32"))
+    if encoder == "onnx":  # which needs no GPU, nor PyTorch, by which labels are searched on one
+        settings = dataclasses.replace(
+            settings, onnx=True, encoder_folder=ONNX_FOLDER, gpu_dtype=None, gpus_per_actor=1
+        )
     with new_folder(target) as (folder, files):
         if write_labels is None:
             _copy_labels(source, files, settings)

@@ -21,7 +21,7 @@ from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging import export
 from ezxmc_ray.tagging.export import export_bundle
-from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS, TOPICS
 from tests.tagging.made_run import make_run
 
@@ -158,10 +158,48 @@ def test_a_bundle_chooses_its_least_score_as_the_run_does(run: str, tmp_path: Pa
             Tagger.load(str(where), ["predict.precision=0.9"])
 
 
-@pytest.mark.parametrize("knob", ["index.probes=3", "run=elsewhere", "prepare.labels=x", "teacher.model=a/b"])
+def test_a_bundle_searches_on_gpus_if_the_run_does(run: str, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = (tmp_path / "run/config.yaml").read_text().partition("\n")[2]
+    config = config.replace("  gpu: true", "  gpu: false").replace("  gpus_per_actor: 1", "  gpus_per_actor: 2")
+    (tmp_path / "run/config.yaml").write_text(config)
+    bundle = str(tmp_path / "bundle")
+    export_bundle(str(tmp_path / "run"), bundle, "torch")
+
+    def searches(*knobs: str) -> tuple[str | None, int]:
+        settings = open_settings(bundle, knobs)[1]
+        return settings.gpu_dtype, settings.gpus_per_actor
+
+    assert searches() == (None, 2)
+    assert searches("index.gpu=true", "index.gpus_per_actor=4") == ("float32", 4)  # as error messages advise
+    note = Storage(bundle).read_note("bundle.json")
+    Storage(bundle).write_note("bundle.json", {key: value for key, value in note.items() if key != "index"})
+    assert searches() == ("float32", 1)  # of a version that did not note it
+    assert searches("index.gpu=false") == (None, 1)
+
+
+def test_labels_of_a_bundle_for_onnx_are_searched_on_cpus(bundle: Path, copy: Path) -> None:
+    assert open_settings(str(bundle), ["index.gpu=false", "encoder.batch_tokens=99"])[1].encoder.batch_tokens == 99
+    with pytest.raises(UserError, match=r"leave out index\.gpu, or export the run with --encoder torch"):
+        open_settings(str(bundle), ["index.gpu=true"])
+    note = Storage(str(copy)).read_note("bundle.json")
+    Storage(str(copy)).write_note("bundle.json", {key: value for key, value in note.items() if key != "index"})
+    assert open_settings(str(copy))[1].gpu_dtype is None
+
+
+@pytest.mark.parametrize(
+    "knob",
+    ["index.probes=3", "run=elsewhere", "seed=3", "prepare.labels=x", "teacher.model=a/b", "encoder.model=a/b"],
+)
 def test_a_bundle_refuses_knobs_that_would_do_nothing(bundle: Path, knob: str) -> None:
-    with pytest.raises(UserError, match=r"is a knob of runs, which a bundle has no use for"):
+    with pytest.raises(UserError, match=r"is a knob of runs, which a bundle has no use for; it takes those of predict"):
         Tagger.load(str(bundle), [knob])
+
+
+def test_no_other_number_format_is_promised_than_a_bundle_has(bundle: Path) -> None:
+    with pytest.raises(UserError, match=r"computes in float32, as that of every export: leave out encoder\.dtype"):
+        Tagger.load(str(bundle), ["encoder.dtype=bfloat16"])
+    assert open_settings(str(bundle), ["encoder.dtype=float32"])[1].encoder.dtype == "float32"
 
 
 def test_only_a_bundle_or_nothing_is_written_over(run: str, tmp_path: Path) -> None:

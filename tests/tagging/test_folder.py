@@ -177,8 +177,9 @@ def test_actors_get_the_gpus_that_the_labels_need(run: str, tmp_path: Path, monk
     assert [pool.gpus for pool in pools] == [2]
 
 
-def test_what_tags_depend_on_is_what_it_was(bundle: Path) -> None:
+def test_what_tags_depend_on_is_what_it_was(run: str, bundle: Path) -> None:
     """A knob that says where and how fast work is done is not to have millions of documents tagged anew."""
+    assert what_counts(open_settings(run, ["index.gpu=false"])[1]) == what_counts(open_settings(run)[1])
     told = what_counts(open_settings(str(bundle))[1])
     assert told["cluster"] == {"address": None, "cpus": 0, "wait_s": 3600, "object_store_mib": 256}
     assert set(told) == {
