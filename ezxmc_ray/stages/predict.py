@@ -15,6 +15,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import cluster_gpus
 from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.index.build import AUTO, EXACT_FACTORY
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import make_search_files
 from ezxmc_ray.storage import Storage
@@ -22,6 +23,9 @@ from ezxmc_ray.tables import DOCUMENTS_SCHEMA, lengths
 from ezxmc_ray.tagging.opening import settings_of
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
+
+#: Those of exact indexes, of older versions and given ones too.
+EXACT_FACTORIES = (EXACT_FACTORY, "IDMap2,Flat", "Flat")
 
 
 def predict(context: Context) -> StageResult:
@@ -33,17 +37,16 @@ def predict(context: Context) -> StageResult:
         {"shard": shard, "file": layout.shard_file(layout.PREDICTIONS, shard)} for shard in range(context.shards)
     ]
     total = dict.fromkeys(("documents", "labels", "empty", "truncated", "searched_by_gpu"), 0)
-    times = Times()
+    times, by_cpus = Times(), 0
     with watched(StageProgress("predict", "documents", context.prepared.documents)) as progress:
         arguments, pool = (context.storage, settings), encoder_pool(config.index.gpus_per_actor)
         for done in map_files(context.storage, items, PredictWorker, arguments, pool, times):
             total = {key: value + done.get(key, 0) for key, value in total.items()}
             progress.advance(done["documents"], HELD in done)
-    if cluster_gpus() and config.index.gpu and total["searched_by_gpu"] < total["documents"]:
-        say(
-            f"The index ({context.manifest(layout.INDEX).details['factory']}) has no form for GPUs, or FAISS is not "
-            "built for them: CPUs search it. index.factory=auto makes one that GPUs search."
-        )
+            if HELD not in done:  # what was there already may have been made elsewhere
+                by_cpus += done["documents"] - done["searched_by_gpu"]
+    if cluster_gpus() and config.index.gpu and by_cpus:
+        say(why_cpus_search(context.manifest(layout.INDEX).details["factory"], config.index.factory))
     details = {
         "top_k": config.predict.top_k,
         "min_score": settings.min_score,
@@ -55,6 +58,17 @@ def predict(context: Context) -> StageResult:
         **vars(times),
     }
     return StageResult(total["documents"], [item["file"] for item in items], details)
+
+
+def why_cpus_search(factory: str, asked: str) -> str:
+    """Why CPUs search an index of ``factory`` though there are GPUs, and what to do; ``asked``: index.factory."""
+    if factory in EXACT_FACTORIES:
+        return "CPUs search the labels: PyTorch sees no GPU in Ray's processes; see if it is built for CUDA."
+    remedy = "auto makes an exact one where there are GPUs, which they search."
+    if asked == AUTO:  # with GPUs it would have made that
+        remedy = f"auto made it without GPUs; index.factory={EXACT_FACTORY} makes an exact one, which they search."
+    what = f"The index ({factory}) has no form for GPUs, or FAISS is not built for them: CPUs search it."
+    return f"{what} index.factory={remedy}"
 
 
 class PredictWorker:
