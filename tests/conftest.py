@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,14 @@ NO_OTHER_RAY = ("tests/cluster/test_board.py",)
 #: Where the tests are that look at the one run, that need the session's Ray, and that start a vLLM in this process.
 NEED_RUN = ("tests/stages/test_faults.py", "tests/stages/test_run.py")
 NEED_RAY = ("tests/stages/", "tests/cluster/test_pools.py")
+#: What is begun first, in this order, where tests run side by side.
+TURNS = (NO_OTHER_RAY, NEED_RUN, NEED_RAY)
 NEED_VLLM = ("tests/teacher/test_engines.py", "tests/teacher/test_classify.py")
 
 Ezxmc = Callable[..., "subprocess.CompletedProcess[str]"]
+
+#: Ends this process's Ray, if it has one.
+RAY_ENDS = ExitStack()
 
 
 def pytest_configure() -> None:
@@ -91,8 +96,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _turn(item: pytest.Item) -> int:
     """Place of a part in the order in which they are begun."""
-    firsts = (NO_OTHER_RAY, NEED_RUN, NEED_RAY)
-    return next((turn for turn, paths in enumerate(firsts) if item.nodeid.startswith(paths)), len(firsts))
+    return next((turn for turn, paths in enumerate(TURNS) if item.nodeid.startswith(paths)), len(TURNS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End this process's Ray once it has run all that needs one, as the order says: it computes at rest too."""
+    if "PYTEST_XDIST_WORKER" in os.environ and _turn(item) == len(TURNS):
+        RAY_ENDS.close()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -206,20 +217,24 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     watchdog = subprocess.Popen(
         [sys.executable, "-m", "ezxmc_ray.watchdog", str(node.pid)], stdin=subprocess.PIPE, start_new_session=True
     )
-    assert watchdog.stdin is not None
-    try:
+    pipe = watchdog.stdin
+    assert pipe is not None
+
+    def end() -> None:
+        pipe.close()
+        watchdog.wait(timeout=60)
+        node.kill()
+        node.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with RAY_ENDS:
+        RAY_ENDS.callback(end)
         head = RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
         deadline = time.monotonic() + 120
         while "Ray runtime started" not in log.read_text() or not _answers(head.job_server):
             assert node.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         yield head
-    finally:
-        watchdog.stdin.close()
-        watchdog.wait(timeout=60)
-        node.kill()
-        node.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
