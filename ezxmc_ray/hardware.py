@@ -1,4 +1,4 @@
-"""Which number format the processors of this machine compute in fast.
+"""Which number format the processors of this machine compute in fast, and what their memory's end looks like.
 
 Comes in: a kind of device. Goes out: the name of a dtype. What ``dtype: auto`` means is decided here, for the teacher,
 the encoder and the student alike. PyTorch is imported when one asks.
@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ezxmc_ray.errors import UserError
 
 AUTO = "auto"
+#: What libraries say where memory ends, in errors of kinds that say other things too: CUDA's and ROCm's, the CPU's of
+#: PyTorch and of ONNX Runtime, and that of libraries which CUDA leaves no room for.
+_FULL = ("out of memory", "DefaultCPUAllocator", "Failed to allocate memory", "STATUS_ALLOC_FAILED")
 
 
 def fast_dtype(device: str) -> str:
@@ -51,3 +58,21 @@ def release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, a device's or the machine's; a UserError never does."""
+    if isinstance(error, UserError):
+        return False
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
+
+
+@contextmanager
+def memory_errors(where: str, remedy: str) -> Iterator[None]:
+    """Tell as a UserError that memory ran out inside the block; ``where``: with its preposition ("at step 3")."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"Memory ran out {where}: {remedy}.") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hardware import is_out_of_memory
 from ezxmc_ray.hub import hub_commit, hub_config
 from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
@@ -133,14 +134,18 @@ def weights_fingerprint(resolved: str) -> str:
     return digest.hexdigest()
 
 
-#: What transformers and sentence-transformers raise for a checkpoint that they cannot read, a missing package included.
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
+#: What transformers and sentence-transformers raise for a checkpoint that they cannot read, a missing package and too
+#: little memory included.
+LOAD_ERRORS = (
+    *(OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, MemoryError),
+    SafetensorError,
+)
 
 
 def load_error(reference: str, error: BaseException) -> UserError:
     """The sentence for a model that transformers, vLLM or sentence-transformers failed to load with ``error``."""
     reason = one_line(error).rstrip(".")
-    if isinstance(error, MemoryError) or "out of memory" in reason.lower():
+    if is_out_of_memory(error):
         return UserError(
             f"The model {reference} does not fit into memory ({reason}); take a smaller one or more memory."
         )

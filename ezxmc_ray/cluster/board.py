@@ -100,7 +100,8 @@ def report_start(deaths: int = MAX_DEATHS) -> None:
     if starts > deaths + 1:
         raise UserError(
             f"A process of the engine died {starts - 1} times without one item done in between: its last words are in "
-            "Ray's logs (worker-*.err); see whether its machine, or its GPU, has memory for the teacher."
+            "Ray's logs (worker-*.err); see whether its machine, or its GPU, has memory for the teacher "
+            "(teacher.gpu_memory_share, teacher.cpu_kv_cache_gib)."
         )
 
 

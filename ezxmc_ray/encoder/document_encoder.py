@@ -19,6 +19,7 @@ from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.tokens import Chunks, TextReader, Tokens
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.prefetch import prefetch
 
 #: Texts that are tokenized and grouped by length together, while the network works on those before.
@@ -141,9 +142,14 @@ class DocumentEncoder(ABC):
         return _Part(chunks, list(zip(groups, features, strict=True)))
 
     def _run(self, part: _Part) -> np.ndarray:
-        """Vectors of the texts of ``part``: float32 [n, d], unit rows. Errors: UserError where one is not finite."""
+        """Vectors of the texts of ``part``: float32 [n, d], unit rows.
+
+        Errors: UserError where one is not finite, or memory runs out.
+        """
         vectors = np.empty((len(part.chunks.token_ids), self.dimension), dtype=np.float32)
-        vectors[np.concatenate([group for group, _ in part.groups])] = self.forward([one for _, one in part.groups])
+        remedy = f"set encoder.batch_tokens lower than {self.batch_tokens:,}, or encoder.max_document_tokens lower"
+        with memory_errors(f"when the encoder {self.name} encoded", remedy):
+            vectors[np.concatenate([group for group, _ in part.groups])] = self.forward([one for _, one in part.groups])
         if not np.isfinite(vectors).all():
             remedy = "take another model" if self.dtype == "float32" else "set encoder.dtype=float32"
             raise UserError(f"The encoder {self.name} gives vectors that are not finite in {self.dtype}: {remedy}.")

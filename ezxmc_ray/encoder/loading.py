@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.models import LOAD_ERRORS, resolve_model
+from ezxmc_ray.hardware import is_out_of_memory
+from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model
 
 #: How the learned position embeddings are called: BERT's family, GPT-2's, BART's and OPT's.
 POSITIONS = ("position_embeddings", "wpe", "embed_positions")
@@ -34,6 +35,8 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     try:
         module = SentenceTransformer(path, device=device or _best_device(), model_kwargs={"dtype": torch.float32})
     except LOAD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise load_error(reference, error) from error
         raise UserError(
             f"The encoder {reference} cannot be loaded ({one_line(error)}): give a SentenceTransformer or a "
             "Hugging Face encoder as encoder.model."

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hardware import is_out_of_memory
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.progress import say
 from ezxmc_ray.serving.contract import Answer, Options, TagRequest, finite
@@ -95,11 +96,13 @@ class LiveTagger:
         return True
 
     def tag(self, asked: TagRequest) -> Answer:
-        """The labels of every document; a mistake of the client is told in the answer."""
+        """The labels of every document; a mistake of the client is told in the answer. Memory that runs out is none."""
         now = self._now
         try:
             return Answer(now.export, _tag(now.tagger, asked.titles, asked.texts, asked.options))
         except UserError as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                raise
             return Answer(now.export, [], str(error))
 
     def find_labels(self, query: str, limit: int) -> dict[str, Any]:

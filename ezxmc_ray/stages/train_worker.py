@@ -19,6 +19,7 @@ from ray import train as ray_train
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import to_dict
+from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
@@ -28,7 +29,7 @@ from ezxmc_ray.student.batches import BatchPlan, Part, lanes_of, scaled_learning
 from ezxmc_ray.student.checkpoints import CheckpointClock
 from ezxmc_ray.student.data import ExampleReader, Gather, HeldOut, alone, held_out_documents
 from ezxmc_ray.student.forward import gathered_on_cpus
-from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer, memory_errors
+from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.trackers import Trackers, open_trackers
 from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
@@ -44,7 +45,9 @@ def train_worker(settings: TrainSettings, began: float) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(cpu_threads(os.environ.get("OMP_NUM_THREADS", "")))
     with temporary_folder() as folder:
-        worker = TrainWorker(settings, folder, began)
+        remedy = "take a smaller encoder.model, or GPUs with more memory"
+        with memory_errors("when the training was set up", remedy):
+            worker = TrainWorker(settings, folder, began)
         worker.train()
         worker.finish()
 
@@ -183,11 +186,11 @@ class TrainWorker:
     def _validate(self, step: int) -> None:
         """Measure how the student orders held-out shortlists; every worker takes its share of them."""
         student = self.config.student
-        remedy = "set encoder.batch_tokens to fewer than it is (null: 65,536 on a GPU, 2,048 on a CPU)"
-        with memory_errors(f"the evaluation after step {step} of the training", remedy):
-            seen = evaluate_held_out(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
-            total, documents = self._sums(*seen)
-            score = 100 * total / documents
+        seen = evaluate_held_out(self.trainer.encoder, self.held_out, student, self.trainer.objective.scale)
+        total, documents = self._sums(*seen)
+        score = 100 * total / documents
+        remedy = "set student.patience=0, which keeps no copy of them, or take a smaller encoder.model"
+        with memory_errors(f"when the weights after step {step} of the training were kept", remedy):
             self.stopping.add(step, score, self.trainer.encoder.module)
         self.trackers.log(step, {"held_out_ndcg": score})
 

@@ -8,9 +8,8 @@ is the gradient over the global batch.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import check_length
 from ezxmc_ray.encoder.precision import autocast, chosen_dtype
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.forward import Features, GroupedForward, backward_cached, backward_whole, gather_rows
 from ezxmc_ray.student.objective import Objective
@@ -123,7 +123,7 @@ class StudentTrainer:
         out, and before the weights change when the loss or the gradients are not finite.
         """
         rest = "lower student.batch_tokens" if self.config.gradient_cache else "set student.gradient_cache=true"
-        with memory_errors(f"step {self.step_number + 1} of the training", f"{rest}, or lower student.batch_size"):
+        with memory_errors(f"at step {self.step_number + 1} of the training", f"{rest}, or lower student.batch_size"):
             return self._step(texts)
 
     def _step(self, texts: StepInput) -> StepResult:
@@ -245,17 +245,6 @@ def check_document_tokens(encoder: Encoder, config: StudentConfig) -> None:
     """Refuse a ``student.max_document_tokens`` beyond what ``encoder`` reads, or without room for text: UserError."""
     key, tokens = "student.max_document_tokens", config.max_document_tokens
     check_length(encoder.module[0], encoder.name, key, tokens, encoder.config.document_prompt)
-
-
-@contextlib.contextmanager
-def memory_errors(where: str, remedy: str) -> Iterator[None]:
-    """Tell as a UserError that memory ran out: a device's (an error of its own), or the CPU's (a RuntimeError)."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise UserError(f"Memory ran out at {where}: {remedy}.") from error
 
 
 def _freeze_unused(network: nn.Module, features: Mapping[str, Tensor]) -> None:

@@ -31,6 +31,7 @@ from ezxmc_ray.teacher.engine import (
     head_dtype,
     to_judged_batch,
 )
+from ezxmc_ray.teacher.memory import teacher_memory
 from ezxmc_ray.teacher.packing import Packed, packs
 from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine, chances_of_relevant
@@ -82,9 +83,10 @@ class PackedEngine(TransformersEngine):
         raw: list[float] = []
         computed = 0
         budget = _SEQUENCE_TOKENS_GPU if self._device == "cuda" else _SEQUENCE_TOKENS_CPU
-        for packed in self._packs(prompts.pairs, budget):
-            raw += self._packed_scores(packed)
-            computed += len(packed.tokens)
+        with teacher_memory(self.teacher.config):
+            for packed in self._packs(prompts.pairs, budget):
+                raw += self._packed_scores(packed)
+                computed += len(packed.tokens)
         return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
 
     def close(self) -> None:

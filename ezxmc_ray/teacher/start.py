@@ -7,12 +7,28 @@ nowhere else, since each takes seconds.
 from __future__ import annotations
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.teacher.engine import Engine, load_teacher
+from ezxmc_ray.hardware import is_out_of_memory
+from ezxmc_ray.teacher.engine import Engine, TeacherSpec, load_teacher
 
 
 def start_engine(config: TeacherConfig) -> Engine:
-    """Load the teacher; takes seconds to minutes. Errors: UserError for a model or prompt that cannot be used."""
+    """Load the teacher; takes seconds to minutes.
+
+    Errors: UserError for a model or prompt that cannot be used, and for one that finds too little memory.
+    """
     teacher = load_teacher(config)
+    try:
+        return _engine_of(teacher)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        from ezxmc_ray.teacher.memory import start_error  # it imports torch
+
+        raise start_error(config, error) from error
+
+
+def _engine_of(teacher: TeacherSpec) -> Engine:
+    config = teacher.config
     if config.engine == "vllm":
         from ezxmc_ray.teacher.vllm_engine import VllmEngine  # it imports vLLM
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ezxmc_ray.models import LOAD_ERRORS, load_error
+from ezxmc_ray.models import LOAD_ERRORS
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,
     DocumentPairs,
@@ -25,6 +25,7 @@ from ezxmc_ray.teacher.engine import (
     head_dtype,
     to_judged_batch,
 )
+from ezxmc_ray.teacher.memory import start_error, teacher_memory
 from ezxmc_ray.teacher.readout import mean_log_likelihood, probability_of_yes
 
 #: Prompts a forward; their logits are taken where they are read only.
@@ -44,8 +45,8 @@ class TransformersEngine:
         dtype = getattr(torch, dtype_here(teacher.config))
         try:
             self._model = loader.from_pretrained(teacher.resolved, dtype=dtype, **options).to(self._device).eval()
-        except (*LOAD_ERRORS, MemoryError) as error:
-            raise load_error(teacher.reference, error) from error
+        except LOAD_ERRORS as error:
+            raise start_error(teacher.config, error) from error
         if not teacher.classifier and head_dtype(teacher.config) == "float32":
             self._widen_head()
 
@@ -68,8 +69,9 @@ class TransformersEngine:
     def _judged(self, prompts: BatchPrompts) -> JudgedBatch:
         started = time.perf_counter()
         raw: list[float] = []
-        for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
-            raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
+        with teacher_memory(self.teacher.config):
+            for start in range(0, len(prompts.pairs), _PROMPTS_A_FORWARD):
+                raw += self._scores(prompts.pairs[start : start + _PROMPTS_A_FORWARD])
         computed = sum(len(pair.tokens) for pair in prompts.pairs)
         return to_judged_batch(prompts, raw, computed, time.perf_counter() - started, self.teacher.config)
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ezxmc_ray.models import LOAD_ERRORS, load_error
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.models import LOAD_ERRORS
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
@@ -35,6 +36,7 @@ from ezxmc_ray.teacher.engine import (
     to_judged_batch,
 )
 from ezxmc_ray.teacher.engine_watch import wake_when_dead
+from ezxmc_ray.teacher.memory import start_error, teacher_memory
 from ezxmc_ray.teacher.readout import AnswerTokens, mean_log_likelihood, probability_of_yes
 from ezxmc_ray.teacher.transformers_engine import chances_of_relevant
 
@@ -96,7 +98,7 @@ class VllmEngine:
         ``seconds`` of a batch: those that the engine worked until it was done, since the batch before was.
         """
         self._use_threads()
-        stream = _Stream(self.llm.llm_engine, self._requests)
+        stream = _Stream(self.llm.llm_engine, self._requests, self.teacher.config)
         try:
             for prompts in coming:
                 if prompts is not None:
@@ -245,10 +247,10 @@ class _OpenBatch:
 class _Stream:
     """Batches that go through vLLM's engine one after the other, with no pause between them."""
 
-    def __init__(self, engine: Any, requests: _Requests) -> None:
+    def __init__(self, engine: Any, requests: _Requests, config: TeacherConfig) -> None:
         from vllm.inputs import tokens_input
 
-        self._to_input = tokens_input
+        self._to_input, self._config = tokens_input, config
         self.waiting: deque[_OpenBatch] = deque()
         self._engine, self._requests = engine, requests
         self._places: dict[str, tuple[_OpenBatch, int]] = {}
@@ -266,7 +268,9 @@ class _Stream:
     def step(self) -> list[_OpenBatch]:
         """Let the engine work a step; take out the first batches that are done then, in their order."""
         started = time.perf_counter()
-        for output in self._engine.step():
+        with teacher_memory(self._config):
+            outputs = self._engine.step()
+        for output in outputs:
             self._read(output)
         self._seconds += time.perf_counter() - started
         done = []
@@ -337,8 +341,8 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
         options["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib << 30
     try:
         return LLM(**options)
-    except (*LOAD_ERRORS, MemoryError) as error:
-        raise load_error(teacher.reference, error) from error
+    except LOAD_ERRORS as error:
+        raise start_error(config, error) from error
 
 
 def _head_overrides(teacher: TeacherSpec) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
 from ezxmc_ray.encoder.onnx_export import reads_labels
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import resolve_model
 from tests.encoder.texts import MINILM, TEXTS, TITLES, cosines, unit
 
@@ -222,3 +223,31 @@ def test_bfloat16_gives_nearly_the_same_unit_vectors_and_saves_float32(encoder: 
     half.save(tmp_path / "student")
     saved = SentenceTransformer(str(tmp_path / "student"), device="cpu")
     np.testing.assert_allclose(saved.encode(DOCUMENTS), exact, atol=1e-5)
+
+
+#: What PyTorch raises where a GPU is full, where a library on it finds no room, and on a CPU.
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", [*FULL, RuntimeError("another one")])
+def test_too_little_memory_names_the_knobs(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fake_forward(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ezxmc_ray.encoder.encoder.unit_vectors", fake_forward)
+    if error not in FULL:
+        with pytest.raises(RuntimeError, match="another one"):
+            encoder.encode_labels(["a label"])
+        return
+    for encode in (lambda: encoder.encode_labels(["a label"]), lambda: encoder.encode_documents(["a"], ["text"])):
+        with pytest.raises(UserError) as told:
+            encode()
+        assert str(told.value) == (
+            f"Memory ran out when the encoder {MINILM} encoded: set encoder.batch_tokens lower than 72, or "
+            "encoder.max_document_tokens lower."
+        )

@@ -193,3 +193,12 @@ def test_lengths_without_room_for_text_are_refused() -> None:
     config = EncoderConfig(max_document_tokens=4, document_prompt="query: ")
     with pytest.raises(UserError, match=r"the encoder's prompt take 4; set it higher\.$"):
         Encoder.load(MINILM, config, "cpu")
+
+
+def test_an_encoder_that_does_not_fit_is_told_as_such(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake_full_device(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("ezxmc_ray.encoder.loading.SentenceTransformer", fake_full_device)
+    with pytest.raises(UserError, match=r"^The model .* does not fit into memory \(CUDA out of memory.*; take a"):
+        Encoder.load(str(tiny_bert), exact(), "cpu")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.serving.contract import Options, TagRequest
 from ezxmc_ray.serving.live import LiveTagger, export_of
 from ezxmc_ray.storage import Storage
@@ -56,6 +57,22 @@ def test_an_export_that_cannot_be_loaded_changes_nothing_and_is_told_once(capsys
     assert " ".join(capsys.readouterr().out.split()).count("second is not taken over: It is damaged.") == 1
     exports.fails = False
     assert live.reload() and live.tag(ASKED).export == "second"
+
+
+def test_memory_that_runs_out_is_no_mistake_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Exports().live()
+    for error, is_the_servers in ((MemoryError(), True), (UserError("Give fewer labels."), False)):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            with memory_errors("here", "take less"):
+                raise error
+
+        monkeypatch.setattr(FakeTagger, "tag", fail)
+        if is_the_servers:
+            with pytest.raises(UserError, match=r"^Memory ran out here: take less\.$"):
+                live.tag(ASKED)
+        else:
+            assert live.tag(ASKED).mistake == "Give fewer labels."
 
 
 def test_a_run_that_is_being_made_anew_is_none() -> None:

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ezxmc_ray.config import load_config
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train_worker
 from ezxmc_ray.stages.train_settings import TrainSettings
 from ezxmc_ray.stages.train_worker import TrainWorker
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.loop import StudentTrainer
 from tests.stages.test_train import SETTINGS, write_examples
 from tests.student.toy import SCALE, save_tiny_bert
 
@@ -92,6 +95,19 @@ def test_no_checkpoint_before_its_time(encoder: Path, tmp_path: Path, simulated:
     worker = worker_of(tmp_path, encoder, 8, 5, "student.checkpoint_every_s=1000")
     worker.train()
     assert simulated.steps == [] and worker.progress["checkpoints"] == 0
+
+
+@pytest.mark.usefixtures("simulated")
+def test_memory_that_runs_out_before_the_first_step_is_one_sentence(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake_full_device(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    settings = worker_of(tmp_path, encoder, 8, 5).settings
+    monkeypatch.setattr(StudentTrainer, "__init__", fake_full_device)
+    with pytest.raises(UserError, match=r"^Memory ran out when the training was set up: take a smaller encoder\.model"):
+        train_worker.train_worker(settings, 0.0)
 
 
 @pytest.mark.usefixtures("simulated")
