@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -79,13 +80,15 @@ def _serve(run: str, knobs: list[str], settings: ServeSettings, in_process: bool
     from ezxmc_ray.serving.app import create_app
     from ezxmc_ray.serving.server import listen, server_of
 
-    with listen(settings) as listener, _replicas(run, knobs, settings, in_process) as backend:
-        place = f"[{settings.host}]" if ":" in settings.host else settings.host
-        said = f"Serving {run} at http://{place}:{listener.getsockname()[1]}/ (Ctrl-C or SIGTERM ends it in order)"
-        if not (settings.is_loopback or settings.token):
-            said += "\nWhoever reaches this address may tag: EZXMC_SERVE_TOKEN=… asks clients for a token."
-        server = server_of(create_app(backend, settings), settings, lambda: print(shown(said), flush=True))
-        server.run(sockets=[listener])
+    with listen(settings) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])  # replicas are called by the one that is taken
+        with _replicas(run, knobs, settings, in_process) as backend:
+            place = f"[{settings.host}]" if ":" in settings.host else settings.host
+            said = f"Serving {run} at http://{place}:{settings.port}/ (Ctrl-C or SIGTERM ends it in order)"
+            if not (settings.is_loopback or settings.token):
+                said += "\nWhoever reaches this address may tag: EZXMC_SERVE_TOKEN=… asks clients for a token."
+            server = server_of(create_app(backend, settings), settings, lambda: print(shown(said), flush=True))
+            server.run(sockets=[listener])
 
 
 def _settings(**given: object) -> ServeSettings:

@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -195,10 +194,9 @@ def ray_replicas(
 
 
 def application_name(settings: ServeSettings) -> str:
-    """What the server's application is called on a cluster: by its machine and port, so that one that is started again
-    after a kill takes over what it left, and none takes another's."""
-    port = settings.port or f"any-{uuid.uuid4().hex[:8]}"
-    return f"ezxmc-{socket.gethostname()}-{settings.host}-{port}".replace(":", "-")
+    """What the server's application is called on a cluster: by its machine and the port that it listens at, so that one
+    that is started again after a kill takes over what it left, and none takes another's."""
+    return f"ezxmc-{socket.gethostname()}-{settings.host}-{settings.port}".replace(":", "-")
 
 
 def _started(application: Any, name: str) -> DeploymentHandle:

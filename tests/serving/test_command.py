@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ezxmc_ray.commands import serving
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.serving import live as live_module
 from ezxmc_ray.serving.server import listen
 from ezxmc_ray.serving.settings import ServeSettings
@@ -75,3 +77,17 @@ def test_it_serves_until_sigterm_and_ends_with_status_0(ezxmc: Ezxmc, monkeypatc
     assert answers == [200] and done.returncode == 0, done.stderr
     assert done.stdout == f"Serving run at http://127.0.0.1:{port}/ (Ctrl-C or SIGTERM ends it in order)\n"
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_replicas_are_called_by_the_port_that_was_free(ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a server that is started again with it takes over what one with --port 0 left."""
+    taken: list[int] = []
+
+    def replicas(run: str, knobs: list[str], settings: ServeSettings, in_process: bool) -> None:
+        with pytest.raises(UserError, match=f"Nothing can listen at .*, port {settings.port} "):
+            listen(settings)
+        taken.append(settings.port)
+        raise UserError("Enough.")
+
+    monkeypatch.setattr(serving, "_replicas", replicas)
+    assert "Enough." in ezxmc("serve", "run", "--port", "0").stderr and taken[0] > 0

@@ -119,17 +119,18 @@ def fake_serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     return fake
 
 
-@pytest.mark.parametrize(("port", "machines"), [(8000, ["a", "b"]), (0, ["a", "a"])])
+@pytest.mark.parametrize(("ports", "machines"), [((8000, 8000), "ab"), ((8000, 8001), "aa")])
 def test_two_servers_on_a_cluster_leave_each_other_alone(
-    fake_serve: FakeServe, monkeypatch: pytest.MonkeyPatch, port: int, machines: list[str]
+    fake_serve: FakeServe, monkeypatch: pytest.MonkeyPatch, ports: tuple[int, int], machines: str
 ) -> None:
     from ezxmc_ray.serving.deployment import ray_replicas
 
-    settings, cluster = ServeSettings(port=port), ClusterConfig(address="head:6379")
+    one, two = (ServeSettings(port=port) for port in ports)
+    cluster = ClusterConfig(address="head:6379")
     monkeypatch.setattr("socket.gethostname", lambda: machines[0])
-    with ray_replicas("one", [], settings, cluster):
+    with ray_replicas("one", [], one, cluster):
         monkeypatch.setattr("socket.gethostname", lambda: machines[1])
-        with ray_replicas("two", [], settings, cluster):
+        with ray_replicas("two", [], two, cluster):
             assert sorted(one.of for one in fake_serve.applications.values()) == ["one", "two"]
         assert [one.of for one in fake_serve.applications.values()] == ["one"]
 
