@@ -171,6 +171,8 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
     classifier = is_classifier(architecture)
     if classifier:
         _check_classifier(model.num_labels, tokenizer, config)
+    elif config.readout == "classify" and config.engine == "vllm":
+        _check_convertible(architecture, config.model)
     plan = PromptPlan(
         tokenizer,
         template,
@@ -217,6 +219,16 @@ def _check_classifier(classes: int, tokenizer: Any, config: TeacherConfig) -> No
         raise UserError(
             f"The teacher {config.model} is a cross-encoder, which reads a pair of texts and no prompt: take an "
             "instruct LLM, or a reranker that is made of one (such as Qwen3-Reranker)."
+        )
+
+
+def _check_convertible(architecture: str, model: str) -> None:
+    """vLLM makes a head of two rows of an output layer; of a model that also reads images it was never seen right."""
+    if not architecture.endswith("ForCausalLM"):
+        raise UserError(
+            f"teacher.readout=classify makes a head of a plain LLM's output layer on vLLM, and the teacher {model} is "
+            f"of another kind ({architecture or 'its config.json names no architecture'}): set teacher.readout=yes_no, "
+            "which asks the same question."
         )
 
 

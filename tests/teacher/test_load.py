@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,11 +85,11 @@ print("multimodal", config.model_config.is_multimodal_model)
 """
 
 
-def vllm_options(model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def vllm_options(model: str, monkeypatch: pytest.MonkeyPatch, readout: str = "yes_no") -> dict[str, Any]:
     """What the engine would start vLLM with."""
     told: list[dict[str, Any]] = []
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda **options: told.append(options)))
-    teacher = load_teacher(TeacherConfig(model=model, dtype="float32", readout="yes_no", cpu_kv_cache_gib=1))
+    teacher = load_teacher(TeacherConfig(model=model, dtype="float32", readout=readout, cpu_kv_cache_gib=1))
     vllm_engine._start(teacher, [teacher])
     return told[0]
 
@@ -108,6 +109,25 @@ def test_vllm_is_told_to_leave_images_out(
         one.target.id for one in known.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
     }
     assert set(options) <= fields
+
+
+@pytest.mark.parametrize("architecture", ["Gemma3ForConditionalGeneration", "GPT2LMHeadModel"])
+def test_a_head_is_made_of_plain_llms_only(tmp_path: Path, small_teacher_directory: str, architecture: str) -> None:
+    """As vLLM makes it; a checkpoint without a name that it knows to turn would be started as it is."""
+    model = checkpoint(tmp_path / "other", SEES_IMAGES | {"architectures": [architecture]}, small_teacher_directory)
+    teacher = TeacherConfig(model=model, dtype="float32", readout="classify")
+    with pytest.raises(UserError, match=rf"the teacher {model} is of another kind \({architecture}\): set teacher\.re"):
+        load_teacher(teacher)
+    for engine, readout in (("packed", "classify"), ("vllm", "yes_no")):
+        assert load_teacher(replace(teacher, engine=engine, readout=readout)).architecture == architecture
+
+
+def test_the_head_of_a_plain_llm_has_a_name_that_vllm_knows(
+    small_teacher_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = vllm_options(small_teacher_directory, monkeypatch, readout="classify")["hf_overrides"]
+    assert overrides["architectures"] == ["LlamaForSequenceClassification"]
+    assert len(overrides["classifier_from_token"]) == 2
 
 
 @pytest.mark.slow
