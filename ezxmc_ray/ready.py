@@ -10,12 +10,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 from itertools import dropwhile
 
+from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.cycles import planned_cycles
+from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors
+from ezxmc_ray.integrity import begun_with
+from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.steps import RunPlan, Step
+from ezxmc_ray.storage import read_manifest
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
 
@@ -37,26 +42,64 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
 
     stack.enter_context(ray_cluster(config.cluster))
     check_seen("run", plan.storage)
-    if stage in (None, "judge") and _is_ahead("judge", plan, step):
+    steps = dropwhile(lambda one: one.name != step.name, plan.steps_of(planned_cycles(config)))
+    ahead = {one.stage for one in steps if stage in (None, one.stage)}
+    if "judge" in ahead:
         plan.settle_teacher()
-    if stage in (None, "train") and _is_ahead("train", plan, step):
+    if "train" in ahead:
         from ezxmc_ray.stages.train import check_training
 
         check_training(config)
+    _check_settings(plan, step, ahead)
+
+
+def _check_settings(plan: RunPlan, step: Step, ahead: set[str]) -> None:
+    """Refuse settings by which one of the stages ``ahead`` can never work, as far as is known where ``step`` begins."""
+    if step.stage == "index" and "predict" in ahead:
+        _check_predict(plan)
+    vectors = _vectors_of_today(plan)
+    if vectors is not None:
+        dimension = vectors.dimension
+    elif "shortlist" in ahead:
+        from ezxmc_ray.stages.shortlist import check_encoder
+
+        dimension = check_encoder(plan.config.encoder)
+    else:
+        return
+    if "index" in ahead:
+        _check_index(plan, dimension, labels_are_known=step.stage != "prepare")
 
 
 def check_step(plan: RunPlan, step: Step) -> None:
-    """Refuse a ``predict.precision`` that no score reaches before what is there is replaced. Errors: UserError."""
-    if step.stage == "predict" and plan.config.predict.precision is not None:
-        from ezxmc_ray.tagging.opening import settings_of
+    """Refuse settings by which ``step`` can never work, before what is there of it is replaced. Errors: UserError."""
+    if step.stage == "predict":
+        _check_predict(plan)
+    vectors = find_label_vectors(plan.storage, layout.label_vectors(0)) if step.stage == "index" else None
+    if vectors is not None:
+        _check_index(plan, vectors.dimension)
 
-        settings_of(plan.context)
+
+def _vectors_of_today(plan: RunPlan) -> LabelVectors | None:
+    """Label vectors that the encoder has made with today's settings: so it can be loaded with them. None: none."""
+    folder = layout.label_vectors(0)
+    if read_manifest(plan.storage, layout.DOCUMENTS) is None:
+        return None
+    is_of_today = begun_with(plan.storage, folder) == plan.label_vectors_mark(0)
+    return find_label_vectors(plan.storage, folder) if is_of_today else None
 
 
-def _is_ahead(stage: str, plan: RunPlan, step: Step) -> bool:
-    """Whether ``step`` is one of ``stage``, or a step after it may be."""
-    ahead = dropwhile(lambda one: one.name != step.name, plan.steps_of(planned_cycles(plan.config)))
-    return any(one.stage == stage for one in ahead)
+def _check_index(plan: RunPlan, dimension: int, labels_are_known: bool = True) -> None:
+    """Refuse an ``index.factory`` that does not fit the labels and their vectors. Errors: UserError."""
+    from ezxmc_ray.stages.index import check_index
+
+    check_index(plan.config.index, dimension, plan.context.prepared.label_texts if labels_are_known else None)
+
+
+def _check_predict(plan: RunPlan) -> None:
+    """Refuse a ``predict.precision`` that no score reaches; ``select`` must be done. Errors: UserError."""
+    predict = plan.config.predict
+    if predict.precision is not None:
+        LeastScores.of(plan.context.manifest(layout.STUDENT).details).choose(predict.min_score, predict.precision)
 
 
 def _introduce(teacher: TeacherConfig) -> None:

@@ -193,6 +193,11 @@ class RunPlan:
         folder = self.context.encoder_folder(encoder)
         return self._commit(folder) if folder else weights_fingerprint(resolve_model(self.config.encoder.model))
 
+    def label_vectors_mark(self, encoder: int) -> str:
+        """What the label vectors of encoder ``encoder`` are made of; ``prepare`` must be done."""
+        labels = self.context.prepared.label_fingerprint
+        return fingerprint([labels, self._encoder(encoder), self.context.encoder_settings])
+
     def _run(self, stage: str, *arguments: int) -> StageResult:
         """Run a stage; a cycle's have its number as the first of ``arguments``."""
         # A stage's libraries are loaded when it has work, so that a finished run says so at once.
@@ -214,9 +219,7 @@ class RunPlan:
 
         def run() -> StageResult:
             # The held-out documents' shortlists and then the others' are made of the same label vectors.
-            labels = self.context.prepared.label_fingerprint
-            mark = fingerprint([labels, self._encoder(cycle), self.context.encoder_settings])
-            self._keep_only(layout.label_vectors(cycle), mark)
+            self._keep_only(layout.label_vectors(cycle), self.label_vectors_mark(cycle))
             found = self._run("shortlist", cycle, held_out_only)
             before = {} if held_out_only else self._shortlisted_before(cycle)
             return replace(found, details=found.details | before)

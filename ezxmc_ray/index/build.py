@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -63,9 +64,27 @@ def cells_to_compare(labels: int) -> list[int]:
     return sorted({1, *(max(1, round(root * share)) for share in (0.5, 1))})
 
 
-def check_factory(factory: str, dimension: int) -> None:
-    """UserError for a factory string that FAISS does not know or that does not fit vectors of length ``dimension``."""
-    new_index(factory, dimension)
+def check_factory(factory: str, dimension: int, labels: int | None = None) -> None:
+    """UserError for a factory string that FAISS does not know or that does not fit vectors of length ``dimension``.
+
+    So many ``labels`` a shard (None: not known) must be as many as there are cells, and centroids of a code. What else
+    a kind of index needs is told when it is trained.
+    """
+    index = new_index(factory, dimension)
+    if labels is not None and labels < _centroids(index):
+        raise _too_few(labels, factory)
+
+
+def _centroids(index: faiss.Index) -> int:
+    """The most centroids that ``index`` groups labels by at once, or components of theirs; 0: it does not."""
+    kind: Any = faiss.downcast_index(index)
+    most = 0
+    while kind is not None:
+        quantizer = getattr(kind, "pq", None)
+        most = max(most, getattr(kind, "nlist", 0), 0 if quantizer is None else quantizer.ksub)
+        inside = (getattr(kind, name, None) for name in ("base_index", "storage", "index"))
+        kind = next((faiss.downcast_index(one) for one in inside if one is not None), None)
+    return int(most)
 
 
 def build_shard(vectors: np.ndarray, first_label: int, factory: str, probes: int = 32) -> faiss.Index:
@@ -146,7 +165,10 @@ def train(index: faiss.Index, vectors: np.ndarray, factory: str) -> None:
     try:
         index.train(vectors)
     except RuntimeError as error:
-        raise UserError(
-            f"{len(vectors)} labels a shard are too few to train index.factory={factory}: set index.factory=auto, "
-            "or fewer cells."
-        ) from error
+        raise _too_few(len(vectors), factory) from error
+
+
+def _too_few(labels: int, factory: str) -> UserError:
+    return UserError(
+        f"{labels} labels a shard are too few to train index.factory={factory}: set index.factory=auto, or fewer cells."
+    )

@@ -25,7 +25,7 @@ import numpy as np
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import cluster_cpus, cluster_gpus, node_cpus, run_task, run_tasks
-from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.config import EncoderConfig, IndexConfig
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.index.build import (
     AUTO,
@@ -123,6 +123,13 @@ def index(context: Context) -> StageResult:
     if plan.cells and nearest:
         tell_low_recall(recall[f"at_{nearest.labels.shape[1]}"], config.recall)
     return StageResult(context.prepared.labels, [f"{layout.INDEX}/{info.file}" for info in infos], details)
+
+
+def check_index(config: IndexConfig, dimension: int, labels: int | None) -> None:
+    """UserError for an ``index.factory`` that no index of ``labels`` (None: not known) with such vectors can have."""
+    if config.factory != AUTO:
+        shards = [] if labels is None else slices_of(labels, config.shard_labels)
+        check_factory(config.factory, dimension, min((one.stop - one.first for one in shards), default=None))
 
 
 @dataclass(frozen=True)

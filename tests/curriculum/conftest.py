@@ -10,12 +10,9 @@ import pytest
 
 from ezxmc_ray import ready
 from ezxmc_ray.cluster import session as cluster
-from ezxmc_ray.stages import train
+from ezxmc_ray.stages import shortlist, train
 from ezxmc_ray.steps import RunPlan
-from tests.curriculum.fake_stages import (
-    FakeStages,
-    machine,
-)
+from tests.curriculum.fake_stages import DIMENSION, FakeStages, machine
 
 
 @pytest.fixture
@@ -25,6 +22,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     monkeypatch.setattr(ready, "load_teacher", lambda config: None)
     monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
     monkeypatch.setattr(train, "check_training", lambda config: None)
+    monkeypatch.setattr(shortlist, "check_encoder", lambda config: DIMENSION)
     machine(monkeypatch, has_bfloat16=True)
     return fake
 

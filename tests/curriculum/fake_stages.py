@@ -18,6 +18,8 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import dtype_here, teacher_key
 
 HELD_OUT = 2 * MIN_DOCUMENTS
+#: Of the vectors of the encoder, which is looked at and not loaded.
+DIMENSION = 24
 PREPARED = {
     "documents": 300,
     "train": 200,

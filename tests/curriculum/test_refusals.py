@@ -12,12 +12,10 @@ import pytest
 
 from ezxmc_ray import curriculum, hub, layout, ready
 from ezxmc_ray.cluster import session as cluster
-from ezxmc_ray.cluster import shared_places
-from ezxmc_ray.config import Config, TeacherConfig, load_config
-from ezxmc_ray.context import Context
+from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
-from ezxmc_ray.storage import Storage, read_manifest, write_manifest
+from ezxmc_ray.storage import read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
     FakeStages,
     run,
@@ -59,74 +57,6 @@ def test_a_budget_that_is_refused_is_not_written_down(stages: FakeStages, settin
     with pytest.raises(UserError, match="give so many at least"):
         run(settings, "curriculum.pair_budget=5")
     assert open_budget(settings) == 0
-
-
-def test_a_precision_that_is_refused_leaves_predictions_and_configuration(
-    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(settings)
-
-    def refuse(context: Context) -> None:
-        raise UserError(f"No score reaches {context.config.predict.precision}.")
-
-    monkeypatch.setattr("ezxmc_ray.tagging.opening.settings_of", refuse)
-    before = storage_of(settings).read_bytes("config.yaml")
-    with pytest.raises(UserError, match=r"No score reaches 0\.9"):
-        run(settings, "predict.precision=0.9")
-    assert storage_of(settings).read_bytes("config.yaml") == before
-    assert states(settings)["predict"] == states(settings)["report"] == "done"
-
-
-def test_what_a_training_cannot_have_is_told_before_its_student_is_removed(
-    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(settings)
-
-    def refuse(config: Config) -> None:
-        raise UserError("No room.")
-
-    monkeypatch.setattr(train, "check_training", refuse)
-    with pytest.raises(UserError, match="No room"):
-        curriculum.run_stage(load_config(None, [*settings, "student.epochs=2"]), "train")
-    assert states(settings)["cycle 0 train"] == "done"
-
-
-@pytest.mark.parametrize(
-    ("stage", "knob"),
-    [
-        ("prepare", "prepare.test_share=0.5"),
-        ("shortlist", "shortlist.size=7"),
-        ("judge", "teacher.max_document_tokens=32"),
-        ("train", "student.epochs=2"),
-        ("index", "index.shard_labels=7"),
-        ("predict", "predict.top_k=7"),
-        ("evaluate", "evaluate.depth=200"),
-    ],
-)
-def test_a_run_that_a_node_does_not_see_is_refused_by_every_stage(
-    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, stage: str, knob: str
-) -> None:
-    def refuse(what: str, storage: Storage) -> None:
-        raise UserError(f"{what} is {storage.path()}.")
-
-    run(settings)
-    stages.took()
-    before = storage_of(settings).read_bytes("config.yaml")
-    monkeypatch.setattr(shared_places, "check_seen", refuse)
-    with pytest.raises(UserError, match=rf"^run is {storage_of(settings).path()}\.$"):
-        curriculum.run_stage(load_config(None, [*settings, knob]), stage)
-    assert storage_of(settings).read_bytes("config.yaml") == before
-    assert stages.took() == [] and set(states(settings).values()) == {"done"}
-
-
-def test_nodes_are_asked_once_a_command_whether_they_see_the_run(
-    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = list[str]()
-    monkeypatch.setattr(shared_places, "check_seen", lambda what, storage: asked.append(storage.path()))
-    run(settings)
-    run(settings)  # nothing to do, and no cluster joined
-    assert asked == [storage_of(settings).path()]
 
 
 def test_a_budget_is_refused_before_ray_starts_where_documents_are_counted(

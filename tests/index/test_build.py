@@ -47,6 +47,25 @@ def test_a_factory_string_that_does_not_fit_is_one_sentence(factory: str) -> Non
         check_factory(factory, 384)
 
 
+@pytest.mark.parametrize(
+    ("factory", "least"),
+    [
+        ("IVF8,Flat", 8),
+        ("IVF17,PQ8x4", 17),
+        ("IVF8,PQ8x4fs,RFlat", 16),
+        ("PCA8,IVF8,PQ8x4", 16),
+        ("IDMap,PQ8x4", 16),
+        ("SQ8", 1),
+    ],
+)
+def test_the_labels_that_an_index_takes_are_known_before_it_is_trained(factory: str, least: int) -> None:
+    check_factory(factory, 16, least)
+    build_shard(unit_rows(least, 16), 0, factory)
+    if least > 1:
+        with pytest.raises(UserError, match=rf"^{least - 1} labels a shard are too few .* index\.factory={factory}: "):
+            check_factory(factory, 16, least - 1)
+
+
 def test_a_sample_is_rows_of_the_blocks_and_always_the_same() -> None:
     vectors = unit_rows(1000, 4)
     blocks = [vectors[:300], vectors[300:301], vectors[301:]]

@@ -4,6 +4,7 @@ says how similar it finds the same labels."""
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
 from ezxmc_ray.metrics.thresholds import LeastScores
+from ezxmc_ray.stages import shortlist as stage
 from ezxmc_ray.stages.index import Plan, Slice, build_one
-from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, tell_unreadable
+from ezxmc_ray.stages.shortlist import LabelWorker, ShortlistSettings, ShortlistWorker, check_encoder, tell_unreadable
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -201,3 +203,25 @@ def test_unknown_texts_are_told_and_where_they_are_most_refused(capsys: pytest.C
     assert "6 of 12 labels hold nothing but signs that the encoder org/english does not know" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"7 of 12 labels .* one and the same vector: take an encoder\.model"):
         tell_unreadable("org/english", "labels", 7, 12)
+
+
+def test_an_encoder_is_loaded_as_it_is_configured_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "watched", nullcontext)
+    monkeypatch.setattr(stage, "run_with_encoder", lambda function, *arguments: function(*arguments))
+    model = save_tiny_bert(tmp_path / "encoder", 0.0)
+    (tmp_path / "none").mkdir()
+    shutil.copy(model / "config.json", tmp_path / "none")
+    fits = ["encoder.max_document_tokens=16", "encoder.max_label_tokens=16"]
+    refused = {
+        "encoder.dimensions=33": r"^encoder\.dimensions=33 is more than the 32 that the encoder .* has: set it to 32",
+        "encoder.max_label_tokens=33": r"^encoder\.max_label_tokens=33 is more than .* can read: set it to 32 at most",
+        f"encoder.model={tmp_path}/none": "^The encoder .*/none cannot be loaded",
+    }
+    for knob, dimension in (("encoder.dimensions=null", 32), ("encoder.dimensions=8", 8)):
+        config = load_config(None, [f"encoder.model={model}", *fits, knob])
+        assert check_encoder(config.encoder) == dimension
+    for knob, sentence in refused.items():
+        with pytest.raises(UserError, match=sentence):
+            check_encoder(load_config(None, [f"encoder.model={model}", *fits, knob]).encoder)
