@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -105,6 +106,34 @@ class OtherLabels:
         return self.table.labels - (0 if self.removed is None else int(self.removed.sum()))
 
 
+class WordNumbers:
+    """Finds words among the different ones of a table: their bytes in order, put so once and not for every document."""
+
+    def __init__(self, arrays: LexicalArrays) -> None:
+        lengths = np.diff(arrays.ends)
+        padded = np.zeros((len(lengths), max(1, int(lengths.max(initial=0)))), np.uint8)
+        place = np.arange(len(arrays.letters)) - np.repeat(arrays.ends[:-1], lengths)
+        padded[np.repeat(np.arange(len(lengths)), lengths), place] = arrays.letters
+        words = padded.view(f"S{padded.shape[1]}")[:, 0]
+        order = np.argsort(words)
+        # And behind them one that is no word.
+        self._words, self._numbers = (
+            np.append(words[order], words.dtype.type(b"")),
+            np.append(order, -1).astype(np.int32),
+        )
+
+    def of(self, words: Sequence[str]) -> np.ndarray:
+        """The number of each of ``words``, -1 where the table has not got it: int64 [m]."""
+        different = sorted(set(words))  # most are met again and again; in order they are found faster
+        letters = [word.encode() for word in different]
+        wanted = np.array(letters, self._words.dtype)  # cut where they are longer than any
+        place = np.searchsorted(self._words[:-1], wanted)
+        is_there = np.fromiter(map(len, letters), np.int64, len(letters)) <= self._words.itemsize
+        numbers = np.where(is_there & (self._words[place] == wanted), self._numbers[place], -1)
+        number_of = dict(zip(different, numbers.tolist(), strict=True))
+        return np.fromiter(map(number_of.__getitem__, words), np.int64, len(words))
+
+
 def _frequency(labels: np.ndarray, words: np.ndarray, different: int) -> np.ndarray:
     """How many labels have each of the ``different`` words; ``labels`` and ``words``: pairs, int64 [w], some twice."""
     return np.bincount(np.unique(labels * different + words) % max(1, different), minlength=different)
@@ -151,8 +180,7 @@ class LexicalTable:
                 [*head, *word_stems(text, DOCUMENT_WORDS - len(head))]
                 for head, text in zip(heads, texts[batch], strict=True)
             ]
-            heads = [head or words for head, words in zip(heads, whole, strict=True)]
-            shares[batch] = self._shares(heads, whole, labels[batch])
+            shares[batch] = self._shares(list(map(len, heads)), whole, labels[batch])
         return shares
 
     def frequency(self, stems: pa.Array, removed: np.ndarray | None = None) -> np.ndarray:
@@ -177,51 +205,65 @@ class LexicalTable:
         Of several texts of a label those of the one that :meth:`shares` takes.
         """
         words = words_of(title or "", DOCUMENT_WORDS)
-        head = [word[:STEM] for word in words]
-        words += words_of(text, DOCUMENT_WORDS - len(head))
+        head = len(words)
+        words += words_of(text, DOCUMENT_WORDS - head)
         whole = [word[:STEM] for word in words]
         first = {stem: word for stem, word in zip(reversed(whole), reversed(words), strict=True)}
         stems = [stem for stem in dict.fromkeys(whole) if len(self._different)]
-        numbers = pc.index_in(pa.array(stems, pa.string()), value_set=self._different).to_pylist()
-        known = {number: first[stem] for stem, number in zip(stems, numbers, strict=True) if number is not None}
+        numbers = self._numbers.of(stems).tolist()
+        known = {number: first[stem] for stem, number in zip(stems, numbers, strict=True) if number >= 0}
         named = []
         for label in labels:
-            row = self._best_text(label, head or whole, whole)
+            row = self._best_text(label, head, whole)
             of_label = set(self.arrays.words[self.arrays.starts[row] : self.arrays.starts[row + 1]].tolist())
             named.append([word for number, word in known.items() if number in of_label])
         return named
+
+    @cached_property
+    def _numbers(self) -> WordNumbers:
+        return WordNumbers(self.arrays)
 
     @property
     def labels(self) -> int:
         """How many labels there are."""
         return self._label_texts.labels if self._label_texts is not None else len(self.arrays.starts) - 1
 
-    def _best_text(self, label: int, head: list[str], whole: list[str]) -> int:
+    def _best_text(self, label: int, head: int, whole: list[str]) -> int:
         """The row of the label's text whose words the document names most."""
         if self._label_texts is None:
             return label
         rows, _ = self._label_texts.rows_of(np.array([label]))
-        document = np.zeros(len(rows), np.int64)
-        return int(rows[np.argmax(self._named([head], document, rows) + self._named([whole], document, rows))])
+        return int(rows[np.argmax(self._named([head], [whole], np.zeros(len(rows), np.int64), rows))])
 
-    def _shares(self, heads: list[list[str]], whole: list[list[str]], labels: np.ndarray) -> np.ndarray:
-        """Half of each share in the stems of ``heads``, half in those of ``whole``: in the shape of ``labels``."""
+    def _shares(self, heads: list[int], whole: list[list[str]], labels: np.ndarray) -> np.ndarray:
+        """As :meth:`shares`; ``whole``: the stems of each document, of which so many (``heads``) are its title's."""
         document, column = np.nonzero(labels >= 0)
         rows, counts = labels[document, column], None
         of = document
         if self._label_texts is not None:
             rows, counts = self._label_texts.rows_of(rows)
             of = np.repeat(document, counts)
-        found = (self._named(heads, of, rows) + self._named(whole, of, rows)) / 2
+        found = self._named(heads, whole, of, rows)
         shares = np.zeros(labels.shape)
         shares[document, column] = found if counts is None else best_of(found, counts)
         return shares
 
-    def _named(self, stems: list[list[str]], document: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """The weight of the words of text number ``row`` among the ``stems`` of ``document``: both int [p], float64
-        [p]."""
+    def _named(self, heads: list[int], whole: list[list[str]], document: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """The share of text number ``row`` in ``document``: both int [p], float64 [p]; the others as in _shares."""
+        numbers = self._numbers.of(list(chain.from_iterable(whole)))
+        lengths = np.array(list(map(len, whole)), np.int64)
+        of = np.repeat(np.arange(len(whole)), lengths)
+        in_head = np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < np.array(heads)[of]
+        in_head |= np.array(heads)[of] == 0
+        known = numbers >= 0
+        # What documents have of the labels' words: document * v + number of the word, rising.
+        keys = of * len(self._different) + numbers
+        everywhere, in_titles = np.unique(keys[known]), np.unique(keys[known & in_head])
+        return (self._weight_among(in_titles, document, row) + self._weight_among(everywhere, document, row)) / 2
+
+    def _weight_among(self, held_keys: np.ndarray, document: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """The weight of the words of text number ``row`` that ``document`` has, by ``held_keys``: float64 [p]."""
         table = self.arrays
-        held_keys = self._held(stems)
         lengths = table.starts[row + 1] - table.starts[row]
         # Every word of every pair: where it stands among all words of all texts.
         pair = np.repeat(np.arange(len(row)), lengths)
@@ -230,11 +272,3 @@ class LexicalTable:
         found = np.searchsorted(held_keys, wanted_keys)
         is_held = np.append(held_keys, -1)[found] == wanted_keys
         return np.bincount(pair, table.weights[place] * is_held, len(row))
-
-    def _held(self, stems: list[list[str]]) -> np.ndarray:
-        """What each document has of the labels' words: document * v + number of the word, int64, rising."""
-        words = pc.index_in(pa.array(chain.from_iterable(stems), pa.string()), value_set=self._different)
-        words = words.fill_null(-1).to_numpy()
-        documents = np.repeat(np.arange(len(stems)), list(map(len, stems)))
-        known = words >= 0
-        return np.unique(documents[known] * len(self._different) + words[known])

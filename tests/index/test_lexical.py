@@ -6,17 +6,27 @@ import math
 import random
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.index import lexical
 from ezxmc_ray.index.hybrid import HybridSearcher, PairScorer
-from ezxmc_ray.index.lexical import BATCH_DOCUMENTS, LexicalTable, lexical_arrays, word_stems
+from ezxmc_ray.index.lexical import (
+    BATCH_DOCUMENTS,
+    LexicalArrays,
+    LexicalTable,
+    WordNumbers,
+    lexical_arrays,
+    word_stems,
+)
 from ezxmc_ray.index.lexical_files import (
     LexicalSource,
     has_lexical_files,
@@ -208,6 +218,31 @@ def test_no_label_and_labels_without_words_have_no_share() -> None:
     found = words.shares([""], ["C machine learning"], np.array([[2, -1, 0, -1]], np.int32))
     np.testing.assert_allclose(found, [[0, 0, 1, 0]], rtol=1e-6)
     assert not LexicalTable.from_texts(["C", "+"]).shares(["C"], ["C"], np.array([[0, 1]], np.int32)).any()
+
+
+@given(st.lists(st.text("aéß漢😀b", max_size=6), unique=True), st.lists(st.text("aéß漢😀b", max_size=7)))
+def test_words_have_the_numbers_of_the_table(different: list[str], words: list[str]) -> None:
+    letters = np.frombuffer("".join(different).encode(), np.uint8)
+    ends = np.cumsum([0, *(len(word.encode()) for word in different)]).astype(np.int32)
+    nothing = np.zeros(0)
+    numbers = WordNumbers(LexicalArrays(letters, ends, nothing, nothing, nothing)).of(words)
+    expected = [different.index(word) if word in different else -1 for word in words]
+    assert numbers.tolist() == expected and numbers.dtype == np.int64
+
+
+def test_the_words_of_a_table_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[LexicalArrays] = []
+
+    def counted(arrays: LexicalArrays) -> WordNumbers:
+        made.append(arrays)
+        return WordNumbers(arrays)
+
+    monkeypatch.setattr(lexical, "WordNumbers", counted)
+    table, labels = LexicalTable.from_texts(LABELS), np.arange(3, dtype=np.int32)[None]
+    for title in (None, "", "learning"):
+        assert table.shares([title], ["a machine"], labels)[0, 0] > 0
+        assert table.named(title, "a machine", [0])[0]
+    assert len(made) == 1
 
 
 def test_more_documents_than_a_batch() -> None:
