@@ -150,13 +150,16 @@ def _executors(dataset: ray.data.Dataset) -> list[Any]:
 
 
 def _while_there_is_room(rows: Iterator[Done], executors: Sequence[Any] = ()) -> Iterator[Done]:
-    """``rows``; Ray Data waits for its actors without end. Errors: UserError once none had room for too long."""
+    """``rows``; Ray Data waits for its actors without end. Errors: UserError once none had room for too long.
+
+    ``executors``: what runs them, once it does. Before it does nothing has asked for room, and nothing could be ended.
+    """
     while True:
         coming: Future[Done] = Future()
         Thread(target=_ask_into, args=(coming, rows), daemon=True).start()
         since = time.monotonic()
         while not wait([coming], timeout=WAIT_S).done:
-            if actors_at_work(ENGINES):
+            if not executors or actors_at_work(ENGINES):
                 since = time.monotonic()
             else:
                 report_waiting()

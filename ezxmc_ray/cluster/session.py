@@ -45,6 +45,8 @@ ENVIRONMENT = {
 WAIT_S, ASK_S = 5.0, 5
 #: Seconds between two looks whether any task is at work.
 LOOK_S = 60.0
+#: Times that Ray is asked again, a second apart, what a stage that gives up waited for: if busy, it may not know yet.
+ASK_AGAIN = 3
 #: What a busy machine, a lost node, memory or a disk that is full does to Ray.
 MACHINE = (
     exceptions.GetTimeoutError,
@@ -244,7 +246,7 @@ def is_local() -> bool:
     return cluster_address(_joined[0]) == "local"
 
 
-def check_wait(seconds: float, what: str = "no word of what for") -> None:
+def check_wait(seconds: float, what: str = "") -> None:
     """Errors: UserError if nothing has found room on the cluster for ``seconds``, longer than ``cluster.wait_s``.
 
     ``what``: is waited for, where Ray does not say it.
@@ -252,13 +254,17 @@ def check_wait(seconds: float, what: str = "no word of what for") -> None:
     longest = _joined[0].wait_s
     if seconds < longest:
         return
+    told, again = waits_for() or what, ASK_AGAIN
+    while not told and again:
+        time.sleep(1)
+        told, again = waits_for(), again - 1
     gpus = gpus_there()
     grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
     cpus = int(ray.cluster_resources().get("CPU", 0))
     raise UserError(
-        f"Within {longest} s (cluster.wait_s) the cluster had no room ({waits_for() or what}): it has {cpus} CPUs and "
-        f"{gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, and give "
-        "the same command again; what is done is kept."
+        f"Within {longest} s (cluster.wait_s) the cluster had no room ({told or 'no word of what for'}): it has {cpus} "
+        f"CPUs and {gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, "
+        "and give the same command again; what is done is kept."
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,6 +253,25 @@ def test_the_first_pairs_are_looked_at_while_engines_have_all_cpus(
         first.done({"n": done["n"]})
         saw[done["n"]] = done["saw"]
     assert first.found is not None and saw == {0: False, 1: True, 2: True, 3: True}
+
+
+def test_a_wait_for_room_begins_when_room_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Data takes a while to ask, longest on a busy machine; there is no Ray here to be asked."""
+    monkeypatch.setattr(pools, "WAIT_S", 0.05)
+    monkeypatch.setattr(session, "_joined", [replace(load_config(None, []).cluster, wait_s=1)])
+    rows = ({"n": time.sleep(2) or 1} for _ in range(1))
+    assert list(pools._while_there_is_room(rows)) == [{"n": 1}]
+
+
+def test_ray_is_asked_again_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it knows that later than that there is no room."""
+    words = iter(["", "", "waiting for 1 GPU (0 of 1 free)"])
+    monkeypatch.setattr(session, "waits_for", lambda: next(words))
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(session, "growth", lambda config: Growth({}))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=r"had no room \(waiting for 1 GPU \(0 of 1 free\)\): it has 2 CPUs and 1 GPUs"):
+        session.check_wait(10_000)
 
 
 def test_an_error_of_the_engines_is_raised_as_it_is() -> None:

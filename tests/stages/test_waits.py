@@ -134,6 +134,8 @@ def test_tasks_at_work_do_not_end_whatever_waits_for_them(waits: Callable[[int],
 def test_engines_without_room_end_and_say_what_they_wait_for(
     waits: Callable[[int], Config], capsys: pytest.CaptureFixture[str], wait_s: int
 ) -> None:
+    waits(120)
+    assert len(list(map_over_engines(items(0), Sleeps, (), GPU))) == 1  # with room: what Ray Data starts once is there
     waits(wait_s)
     with (
         held(num_gpus=1),
@@ -141,6 +143,9 @@ def test_engines_without_room_end_and_say_what_they_wait_for(
         watched(StageProgress("judge", "pairs", 2)),
     ):
         list(map_over_engines(items(0, 0), Sleeps, (), GPU))
+    until = time.monotonic() + 30  # Ray takes the longer to end it the busier the machine is
+    while engines() and time.monotonic() < until:
+        time.sleep(0.2)
     assert not engines()  # none goes on asking for room
     if wait_s > 10:  # a line comes within ten seconds
         assert "judge: waiting for 1 GPU (0 of 1 free)" in capsys.readouterr().out
