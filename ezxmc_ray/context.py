@@ -75,6 +75,11 @@ class Prepared:
         return self.labels + self.alternatives
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """Train documents, those of them that are held out, and labels: what decides how many a cycle takes."""
+        return self.train, self.held_out, self.labels
+
+    @property
     def learnable(self) -> int:
         """Train documents that are not held out."""
         return self.train - self.held_out

@@ -98,7 +98,7 @@ def _go(config: Config, stage: str | None) -> None:
         for step in plan.steps():
             if plan.done(step):
                 if step.stage == "prepare":
-                    plan.check_budget()
+                    plan.check_counts()
                 matched = matched or step.stage == stage
                 continue
             if stage is not None and step.stage != stage:

@@ -20,6 +20,8 @@ DOCUMENTS_PER_CYCLE = 300
 #: ``curriculum.pair_budget=auto``: cycles at most where ``curriculum.cycles`` asks for one, train documents of the
 #: first, and the standard errors by which a student must lead the best encoder before it.
 AUTO, AUTO_CYCLES, AUTO_DOCUMENTS, AUTO_LEAD = "auto", 8, 100, 1.0
+#: Documents that a training takes at least: a batch of fewer has no in-batch negatives to speak of.
+MIN_LEARNED = 2
 #: Held-out documents under which no difference between encoders is believed.
 MIN_DOCUMENTS = 10
 #: Judged held-out documents from which on they are halved (:func:`halves_held_out`); of fewer a half says too little.
@@ -145,3 +147,28 @@ def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, 
             "shortlist.held_out_documents, shortlist.size or curriculum.cycles lower."
         )
     return min(wanted, (budget // each - held_out * (cycles + 1)) // cycles) if cycles else wanted
+
+
+def check_counts(config: Config, train: int, held_out: int, labels: int) -> None:
+    """Refuse so few documents, before any is judged, that the first cycle could not train on them as is configured.
+
+    ``held_out``: of the ``train`` documents. Errors: UserError, also as :func:`documents_per_cycle`.
+    """
+    student, least = config.student, min(MIN_LEARNED, config.student.batch_size)
+    if planned_cycles(config) and train - held_out < least:
+        raise UserError(
+            f"Of {train:,} train documents {held_out:,} are held out, and a training takes {least} others at least: "
+            "bring more documents, or lower prepare.test_share and prepare.held_out_share."
+        )
+    if planned_cycles(config) and student.validate_every_steps and not held_out:
+        raise UserError(
+            f"student.validate_every_steps is {student.validate_every_steps}, but none of {train:,} train documents is "
+            "held out to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
+            "student.patience to 0."
+        )
+    taken = documents_per_cycle(config, train, held_out, labels, 0)
+    if planned_cycles(config) and taken < least:
+        raise UserError(
+            f"shortlist.documents_per_cycle is {taken}, and a training takes {least} documents at least: set it so "
+            "high, or to 0 for all."
+        )

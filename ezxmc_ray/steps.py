@@ -17,7 +17,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, RunTasks, StageResult, judged_dtype
-from ezxmc_ray.cycles import compares, documents_per_cycle, least_lead, planned_cycles, stops
+from ezxmc_ray.cycles import check_counts, compares, documents_per_cycle, least_lead, planned_cycles, stops
 from ezxmc_ray.documents.inputs import inputs_fingerprint
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.integrity import (
@@ -127,9 +127,9 @@ class RunPlan:
     def _ending(self) -> list[Step]:
         return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
 
-    def check_budget(self) -> None:
-        """UserError for a ``curriculum.pair_budget`` that is too small; ``prepare`` must be done."""
-        self._documents_per_cycle(0)
+    def check_counts(self) -> None:
+        """As cycles.check_counts; ``prepare`` must be done."""
+        check_counts(self.config, *self.context.prepared.counts)
 
     def _settings(self, section: str) -> dict[str, Any]:
         return fingerprinted_settings(self.config, section)
@@ -143,8 +143,7 @@ class RunPlan:
         return [known.document_fingerprint, known.label_fingerprint, known.shard_rows]
 
     def _documents_per_cycle(self, cycle: int) -> int:
-        known = self.context.prepared
-        return documents_per_cycle(self.config, known.train, known.held_out, known.labels, cycle)
+        return documents_per_cycle(self.config, *self.context.prepared.counts, cycle)
 
     def settle_teacher(self) -> None:
         """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.config import (
+    Config,
     TeacherConfig,
     apply_overrides,
     fingerprinted_settings,
@@ -216,6 +217,16 @@ def test_looks_at_held_out_documents_where_there_are_to_be_none_are_refused() ->
     assert sentence.startswith(
         "student.validate_every_steps is 5, but prepare.held_out_share is 0, so there are no held-"
     )
+
+
+def test_a_share_that_holds_out_every_document_is_refused_unless_it_is_stored() -> None:
+    said = told(None, "prepare.held_out_share=1")
+    assert (
+        said == f"prepare.held_out_share {HERE} is 1, so no train document would be left to learn from: set it lower."
+    )
+    config = Config()
+    config.prepare.held_out_share = 1.0
+    assert from_dict(to_dict(config)).prepare.held_out_share == 1
 
 
 def test_of_two_least_scores_none_is_ignored_without_a_word() -> None:

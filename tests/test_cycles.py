@@ -10,6 +10,7 @@ import pytest
 from ezxmc_ray.config import load_config
 from ezxmc_ray.cycles import (
     MIN_DOCUMENTS,
+    check_counts,
     compares,
     documents_per_cycle,
     halves_held_out,
@@ -139,3 +140,44 @@ def test_a_budget_below_a_batch_a_cycle_names_the_least_one() -> None:
         documents_per_cycle(config, 500, 10, 500, 0)
     config.curriculum.pair_budget = 1260  # 10 labels * (10 documents * 3 encoders + 48 documents * 2 cycles)
     assert documents_per_cycle(config, 500, 10, 500, 0) == 48
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "knobs", "sentence"),
+    [
+        (20, 19, [], "^Of 20 train documents 19 are held out, and a training takes 2 others at least: bring more docu"),
+        (1, 0, [], "^Of 1 train documents 0 are held out, and a training takes 2 others at least"),
+        (
+            20,
+            9,
+            ["shortlist.documents_per_cycle=1"],
+            r"^shortlist\.documents_per_cycle is 1, and a training takes 2 doc",
+        ),
+        (
+            20,
+            0,
+            ["student.validate_every_steps=5"],
+            r"^student\.validate_every_steps is 5, but none of 20 train docume",
+        ),
+        (20, 9, ["curriculum.pair_budget=auto"], r"^curriculum\.pair_budget=auto compares students by held-out"),
+    ],
+)
+def test_documents_that_no_training_can_do_with_are_refused_by_their_counts(
+    train: int, held_out: int, knobs: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_counts(load_config(None, knobs), train, held_out, 50)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "knobs"),
+    [
+        (20, 18, []),
+        (20, 19, ["curriculum.cycles=0"]),
+        (20, 19, ["student.batch_size=1"]),  # whose steps have one document each
+        (20, 0, ["curriculum.cycles=0", "student.validate_every_steps=5"]),
+        (20, 9, ["shortlist.documents_per_cycle=2"]),
+    ],
+)
+def test_documents_that_are_enough_are_not_refused(train: int, held_out: int, knobs: list[str]) -> None:
+    check_counts(load_config(None, knobs), train, held_out, 50)

@@ -282,6 +282,7 @@ def _check_values(config: Config, places: dict[str, str]) -> None:
     values = dict(_leaves(to_dict(config)))
     for knob in knobs():
         _check_value(knob, values[knob.key], f"{knob.key} {places.get(knob.key, '')}".strip())
+    _check_held_out(config, places)
     _check_evaluations(config)
     _check_depths(config)
     _check_least_score(config, places)
@@ -302,6 +303,15 @@ def _check_value(knob: Knob, value: Any, what: str) -> None:
         raise UserError(f"{what} is {value}; it must be a finite number.")
     if broken := knob.bounds.broken_by(value):
         raise UserError(f"{what} is {value}; {broken}.")
+
+
+def _check_held_out(config: Config, places: dict[str, str]) -> None:
+    """UserError where every train document would be held out; a configuration that is stored so can be read."""
+    place = places.get("prepare.held_out_share")
+    if config.prepare.held_out_share == 1 and place != STORED:
+        raise UserError(
+            f"prepare.held_out_share {place} is 1, so no train document would be left to learn from: set it lower."
+        )
 
 
 def _check_evaluations(config: Config) -> None:

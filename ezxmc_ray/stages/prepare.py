@@ -15,6 +15,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.session import cluster_cpus, run_task, run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.cycles import check_counts
 from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import Settled, settle
@@ -47,7 +48,7 @@ def prepare(context: Context) -> StageResult:
 
     Errors: UserError for files that are missing or unreadable, for columns that the configuration names and no file
     has, for bad rows unless ``prepare.on_bad_rows=skip`` (rejected.parquet is written all the same), if no label, no
-    document, no text or no train document is left.
+    document, no text or no train document is left, and as cycles.check_counts.
     """
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
@@ -78,6 +79,7 @@ def prepare(context: Context) -> StageResult:
         of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
         details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)
+        check_counts(config, *(details[name] for name in ("train", "held_out", "labels")))
         files = _files(shards, details["gold_documents"])
         written_sizes(storage, files)  # which tasks on other nodes wrote
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.

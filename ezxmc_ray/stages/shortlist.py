@@ -183,7 +183,7 @@ def make_search_files(context: Context, encoders: Iterable[int]) -> None:
 def train_share(context: Context, cycle: int) -> float:
     """The draw below which the train documents (held-out ones apart) lie that ``cycle`` takes."""
     known = context.prepared
-    wanted = documents_per_cycle(context.config, known.train, known.held_out, known.labels, cycle)
+    wanted = documents_per_cycle(context.config, *known.counts, cycle)
     if wanted >= known.learnable:
         return 1.0
     return _edge(context, str(cycle), False, wanted)

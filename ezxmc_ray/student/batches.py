@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ezxmc_ray.config import StudentConfig
+from ezxmc_ray.cycles import MIN_LEARNED
 from ezxmc_ray.errors import UserError
 
 Row = tuple[int, int]  # number of the shard, row among its usable rows
 
-#: A batch of fewer documents has no in-batch negatives to speak of.
-MIN_ROWS = 2
 #: Steps that a training keeps where its batch grows with the workers: few documents would be learned in a few steps.
 MIN_STEPS = 1000
 #: Documents that a worker is worth its part in the averaging for.
@@ -97,8 +96,8 @@ class BatchPlan:
         self.batch_size, self.seed, self.lanes = batch_size, seed, lanes
         self.window_shards = window_shards or max(MIN_WINDOW_SHARDS, WINDOW_SHARDS // lanes)
         self.full_steps, rest = divmod(self.rows, batch_size)
-        self.dropped_rows = rest if rest < MIN_ROWS else 0
-        self.steps_per_epoch = self.full_steps + int(rest >= MIN_ROWS)
+        self.dropped_rows = rest if rest < MIN_LEARNED else 0
+        self.steps_per_epoch = self.full_steps + int(rest >= MIN_LEARNED)
 
     def total_steps(self, epochs: float) -> int:
         """Steps of ``epochs`` passes (a fraction is fine), at least one. UserError if there is nothing to train on."""

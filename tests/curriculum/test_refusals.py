@@ -17,6 +17,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train
 from ezxmc_ray.storage import read_manifest, write_manifest
 from tests.curriculum.fake_stages import (
+    PREPARED,
     FakeStages,
     run,
     run_until_killed,
@@ -166,6 +167,18 @@ def test_a_budget_that_is_too_small_is_told_before_anything_is_judged(stages: Fa
     with pytest.raises(UserError, match="give so many at least"):
         run(settings, "curriculum.pair_budget=10")
     assert stages.took() == ["prepare"]
+
+
+def test_documents_that_are_too_few_to_learn_from_are_told_before_anything_is_judged(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they were prepared for a run that trains nothing, or by an older version."""
+    monkeypatch.setitem(PREPARED, "held_out", 199)
+    run(settings, "curriculum.cycles=0")
+    stages.took()
+    with pytest.raises(UserError, match="Of 200 train documents 199 are held out, and a training takes 2 others"):
+        run(settings)
+    assert stages.took() == []
 
 
 def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of(

@@ -42,10 +42,14 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
 def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Prepared, Storage]]:
     """``run(config, root, backwards=False, cpus=2)``: the stage, its tasks run one after the other in this process.
 
+    Documents may be too few to learn from, unless ``counted``: what is looked at is what is read.
+
     ``backwards`` ends the tasks in the opposite order, as a busy cluster may; ``cpus``: that the cluster has.
     """
 
-    def run(config: Config, root: str = "run", backwards: bool = False, cpus: int = 2) -> tuple[Prepared, Storage]:
+    def run(
+        config: Config, root: str = "run", backwards: bool = False, cpus: int = 2, counted: bool = False
+    ) -> tuple[Prepared, Storage]:
         def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
             if backwards:
                 yield from [function(*one) for one in list(arguments)[::-1]]
@@ -55,6 +59,8 @@ def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         monkeypatch.setattr(stage, "run_tasks", run_tasks)
         monkeypatch.setattr(stage, "cluster_cpus", lambda: cpus)
         monkeypatch.setattr(stage, "run_task", lambda function, *arguments: function(*arguments))
+        if not counted:
+            monkeypatch.setattr(stage, "check_counts", lambda *counts: None)
         storage = Storage(root if "://" in root else str(tmp_path / root))
         done = stage.prepare(Context(config, storage))
         return (done.rows, done.files, done.details), storage
