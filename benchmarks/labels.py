@@ -26,6 +26,7 @@ import pyarrow as pa
 from common.publish import ROOT, publish
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config
+from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.onnx_export import export_onnx
 from ezxmc_ray.index.build import auto_factory, build_from_blocks, save_shard
@@ -74,8 +75,9 @@ def make_bundle(folder: Path, labels: int) -> list[str]:
         [content_hash("", one) for one in texts],
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, LABELS_SCHEMA, strict=True)]
-    files.write_table(layout.LABELS, pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA))
-    write_lexical_files(files, LexicalSource("simulated", "english"))
+    table = pa.Table.from_arrays(arrays, schema=LABELS_SCHEMA)
+    files.write_table(layout.LABELS, table)
+    write_lexical_files(files, LexicalSource(label_fingerprint(table), "english"))
 
     def simulated_vectors() -> Iterator[np.ndarray]:
         drawn = np.random.default_rng(1)
@@ -87,7 +89,13 @@ def make_bundle(folder: Path, labels: int) -> list[str]:
     index = build_from_blocks(simulated_vectors, labels, 0, factory)
     shards = [save_shard(index, Path(files.path(layout.INDEX)) / "shard-000.faiss", 0)]
     settings = TagSettings(
-        config.encoder, config.lexical, shards, config.predict, LeastScores(-1.0, None), "simulated", onnx=True
+        config.encoder,
+        config.lexical,
+        shards,
+        config.predict,
+        LeastScores(-1.0, None),
+        label_fingerprint(table),
+        onnx=True,
     )
     target.write_note(BUNDLE, bundle_note(settings, f"{FILES}{0:016x}", describe_files(files)))
     return words

@@ -216,7 +216,7 @@ def _round(job: _Job, proposed: Sequence[Done], teacher: TeacherConfig, key: str
 def _ask_and_deliver(job: _Job, proposed: list[Done], made_by: str, totals: FolderTotals) -> None:
     """Let the engines judge what is not held, and write each file's tags when its pairs are judged."""
     with StageProgress("rerank", phase="looking for verdicts that are there"):
-        run_task(copy_labels, job.run, job.work)
+        run_task(copy_labels, job.run, job.work, job.settings.label_fingerprint)
         rounds = [_round(job, proposed, *asked) for asked in job.how.asked]
     _say_to_ask(rounds, sum(told["pairs"] for told in proposed))
     free_gpus()

@@ -38,6 +38,7 @@ from ezxmc_ray.tables import (
     list_columns,
 )
 from ezxmc_ray.tagging.files import TagCounts, document_batches, open_output, rejected_rows, write_rejected
+from ezxmc_ray.tagging.known_labels import read_known_labels
 from ezxmc_ray.tagging.reranking import Reranked, Reranking, rerank
 from ezxmc_ray.tagging.tagger import Ranked, Tagger
 from ezxmc_ray.verdicts.examples import read_label_priors, verdicts_of
@@ -89,6 +90,7 @@ class ProposeWorker:
         report_phase("loading the student and the index")
         self.tagger, self.files, self.how = Tagger.load(where, overrides), files, how
         self.output, self.work = Storage(folder), work_folder(folder)
+        files.check_same(self.tagger.settings, where)
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item, a file; returns the note of its candidates."""
@@ -141,9 +143,10 @@ def _shards(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(rest)
 
 
-def copy_labels(run: Storage, work: Storage) -> None:
-    """Task: the run's labels for the work folder."""
-    work.write_table(layout.LABELS, run.read_table(layout.LABELS, LABELS_SCHEMA))
+def copy_labels(run: Storage, work: Storage, fingerprint: str) -> None:
+    """Task: the run's labels for the work folder, which the candidates are numbers of. Errors: UserError where they
+    are others by now."""
+    work.write_table(layout.LABELS, read_known_labels(run, fingerprint).select(LABELS_SCHEMA.names))
 
 
 def write_lookup(work: Storage, shards: Sequence[int]) -> None:

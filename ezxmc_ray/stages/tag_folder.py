@@ -15,11 +15,9 @@ import pyarrow as pa
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
 from ezxmc_ray.cluster.shared_places import check_seen
-from ezxmc_ray.config import fingerprint
-from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import check_there
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of, what_counts
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import TagColumns, TagCounts, open_output, tag_source, write_rejected
 from ezxmc_ray.tagging.settings import TagSettings
@@ -79,8 +77,7 @@ class TagWorker:
     def __init__(self, where: str, overrides: list[str], folder: str, files: TaggedFiles) -> None:
         report_phase("loading the student and the index")
         self.tagger, self.storage, self.files = Tagger.load(where, overrides), Storage(folder), files
-        if fingerprint(what_counts(self.tagger.settings)) != fingerprint(files.depends_on[0]):
-            raise UserError(f"{where} was changed since the command began: give it again.")
+        files.check_same(self.tagger.settings, where)
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its note."""

@@ -51,6 +51,11 @@ class TaggedFiles:
         """The fingerprint of what the tags depend on."""
         return fingerprint(self.depends_on)
 
+    def check_same(self, settings: TagSettings, where: str) -> None:
+        """Errors: UserError unless the ``settings`` of the tagger ``where`` are those that the command began with."""
+        if fingerprint(what_counts(settings)) != fingerprint(self.depends_on[0]):
+            raise UserError(f"{where} was changed since the command began: give it again.")
+
     def which_depend_on(self, more: Sequence[Any]) -> TaggedFiles:
         """The same files with what depends on ``more`` besides."""
         return replace(self, depends_on=[*self.depends_on, *more])
@@ -106,21 +111,25 @@ class TaggedFiles:
 
 @dataclass
 class FolderTotals:
-    """What the files of a call add up to: counts, columns, and the first bad row of each."""
+    """What the files of a call add up to: counts, columns, the first bad row of each, those ``without`` rows."""
 
     columns: dict[str, None]
     counts: TagCounts = field(default_factory=TagCounts)
     rejected: list[pa.Table] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
     def add(self, told: Done) -> None:
         """Add a file's note."""
-        self.counts.add(TagCounts(**told["counts"]))
+        counts = TagCounts(**told["counts"])
+        self.counts.add(counts)
+        self.without += [told["source"][0]] if counts.is_rowless else []
         self.columns |= dict.fromkeys(told["columns"])
         self.rejected.append(pa.Table.from_pylist(told["first_rejected"], REJECTED_SCHEMA))
 
     def check(self, prepare: PrepareConfig, inputs: Sequence[str]) -> TagCounts:
         """The counts. Errors: UserError as check_tagged."""
-        check_tagged(prepare, inputs, self.counts, self.columns, pa.concat_tables(self.rejected))
+        rejected = pa.concat_tables(self.rejected)
+        check_tagged(prepare, inputs, self.counts, self.columns, rejected, sorted(self.without))
         return self.counts
 
 

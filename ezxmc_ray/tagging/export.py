@@ -34,6 +34,7 @@ from ezxmc_ray.tagging.bundle import (
     was_changed,
 )
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
+from ezxmc_ray.tagging.known_labels import read_known_labels
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.tagger import Tagger
@@ -114,6 +115,7 @@ def _export(
             _copy_labels(source, files, settings)
         else:
             written = write_labels(files)
+            read_known_labels(source, settings.label_fingerprint)  # whose vectors it took
             settings = dataclasses.replace(settings, label_fingerprint=written.fingerprint, shards=written.shards)
         _write_encoder(source, files, settings)
         _try(source, files, settings, write_labels is None)
@@ -125,8 +127,7 @@ def _export(
 
 
 def _copy_labels(source: Storage, files: Storage, settings: TagSettings) -> None:
-    """Copy labels, index and words."""
-    files.write_bytes(layout.LABELS, source.read_bytes(layout.LABELS))
+    """Copy index and words, and last the labels. Errors: UserError where those are others by now."""
     for shard in settings.shards:
         _copy_file(source, files, f"{layout.INDEX}/{shard.file}")
     if settings.lexical.weight:
@@ -135,6 +136,8 @@ def _copy_labels(source: Storage, files: Storage, settings: TagSettings) -> None
             write_lexical_files(source, made_of)
         for name in lexical_files(source):
             _copy_file(source, files, name)
+    files.write_bytes(layout.LABELS, source.read_bytes(layout.LABELS))
+    read_known_labels(files, settings.label_fingerprint)
 
 
 def _write_encoder(source: Storage, files: Storage, settings: TagSettings) -> None:

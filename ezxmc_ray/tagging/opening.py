@@ -6,6 +6,7 @@ Comes in: a run directory. Goes out: its storage, and :class:`TagSettings`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from ezxmc_ray import layout
@@ -72,4 +73,5 @@ def checked_settings(context: Context) -> TagSettings:
             f"The index of {run} is missing, or older than its labels, its student or its encoder and lexical "
             f"settings: finish it with `ezxmc run` (ezxmc status {run} shows what is due)."
         )
-    return settings_of(context)
+    # Not what ``prepare`` says by now: the labels are held against this where they are read.
+    return replace(settings_of(context), label_fingerprint=built["label_fingerprint"])

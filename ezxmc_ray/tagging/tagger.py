@@ -26,10 +26,11 @@ from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, list_columns
+from ezxmc_ray.tables import PREDICTIONS_SCHEMA, list_columns
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
+from ezxmc_ray.tagging.known_labels import read_known_labels
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.why import Why, why
 
@@ -77,12 +78,15 @@ class Tagger:
         """See :meth:`load`; ``storage``: of a run that is known to be whole; ``added``: of settings.added."""
         self.encoder = load_encoder(storage, settings)
         parts = [storage, *added]
-        labels = pa.concat_tables(one.read_table(layout.LABELS, LABELS_SCHEMA, ["id", "text"]) for one in parts)
-        #: By label number; also of those that were removed.
-        self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
-        self._counts = np.ones(len(labels), bool)
+        self._counts = np.ones(sum(one.rows(layout.LABELS) for one in parts), bool)
         self._counts[settings.removed] = False
         self.searcher = _load_searcher(parts, settings, ~self._counts)
+        labels = pa.concat_tables(
+            read_known_labels(files, fingerprint).select(["id", "text"])
+            for files, fingerprint in zip(parts, _label_fingerprints(settings), strict=True)
+        )
+        #: By label number; also of those that were removed.
+        self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
         self.settings = settings
         self.top_k, self.min_score = settings.predict.top_k, settings.min_score
 
@@ -279,13 +283,17 @@ def open_words(parts: Sequence[Storage], settings: TagSettings, removed: np.ndar
     None where words do not count. Errors: UserError as open_lexical_table.
     """
     words, first = list[OtherLabels](), 0
-    prints = [settings.label_fingerprint, *(one.label_fingerprint for one in settings.added)]
-    for files, fingerprint in zip(parts, prints, strict=True) if settings.lexical.weight else ():
+    for files, fingerprint in zip(parts, _label_fingerprints(settings), strict=True) if settings.lexical.weight else ():
         language = words[0].table.names.language if words else None
         table = open_lexical_table(files, fingerprint, language, words)
         words.append(OtherLabels(table, removed[first : first + table.labels]))
         first += table.labels
     return words
+
+
+def _label_fingerprints(settings: TagSettings) -> list[str]:
+    """Of the labels in each part."""
+    return [settings.label_fingerprint, *(one.label_fingerprint for one in settings.added)]
 
 
 def load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:

@@ -15,9 +15,11 @@ from transformers import BertModel
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, PredictConfig, load_config
+from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY
+from ezxmc_ray.index.label_texts import read_labels
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, write_lexical_files
@@ -171,7 +173,7 @@ def test_a_document_is_tagged_by_the_best_text_and_gets_the_preferred_one(storag
     shutil.copytree(storage.path(STUDENT), storage.path(layout.STUDENT))
     slices, plan = [Slice(0, 0, 6), Slice(1, 6, len(ALL_TEXTS))], Plan(EXACT_FACTORY, 1, 1.0)
     infos = [build_one(storage, layout.label_vectors(1), one, plan).info for one in slices]
-    how = (PredictConfig(3, -9.0), LeastScores(-1.0, None), "labels")
+    how = (PredictConfig(3, -9.0), LeastScores(-1.0, None), label_fingerprint(read_labels(storage)))
     tagger = Tagger(storage, TagSettings(settings.encoder, settings.lexical, infos, *how))
     similarity = best_similarity(storage, settings, storage.path(STUDENT), WEIGHT)
     tags = tagger.tag_columns([""] * len(DOCUMENTS), [""] * len(DOCUMENTS), DOCUMENTS)[0].to_pylist()

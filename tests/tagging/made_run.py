@@ -14,6 +14,7 @@ import yaml
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, load_config, to_dict
 from ezxmc_ray.context import Context
+from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.build import build_shard, save_shard
 from ezxmc_ray.index.label_texts import all_texts
@@ -47,7 +48,9 @@ def make_run(folder: Path, factory: str = "IDMap,Flat", shard_labels: int = 6, s
         for number, text in enumerate(LABELS)
     ]
     assert LABELS_WITH_ALTERNATIVES.names[: len(LABELS_SCHEMA)] == LABELS_SCHEMA.names
-    storage.write_table(layout.LABELS, pa.Table.from_pylist(rows, LABELS_WITH_ALTERNATIVES))
+    table = pa.Table.from_pylist(rows, LABELS_WITH_ALTERNATIVES)
+    storage.write_table(layout.LABELS, table)
+    called = label_fingerprint(table)
     save_tiny_bert(folder / layout.STUDENT, 0.0)
     encoder = Encoder.load(str(folder / layout.STUDENT), config.encoder)
     encoder.save(folder / layout.STUDENT)
@@ -57,13 +60,13 @@ def make_run(folder: Path, factory: str = "IDMap,Flat", shard_labels: int = 6, s
     for number, first in enumerate(range(0, len(vectors), shard_labels)):
         index = build_shard(vectors[first : first + shard_labels], first, factory)
         infos.append(save_shard(index, folder / layout.INDEX / f"shard-{number:03d}.faiss", first))
-    write_lexical_files(storage, LexicalSource("labels"))
+    write_lexical_files(storage, LexicalSource(called))
     counts = dict.fromkeys(("documents", "train", "held_out", "test", "shards"), 0)
     prepared = counts | {"labels": len(LABELS), "shard_rows": [], "document_fingerprint": "", "gold_fingerprint": None}
-    _finish(storage, layout.DOCUMENTS, [layout.LABELS], prepared | {"label_fingerprint": "labels"})
+    _finish(storage, layout.DOCUMENTS, [layout.LABELS], prepared | {"label_fingerprint": called})
     _finish(storage, layout.shortlist(0), storage.list(layout.LEXICAL), {})
     _finish(storage, layout.STUDENT, storage.list(layout.STUDENT, recursive=True), {"encoder": 0, "min_score": -1.0})
-    built: dict[str, Any] = {"student": f"commit of {layout.STUDENT}", "label_fingerprint": "labels"}
+    built: dict[str, Any] = {"student": f"commit of {layout.STUDENT}", "label_fingerprint": called}
     built |= {"match_settings": Context(config, storage).match_settings}
     files = [f"{layout.INDEX}/{one.file}" for one in infos]
     _finish(storage, layout.INDEX, files, built | {"shards": [dataclasses.asdict(one) for one in infos]})
