@@ -9,14 +9,12 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import ray
 import ray.data
@@ -24,11 +22,12 @@ from ray import exceptions
 from ray.autoscaler.v2.sdk import get_cluster_status
 
 from ezxmc_ray.cluster.at_work import tasks_at_work
+from ezxmc_ray.cluster.entrypoint import left_at_most, left_of
 from ezxmc_ray.cluster.growth import growth
+from ezxmc_ray.cluster.native_output import native_output_logged, says_something
 from ezxmc_ray.cluster.ray_start import join_ray, ray_logs, start_local_ray
 from ezxmc_ray.config import ClusterConfig, cluster_address
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.leftovers import temporary_prefix
 from ezxmc_ray.progress import WAITING, StageProgress, doing
 from ezxmc_ray.watchdog import start_watchdog
 
@@ -136,39 +135,6 @@ def sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-@contextmanager
-def native_output_logged() -> Iterator[str]:
-    """Keep what C++ and child processes print to the standard error off the terminal; yields the file that takes it.
-
-    Python's own ``sys.stderr`` stays where it is. The file goes with the block, unless an error that names it ends it.
-    """
-    with tempfile.NamedTemporaryFile("w", prefix=temporary_prefix("ezxmc-ray"), suffix=".log", delete=False) as log:
-        sys.stderr.flush()
-        kept, stderr, named = os.dup(2), sys.stderr, False
-        os.dup2(log.fileno(), 2)
-        try:
-            if _descriptor(stderr) == 2:
-                sys.stderr = os.fdopen(kept, "w", 1, "utf-8", "backslashreplace", closefd=False)
-            yield log.name
-        except BaseException as error:
-            named = log.name in " ".join([str(error), *getattr(error, "__notes__", [])])
-            raise
-        finally:
-            if not named:
-                Path(log.name).unlink(missing_ok=True)
-            sys.stderr.flush()
-            sys.stderr = stderr
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError):  # a notebook's, a test's
-        return None
-
-
 def cluster_gpus() -> int:
     """GPUs of the cluster; where it has none now, as many as :func:`pool_gpus` asks for."""
     return gpus_there() or pool_gpus()
@@ -181,24 +147,33 @@ def pool_gpus() -> int:
 
 
 def gpus_there() -> int:
-    """GPUs of the cluster now."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    """GPUs of the cluster now. What the job's own entrypoint holds is left out, here and below."""
+    return int(left_of(ray.cluster_resources()).get("GPU", 0))
 
 
 def cluster_cpus() -> int:
-    """CPUs of the cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))
+    """CPUs of the cluster, one at least."""
+    return max(1, int(left_of(ray.cluster_resources()).get("CPU", 1)))
 
 
 def cluster_limit(resource: str) -> int:
-    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to (growth.py)."""
+    """What the cluster has of ``resource`` ("CPU", "GPU"), or may grow to (growth.py).
+
+    Errors: UserError where the job's own entrypoint holds all of it.
+    """
+    most = _most(resource)
+    return most if most == NO_LIMIT else left_at_most(resource, most)
+
+
+def _most(resource: str) -> int:
+    """As Ray counts, the entrypoint's included."""
     limits = growth(_joined[0]).limits
     return max(int(ray.cluster_resources().get(resource, 0)), int(limits.get(resource, 0)))
 
 
 def node_cpus() -> int:
     """CPUs of the largest node: what one actor can have at most."""
-    return _largest_node("CPU") or 1
+    return max((int(has.get("CPU", 0)) for has in nodes_there()), default=0) or 1
 
 
 def node_gpus() -> int:
@@ -208,7 +183,7 @@ def node_gpus() -> int:
 
 def nodes_there() -> list[dict[str, float]]:
     """Resources of every node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [left_of(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
 
 
 def machines() -> list[dict[str, float]]:
@@ -260,16 +235,12 @@ def check_wait(seconds: float, what: str = "") -> None:
         told, again = waits_for(), again - 1
     gpus = gpus_there()
     grows = f" and may grow to {pool_gpus()}" if pool_gpus() > gpus else ""
-    cpus = int(ray.cluster_resources().get("CPU", 0))
+    cpus = int(left_of(ray.cluster_resources()).get("CPU", 0))
     raise UserError(
         f"Within {longest} s (cluster.wait_s) the cluster had no room ({told or 'no word of what for'}): it has {cpus} "
         f"CPUs and {gpus} GPUs{grows}. See by `ray status` why no machine comes, or who holds those that are there, "
         "and give the same command again; what is done is kept."
     )
-
-
-def _largest_node(resource: str) -> int:
-    return max((int(has.get(resource, 0)) for has in nodes_there()), default=0)
 
 
 def waits_for(least: int = 1) -> str:
@@ -289,7 +260,7 @@ def waits_for(least: int = 1) -> str:
     for name in ("GPU", "CPU"):
         if wanted := sum(request.bundle.get(name, 0) * request.count for request in requests):
             plural = "" if wanted == 1 else "s"
-            limit = cluster_limit(name)
+            limit = _most(name)
             grows = f", the cluster may grow to {limit}" if total.get(name, 0) < limit < NO_LIMIT else ""
             return f"{WAITING} {wanted:g} {name}{plural} ({free.get(name, 0):g} of {total.get(name, 0):g} free{grows})"
     return ""
@@ -350,7 +321,7 @@ def user_errors(log: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log = log if log and _says_something(log) else ""
+        log = log if log and says_something(log) else ""
         found = _user_error_in(error)
         if found is None and (cause := _machine_error_in(error)):
             logs = " and ".join(place for place in (log, ray_logs()) if place)
@@ -364,15 +335,6 @@ def user_errors(log: str = "") -> Iterator[None]:
         if found is None or found is error:
             raise
         raise UserError(str(found)) from None
-
-
-def _says_something(log: str) -> bool:
-    """Whether a file, if nobody has tidied it, has more in it than what Ray says of its log level at every start."""
-    try:
-        lines = Path(log).read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    return any("Set ray log level" not in line for line in lines)
 
 
 def _user_error_in(error: BaseException) -> UserError | None:

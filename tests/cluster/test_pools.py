@@ -157,7 +157,7 @@ def test_a_mapping_that_is_left_leaves_no_actor_at_work(cluster: None, tmp_path:
 
 def test_an_encoder_with_a_gpu_takes_its_share_of_its_nodes_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     def node(alive: bool = True, **resources: float) -> dict[str, Any]:
-        return {"Alive": alive, "Resources": resources}
+        return {"NodeID": "node", "Alive": alive, "Resources": resources}
 
     monkeypatch.setattr(session, "growth", lambda config: Growth(nodes=[{"CPU": 24, "GPU": 4}]))
     monkeypatch.setattr("ray.nodes", lambda: [node(CPU=4.0)])

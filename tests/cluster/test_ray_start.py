@@ -18,8 +18,9 @@ import ray
 from ray import exceptions
 
 from ezxmc_ray.cluster import ray_start
+from ezxmc_ray.cluster.native_output import native_output_logged
 from ezxmc_ray.cluster.ray_start import NodeFailed, free_ports, join_ray, start_local_ray
-from ezxmc_ray.cluster.session import native_output_logged, user_errors
+from ezxmc_ray.cluster.session import user_errors
 from ezxmc_ray.config import ClusterConfig
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.watchdog import descendants
@@ -231,7 +232,7 @@ def test_what_native_code_prints_goes_to_a_file_that_stays_where_something_went_
 
 def test_pythons_standard_error_stays_on_the_terminal() -> None:
     script = (
-        "import os, sys; from ezxmc_ray.cluster.session import native_output_logged\n"
+        "import os, sys; from ezxmc_ray.cluster.native_output import native_output_logged\n"
         "with native_output_logged() as log:\n"
         "    os.write(2, b'native\\n'); print('a warning', file=sys.stderr)\n"
         "print('after', file=sys.stderr)"

@@ -192,7 +192,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, float]]
         total = {kind: sum(has.get(kind, 0.0) for has in nodes) for kind in ("CPU", "GPU")}
         limits = {kind: int(total[kind] + sum(has.get(kind, 0.0) for has in types)) for kind in total}
         limits["GPU"] = max_gpus or limits["GPU"]
-        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": has} for has in nodes])
+        monkeypatch.setattr("ray.nodes", lambda: [{"NodeID": "", "Alive": True, "Resources": has} for has in nodes])
         monkeypatch.setattr("ray.cluster_resources", lambda: total)
         monkeypatch.setattr(session, "growth", lambda config: Growth(limits, list(types)))
         asked: dict[str, float] = {}
