@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,8 +44,9 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
 BUNDLE, README = "bundle.json", "README.md"
-#: How the folder of the files begins.
+#: How the folder of the files begins, what it is called, and the same as a glob: other folders are somebody else's.
 FILES = "files-"
+FOLDER, FOLDER_GLOB = re.compile(rf"{FILES}[0-9a-f]{{16}}"), FILES + "[0-9a-f]" * 16
 #: Raise when a bundle is no longer what older versions read.
 VERSION = 2
 #: Where the student lies in the files of a bundle.
@@ -89,7 +91,6 @@ def new_folder(target: Storage) -> Iterator[tuple[str, Storage]]:
     """The name of a new folder of the bundle ``target``, and its files, which go if the block does not end well."""
     folder = f"{FILES}{secrets.token_hex(8)}"
     files = target.below(folder)
-    files.guard = target.guard
     try:
         yield folder, files
     except BaseException:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ezxmc_ray.run_lock import LOCK_FILES, run_lock
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import FILES, folders_of, read_bundle_note
+from ezxmc_ray.tagging.bundle import FOLDER, folders_of, read_bundle_note
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def bundle_lock(target: Storage) -> Iterator[None]:
         try:
             yield
         finally:
-            for name in LOCK_FILES:  # they say on which machine it was
+            for name in LOCK_FILES if target.guard is None else ():  # they say on which machine it was
                 target.remove(name)
 
 
@@ -32,5 +32,5 @@ def owned_bundle(target: Storage) -> Iterator[None]:
 def remove_old_folders(target: Storage, named: Container[str]) -> None:
     """Remove the folders of files that are not ``named``: of exports before, and of commands that were killed."""
     for folder in target.folders():
-        if folder.startswith(FILES) and folder not in named:
+        if FOLDER.fullmatch(folder) and folder not in named:
             target.remove(folder)

@@ -25,7 +25,7 @@ from ezxmc_ray.run_lock import LOCK_FILES
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.bundle import (
     BUNDLE,
-    FILES,
+    FOLDER,
     ONNX_FOLDER,
     README,
     bundle_note,
@@ -44,7 +44,8 @@ ENCODERS = ("onnx", "torch")
 #: How far scores of the bundle and of the run may lie apart.
 CLOSE = 1e-5
 #: What a bundle holds, and what an export that was killed may leave.
-_OWN = re.compile(rf"({FILES}[0-9a-f]{{16}}/.*|{'|'.join(map(re.escape, (README, BUNDLE, *LOCK_FILES)))})$")
+_OWN = re.compile(rf"(?P<folder>{FOLDER.pattern})/.*|{'|'.join(map(re.escape, (README, BUNDLE, *LOCK_FILES)))}", re.S)
+_WRITTEN_BY = "Written by `ezxmc export`"
 #: Labels whose texts are tagged to try a bundle.
 TRIED_LABELS = 64
 
@@ -85,16 +86,31 @@ def export_bundle(
     if encoder not in ENCODERS:
         raise UserError(f"--encoder {encoder} is not one of {', '.join(ENCODERS)}.")
     source, settings = open_for_tagging(run)
-    target = Storage(directory)
-    if not all(_OWN.match(name) for name in target.sizes(recursive=True)):
+    target, keeps_labels = Storage(directory), write_labels is None
+    _check_target(target, keeps_labels)  # before the lock leaves its file in what is none of ours
+    with bundle_lock(target):
+        _check_target(target, keeps_labels)  # who had the lock may have changed the labels
+        return _export(source, settings, target, encoder, write_labels)
+
+
+def _check_target(target: Storage, keeps_labels: bool) -> None:
+    """Errors: UserError for a directory that holds something else than a bundle, or, where the export ``keeps_labels``
+    of the run, a bundle whose labels were changed."""
+    directory, names = target.root, list(target.sizes(recursive=True))
+    found = [_OWN.fullmatch(name) for name in names]
+    # Others have files of these names too.
+    may_be_others = not any(one and one["folder"] for one in found) and {README, BUNDLE}.intersection(names)
+    if not all(found) or (may_be_others and not _is_own_readme(target)):
         raise UserError(f"{directory} holds something else than a bundle: name an empty directory, or a new one.")
-    if write_labels is None and was_changed(target):
+    if keeps_labels and was_changed(target):
         raise UserError(
             f"The labels of {directory} were changed since it was exported, and this would bring back the run's: give "
             f"--labels the file that `ezxmc labels list {directory} --output FILE` writes, or remove the directory."
         )
-    with bundle_lock(target):
-        return _export(source, settings, target, encoder, write_labels)
+
+
+def _is_own_readme(target: Storage) -> bool:
+    return target.exists(README) and _WRITTEN_BY.encode() in target.read_bytes(README)
 
 
 def _export(
@@ -189,7 +205,7 @@ tags: [ezxmc-ray, multi-label-classification, tagging]
 
 # A tagger
 
-Written by `ezxmc export` (ezxmc-ray {__version__}): an encoder, an index of {labels:,} labels and the labels' words,
+{_WRITTEN_BY} (ezxmc-ray {__version__}): an encoder, an index of {labels:,} labels and the labels' words,
 {size / 1e6:,.0f} MB. Labels may have come and gone since: `ezxmc labels list DIRECTORY` shows those that there are.
 It needs neither the LLM that taught it, nor Ray{", nor PyTorch" if settings.onnx else ""}.
 

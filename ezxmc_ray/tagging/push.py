@@ -10,14 +10,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.models import HUB_ID
+from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES, README, is_bundle, open_bundle
+from ezxmc_ray.tagging.bundle import BUNDLE, FOLDER_GLOB, README, is_bundle, open_bundle, was_changed
 from ezxmc_ray.tagging.bundle_lock import owned_bundle
 from ezxmc_ray.tagging.export import export_bundle
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+#: What the hub puts into a new repository.
+_GIT = ".gitattributes"
 
 
 def push_bundle(run: str, hub_id: str, encoder: str = "onnx", public: bool = False) -> str:
@@ -25,31 +33,71 @@ def push_bundle(run: str, hub_id: str, encoder: str = "onnx", public: bool = Fal
 
     A bundle goes there as it is, whatever ``encoder`` says. The repository is made if there is none, for its owner
     alone unless ``public``. What an older push left goes with the commit. Errors: UserError as export_bundle, for a
-    bundle that is damaged or in use, and where the hub refuses it or cannot be reached.
+    bundle that is damaged or in use, for a repository that holds something else, for a run where the labels of what the
+    repository holds were changed, and where the hub refuses it or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     check_hub_id(hub_id)
     api = HfApi()
-    with _bundle_of(run, encoder) as folder:
-        try:
-            address = api.create_repo(hub_id, private=not public, exist_ok=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it takes a table for a data set in the wrong place
-                api.upload_folder(
-                    repo_id=hub_id,
-                    folder_path=folder,
-                    commit_message="A tagger, by ezxmc push",
-                    allow_patterns=[README, BUNDLE, f"{FILES}*/**"],
-                    delete_patterns=f"{FILES}*/**",
-                )
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(
-                f"The bundle cannot be put on the Hugging Face hub as {hub_id} ({one_line(error, 200).rstrip('.')}): "
-                "log in with `hf auth login`, or set HF_TOKEN to a token that may write there."
-            ) from error
+    with _told_by_the_hub(hub_id):
+        _check_repository(api, hub_id, is_bundle(Storage(run)), public)
+    with _bundle_of(run, encoder) as folder, _told_by_the_hub(hub_id), warnings.catch_warnings():
+        address = api.create_repo(hub_id, private=not public, exist_ok=True)
+        warnings.simplefilter("ignore")  # it takes a table for a data set in the wrong place
+        api.upload_folder(
+            repo_id=hub_id,
+            folder_path=folder,
+            commit_message="A tagger, by ezxmc push",
+            allow_patterns=[README, BUNDLE, f"{FOLDER_GLOB}/**"],
+            delete_patterns=f"{FOLDER_GLOB}/**",
+        )
     return str(address)
+
+
+@contextmanager
+def _told_by_the_hub(hub_id: str) -> Iterator[None]:
+    """While the hub is asked: its errors as a UserError."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"The bundle cannot be put on the Hugging Face hub as {hub_id} ({one_line(error, 200).rstrip('.')}): "
+            "log in with `hf auth login`, or set HF_TOKEN to a token that may write there."
+        ) from error
+
+
+def _check_repository(api: HfApi, hub_id: str, as_it_is: bool, public: bool) -> None:
+    """Look at a repository that is there. It is said where all see it and ``public`` was not asked for.
+
+    ``as_it_is``: what is pushed is a bundle and not a run. Errors: UserError as :func:`push_bundle`, and those of
+    huggingface_hub.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        there = api.model_info(hub_id)
+    except RepositoryNotFoundError:
+        return
+    names = {one.rfilename for one in there.siblings or ()} - {_GIT}
+    if names and BUNDLE not in names:
+        raise UserError(
+            f"The repository {hub_id} on the Hugging Face hub holds something else than a bundle: name another one."
+        )
+    if names and not as_it_is and _was_changed_on_hub(api, hub_id, there.sha):
+        raise UserError(
+            f"The labels of {hub_id} on the Hugging Face hub were changed since they were exported, and this would "
+            "bring back the run's: export the run to a directory, with --labels if it is to have others, and push that."
+        )
+    if there.private is False and not public:
+        say(f"Note: the repository {hub_id} is there already and is public: all see what is pushed.")
+
+
+def _was_changed_on_hub(api: HfApi, hub_id: str, commit: str | None) -> bool:
+    note = Path(api.hf_hub_download(hub_id, BUNDLE, revision=commit))
+    return was_changed(Storage(str(note.parent)))
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging import export
+from ezxmc_ray.tagging.bundle_lock import owned_bundle
+from ezxmc_ray.tagging.changes import remove_labels
 from ezxmc_ray.tagging.export import export_bundle
 from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS, TOPICS
@@ -230,7 +234,7 @@ def test_an_encoder_that_onnx_runtime_reads_otherwise_is_not_exported(
     assert not (tmp_path / "bundle" / "bundle.json").exists() and not list((tmp_path / "bundle").glob("files-*/*"))
 
 
-def stop_with(error: Exception) -> object:
+def stop_with(error: BaseException) -> object:
     def stop(*arguments: object) -> None:
         raise error
 
@@ -241,3 +245,47 @@ def test_a_bundle_says_nothing_of_the_machine_that_made_it(run: str, bundle: Pat
     told = (bundle / "bundle.json").read_text() + (bundle / "README.md").read_text()
     assert str(Path(run).parent) not in told and str(Path.home()) not in told
     assert json.loads((bundle / "bundle.json").read_text())["encoder"]["model"] == "the student of this bundle"
+
+
+@pytest.mark.parametrize("name", ["README.md", "bundle.json", "files-of-mine/data.csv"])
+def test_files_that_are_called_as_those_of_a_bundle_stay(run: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UserError, match="holds something else than a bundle: name an empty directory"):
+        export_bundle(run, str(tmp_path), "torch")
+    assert Storage(str(tmp_path)).sizes(recursive=True) == {name: 13}
+
+
+def test_a_killed_export_that_had_begun_is_made_anew(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its README.md was there, and somebody removed the folder."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(export, "bundle_note", stop_with(KeyboardInterrupt()))
+        export_bundle(run, str(tmp_path), "torch")
+    shutil.rmtree(next(tmp_path.glob("files-*")))
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    export_bundle(run, str(tmp_path), "torch")
+    Tagger.load(str(tmp_path))
+
+
+def test_folders_that_are_not_the_bundles_stay(copy: Path, run: str) -> None:
+    (copy / "files-backup").mkdir()
+    (copy / "files-0000000000000000").mkdir()
+    with owned_bundle(Storage(str(copy))):
+        assert (copy / "files-backup").is_dir() and not (copy / "files-0000000000000000").is_dir()
+
+
+def test_labels_that_changed_while_an_export_waited_for_the_lock_stay(
+    run: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an object store it waits until it knows whether somebody holds the lock."""
+    (tmp_path / "gone.txt").write_text("id salt\n")
+
+    @contextlib.contextmanager
+    def wait(target: Storage) -> Iterator[None]:
+        remove_labels(str(copy), [str(tmp_path / "gone.txt")])
+        yield
+
+    monkeypatch.setattr(export, "bundle_lock", wait)
+    with pytest.raises(UserError, match="were changed since it was exported, and this would bring back the run's"):
+        export_bundle(run, str(copy), "torch")
+    assert "id salt" not in Tagger.load(str(copy)).labels["id"].to_pylist()
