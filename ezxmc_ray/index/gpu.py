@@ -15,6 +15,7 @@ import numpy as np
 
 from ezxmc_ray.config import EncoderConfig, IndexConfig
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard, as_exact
 
 #: FAISS returns at most so many neighbors from a GPU.
@@ -22,6 +23,11 @@ _MAX_NEIGHBORS = 2048
 #: FAISS's words for an index that has no form for GPUs, and what it and PyTorch say where memory ends.
 _NO_FORM = ("not implemented on GPU", "not supported on GPU")
 _NO_ROOM = ("out of memory", "cudaMalloc", "alloc fail")
+#: What to do where labels fit, and then not the scores beside them and the encoder's activations.
+_MAKE_ROOM = (
+    "set encoder.batch_tokens lower, encoder.vector_dtype=float16, index.gpus_per_actor higher, or index.gpu=false to "
+    "search on CPUs"
+)
 
 
 class TorchShard:
@@ -38,10 +44,15 @@ class TorchShard:
             self.vectors[start : start + len(block)] = torch.from_numpy(block).to(device)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 and label numbers int64, [q, k], in falling score. ``queries``: float32 [q, d]; k <= n."""
+        """Scores float32 and label numbers int64, [q, k], in falling score. ``queries``: float32 [q, d]; k <= n.
+
+        Errors: UserError where the scores find no room on the GPU.
+        """
         torch = self.torch
-        found = [self._search_some(torch.from_numpy(part), k) for part in np.array_split(queries, _parts(len(queries)))]
-        scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+        parts = [torch.from_numpy(part) for part in np.array_split(queries, _parts(len(queries)))]
+        with memory_errors("when labels were searched on the GPU", _MAKE_ROOM):
+            found = [self._search_some(part, k) for part in parts]
+            scores, labels = (torch.cat(several).cpu().numpy() for several in zip(*found, strict=True))
         return scores, labels + self.first_label
 
     def vectors_at(self, places: np.ndarray) -> np.ndarray:

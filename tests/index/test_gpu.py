@@ -138,3 +138,15 @@ def test_what_has_no_form_for_gpus_is_searched_on_cpus(monkeypatch: pytest.Monke
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", simulated_failure, raising=False)
     assert not ShardedIndex([build_shard(coarse_rows(90, 0), 0, "HNSW8")], "float32").is_on_gpus
+
+
+def test_scores_without_room_on_the_gpu_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels fit; the scores of a block of them do not."""
+
+    def fake_full_device(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    shard = TorchShard(ExactShard(coarse_rows(5, 0), 0), "cpu", np.float32)
+    monkeypatch.setattr(shard, "_search_some", fake_full_device)
+    with pytest.raises(UserError, match=r"^Memory ran out when labels were searched on the GPU: set encoder\.batch_to"):
+        ShardedIndex([shard]).search(coarse_rows(2, 1), 3)
