@@ -37,9 +37,9 @@ from common.publish import publish
 from common.small_run import EZXMC, write_small_run
 
 SENTENCE = "stopped; a run goes on where it was when you give the same command again"
-#: What each stage writes, as patterns, and the note of the folder by which it can be seen that it has begun.
+#: What each stage writes, as patterns, and the pattern of what is there once it has begun.
 WRITES = {
-    "prepare": (["documents", "gold", "labels.parquet"], ".prepare"),
+    "prepare": (["documents", "gold", "labels.parquet"], ".prepare-*"),
     "shortlist": (["cycle-0/shortlist", "cycle-0/label_vectors", "lexical"], "cycle-0/shortlist/.begun.json"),
     "judge": (["cycle-0/examples", "verdicts/*"], "cycle-0/examples/.begun.json"),
     "train": (["cycle-0/student", "cycle-0/training-*"], "cycle-0/student/.begun.json"),
@@ -175,8 +175,8 @@ class Runs:
     def _once(self, case: Case, delay: float) -> dict[str, Any] | None:
         """None: the stage was done before the signal."""
         self.log.write_bytes(b"")
-        command, begun = self._start(self.copy), self.copy / WRITES[case.stage][1]
-        wait_for(lambda: begun.exists() or command.poll() is not None, LIMIT_S)
+        command, begun = self._start(self.copy), WRITES[case.stage][1]
+        wait_for(lambda: any(self.copy.glob(begun)) or command.poll() is not None, LIMIT_S)
         time.sleep(0 if case.to in AT_WORK else delay)
         below = family(command.pid)
         victims = [self._victim(command, below, one) for one in case.to.split(", ")]

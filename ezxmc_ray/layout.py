@@ -8,6 +8,7 @@ encoder 0 is the base encoder, encoder ``c`` the student of cycle ``c - 1``.
 from __future__ import annotations
 
 import re
+import secrets
 
 CONFIG = "config.yaml"
 #: Of a stage's folder: what it holds, what it was begun with. What the last verification found damaged in the run.
@@ -15,8 +16,7 @@ MANIFEST, BEGUN, DAMAGE = "manifest.json", ".begun.json", ".damaged.json"
 #: What unfinished steps have taken so far.
 SPENT = ".spent.json"
 DOCUMENTS, GOLD, LABELS, REJECTED = "documents", "gold", "labels.parquet", "rejected.parquet"
-#: Where ``prepare`` makes its new tables; what it holds there of its sources until it is done.
-PREPARE_NEW = ".prepare"
+#: What ``prepare`` holds of its sources, where it makes its new tables, until it is done.
 PREPARE_PARTS = "documents/.parts"
 #: The words of the labels, for who searches.
 LEXICAL = "lexical"
@@ -35,8 +35,19 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 #: Who works on the run.
 OWNER = ".owner.json"
 _REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL, STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT}
-_WRITTEN = _REPLACED | {CONFIG, VERDICTS, PREPARE_NEW, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
+_WRITTEN = _REPLACED | {CONFIG, VERDICTS, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
 _CYCLE = re.compile(r"cycle-\d+")
+_PREPARE = re.compile(r"\.prepare(-[0-9a-f]{16})?")
+
+
+def new_prepare_folder() -> str:
+    """Where one ``prepare`` makes its new tables: under a name that no other command's have."""
+    return f".prepare-{secrets.token_hex(8)}"
+
+
+def is_prepare_folder(name: str) -> bool:
+    """Whether the folder ``name`` of the run directory is of a ``prepare``, of an older version too."""
+    return bool(_PREPARE.fullmatch(name))
 
 
 def own_config(number: int) -> str:
@@ -52,7 +63,8 @@ def is_replaced(name: str) -> bool:
 
 def is_written(name: str) -> bool:
     """Whether the file or folder ``name`` of the run directory is one that runs write; others are the user's."""
-    return is_replaced(name) or name.partition("/")[0] in _WRITTEN
+    top = name.partition("/")[0]
+    return is_replaced(name) or top in _WRITTEN or is_prepare_folder(top)
 
 
 def run_name(run: str) -> str:

@@ -1,18 +1,21 @@
 """One owner a run directory: a second command that writes to a run in use is refused in one sentence.
 
 On a file system the lock is the kernel's (flock), so it is gone the moment its owner is, by whatever signal. On an
-object store, which has no locks, it is a small object that the owner writes anew every 15 s. No clock of another
-machine is trusted: who finds such an object watches it, and only one that stays as it is for a minute is void. An owner
-that stood still for so long may have lost its lock, so it looks before each write. Of two commands that start at once
-the one whose object is there a moment later goes on.
+object store, which has no locks, it is a small object that the owner writes anew every 15 s; so it is on a file system
+without flock. No clock of another machine is trusted: who finds such an object watches it, and only one that stays as
+it is for a minute is void. An owner that stood still for so long may have lost its lock. So it looks before each write,
+removal and rename, as its tasks and actors do, and where a renewal finds the lock lost the command ends. Of two
+commands that start at once the one whose object is there a moment later goes on.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -23,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ezxmc_ray import layout
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.leftovers import remove_leftovers, remove_temporary_folders
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.leftovers import remove_leftovers, remove_temporary_folders, temporary_name
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage, check_writable
 
@@ -34,25 +37,50 @@ SETTLE_S = 1.0
 LOCK = ".lock"
 #: What the lock on a file system leaves in the directory.
 LOCK_FILES = (LOCK, ".owner.json")
+#: What flock says on a file system that does not have it: Lustre without the mount option flock, some of FUSE.
+_NO_FLOCK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class LockLost(UserError):
+    """The run is another command's by now."""
 
 
 @contextmanager
 def run_lock(storage: Storage) -> Iterator[None]:
     """Hold the run directory for the length of the block; UserError if another process holds it.
 
-    What killed processes left goes: half-written files, the folder in which a ``prepare`` made its tables.
+    What killed processes left goes: half-written files, the folders in which a ``prepare`` made its tables.
     """
-    with _file_lock(storage) if storage.is_local else _object_lock(storage):
+    if storage.is_local:
+        check_writable(storage)
+    with _file_lock(storage) if storage.is_local and _has_flock(storage) else _object_lock(storage):
+        if storage.is_local:
+            remove_leftovers(Path(storage.path()))
         remove_temporary_folders()
-        storage.remove(layout.PREPARE_NEW)
+        for folder in filter(layout.is_prepare_folder, storage.folders()):
+            storage.remove(folder)
         yield
+
+
+def _has_flock(storage: Storage) -> bool:
+    """Whether a local directory's file system knows flock. Errors: UserError where it does, and cannot lock."""
+    probe = temporary_name(storage.path(LOCK))
+    try:
+        with open(probe, "xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return False
+        raise _cannot_lock(storage, error) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(probe)
+    return True
 
 
 @contextmanager
 def _file_lock(storage: Storage) -> Iterator[None]:
-    check_writable(storage)
     with _held(storage):
-        remove_leftovers(Path(storage.path()))
         storage.write_bytes(layout.OWNER, _owner())
         yield
 
@@ -65,8 +93,10 @@ def _held(storage: Storage) -> Iterator[None]:
         with open(path, "a+b") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except (BlockingIOError, PermissionError) as error:
                 raise _refusal(storage, _noted_owner(storage)) from error
+            except OSError as error:
+                raise _cannot_lock(storage, error) from error
             with suppress(FileNotFoundError):
                 is_held = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
             if is_held:
@@ -85,26 +115,44 @@ def _noted_owner(storage: Storage) -> dict[str, Any]:
 def _object_lock(storage: Storage) -> Iterator[None]:
     lock = ObjectLock(storage)
     lock.take()
-    ended = threading.Event()
+    ended, lost = threading.Event(), list[LockLost]()
+    end = _end_main_thread if threading.current_thread() is threading.main_thread() else lambda: None
 
     def renew() -> None:
         while not ended.wait(RENEW_S):
-            # A store that does not answer once must not cost the lock: three renewals fit into its life. One that is
-            # lost is not written over; the next write says so.
-            with suppress(OSError, UserError):
+            try:
                 lock.check()
                 lock.write()
+            except LockLost as error:  # it is not written over
+                lost.append(error)
+                end()
+                return
+            except (OSError, UserError):  # a store that does not answer once: three renewals fit into a lock's life
+                continue
 
     keeper = threading.Thread(target=renew, daemon=True)
     keeper.start()
     storage.guard = lock.check
     try:
-        yield
-    finally:
-        storage.guard = None
-        ended.set()
-        keeper.join()
-        lock.release()
+        try:
+            yield
+        finally:
+            storage.guard = None
+            ended.set()
+            keeper.join()
+            lock.release()
+    except KeyboardInterrupt:
+        if lost:
+            raise lost[0] from None
+        raise
+
+
+def _end_main_thread() -> None:
+    """Have the main thread end in order, as Ctrl-C does; as SIGTERM does where Ctrl-C is ignored, as behind ``&``."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+            return
 
 
 class ObjectLock:
@@ -138,10 +186,10 @@ class ObjectLock:
                 raise _refusal(self._storage, _parsed(now))
 
     def check(self) -> None:
-        """UserError unless the lock is this command's."""
+        """LockLost unless the lock is this command's."""
         owner = self._owner()
         if owner.get("token") != self._token:
-            raise UserError(
+            raise LockLost(
                 f"The lock of {self._storage.root} was lost{_in_words(owner)}: this command stood still for "
                 "longer than a minute, or the lock was removed; give it again when no other one works on it."
             )
@@ -183,6 +231,13 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _in_words(owner: dict[str, Any]) -> str:
     return f" (process {owner['pid']} on {owner['host']})" if {"pid", "host"} <= owner.keys() else ""
+
+
+def _cannot_lock(storage: Storage, error: OSError) -> UserError:
+    return UserError(
+        f"Files in {storage.root} cannot be locked ({one_line(error)}): have the locks of its file system mended (NFS "
+        "needs its lock daemon), or choose another directory."
+    )
 
 
 def _refusal(storage: Storage, owner: dict[str, Any]) -> UserError:

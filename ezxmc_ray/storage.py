@@ -31,12 +31,11 @@ from ezxmc_ray import layout
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line, writing_to
 from ezxmc_ray.leftovers import temporary_folder, temporary_name
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
 Names = list[str]
 COUNTS = b"ezxmc.counts"
-#: Requests to an object store that one process has under way at once where it has many to make.
-REQUESTS_AT_ONCE = 16
 #: The key of a note's checksum.
 CHECKSUM = "checksum"
 _LOCAL = fs.LocalFileSystem()
@@ -69,7 +68,7 @@ class Manifest:
 class Storage:
     """Files below one root; every path in its methods is relative to that root and uses ``/``."""
 
-    #: Called before each write of this process: raises where the run is another command's by now (run_lock.py).
+    #: Called before each change: raises where the run is another command's by now (run_lock.py). Tasks get it too.
     guard: Callable[[], None] | None = None
 
     def __init__(self, root: str) -> None:
@@ -82,8 +81,9 @@ class Storage:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"The path {root} cannot be used: {one_line(error)}.") from error
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
-        return Storage, (self.root if "://" in self.root else self._base,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        root = self.root if "://" in self.root else self._base
+        return Storage, (root,), {"guard": self.guard} if self.guard else None
 
     @property
     def is_local(self) -> bool:
@@ -91,9 +91,11 @@ class Storage:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def below(self, relative: str) -> Storage:
-        """The storage whose root is the directory ``relative``; what a URI asks for behind ``?`` stays with it."""
+        """The storage whose root is the directory ``relative``; the guard and what a URI asks for behind ``?`` stay."""
         root, mark, query = self.root.partition("?" if "://" in self.root else "\0")
-        return Storage(f"{root.rstrip('/')}/{relative}{mark}{query}")
+        below = Storage(f"{root.rstrip('/')}/{relative}{mark}{query}")
+        below.guard = self.guard
+        return below
 
     def path(self, relative: str = "") -> str:
         """The path of ``relative`` as ``self.filesystem`` takes it."""
@@ -248,6 +250,7 @@ class Storage:
 
     def remove(self, relative: str) -> None:
         """Remove a file or a directory with all below it; nothing happens if it is not there."""
+        self._check_owner()
         kind = self.filesystem.get_file_info(self.path(relative)).type
         if kind == fs.FileType.Directory:
             self.filesystem.delete_dir(self.path(relative))
@@ -257,8 +260,7 @@ class Storage:
     def rename(self, source: str, target: str) -> None:
         """Move the file or directory ``source`` to ``target``; what ``target`` held before is gone.
 
-        One step on a file system. An object store copies each file by itself, a few at once; then the old ones go
-        together.
+        One step on a file system. An object store copies file by file, a few at once; then the old ones go together.
         """
         self.remove(target)
         if self.is_local:
@@ -267,15 +269,13 @@ class Storage:
             return _sync_folder(folder)
         is_file = self.filesystem.get_file_info(self.path(source)).type == fs.FileType.File
         names = [source] if is_file else self.list(source, recursive=True)
-        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            new = [self.path(target + name[len(source) :]) for name in names]
-            list(pool.map(self.filesystem.copy_file, map(self.path, names), new))
+        copies = [(self.path(name), self.path(target + name[len(source) :])) for name in names]
+        list(at_once(lambda both: self.filesystem.copy_file(*both), copies))
         self.remove(source)
 
     def rows_of(self, files: Sequence[str]) -> tuple[int, ...]:
         """:meth:`rows` of each of ``files``, a few asked at once."""
-        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            return tuple(pool.map(self.rows, files))
+        return tuple(at_once(self.rows, files))
 
     @contextmanager
     def _commit(self, relative: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.leftovers import remove_leftovers, remove_temporary_folders, temporary_folder, temporary_name
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage
@@ -61,9 +62,10 @@ def test_the_next_owner_removes_the_temporary_folders_of_ended_processes_and_no_
 
 def test_the_next_owner_removes_what_a_killed_prepare_was_making(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    storage.write_bytes(".prepare/documents/shard-00000.parquet", b"half of it")
+    for folder in (layout.new_prepare_folder(), ".prepare", ".prepare-own"):  # the last is the user's
+        storage.write_bytes(f"{folder}/documents/shard-00000.parquet", b"half of it")
     with run_lock(storage):
-        assert not storage.exists(".prepare")
+        assert storage.folders() == [".prepare-own"]
 
 
 def test_what_a_living_process_or_another_machine_writes_stays(tmp_path: Path) -> None:

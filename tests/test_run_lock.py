@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +19,8 @@ from pyarrow import fs
 
 from ezxmc_ray import run_lock as module
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.run_lock import LOCK, run_lock
+from ezxmc_ray.run_lock import LOCK, LockLost, run_lock
+from ezxmc_ray.sigterm import end_in_order_at_sigterm
 from ezxmc_ray.storage import Storage
 
 HOLDER = """
@@ -51,7 +55,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_held_by_nobody(
     storage, flock, removed = Storage(str(tmp_path)), fcntl.flock, []
 
     def after_a_removal(lock: Any, operation: int) -> None:
-        if not removed:
+        if not removed and lock.name.endswith(LOCK):
             (tmp_path / LOCK).unlink()
             removed.append(LOCK)
         flock(lock, operation)
@@ -117,15 +121,77 @@ def test_an_owner_that_stood_still_notices_before_it_writes_and_takes_nothing_ba
     store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RENEW_S", 0.6)  # longer than a lock lives
+    monkeypatch.setattr(module, "_end_main_thread", lambda: None)
     with run_lock(store):
+        Storage(store.root).write_bytes("folder/kept", b"")
+        in_a_task = pickle.loads(pickle.dumps(store))
         with run_lock(second(store)) as _:
             taken = store.read_bytes(LOCK)
             time.sleep(0.7)  # the first owner would renew now
             assert store.read_json(LOCK)["token"] == json.loads(taken)["token"]
-            with pytest.raises(UserError, match="was lost"):
-                store.write_bytes("file", b"by the first one")
-        assert not store.exists("file")
+            for change in (
+                lambda: store.write_bytes("file", b"by the first one"),
+                lambda: store.below("folder").write_bytes("file", b""),
+                lambda: in_a_task.write_bytes("file", b""),
+                lambda: in_a_task.below("folder").remove("kept"),
+                lambda: store.remove("folder"),
+                lambda: store.rename("folder", "other"),
+            ):
+                with pytest.raises(UserError, match="was lost"):
+                    change()
+        assert store.list(recursive=True) == ["folder/kept"]
     store.write_bytes("file", b"outside of a lock")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_command_whose_lock_was_lost_ends_before_it_changes_anything(
+    store: SimulatedObjectStore, ignored: bool
+) -> None:
+    """As in the background of a script, where Ctrl-C is ignored, too."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else signal.getsignal(signal.SIGINT)
+    term = signal.getsignal(signal.SIGTERM)
+    end_in_order_at_sigterm()
+    try:
+        began = time.monotonic()
+        with pytest.raises(LockLost, match=r"was lost \(process 7 on b\)"), run_lock(store):
+            second(store).write_bytes(LOCK, b'{"token": "another", "host": "b", "pid": 7}')
+            time.sleep(60)
+        assert time.monotonic() - began < 30 and store.read_json(LOCK)["pid"] == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, term)
+
+
+def test_without_flock_the_lock_is_that_of_object_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(module, "RENEW_S", 0.05)
+    storage = Storage(str(tmp_path))
+    with run_lock(storage):
+        with (
+            pytest.raises(UserError, match=r"in use by another ezxmc command \(process"),
+            run_lock(Storage(storage.root)),
+        ):
+            pass
+        storage.write_bytes("file", b"by the owner")
+    assert storage.list() == ["file"]
+
+
+def test_a_file_system_whose_locks_fail_is_named_and_no_other_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with (
+        pytest.raises(UserError, match=r"cannot be locked \(.*No locks available\): have"),
+        run_lock(Storage(str(tmp_path))),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_two_that_start_at_once_one_goes_on(store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,10 @@ from ezxmc_ray.evaluation.audit import (
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
 from ezxmc_ray.hardware import release_memory
 from ezxmc_ray.index.gpu import gpu_dtype
+from ezxmc_ray.prefetch import REQUESTS_AT_ONCE
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, hybrid_searcher, lexical_table, load_encoder, make_search_files
-from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.targets import TargetScale, target_scores
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,

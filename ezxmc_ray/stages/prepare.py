@@ -52,8 +52,7 @@ def prepare(context: Context) -> StageResult:
     """
     config, run = context.config, context.storage
     inputs = find_inputs(config.prepare)
-    run.remove(layout.PREPARE_NEW)
-    storage = run.below(layout.PREPARE_NEW)
+    storage = run.below(folder := layout.new_prepare_folder())
     try:
         how = (config.prepare.repeated_labels, config.prepare.list_separator)
         labels: LabelCounts = run_task(write_labels, storage, inputs.labels, *how)
@@ -83,21 +82,22 @@ def prepare(context: Context) -> StageResult:
         files = _files(shards, details["gold_documents"])
         written_sizes(storage, files)  # which tasks on other nodes wrote
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
-        _put_in_place(run, storage)
+        _put_in_place(run, folder)
     finally:
         if storage.exists(layout.REJECTED):
-            run.rename(f"{layout.PREPARE_NEW}/{layout.REJECTED}", layout.REJECTED)
-        run.remove(layout.PREPARE_NEW)
+            run.rename(f"{folder}/{layout.REJECTED}", layout.REJECTED)
+        run.remove(folder)
     for sentence in told:
         say(sentence)
     return StageResult(details["documents"], files, details)
 
 
-def _put_in_place(run: Storage, new: Storage) -> None:
-    new.remove(layout.PREPARE_PARTS)
+def _put_in_place(run: Storage, folder: str) -> None:
+    """Move the tables out of ``folder``; each step looks first whether the run is still this command's."""
+    run.remove(f"{folder}/{layout.PREPARE_PARTS}")
     for name in (layout.DOCUMENTS, layout.GOLD, layout.LABELS):
-        if new.exists(name):
-            run.rename(f"{layout.PREPARE_NEW}/{name}", name)
+        if run.exists(f"{folder}/{name}"):
+            run.rename(f"{folder}/{name}", name)
         else:
             run.remove(name)
 

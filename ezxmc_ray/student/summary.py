@@ -9,7 +9,6 @@ after the first cycle ``all``, of those and of the documents that only cycles be
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ezxmc_ray import layout
-from ezxmc_ray.storage import REQUESTS_AT_ONCE, Storage
+from ezxmc_ray.prefetch import at_once
+from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA, LABEL_DOCUMENTS_SCHEMA, SHARD_COUNTS_SCHEMA, flat
 
 OWN, ALL = "own", "all"
@@ -174,7 +174,4 @@ def _tables(
     storage: Storage, names: Sequence[str], schema: pa.Schema, columns: list[str] | None = None
 ) -> Iterator[pa.Table]:
     """The tables of ``names``, in order, some read at once."""
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        for start in range(0, len(names), REQUESTS_AT_ONCE):
-            some = names[start : start + REQUESTS_AT_ONCE]
-            yield from pool.map(lambda name: storage.read_table(name, schema, columns), some)
+    return at_once(lambda name: storage.read_table(name, schema, columns), names)
