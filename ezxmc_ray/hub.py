@@ -28,25 +28,26 @@ _FILES = ("config.json", "modules.json", "bundle.json")
 
 
 @functools.cache
-def hub_commit(hub_id: str) -> str:
+def hub_commit(hub_id: str, cached_commit: str = "") -> str:
     """The commit that ``hub_id`` stands for: asked of the hub once a process, else of the local cache; "": unknown.
 
-    Where the hub cannot be reached and the cache has the model, this process and what it starts work offline from here
-    on. HF_HUB_OFFLINE and HF_ENDPOINT hold. Errors: UserError if neither has it, or the hub is too busy to say.
+    ``cached_commit``: the one that the cache must have then; "": the branch's. Where the hub cannot be reached and the
+    cache has the model, this process and what it starts work offline from here on. HF_HUB_OFFLINE and HF_ENDPOINT hold.
+    Errors: UserError if neither has it, or the hub is too busy to say.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
         return str(_ask_again(hub_id).sha or "")
     except (RepositoryNotFoundError, GatedRepoError) as error:
-        if not (cached := _cached_commit(hub_id)):
+        if not (cached := _cached_commit(hub_id, cached_commit)):
             raise UserError(
                 f"The Hugging Face hub has no model {hub_id} for you (and there is no such directory here): check its "
                 "name; for a private or gated one, log in with `hf auth login`."
             ) from error
         return cached
     except HfHubHTTPError as error:
-        cached = _cached_commit(hub_id)
+        cached = _cached_commit(hub_id, cached_commit)
         if not cached and _is_busy(error):  # a run is not to take an unknown commit for another one
             raise UserError(
                 f"The Hugging Face hub does not say which commit of {hub_id} it has ({_reason(error)}), and it is not "
@@ -54,7 +55,7 @@ def hub_commit(hub_id: str) -> str:
             ) from error
         return cached  # of a mirror that does not tell "": loading will show
     except Exception as error:  # of the library that speaks HTTP, which is another in every generation of the hub's
-        if not (cached := _cached_commit(hub_id)):
+        if not (cached := _cached_commit(hub_id, cached_commit)):
             raise UserError(
                 f"The model {hub_id} is no directory here, not in the local cache, and could not be had from the "
                 f"Hugging Face hub ({_reason(error)}); check its name and the network, or give a directory or "
@@ -124,11 +125,11 @@ def _ask(hub_id: str) -> Any:
     return answer[0]
 
 
-def _cached_commit(hub_id: str) -> str:
-    """The commit in the local cache; empty if the model, or bundle, is not there."""
+def _cached_commit(hub_id: str, commit: str) -> str:
+    """The commit in the local cache, or ``commit`` if it is there; empty if the model, or bundle, is not."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = (try_to_load_from_cache(hub_id, name) for name in _FILES)
+    cached = (try_to_load_from_cache(hub_id, name, revision=commit or None) for name in _FILES)
     # …/snapshots/<commit>/config.json
     return next((os.path.basename(os.path.dirname(path)) for path in cached if isinstance(path, str)), "")
 

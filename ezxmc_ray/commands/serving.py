@@ -120,13 +120,16 @@ def _replicas(run: str, knobs: list[str], settings: ServeSettings, in_process: b
         return _in_process(run, knobs, settings)
     from ezxmc_ray.checks import check_shared
     from ezxmc_ray.models import is_hub_id
+    from ezxmc_ray.tagging.hub_bundle import fetch_bundle, with_commit
     from ezxmc_ray.tagging.tagger import open_settings
 
-    cluster = open_settings(run, knobs)[1].cluster  # and a sentence before Ray is started for what cannot tag
-    if not is_hub_id(run):
+    where = with_commit(run)  # of which each replica has the same bundle, whenever it starts
+    is_here = not is_hub_id(run)
+    cluster = open_settings(run if is_here else fetch_bundle(where), knobs)[1].cluster  # refused before Ray is started
+    if is_here:
         check_shared(cluster, "the run", run)
     try:
         from ezxmc_ray.serving.deployment import ray_replicas
     except ImportError as error:
         raise UserError(f"Ray Serve needs {error.name}: pip install 'ezxmc-ray[serve]', or --in-process.") from error
-    return ray_replicas(run, knobs, settings, cluster)
+    return ray_replicas(where, knobs, settings, cluster)

@@ -2,7 +2,8 @@
 
 Comes in: requests, one by one. Goes out: batches of texts with the same options, at most so many texts, so many
 batches at once. A request of more texts than a batch is cut, so that a small one does not wait for all of a large one.
-Requests take turns by their options: many of one kind do not hold back one of another.
+Requests take turns by their options: many of one kind do not hold back one of another. All parts of an answer are of
+one export: replicas may have two, for a while or for good (one cannot load the new one).
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 
 Send = Callable[[TagRequest], Awaitable[Answer]]
-#: How often the parts of a long request are asked again that another export answered than the last one.
-SAME_EXPORT_TRIES = 5
-#: Seconds that are waited before, more with every try: the replicas take some over another one's start.
+#: How often the parts of a long request are asked again that another export tagged than others.
+SAME_EXPORT_TRIES = 12
+#: Seconds that are waited before, more with every try: a replica may be taking the other export over.
 SAME_EXPORT_S = 0.2
+#: Tries without an answer of an export after which no replica has it any more.
+GONE_AFTER = 4
 
 
 @dataclass(eq=False)
@@ -58,17 +61,26 @@ class Batcher:
         if self.waiting and self.waiting + len(request.texts) > self._max_waiting:
             raise Refused(429, f"{self.waiting:,} texts are waiting, no more are taken: try again in a few seconds.")
         starts = range(0, len(request.texts) or 1, self._size)
-        answers = await self._ask(request, starts)
-        export = answers[starts[-1]].export
+        asked, missing, export = request, list(starts), ""
+        had: dict[str, dict[int, Answer]] = {}  # the parts' answers, by export and by where the part begins
+        met: dict[str, int] = {}  # the last try that a replica had an export at
         for number in range(SAME_EXPORT_TRIES + 1):
-            others = [start for start in starts if answers[start].export != export]
-            if not others:
-                mistake = next((one.mistake for one in answers.values() if one.mistake is not None), None)
-                return Answer(export, [row for start in starts for row in answers[start].results], mistake)
-            if number < SAME_EXPORT_TRIES:
-                await asyncio.sleep(SAME_EXPORT_S * number)
-                answers |= await self._ask(request, others)
-                export = answers[others[-1]].export  # the newest word
+            if number > 1:
+                await asyncio.sleep(SAME_EXPORT_S * (number - 1))
+            answers = await self._ask(asked, missing)
+            for start, answer in answers.items():
+                met[answer.export] = number
+                parts = had.setdefault(answer.export, {})
+                if export in ("", answer.export):  # else it is no more than a name
+                    parts[start] = answer
+            there = [one for one in met if number - met[one] < GONE_AFTER]
+            export = max(there, key=lambda one: (len(had[one]), met[one]))
+            parts = had[export]
+            missing = [start for start in starts if start not in parts]
+            if not missing:
+                mistake = next((one.mistake for one in parts.values() if one.mistake is not None), None)
+                return Answer(export, [row for start in starts for row in parts[start].results], mistake)
+            asked = replace(request, options=replace(request.options, export=export))
         raise Refused(503, "Another export is being taken over: try again in a few seconds.")
 
     async def _ask(self, request: TagRequest, starts: Sequence[int]) -> dict[int, Answer]:

@@ -51,12 +51,13 @@ class TagBody(BaseModel):
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are tagged; those with the same options can be tagged together."""
+    """How texts are tagged; those with the same options can be tagged together. ``export``: by which; None: any."""
 
     k: int | None = None
     min_score: float | None = None
     among: tuple[str, ...] | None = None
     explain: bool = False
+    export: str | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from ezxmc_ray.config import ClusterConfig, cluster_address
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.progress import StageProgress, doing, say
 from ezxmc_ray.serving.contract import Answer, Refused, TagRequest
-from ezxmc_ray.serving.live import LiveTagger
+from ezxmc_ray.serving.live import LiveTagger, Patience, export_of
 from ezxmc_ray.serving.settings import ServeSettings
 
 #: What a batch ends with that another replica may do.
@@ -46,6 +46,8 @@ LOST = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.Obje
 TRIES, AGAIN_S = 5, 0.2
 #: Seconds that a replica without an export takes to say so: Serve gives more to one that answers at once.
 WITHOUT_EXPORT_S = 1.0
+#: Seconds that one with another export than is asked for takes, for the same reason.
+OTHER_EXPORT_S = 0.1
 #: Seconds between two looks at how many replicas there are.
 LOOK_S = 1.0
 #: Batches that a replica has: the one that it tags, and the next.
@@ -82,8 +84,21 @@ class Replica:
 
     def _load_later(self) -> None:
         """Of a replica that was started anew while its run is being made anew: until the next export is whole."""
-        while not self._load():
+        patience = Patience()
+        patience.note(self._there())
+        while True:
             time.sleep(self._reload_s)
+            if patience.is_due(export := self._there()):
+                if self._load():
+                    return
+                patience.note(export)
+
+    def _there(self) -> str:
+        """As export_of; empty too while it cannot be said."""
+        try:
+            return export_of(self._where)
+        except Exception:  # of files that are being replaced just now
+            return ""
 
     async def mistake(self) -> str:
         """Why it cannot tag; empty if it can."""
@@ -102,7 +117,10 @@ class Replica:
             time.sleep(WITHOUT_EXPORT_S)
             return None
         with self._turn:
-            return self._live.tag(asked)
+            answer = self._live.tag(asked)
+        if asked.options.export not in (None, answer.export):
+            time.sleep(OTHER_EXPORT_S)
+        return answer
 
     async def find_labels(self, query: str, limit: int) -> dict[str, Any] | None:
         """As LiveTagger.find_labels; None: it cannot tag."""

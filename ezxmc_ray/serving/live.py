@@ -1,7 +1,8 @@
 """A tagger that follows its export: what ``ezxmc export`` (or a run's end) puts in place is loaded beside the old one.
 
 Comes in: a directory or URI, and requests. Goes out: answers. What is being tagged while a new export is taken over is
-tagged by the old one; an export that cannot be loaded leaves the old one where it is, and is told once.
+tagged by the old one; an export that cannot be loaded leaves the old one where it is, is told once, and is tried again
+at growing distances.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hardware import is_out_of_memory
-from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.progress import say
 from ezxmc_ray.serving.contract import Answer, Options, TagRequest, finite
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.bundle import is_bundle, state_of
-from ezxmc_ray.tagging.hub_bundle import fetch_bundle
+from ezxmc_ray.tagging.hub_bundle import fetch_bundle, is_on_hub
 from ezxmc_ray.tagging.tagger import Tagger
+
+#: Looks that an export is left alone for at most, after it could not be loaded: loading reads all of its files.
+MAX_PAUSE = 16
 
 
 def export_of(where: str) -> str:
@@ -33,6 +36,29 @@ def export_of(where: str) -> str:
         return state_of(storage)
     index = read_manifest(storage, layout.INDEX)
     return index.commit if index else ""
+
+
+class Patience:
+    """At which looks an export is tried that could not be loaded: the second one, the fourth after it, and so on.
+
+    Another export is tried at once.
+    """
+
+    def __init__(self) -> None:
+        self._failed: str | None = None
+        self._pause, self._looks = 1, 0
+
+    def is_due(self, export: str) -> bool:
+        """Whether to try ``export`` at this look."""
+        if export != self._failed:
+            return True
+        self._looks += 1
+        return self._looks >= self._pause
+
+    def note(self, export: str) -> None:
+        """``export`` could not be loaded."""
+        self._pause = min(2 * self._pause, MAX_PAUSE) if export == self._failed else 2
+        self._failed, self._looks = export, 0
 
 
 @dataclass(frozen=True)
@@ -52,12 +78,13 @@ class LiveTagger:
         export_now: Callable[[str], str] = export_of,
     ) -> None:
         """Errors: UserError as Tagger.load."""
-        if is_hub_id(where):
+        if is_on_hub(where):
             where = fetch_bundle(where)  # once: the hub is not asked every few seconds
         self._where, self._overrides, self._load, self._export_now = where, list(overrides), load, export_now
         self._now = _Loaded(export_now(where), load(where, self._overrides))
         #: Why the newest export is not taken over; empty: it is.
         self.failed = ""
+        self._patience = Patience()
         self._ends = threading.Event()
 
     @property
@@ -78,11 +105,14 @@ class LiveTagger:
             self.reload()
 
     def reload(self) -> bool:
-        """Load what is there if it is another export; whether it was. What goes wrong is told, and nothing changes."""
+        """Load what is there if it is another export; whether it was. What goes wrong is told, and nothing changes.
+
+        One that could not be loaded is tried at some looks only (Patience).
+        """
         export = ""
         try:
             export = self._export_now(self._where)
-            if export in ("", self._now.export):
+            if export in ("", self._now.export) or not self._patience.is_due(export):
                 return False
             self._now = _Loaded(export, self._load(self._where, self._overrides))
         except Exception as error:  # whatever it is, the old one tags on
@@ -90,14 +120,21 @@ class LiveTagger:
             if told != self.failed:
                 say(told)
             self.failed = told
+            if export:
+                self._patience.note(export)
             return False
         self.failed = ""
         say(f"{self._where}: tagging with the export {export} from now on")
         return True
 
     def tag(self, asked: TagRequest) -> Answer:
-        """The labels of every document; a mistake of the client is told in the answer. Memory that runs out is none."""
+        """The labels of every document; a mistake of the client is told in the answer. Memory that runs out is none.
+
+        Where another export is asked for than there is, the answer names the one that there is, and has no labels.
+        """
         now = self._now
+        if asked.options.export not in (None, now.export):
+            return Answer(now.export, [])
         try:
             return Answer(now.export, _tag(now.tagger, asked.titles, asked.texts, asked.options))
         except UserError as error:

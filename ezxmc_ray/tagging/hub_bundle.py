@@ -1,30 +1,57 @@
 """Bundles on the Hugging Face hub, by their names: what ``Tagger.load("org/name")`` opens (push.py puts them there).
 
-Comes in: a hub id. Goes out: a directory of the hub's local cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold.
+Comes in: a hub id, or one with a commit (org/name@<40 hex digits>), so that many processes have the same bundle while
+another one is pushed. Goes out: a directory of the hub's local cache. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit
+from ezxmc_ray.models import HUB_ID, is_hub_id
 from ezxmc_ray.tagging.bundle import BUNDLE, FILES
 
+_WITH_COMMIT = re.compile(rf"{HUB_ID.pattern}@[0-9a-f]{{40}}")
 
-def fetch_bundle(hub_id: str) -> str:
-    """The directory of the local cache with the bundle ``hub_id``, as it is on the hub now, or as it was last had.
+
+def is_on_hub(where: str) -> bool:
+    """Whether ``where`` names a bundle on the hub: a hub id, alone or with a commit, that is no path here."""
+    return is_hub_id(where) or (_WITH_COMMIT.fullmatch(where) is not None and not Path(where).exists())
+
+
+def with_commit(where: str) -> str:
+    """A hub id with the commit that it stands for now; what is none as it is. Errors: as :func:`fetch_bundle`."""
+    if not is_hub_id(where):
+        return where
+    commit = _commit(where)
+    return f"{where}@{commit}" if commit else where  # of a mirror that does not tell
+
+
+def fetch_bundle(where: str) -> str:
+    """The directory of the local cache with the bundle ``where`` (is_on_hub): of its commit; of a hub id alone as it is
+    on the hub now, or as it was last had.
 
     Errors: UserError where neither has it, or the repository is no bundle.
     """
+    hub_id, _, commit = where.partition("@")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        hub_commit(hub_id)
-        # Of the branch and not of its commit: the cache knows what a branch is where the hub cannot be asked.
-        return str(snapshot_download(hub_id, allow_patterns=[BUNDLE, f"{FILES}*/**"]))
-    except UserError as error:
-        raise UserError(f"{hub_id} is neither a run nor a bundle here. {error}") from error
+        _commit(hub_id, commit)
+        # Without one of the branch: the cache knows what a branch is where the hub cannot be asked.
+        return str(snapshot_download(hub_id, revision=commit or None, allow_patterns=[BUNDLE, f"{FILES}*/**"]))
     except (EntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"The bundle {hub_id} cannot be had from the hub ({one_line(error, 200).rstrip('.')})."
         ) from error
+
+
+def _commit(hub_id: str, cached_commit: str = "") -> str:
+    try:
+        return hub_commit(hub_id, cached_commit)
+    except UserError as error:
+        raise UserError(f"{hub_id} is neither a run nor a bundle here. {error}") from error

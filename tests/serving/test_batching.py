@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from ezxmc_ray.serving import batching
-from ezxmc_ray.serving.batching import Batcher
+from ezxmc_ray.serving.batching import Batcher, Send
 from ezxmc_ray.serving.contract import Answer, Options, Refused, TagRequest
 
 
@@ -69,26 +72,62 @@ def test_a_long_request_is_cut_and_put_together_again() -> None:
     run(talk)
 
 
-def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_exports(sender: Sender, exports: Iterator[str]) -> Send:
+    """Replicas that tag by the next of ``exports`` each time, and answer with its name where another is asked for."""
+
+    async def send(asked: TagRequest) -> Answer:
+        export = next(exports)
+        if asked.options.export not in (None, export):
+            return Answer(export, [])
+        return replace(await sender(asked), export=export)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("exports", "sent"),
+    [
+        ("aaa", ["01", "23", "45"]),
+        ("aabbbbbbb", ["01", "23", "45", "01", "23"]),  # all replicas have the new one soon
+        ("baabbba", ["01", "23", "45", "01"]),
+        ("abbb", ["01", "23", "45", "01"]),
+        ("abbaaab", ["01", "23", "45", "01"]),  # one replica keeps the old one for good
+    ],
+)
+def test_an_answer_is_of_one_export_whatever_is_taken_over_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, exports: str, sent: list[str]
+) -> None:
+    monkeypatch.setattr(batching, "SAME_EXPORT_S", 0.001)
+
     async def talk() -> None:
-        sender, exports = Sender(), iter("aabbb")
+        sender = Sender()
+        answer = await Batcher(of_exports(sender, iter(exports)), lambda: 1, 2).tag(request(*"012345"))
+        assert given(answer) == list("012345") and sender.sent == list(map(list, sent))
 
-        async def send(asked: TagRequest) -> Answer:
-            answer = await sender(asked)
-            return Answer(next(exports), answer.results, answer.mistake)
+    run(talk)
 
-        answer = await Batcher(send, lambda: 1, 2).tag(request(*"012345"))
-        assert (given(answer), answer.export) == (list("012345"), "b")
-        assert sender.sent == [list("01"), list("23"), list("45"), list("01"), list("23")]
 
-        monkeypatch.setattr(batching, "SAME_EXPORT_S", 0.01)
-        exports = iter("bbabbb")  # the last part's was the old one, and no replica has that any more
-        answer = await Batcher(send, lambda: 1, 2).tag(request(*"012345"))
-        assert (given(answer), answer.export) == (list("012345"), "b")
+def test_replicas_of_two_exports_answer_long_requests_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that cannot load the new export keeps the old one, while another has the new one."""
+    monkeypatch.setattr(batching, "SAME_EXPORT_S", 0)
+    draw = random.Random(0)
 
-        exports = iter("abcdefghijklmnopqrst")  # replicas that never agree
+    async def talk() -> None:
+        for _ in range(20):
+            exports = (draw.choice("ab") for _ in itertools.count())
+            answer = await Batcher(of_exports(Sender(), exports), lambda: 2, 1).tag(request(*"0123456789"))
+            assert given(answer) == list("0123456789")
+
+    run(talk)
+
+
+def test_replicas_that_never_agree_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "SAME_EXPORT_S", 0.001)
+
+    async def talk() -> None:
+        sender = Sender()
         with pytest.raises(Refused, match="Another export is being taken over") as refused:
-            await Batcher(send, lambda: 1, 2).tag(request(*"0123"))
+            await Batcher(of_exports(sender, map(str, itertools.count())), lambda: 1, 2).tag(request(*"0123"))
         assert refused.value.status == 503 and len(sender.sent) < 30
 
     run(talk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ class Exports:
     """What lies there now, and what loading it gives."""
 
     def __init__(self) -> None:
+        self.tries = 0
         self.now: str = "first"
         self.fails = False
         self.loaded: list[str] = []
@@ -31,6 +33,7 @@ class Exports:
         return LiveTagger("here", (), self.load, lambda where: self.now)  # type: ignore[arg-type]
 
     def load(self, where: str, knobs: list[str]) -> FakeTagger:
+        self.tries += 1
         if self.fails:
             raise UserError("It is damaged.")
         self.loaded.append(self.now)
@@ -57,6 +60,36 @@ def test_an_export_that_cannot_be_loaded_changes_nothing_and_is_told_once(capsys
     assert " ".join(capsys.readouterr().out.split()).count("second is not taken over: It is damaged.") == 1
     exports.fails = False
     assert live.reload() and live.tag(ASKED).export == "second"
+
+
+def test_an_export_that_cannot_be_loaded_is_tried_ever_more_rarely_and_another_at_once() -> None:
+    exports = Exports()
+    live = exports.live()
+    exports.now, exports.fails, tries = "second", True, list[int]()
+    for look in range(60):
+        before = exports.tries
+        live.reload()
+        tries += [look] * (exports.tries - before)
+    assert tries == [0, 2, 6, 14, 30, 46]
+    exports.now = "third"
+    for _ in range(3):
+        live.reload()
+    assert exports.tries == 1 + len(tries) + 2 and "third" in live.failed
+    exports.fails = False
+    assert not live.reload()  # it is still left alone
+    exports.now = "fourth"
+    assert live.reload() and live.failed == ""
+
+
+def test_who_asks_for_another_export_is_told_which_there_is() -> None:
+    exports = Exports()
+    live = exports.live()
+    tagger = live._now.tagger
+    assert isinstance(tagger, FakeTagger)
+    for export, rows in ((None, 1), ("first", 1), ("second", 0)):
+        answer = live.tag(replace(ASKED, options=replace(ASKED.options, export=export)))
+        assert (answer.export, len(answer.results), answer.mistake) == ("first", rows, None)
+    assert len(tagger.calls) == 2
 
 
 def test_memory_that_runs_out_is_no_mistake_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

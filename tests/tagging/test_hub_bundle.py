@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 
 from ezxmc_ray import hub as hub_module
+from ezxmc_ray.commands.serving import _replicas
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.serving.live import LiveTagger
+from ezxmc_ray.serving.settings import ServeSettings
 from ezxmc_ray.tagging.changes import add_labels, remove_labels
 from ezxmc_ray.tagging.push import push_bundle
 from ezxmc_ray.tagging.tagger import Tagger
@@ -25,9 +28,11 @@ from tests.student.toy import TOPICS
 
 
 class SimulatedHub(BaseHTTPRequestHandler):
-    """A hub of one repository, ``org/tagger``: its ``files`` by name, and the commits that made it what it is."""
+    """A hub of one repository, ``org/tagger``: its ``files`` by name, the commits that made it what it is, and what it
+    held after each of them (``past``)."""
 
     files: dict[str, bytes]
+    past: dict[str, dict[str, bytes]]
     commits: list[dict[str, list[str]]]
     made: list[bool]
     token = "Bearer hf_simulated"
@@ -37,12 +42,14 @@ class SimulatedHub(BaseHTTPRequestHandler):
         if path.startswith("/api/models/org/tagger"):
             if not self.made:
                 return self.answer(404, {}, {"X-Error-Code": "RepoNotFound"})
-            siblings = [{"rfilename": name} for name in sorted(self.files)]
+            commit = path.partition("/revision/")[2]
+            commit = commit if commit in self.past else self.commit
+            siblings = [{"rfilename": name} for name in sorted(self.past.get(commit, {}))]
             if "/tree/" in path:
                 return self.answer(
                     200, [{"type": "file", "path": n, "size": len(c), "oid": sha(c)} for n, c in self.files.items()]
                 )
-            return self.answer(200, {"id": "org/tagger", "sha": self.commit, "siblings": siblings})
+            return self.answer(200, {"id": "org/tagger", "sha": commit, "siblings": siblings})
         self.send_file(path, with_body=True)
 
     def do_HEAD(self) -> None:
@@ -69,6 +76,7 @@ class SimulatedHub(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 self.files[name] = base64.b64decode(line["value"]["content"])
         self.commits.append(commit)
+        self.past[self.commit] = dict(self.files)
         told = {
             "commitUrl": f"{huggingface_hub.constants.ENDPOINT}/org/tagger/commit/{self.commit}",
             "commitOid": self.commit,
@@ -80,11 +88,12 @@ class SimulatedHub(BaseHTTPRequestHandler):
         return f"{len(self.commits):040x}"
 
     def send_file(self, path: str, with_body: bool) -> None:
-        name = path.removeprefix(f"/org/tagger/resolve/{self.commit}/")
-        if name not in self.files:
+        commit, _, name = path.removeprefix("/org/tagger/resolve/").partition("/")
+        commit = self.commit if commit == "main" else commit
+        if name not in self.past.get(commit, {}):
             return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
-        content = self.files[name]
-        headers = {"ETag": f'"{sha(content)}"', "X-Repo-Commit": self.commit, "Content-Length": str(len(content))}
+        content = self.past[commit][name]
+        headers = {"ETag": f'"{sha(content)}"', "X-Repo-Commit": commit, "Content-Length": str(len(content))}
         self.send_response(200)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -118,7 +127,7 @@ def simulated_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     class Hub(SimulatedHub):
         pass
 
-    Hub.files, Hub.commits, Hub.made = {}, [], []
+    Hub.files, Hub.past, Hub.commits, Hub.made = {}, {}, [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -173,6 +182,30 @@ def test_a_bundle_in_the_cache_serves_where_the_hub_does_not(
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", way == "offline")
         monkeypatch.setenv("HF_HUB_OFFLINE", str(int(way == "offline")))
     assert Tagger.load("org/tagger").tag(TOPICS) == tagged
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_replicas_serve_the_commit_of_the_servers_start_whenever_they_start(
+    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    pytest.importorskip("grpc_reflection", reason="Ray Serve needs ezxmc-ray[serve]")
+    settings, served = ServeSettings(), list[str]()
+    monkeypatch.setattr("ezxmc_ray.serving.deployment.ray_replicas", lambda where, *_: served.append(where))
+    push_bundle(run, "org/tagger", "torch")
+    _replicas("org/tagger", [], settings, False)
+    export = LiveTagger(served[0]).export
+    push_bundle(run, "org/tagger", "torch")
+    newer = json.loads(simulated_hub.files["bundle.json"])["folder"]
+    hub_module.hub_commit.cache_clear()  # of another process
+    shutil.rmtree(Path(huggingface_hub.constants.HF_HUB_CACHE))
+    if is_away:  # of a node that was never asked for the newest
+        LiveTagger(served[0])
+        hub_module.hub_commit.cache_clear()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert LiveTagger(served[0]).export == export != newer
+    assert is_away or LiveTagger("org/tagger").export == newer
 
 
 def test_a_bundle_is_pushed_with_all_of_its_parts(
