@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,6 +24,8 @@ from ezxmc_ray.serving.settings import ServeSettings
 
 #: Bytes of a request before its body.
 MAX_HEADER_BYTES = 64 << 10
+#: Bytes of a body that are read after its answer, which the client may look for only when it has sent all.
+MAX_REST_BYTES = 64 << 20
 #: Seconds for which a connection without a request is kept, and within which a client takes what it is sent.
 KEEP_ALIVE_S, TAKES_S = 30, 30
 
@@ -110,7 +112,8 @@ class Server(uvicorn.Server):
 def _protocol(settings: ServeSettings) -> type[HttpToolsProtocol]:
     """A protocol class of one server, whose connections know each other."""
 
-    shared: dict[str, Any] = {"header_s": settings.header_s, "max_connections": settings.max_connections}
+    names = ("header_s", "body_s", "max_connections")
+    shared: dict[str, Any] = {name: getattr(settings, name) for name in names}
     return type("Protocol", (GuardedProtocol,), shared | {"await_client": {}})
 
 
@@ -119,14 +122,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     From its first byte on, and from its opening on, a request's headers are there in ``header_s`` seconds and
     :data:`MAX_HEADER_BYTES`, or the connection is closed. Of more than ``max_connections`` the one is closed that has
-    waited longest for its client: for a request, or the rest of one.
+    waited longest for its client: for a request, or the rest of one. The rest of a body whose answer is sent already is
+    read for ``body_s`` and :data:`MAX_REST_BYTES`, and thrown away: a connection that is closed with bytes unread is
+    reset, and the answer lost.
     """
 
     header_s: float
+    body_s: float
     max_connections: int
     await_client: dict[GuardedProtocol, None]
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _is_in_body = _ends_with_body = False
+    _rest: asyncio.TimerHandle | None = None
+    _rest_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -140,8 +149,13 @@ class GuardedProtocol(HttpToolsProtocol):
             next(iter(self.await_client)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless what is read is no header any more."""
-        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+        """Read on, unless what is read is no header any more, or more of a body than is thrown away."""
+        if self._rest is not None:
+            self._rest_bytes += len(data)
+            if self._rest_bytes > MAX_REST_BYTES:
+                self.transport.close()
+                return
+        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._wait()
         if self._deadline is not None:
             self._header_bytes += len(data)
@@ -152,16 +166,33 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The client has said what it wants; how long its body takes is for the app to say."""
         self._stop_clock()
+        self._is_in_body = True
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _OfAnswer(self))
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
+        self._is_in_body = False
         self.await_client.pop(self, None)
         super().on_message_complete()
+        if self._stop_rest():  # the answer is sent
+            if self._ends_with_body:
+                self.transport.close()
+                return
+            self.await_client[self] = None
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
+
+    def close_in_order(self) -> None:
+        """Close the connection, but if a body is still coming whose answer is sent, only after it."""
+        if self._is_in_body and self.cycle.response_complete:
+            self._ends_with_body = True
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._stop_clock()
+        self._stop_rest()
         self.await_client.pop(self, None)
         super().connection_lost(exc)
 
@@ -170,6 +201,15 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():  # else another was there already
             self.await_client[self] = None
+            if self._is_in_body:
+                self._rest, self._rest_bytes = self.loop.call_later(self.body_s, self.transport.close), 0
+
+    def _stop_rest(self) -> bool:
+        """Whether the rest of a body was being thrown away, which ends."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest.cancel()
+        return rest is not None
 
     def _wait(self) -> None:
         self._header_bytes = 0
@@ -192,3 +232,16 @@ class GuardedProtocol(HttpToolsProtocol):
                 f"content-length: {len(content)}\r\n\r\n{content}".encode()
             )
             self.transport.close()
+
+
+class _OfAnswer:
+    """The transport that an answer is written to; it closes the connection in order."""
+
+    def __init__(self, protocol: GuardedProtocol) -> None:
+        self._protocol = protocol
+
+    def close(self) -> None:
+        self._protocol.close_in_order()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)

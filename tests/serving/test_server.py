@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +19,7 @@ import httpx
 import pytest
 
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.serving import server as server_module
 from ezxmc_ray.serving.app import create_app
 from ezxmc_ray.serving.in_process import InProcess
 from ezxmc_ray.serving.server import Server, listen, server_of
@@ -131,6 +135,66 @@ def test_ten_megabytes_are_refused_with_a_sentence_that_the_client_reads() -> No
             f"http://127.0.0.1:{port}/v1/tag", content=b"x" * 10_000_000, headers={"content-type": "application/json"}
         )
         assert answer.status_code == 413 and "bytes" in answer.json()["error"]
+
+
+def post(port: int, size: int, **headers: str) -> int:
+    """The status that the standard library gets for a body of ``size``, all of which it sends before it reads."""
+    told = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/tag",
+        b'{"texts":["' + b"a" * size + b'"]}',
+        {"content-type": "application/json", "authorization": "Bearer secret"} | headers,
+    )
+    try:
+        with urllib.request.urlopen(told, timeout=30) as answer:  # which closes the connection
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000, 6_000_000, 20_000_000])
+def test_who_sends_all_before_he_reads_is_told_what_was_wrong(size: int) -> None:
+    body = b"x" * size
+    with serves(token="secret") as (port, _):
+        assert post(port, size, authorization="Bearer wrong") == 401
+        assert post(port, size, **{"content-type": "text/plain"}) == 415
+        assert post(port, size) == (200 if size < 2_000_000 else 413)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        for _ in range(3):  # on one connection
+            connection.request("POST", "/v1/tag", body, {"content-type": "text/plain"})
+            answer = connection.getresponse()
+            assert answer.status == 401 and b"token" in answer.read()
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert answer.status == 200 and answer.read()
+        connection.close()
+
+
+def test_a_body_that_does_not_end_after_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"POST /v1/tag HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n"
+    with serves(body_s=0.3) as (port, _), connect(port) as connection:
+        connection.sendall(head + b"content-length: 9999\r\n\r\nx")
+        began = time.monotonic()
+        assert rest(connection).startswith(b"HTTP/1.1 415 ") and 0.2 < time.monotonic() - began < 5
+    monkeypatch.setattr(server_module, "MAX_REST_BYTES", 1_000_000)
+    with serves() as (port, _), connect(port) as connection:
+        connection.sendall(head + b"content-length: 999999999\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < began + 10:
+                connection.sendall(b"x" * 65536)
+        assert is_ready(port)
+
+
+def test_headers_after_a_body_that_was_thrown_away_are_waited_for_no_longer() -> None:
+    head = b"POST /v1/tag HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n"
+    with serves(header_s=0.3) as (port, _), connect(port) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+        connection.sendall(b"xxxxx")
+        time.sleep(0.1)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: local")
+        assert b"HTTP/1.1 408 " in rest(connection)
 
 
 def test_the_end_answers_what_was_begun_and_what_still_comes_but_says_that_it_ends() -> None:
