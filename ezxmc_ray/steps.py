@@ -37,7 +37,7 @@ from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, SUMMARY_SCHEMAS
 from ezxmc_ray.teacher.engine import keys_of
-from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes
+from ezxmc_ray.verdicts.dtypes import DTYPES, change_of_dtype, held_dtypes, told_dtype_by_hand
 from ezxmc_ray.versions import versions
 
 #: Raise when a selection finds more than before.
@@ -148,11 +148,11 @@ class RunPlan:
     def settle_teacher(self) -> None:
         """Find out which dtype the judging to come takes where teacher.dtype is auto; Ray must be there.
 
-        What has been judged stays in its dtype, on whatever machine the run goes on.
+        What has been judged stays in its dtype, on whatever machine the run goes on; so do verdicts made by hand.
         """
         from ezxmc_ray.cluster import teacher_dtype
 
-        teacher = teacher_dtype.of_cluster(self.config.teacher)
+        teacher = teacher_dtype.of_cluster(told_dtype_by_hand(self.storage, self.config.teacher))
         self.context = Context(replace(self.config, teacher=teacher), self.storage)
 
     def _teacher(self, *folders: str) -> list[Any]:

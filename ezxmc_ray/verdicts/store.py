@@ -24,6 +24,8 @@ from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 from ezxmc_ray.verdicts.calibration import READOUTS
 
 PRIORS, ABSENT = "priors", "absent"
+#: In a description: verdicts made by hand, by people or elsewhere, were imported as the configured teacher's.
+BY_HAND = "by_hand"
 #: Marks in a footer what is of the step that had a batch judged, and no cost of its own.
 _ASKED = "asked."
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
@@ -171,8 +173,13 @@ class VerdictStore:
         return raw
 
     def write_description(self, description: dict[str, Any]) -> None:
-        """Note beside the verdicts which teacher they are from."""
-        self._storage.write_note(f"{self._root}/{layout.TEACHER_NOTE}", description)
+        """Note beside the verdicts which teacher they are from; that some were made by hand stays noted."""
+        by_hand = {BY_HAND: True} if self.is_by_hand() else {}
+        self._storage.write_note(f"{self._root}/{layout.TEACHER_NOTE}", description | by_hand)
+
+    def is_by_hand(self) -> bool:
+        """Whether verdicts that were made by hand were imported as the configured teacher's."""
+        return bool((self.description() or {}).get(BY_HAND))
 
     def description(self) -> dict[str, Any] | None:
         """Which teacher the verdicts are from; None if nothing is noted, or a read-out that there is none of."""

@@ -24,7 +24,7 @@ from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
-from ezxmc_ray.verdicts.dtypes import held_dtypes
+from ezxmc_ray.verdicts.dtypes import held_dtypes, with_dtype_by_hand
 from ezxmc_ray.verdicts.placement import ShardLookup, compact_store, each_pair_once
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, teacher_keys
 
@@ -140,10 +140,11 @@ def held_key(context: Context, teacher: str | None) -> str:
 def configured_teacher(context: Context) -> TeacherConfig:
     """The teacher that a run is configured with, for commands that ask nobody: auto is the dtype of its verdicts.
 
-    That is the one that its last cycle was judged in, or the only one that it holds; of a run without verdicts the
-    one of this machine. Errors: UserError where that leaves several.
+    That is the one that verdicts made by hand were imported in, the one that its last cycle was judged in, or the only
+    one that it holds; of a run without verdicts the one of this machine. Errors: UserError where that leaves several.
     """
-    config, storage = context.teacher, context.storage
+    storage = context.storage
+    config = with_dtype_by_hand(storage, context.teacher)
     if config.dtype != AUTO:
         return config
     held = held_dtypes(storage, config)

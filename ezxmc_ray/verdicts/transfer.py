@@ -45,13 +45,13 @@ from ezxmc_ray.teacher.engine import describe
 from ezxmc_ray.verdicts.calibration import READOUTS
 from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
 from ezxmc_ray.verdicts.relocate import relocate
-from ezxmc_ray.verdicts.store import ABSENT, PRIORS, VerdictStore, table_keys
+from ezxmc_ray.verdicts.store import ABSENT, BY_HAND, PRIORS, VerdictStore, table_keys
 from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, lookup_of
 
 TEACHER = b"ezxmc.teacher"
 COSTS = b"ezxmc.costs"
 #: Columns of a file made by hand.
-BY_HAND = pa.schema([("document_id", pa.string()), ("label_id", pa.string()), ("raw", pa.float32())])
+COLUMNS_BY_HAND = pa.schema([("document_id", pa.string()), ("label_id", pa.string()), ("raw", pa.float32())])
 #: Read-outs whose raw score is a probability.
 PROBABILITIES = ("yes_no", "classify")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -137,7 +137,7 @@ def import_verdicts(context: Context, file: str, teacher: str | None) -> Importe
         _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file)
         verdicts = _each_once(verdicts, file)
         store = VerdictStore(storage, _checked_name(description.get("key", "")))
-        if store.description() is None:
+        if store.description() is None or (description.get(BY_HAND) and not store.is_by_hand()):
             store.write_description(description)
         relocate(context, store.key, starmap)
         return Imported(store.key, len(verdicts), _place(store, lookup_of(context), verdicts, costs))
@@ -178,7 +178,7 @@ def _verdicts_in(context: Context, file: str, teacher: str | None) -> tuple[pa.T
 
 def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]:
     """An export as tables.VERDICTS_SCHEMA with its teacher's description and what a pair cost; what is made by hand as
-    BY_HAND, without either."""
+    COLUMNS_BY_HAND, without either."""
     storage, name = _location(file)
     if not storage.exists(name):
         raise UserError(f"There is no file {file} to import; give a Parquet file.")
@@ -187,11 +187,11 @@ def _read(file: str) -> tuple[pa.Table, dict[str, Any] | None, dict[str, float]]
         metadata = schema.metadata or {}
         description = _described(json.loads(metadata.get(TEACHER, b"null")))
         costs = _costs(json.loads(metadata.get(COSTS, b"{}")))
-        wanted = BY_HAND if description is None else VERDICTS_SCHEMA
+        wanted = COLUMNS_BY_HAND if description is None else VERDICTS_SCHEMA
         if missing := [column for column in wanted.names if column not in schema.names]:
             raise UserError(
                 f"{file} has no column {missing[0]!r}: import an export of `ezxmc verdicts export`, or a file with the "
-                f"columns {', '.join(BY_HAND.names)}."
+                f"columns {', '.join(COLUMNS_BY_HAND.names)}."
             )
         table = read_parquet(storage.path(name), storage.filesystem, wanted.names).select(wanted.names).cast(wanted)
     except (ValueError, pa.ArrowException, OSError) as error:
@@ -228,7 +228,7 @@ def _teacher(context: Context, file: str, teacher: str | None) -> dict[str, Any]
             "is configured with, or --teacher and a name."
         )
     if teacher == CONFIGURED:
-        return describe(configured_teacher(context))
+        return describe(configured_teacher(context)) | {BY_HAND: True}
     known = VerdictStore(context.storage, _checked_name(teacher)).description()
     return known or {"key": teacher, "model": None, "prompt": None, "readout": "yes_no"}
 
@@ -240,7 +240,7 @@ def _checked_name(name: str) -> str:
 
 
 def _by_ids(context: Context, given: pa.Table, file: str) -> pa.Table:
-    """``given`` (BY_HAND) as tables.VERDICTS_SCHEMA, without tokens."""
+    """``given`` (COLUMNS_BY_HAND) as tables.VERDICTS_SCHEMA, without tokens."""
     storage = context.storage
     shards = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(context.shards)]
     documents = pa.concat_tables(

@@ -9,6 +9,7 @@ import pytest
 
 from ezxmc_ray.cluster import session as cluster
 from ezxmc_ray.storage import read_manifest
+from ezxmc_ray.verdicts.store import BY_HAND, VerdictStore, teacher_keys
 from tests.curriculum.fake_stages import (
     WHOLE,
     FakeStages,
@@ -135,6 +136,23 @@ def test_a_half_judged_cycle_goes_on_in_its_old_dtype_only_if_that_is_set(
     run(settings, "teacher.dtype=bfloat16")
     assert "teacher.dtype=auto" not in capsys.readouterr().out.replace("'auto'", "")
     assert dtypes_of(settings) == ["bfloat16"] * 4
+
+
+def test_verdicts_made_by_hand_are_used_on_a_machine_of_another_dtype(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they are imported on a head node without a GPU, before anything is judged."""
+    run_until_killed(stages, "judge 0", settings, "teacher.dtype=float32")
+    (key,) = teacher_keys(storage_of(settings))
+    VerdictStore(storage_of(settings), key).write_description({"key": key, BY_HAND: True})
+    stages.dies_at = ""
+    run(settings)
+    assert dtypes_of(settings) == ["float32"] * 4
+    told = capsys.readouterr().out
+    assert "made by hand were imported for this teacher in float32" in told and "takes none of those" not in told
+    stages.took()
+    run(settings)
+    assert stages.took() == []
 
 
 def dtypes_of(settings: list[str]) -> list[str]:

@@ -18,9 +18,10 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXPORTED_VERDICTS_SCHEMA, content_hash
-from ezxmc_ray.teacher.engine import teacher_key
+from ezxmc_ray.teacher.engine import describe, teacher_key
+from ezxmc_ray.verdicts.dtypes import with_dtype_by_hand
 from ezxmc_ray.verdicts.store import ABSENT, PRIORS
-from ezxmc_ray.verdicts.summary import compact, summary
+from ezxmc_ray.verdicts.summary import compact, configured_teacher, summary
 from ezxmc_ray.verdicts.transfer import export_verdicts, import_verdicts
 from tests.verdicts.judged_run import DESCRIPTION, KEY, LABELS, OLD, PAIRS, Run, by_hand, call, names, score
 
@@ -124,6 +125,11 @@ def test_peoples_verdicts_can_be_the_configured_teachers(
     done = import_verdicts(run.context, file, "configured")
     assert (done.key, done.pairs, done.new) == (key, len(pairs), len(pairs))
     assert run.pending(key) == 0
+    run.store(key).write_description(describe(replace(run.context.config.teacher, dtype="float32")))  # as judge does
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: True)  # a machine of another kind
+    for settled in (with_dtype_by_hand(run.storage, run.context.config.teacher), configured_teacher(run.context)):
+        assert settled.dtype == "float32"
+    assert import_verdicts(run.context, file, "configured").new == 0
     (row,) = summary(run.context)
     assert row["model"] == run.context.config.teacher.model
     assert row["pairs"] == len(pairs)
