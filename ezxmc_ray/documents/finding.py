@@ -48,8 +48,8 @@ def find_sources(
     A directory stands for the data files below it; hidden ones and those that begin with ``_`` are not data, and the
     names of others that are not read (of another ending, or called as what tells of data) go to ``unread``.
     ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages; ``more_formats``: endings
-    besides FORMATS. UserError for a pattern that matches nothing, for a file whose format its name does not tell, and
-    for one that is there compressed too.
+    besides FORMATS. UserError for a pattern that matches nothing, for a file whose format its name does not tell, for
+    one that is there compressed too, and as Source.of_file.
     """
     found: list[Source] = []
     for pattern in patterns:
@@ -61,10 +61,7 @@ def find_sources(
             unread += others
         for filesystem, name, info in matched:
             format_, compression = classify(name, wanted_format, more_formats)
-            changed = info.mtime_ns or 0
-            found.append(
-                Source(name, info.path, filesystem, format_, compression, info.size or 0, changed, csv_separator)
-            )
+            found.append(Source.of_file(name, filesystem, info, format_, compression, csv_separator))
     if not found:
         raise UserError(f"{key} is empty; set it to the paths, globs or URIs of your files.")
     files = [(source, _file(source)) for source in found]

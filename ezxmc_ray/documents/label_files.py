@@ -34,11 +34,13 @@ def read_label_files(prepare: PrepareConfig, files: Sequence[str]) -> LabelSet:
 
 def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
     """The ids in files of labels, whose other columns are not looked at; a .txt file has an id a line, blank ones are
-    none. Errors: UserError as :func:`read_label_files`, and where there is no id."""
+    none. Errors: UserError as :func:`read_label_files`, and where a file has no id."""
     ids, bad = list[str](), list[tuple[LabelSource, RawRow, str]]()
+    without = list[str]()
     for source in label_sources(replace(prepare, labels=list(files))):
         required = (("prepare.label_id_column", (source.id_column,)),) if source.required else ()
         rows = _lines(source) if source.source.format == "list" else read_rows(source.source, source.columns, required)
+        row = None
         for row in rows:
             try:
                 if row.values is None:
@@ -46,11 +48,13 @@ def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
                 ids.append(as_id(row.values.get(source.id_column), source.id_column))
             except BadRow as error:
                 bad.append((source, row, str(error)))
+        if row is None:
+            without.append(source.source.name)
     if bad:
         source, row, reason = bad[0]
         raise _bad_rows(len(bad), files, source.source.name, row.line, reason)
-    if not ids:
-        raise UserError(f"There is no id in {', '.join(files)}; give one a line, or a file of labels.")
+    if without or not ids:
+        raise UserError(f"There is no id in {', '.join(without or files)}; give one a line, or a file of labels.")
     return ids
 
 

@@ -20,7 +20,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.documents.alternatives import AlternativesReader
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, shown
+from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowless, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
 from ezxmc_ray.documents.values import as_id, as_text, compared, composed, same_id
 from ezxmc_ray.errors import UserError
@@ -61,7 +61,8 @@ class LabelSet:
     first. ``duplicate_texts``: labels whose text an earlier label has too, as values.compared has them. ``rejected``:
     rejected.REJECTED_PART. ``columns``: of each file that has some, by its name. ``alternatives``: by label number, of
     the labels that have some.
-    ``separators``: see AlternativesReader. ``oddities``: of the good rows. ``notes``: sentences of what was chosen.
+    ``separators``: see AlternativesReader. ``oddities``: of the good rows. ``notes``: sentences of what was chosen,
+    and of files without rows.
     """
 
     table: pa.Table
@@ -148,10 +149,11 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
     """
     labels = _Labels(repeated == "synonyms", list_separator)
     rejected, columns, oddities, notes = list[RejectedRows](), dict[str, list[str]](), Oddities(), list[str]()
+    without = list[str]()
     for number, source in enumerate(sources):
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
-        start, seen = len(labels.numbers), dict[str, None]()
+        start, seen, row = len(labels.numbers), dict[str, None](), None
         for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
@@ -159,8 +161,11 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
                     oddities.take(row, source.source.name)
             except BadRow as error:
                 bad.add(row, str(error))
+        if row is None:
+            without.append(source.source.name)
         if source.has_columns:
             columns[source.source.name] = list(seen)
+    notes += rowless(without)
     table = pa.concat_tables([bad.table() for bad in rejected])
     if not labels.ids:
         raise UserError(_no_label(sources, table))

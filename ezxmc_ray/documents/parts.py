@@ -101,6 +101,11 @@ class CheckedSource:
     unknown: list[str]
     oddities: Oddities
 
+    @property
+    def is_rowless(self) -> bool:
+        """Whether the file gave no row, neither a good one nor a bad one."""
+        return not self.parts and not self.rejected
+
 
 def write_labels(
     storage: Storage, sources: Sequence[LabelSource], repeated: str, list_separator: str = "auto"

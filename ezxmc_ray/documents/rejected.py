@@ -1,4 +1,4 @@
-"""Rows that are left out: why a row is bad, the tables that collect them, and what is told of them.
+"""Rows that are left out: why a row is bad, the tables that collect them, what is told of them and of empty files.
 
 Comes in: bad rows of labels and documents, found by many tasks. Goes out: rejected.parquet, counts by reason, and the
 sentence that stops a run with ``prepare.on_bad_rows=fail``.
@@ -22,6 +22,8 @@ from ezxmc_ray.tables import REJECTED_SCHEMA, rows_of
 #: Bad rows that the message of a stopped run lists.
 LISTED = 10
 _SHOWN_CHARACTERS = 80
+#: Files without rows that are named.
+_NAMED = 3
 #: Rows of rejected.parquet that are brought into order together: all may have more than the 2 GiB of text that one
 #: Arrow array of strings holds.
 _WRITTEN_ROWS = 1 << 17
@@ -96,6 +98,15 @@ def merge_rejected(storage: Storage, parts: Sequence[str], last: tuple[int, int]
         by_reason=dict(sorted(reasons.items())),
         first=[f"{row['source']}:{row['line']}: {row['reason']}" for row in head],
     )
+
+
+def rowless(names: Sequence[str]) -> list[str]:
+    """A sentence where files, called ``names``, hold no row: a header alone, an empty list, or nothing."""
+    if not names:
+        return []
+    files = "1 file holds" if len(names) == 1 else f"{len(names):,} files hold"
+    first = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+    return [f"Warning: {files} no row: {first}; if rows were to be there, write or copy them anew"]
 
 
 def none_usable(what: str, where: str, rejected: pa.Table) -> str:

@@ -60,6 +60,25 @@ class Source:
     csv_separator: str | None = None
     language: str = ""
 
+    @classmethod
+    def of_file(
+        cls,
+        name: str,
+        filesystem: fs.FileSystem,
+        info: fs.FileInfo,
+        format_: str,
+        compression: str | None,
+        csv_separator: str | None = None,
+    ) -> Source:
+        """The source in a file that was found. UserError for one that is compressed and has no bytes: it would pass for
+        one without rows, where an upload failed or a disk was full."""
+        if compression and info.size == 0:
+            raise UserError(
+                f"{name} has 0 bytes, which no file in {compression} has: it was cut off; write or copy it anew, or "
+                "remove it."
+            )
+        return cls(name, info.path, filesystem, format_, compression, info.size or 0, info.mtime_ns or 0, csv_separator)
+
     @property
     def parts(self) -> list[str]:
         """The folders that the file lies in, and its name last, from the root (or the kind of a URI) on.

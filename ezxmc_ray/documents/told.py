@@ -16,6 +16,7 @@ from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.look import Settled
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.parts import LIKE, CheckedSource, LabelCounts
+from ezxmc_ray.documents.rejected import rowless
 from ezxmc_ray.documents.shards import KnownTexts, ShardCounts
 from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.documents.splits import contradictions, other_keys
@@ -112,6 +113,7 @@ def what_was_read(
     told += _oddities_told(Oddities.of_all([labels.oddities, *(one.oddities for one in checked)]))
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
+    told += rowless(_rowless(inputs, settled, checked))
     told += _known_told(known)
     told += _labels_told(labels)
     if sum(one.unknown_gold for one in shards):
@@ -123,6 +125,15 @@ def what_was_read(
     if inputs.unread:
         told.append(_unread(inputs))
     return told
+
+
+def _rowless(inputs: Inputs, settled: Settled, checked: Sequence[CheckedSource]) -> list[str]:
+    """Files of documents without rows, and of pairs without any; none behind a file that alone reaches the limit: which
+    of these were read depends on who was quicker."""
+    last = next((number for number, one in enumerate(checked) if one.full), len(checked))
+    found = [settled.sources[one.number - len(inputs.labels)].source.name for one in checked[:last] if one.is_rowless]
+    filters = [one.label_filter for one in settled.sources]
+    return [*found, *(one.name for one in filters if one is not None and not one.size)]
 
 
 def label_notes(labels: LabelSet) -> list[str]:

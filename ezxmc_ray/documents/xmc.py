@@ -59,7 +59,8 @@ class _Directory:
         self._read: set[str] = set()
 
     def find(self, names: Sequence[str], format_: str) -> Source | None:
-        """The one file with one of ``names``, plain or compressed; UserError if there are several."""
+        """The one file with one of ``names``, plain or compressed; UserError if there are several, or as
+        Source.of_file."""
         candidates = itertools.product(_FOLDERS, names, _ENDINGS)
         paths = [f"{folder}/{name}{ending}".lstrip("/") for folder, name, ending in candidates]
         found = [path for path in paths if path in self._infos]
@@ -71,7 +72,7 @@ class _Directory:
         info = self._infos[found[0]]
         name = display_name(self.location, info.path)
         compression = classify(name, "jsonl")[1]
-        return Source(name, info.path, self._filesystem, format_, compression, info.size or 0, info.mtime_ns or 0)
+        return Source.of_file(name, self._filesystem, info, format_, compression)
 
     def unread(self) -> list[str]:
         """The files that were not found by any name."""

@@ -17,6 +17,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.context import Context
 from ezxmc_ray.documents.label_files import read_label_files
 from ezxmc_ray.documents.parts import label_fingerprint
+from ezxmc_ray.documents.told import label_notes
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, build_from_blocks, save_shard
 from ezxmc_ray.index.label_texts import all_texts
@@ -25,6 +26,7 @@ from ezxmc_ray.index.lexical_files import LexicalSource, tell_language, write_le
 from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, nearest_labels
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.progress import say
 from ezxmc_ray.stages.index import embed_documents, slices_of, tell_low_recall
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA
@@ -51,6 +53,8 @@ def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) ->
     """
     config, storage = context.config, context.storage
     found = read_label_files(config.prepare, labels)
+    for told in label_notes(found):
+        say(f"{told}.")
     files.write_table(layout.LABELS, found.table)
     vectors = _Vectors(context, files)
     fingerprint = label_fingerprint(found.table)

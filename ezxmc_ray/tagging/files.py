@@ -25,7 +25,7 @@ from ezxmc_ray.documents.documents import DocumentSource, document_name, documen
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable
+from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowless
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.places import folder_and_name, name_of
@@ -60,6 +60,11 @@ class TagCounts:
     truncated: int = 0
     rejected: int = 0
 
+    @property
+    def is_rowless(self) -> bool:
+        """Whether there was no row, neither a good one nor a bad one."""
+        return not self.documents and not self.rejected
+
     def add(self, other: TagCounts) -> None:
         """Count what ``other`` counted as well."""
         for name, count in asdict(other).items():
@@ -92,14 +97,15 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     prepare = tagger.settings.prepare
     sources = document_sources(prepare, inputs, "--input")
     counts, columns = TagCounts(), dict[str, None]()
-    rejected: list[pa.Table] = []
+    rejected, without = list[pa.Table](), list[str]()
     storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])
     with _to_stdout() if storage is None else open_output(storage, name) as write:
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
             found, bad = tag_source(tagger.tag_columns, source, number, write, columns)
             counts.add(found)
             rejected.append(bad)
-        check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected))
+            without += [source.source.name] if found.is_rowless else []
+        check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected), without)
     if storage is not None:
         write_rejected(storage, name, pa.concat_tables(rejected))
     return counts
@@ -130,11 +136,17 @@ def rejected_rows(bad: RejectedRows) -> pa.Table:
 
 
 def check_tagged(
-    prepare: PrepareConfig, inputs: Sequence[str], counts: TagCounts, columns: dict[str, None], rejected: pa.Table
+    prepare: PrepareConfig,
+    inputs: Sequence[str],
+    counts: TagCounts,
+    columns: dict[str, None],
+    rejected: pa.Table,
+    without: Sequence[str],
 ) -> None:
     """UserError where ``inputs`` lacked the text that ``prepare`` names, or had no usable document.
 
     Titles may be absent, but it is said where none was found under the name that was given, or under that of another.
+    So are files ``without`` rows.
     """
     if columns:
         check_named(prepare, ["text_column"], list(columns), "--input")
@@ -142,6 +154,8 @@ def check_tagged(
             say(f"Note: {told}.")
     if not counts.documents:
         raise UserError(_nothing(inputs, rejected))
+    for told in rowless(without):
+        say(f"{told}.")
 
 
 def write_rejected(storage: Storage, name: str, rejected: pa.Table) -> None:

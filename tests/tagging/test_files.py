@@ -39,6 +39,7 @@ def tag(source: Path, output: Path) -> int:
 
 
 def write(path: Path, *rows: dict[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -51,6 +52,16 @@ def test_rows_that_cannot_be_used_lie_beside_the_tags_of_the_same_call_only(tmp_
     assert pq.read_table(rejected).num_rows == 1
     assert tag(write(tmp_path / "second.jsonl", good), out) == 1
     assert not rejected.exists()
+
+
+def test_files_without_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in/a.jsonl", {"id": "a", "text": "one"})
+    empty = write(tmp_path / "in/b.jsonl")
+    assert tag(tmp_path / "in", tmp_path / "tags.csv") == 1
+    assert f"Warning: 1 file holds no row: {empty}; if rows were to be" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "in/c.jsonl.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"c\.jsonl\.gz has 0 bytes, which no file in gzip has"):
+        tag(tmp_path / "in", tmp_path / "tags.csv")
 
 
 def test_a_standard_output_that_is_closed_or_full_is_a_sentence(

@@ -78,6 +78,21 @@ def test_each_file_has_its_tags_and_what_is_done_is_kept(bundle: Path, tmp_path:
     assert len(worked_on) == 9
 
 
+def test_a_file_without_rows_has_tags_without_rows_and_is_told(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("ezxmc_ray.tagging.files.say", said.append)
+    write(tmp_path / "in/a.jsonl", LABELS[0])
+    write(tmp_path / "in/b.jsonl")
+    call = (str(bundle), ["predict.top_k=1"], [str(tmp_path / "in")], f"{tmp_path}/out/", ".parquet")
+    for _ in range(2):  # the second time both are done
+        assert tag_folder(*call).documents == 1
+        assert said.pop().startswith(f"Warning: 1 file holds no row: {tmp_path}/in/b.jsonl; if") and not said
+    assert worked_on == ["a.jsonl.parquet", "b.jsonl.parquet"]
+    assert pq.read_table(tmp_path / "out/b.jsonl.parquet").num_rows == 0
+
+
 def test_tags_of_other_files_are_not_replaced(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
     for day in "12":
         write(tmp_path / f"day-{day}/part.jsonl", LABELS[int(day)])
