@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.documents.alternatives import AlternativesReader
+from ezxmc_ray.documents.lists import parted_ids
 from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowless, shown
@@ -213,9 +215,20 @@ class LabelNumbers:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._numbers: dict[str, int] | None = None
-        self._others: dict[str, int] | None = None
-        self._plain: dict[str, str] | None = None
+        self._parted: dict[str, dict[str, int]] = {}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()
+        return {label_id: number for number, label_id in enumerate(ids)}
+
+    @cached_property
+    def _others(self) -> dict[str, int]:
+        return _unlike(self._numbers)
+
+    @cached_property
+    def _plain(self) -> dict[str, str]:
+        return {_plain(known): known for known in self._numbers}
 
     def get(self, label_id: str) -> int | None:
         """The number of the label with this id; None if there is none.
@@ -224,9 +237,6 @@ class LabelNumbers:
         brackets is the same; so is a number with .0 behind it, as pandas writes the ids of a column where some are
         missing.
         """
-        if self._numbers is None:
-            ids = self._storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()
-            self._numbers = {label_id: number for number, label_id in enumerate(ids)}
         number = self._numbers.get(label_id)
         if number is not None:
             return number
@@ -234,16 +244,16 @@ class LabelNumbers:
         number = None if same == label_id else self._numbers.get(same)
         if number is not None:
             return number
-        if self._others is None:
-            self._others = _unlike(self._numbers)
         return self._others.get(same)
+
+    def parted(self, separator: str) -> dict[str, int]:
+        """See lists.parted_ids."""
+        if separator not in self._parted:
+            self._parted[separator] = parted_ids(self._numbers, separator)
+        return self._parted[separator]
 
     def like(self, label_id: str) -> str:
         """The id of a label that is this one but for case, signs or zeros before a number; "" if there is none."""
-        if self._plain is None:
-            self.get(label_id)
-            assert self._numbers is not None
-            self._plain = {_plain(known): known for known in self._numbers}
         plain = _plain(label_id)
         return self._plain.get(plain, "") if plain else ""
 

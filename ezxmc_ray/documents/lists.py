@@ -2,7 +2,8 @@
 
 Comes in: a cell of the labels' column, and a way to find label numbers. Goes out: :class:`Gold`, or BadRow. A text is
 an id as a whole, a JSON list, a list as Python or NumPy print it, or ids with one separator between. Which separator is
-a matter of the column: the one that makes known ids. A text that two of them make known ids of is a bad row.
+a matter of the column: the one that makes known ids. A text that two of them make known ids of is a bad row, and so is
+one of whose parts some are an id together, since the separator is in it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ezxmc_ray.documents.rejected import BadRow, shown
-from ezxmc_ray.documents.values import Lacking, as_id, is_missing
+from ezxmc_ray.documents.values import Lacking, as_id, composed, is_missing
 from ezxmc_ray.errors import UserError
 
 #: What prepare.list_separator may be called; every other text stands for itself.
@@ -57,13 +58,19 @@ class ListReader:
     ``separators``: those that parted ids so far, and the line where each first did. ``whole``: how often each made
     known ids and nothing else.
     ``given``: the separator by the configuration. ``settled``: the one that other rows of the column have, where the
-    configuration does not say. ``find``: from an id to its label's number.
+    configuration does not say. ``find``: from an id to its label's number. ``parted``: for a separator, as
+    :func:`parted_ids`.
     """
 
     def __init__(
-        self, find: Callable[[str], int | None], column: str, given: str | None, settled: str | None = None
+        self,
+        find: Callable[[str], int | None],
+        column: str,
+        given: str | None,
+        settled: str | None = None,
+        parted: Callable[[str], Mapping[str, int]] = lambda separator: {},
     ) -> None:
-        self._find, self._column, self._given, self._settled = find, column, given, settled
+        self._find, self._column, self._given, self._settled, self._parted = find, column, given, settled, parted
         #: Finds a separator that is not the settled one.
         self._has_another = re.compile("|".join(re.escape(one) for one in _SIGNS if one != settled)).search
         self.separators: dict[str, int] = {}
@@ -142,6 +149,8 @@ class ListReader:
         parts = split(text, separator)
         if len(parts) > 1 and separator not in self.separators:
             return None
+        if self._given is None:
+            self._check_apart(text, separator)
         return parts
 
     def _parts(self, text: str, line: int) -> list[str]:
@@ -167,9 +176,24 @@ class ListReader:
         if chosen is None:
             return [text]
         if len(readings[chosen]) > 1:
+            self._check_apart(text, chosen)
             self.separators.setdefault(chosen, line)
             self.whole.update([chosen] if chosen in whole else [])
         return readings[chosen]
+
+    def _check_apart(self, text: str, separator: str) -> None:
+        """BadRow if neighbouring parts of ``text`` are an id together."""
+        if not (most := self._parted(separator)):  # as of most labels
+            return
+        parts = _raw_parts(text, separator)
+        for start, part in enumerate(parts):
+            for stop in range(start + 2, min(start + most.get(composed(part.strip()), 0), len(parts)) + 1):
+                together = separator.join(parts[start:stop]).strip()
+                if self._find(together) is not None:
+                    raise BadRow(
+                        f"ambiguous labels: {self._column} is {shown(text)}, ids with {separator!r} between, and "
+                        f"{shown(together)} is one of the ids: write a list as in JSON, or set prepare.list_separator"
+                    )
 
     def _best(self, text: str, readings: dict[str, list[str]], known: dict[str, int]) -> str | None:
         """The separator that makes the most known ids, where none makes nothing else; None if none makes any.
@@ -203,10 +227,24 @@ def _is_empty(item: Any) -> bool:
     return not item.strip() if isinstance(item, str) else is_missing(item)
 
 
+def parted_ids(ids: Iterable[str], separator: str) -> dict[str, int]:
+    """Of those of ``ids`` that have ``separator`` within: from the first part of an id to how many parts one of these
+    has at most."""
+    most = dict[str, int]()
+    for one in ids:
+        if separator in one and len(parts := _raw_parts(one.strip(), separator)) > 1:
+            first = composed(parts[0].strip())
+            most[first] = max(most.get(first, 0), len(parts))
+    return most
+
+
 def split(text: str, separator: str) -> list[str]:
     """The parts that are not empty, without blanks around them."""
-    parts = text.split() if separator == " " else text.split(separator)
-    return [part for part in map(str.strip, parts) if part]
+    return [part for part in map(str.strip, _raw_parts(text, separator)) if part]
+
+
+def _raw_parts(text: str, separator: str) -> list[str]:
+    return text.split() if separator == " " else text.split(separator)
 
 
 def unwrapped(text: str) -> str:

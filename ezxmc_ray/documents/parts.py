@@ -277,6 +277,8 @@ def _labels_of(
 ) -> LabelsOf:
     if not source.label_rows:
         given = separator_of(prepare.list_separator)
-        return LabelsById(ListReader(numbers.get, prepare.labels_column, given, separator), numbers.like)
+        return LabelsById(
+            ListReader(numbers.get, prepare.labels_column, given, separator, numbers.parted), numbers.like
+        )
     of_rows = storage.read_table(_LABEL_ROWS, _NUMBERS_SCHEMA)["number"].to_numpy()
     return LabelsByRow(source, of_rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ezxmc_ray.documents.lists import Gold, ListReader, separator_of
+from ezxmc_ray.documents.lists import Gold, ListReader, parted_ids, separator_of
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.errors import UserError
 
@@ -16,7 +16,7 @@ IDS = ["Toys", "Games", "Toys>Games", "Home", "Home,Garden", "Garden", "St. Paul
 
 def _reader(ids: Sequence[str] = IDS, given: str | None = None, settled: str | None = None) -> ListReader:
     numbers = {one: number for number, one in enumerate(ids)}
-    return ListReader(numbers.get, "tags", given, settled)
+    return ListReader(numbers.get, "tags", given, settled, lambda separator: parted_ids(ids, separator))
 
 
 def _ids(value: Any, reader: ListReader | None = None) -> Any:
@@ -52,6 +52,45 @@ def test_two_readings_that_both_make_ids_are_an_error(cell: str) -> None:
     with pytest.raises(BadRow, match=r"ambiguous labels: tags is .*, ids with ';' and with ',' between: set prepare"):
         _reader(ids).read(cell, 1)
     assert _reader(ids, given=";").read(cell, 1) == Gold([ids.index(one) for one in cell.split(";")], [])
+
+
+CRAFTS = ["Arts", "Crafts", "Arts, Crafts", "Toys", "New York", "a", "b", "x;y;z"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator", "together"),
+    [
+        ("Arts, Crafts, Toys", ",", "Arts, Crafts"),
+        ("Toys,Arts, Crafts", ",", "Arts, Crafts"),
+        ("New York a", " ", "New York"),  # though neither New nor York is an id
+        ("b a New  York", " ", "New York"),
+        ("a;x;y;z;b", ";", "x;y;z"),
+    ],
+)
+def test_parts_that_are_an_id_together_are_an_error(cell: str, separator: str, together: str) -> None:
+    reader = _reader(CRAFTS, settled=separator)
+    for _ in range(2):  # before the reader has seen the separator, and behind that
+        with pytest.raises(BadRow) as raised:
+            reader.read(cell, 2)
+        told = f"tags is {cell!r}, ids with {separator!r} between, and {together!r} is one of the ids: write a list as"
+        assert told in str(raised.value)
+        assert reader.read(f"a{separator}b", 1) == Gold([5, 6], [])
+    assert reader.read(together, 1) == Gold([CRAFTS.index(together)], [])
+    assert reader.read(f'["{together}", "a"]', 1) == Gold([CRAFTS.index(together), 5], [])
+    given = _reader(CRAFTS, given=separator).read(cell, 1)  # who names the separator wants it so
+    assert given is not None and CRAFTS.index(together) not in given.numbers
+
+
+def test_parts_that_are_an_id_together_are_an_error_without_a_settled_separator() -> None:
+    with pytest.raises(BadRow, match="'Arts, Crafts' is one of the ids"):
+        _reader(CRAFTS).read("Arts, Crafts, Toys", 1)
+    assert _reader(CRAFTS).read("Crafts, Arts, Toys", 1) == Gold([1, 0, 3], [])
+
+
+def test_ids_that_a_separator_parts_are_known_by_their_first_part() -> None:
+    ids = ["a", "a,b", "a, b ,c", "d;e", " ,f", "g,", "e\u0301,h"]
+    assert parted_ids(ids, ",") == {"a": 3, "": 2, "g": 2, "\u00e9": 2}
+    assert parted_ids(["a b", " c ", "a  b c"], " ") == {"a": 3}
 
 
 def test_the_columns_separator_holds_for_what_is_not_known() -> None:

@@ -140,6 +140,17 @@ def test_signs_that_show_nothing_are_none_of_a_gold_label(folder: Folder) -> Non
     assert folder.details["labels"] == 2
 
 
+def test_a_cell_of_which_parts_are_a_label_together_is_a_bad_row(folder: Folder) -> None:
+    ids = ["Arts", "Crafts", "Arts, Crafts", "Toys"]
+    folder.write("labels.jsonl", [{"id": one, "text": one} for one in ids])
+    folder.write("d.csv", 'id,text,labels\np,x,"Toys, Arts"\nq,x,"Arts, Crafts, Toys"\nr,x,"Arts, Crafts"\n')
+    assert "d.csv:3: ambiguous labels: labels is 'Arts, Crafts, Toys'" in folder.refused("d.csv")
+    found = folder.prepare("d.csv", on_bad_rows="skip", test_share=0, held_out_share=0)
+    assert [gold for _, _, gold in found] == [["Arts", "Toys"], ["Arts, Crafts"]]
+    found = folder.prepare("d.csv", list_separator="comma", test_share=0, held_out_share=0)
+    assert [gold for _, _, gold in found] == [["Arts", "Toys"], ["Arts", "Crafts", "Toys"], ["Arts, Crafts"]]
+
+
 def test_gold_below_zero_is_like_no_label(folder: Folder) -> None:
     folder.write("labels.jsonl", [{"id": 1, "text": "One"}])
     folder.write("d.jsonl", [{"id": "p", "text": "x", "labels": [-1]}])
