@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.documents.sources import RawRow, printable
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA, rows_of
 
@@ -78,7 +79,7 @@ def merge_rejected(storage: Storage, parts: Sequence[str], last: tuple[int, int]
 
     ``last``: (source number, line) after which nothing was asked for (prepare.limit_documents), or None.
     """
-    tables = [storage.read_table(part, REJECTED_PART) for part in parts]
+    tables = at_once(lambda part: storage.read_table(part, REJECTED_PART), parts)
     table = pa.concat_tables([REJECTED_PART.empty_table(), *tables])
     numbers, lines = table["number"].to_numpy(), table["line"].to_numpy()
     order = np.lexsort((lines, numbers))  # stable

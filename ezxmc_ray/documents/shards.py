@@ -22,17 +22,15 @@ from ezxmc_ray.documents.fingerprints import table_fingerprint
 from ezxmc_ray.documents.parts import PART, Part
 from ezxmc_ray.documents.rejected import REJECTED_PART, RejectedRows, RejectedSummary, merge_rejected, shown
 from ezxmc_ray.documents.sources import RawRow
-from ezxmc_ray.documents.unite import unite
+from ezxmc_ray.documents.unite import TEXTS_AT_ONCE, by_part, unite
+from ezxmc_ray.prefetch import at_once, prefetch
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, GOLD_SCHEMA, HASH_BYTES
-
-#: What is found between the passes; removed at the end.
-_DROPPED = f"{layout.PREPARE_PARTS}/dropped.parquet"
 
 #: Small inputs are cut into so many shards, so that there is work for several workers, but not into smaller ones.
 _SHARDS_AT_LEAST, _ROWS_AT_LEAST = 8, 64
 
-_DROPPED_SCHEMA = pa.schema([("part", pa.int32()), ("row", pa.int32())])
+_DROPPED_SCHEMA = pa.schema([("row", pa.int32())])
 
 
 @dataclass(frozen=True)
@@ -99,27 +97,36 @@ def drop_duplicates(storage: Storage, parts: Sequence[Part], limit: int) -> Drop
     who was quicker. Memory: 32 bytes of hashes, 10 of what is known, and 8 of order a document.
     """
     columns = ["id_hash", "line", "content_hash", "split", "held_out"]
-    tables = [storage.read_table(part.path, PART, columns) for part in parts]
+    tables = list(at_once(lambda part: storage.read_table(part.path, PART, columns), parts))
     hashes = np.concatenate([_words(table["id_hash"]) for table in tables] or [np.empty((0, 2), np.uint64)])
     lines = np.concatenate([table["line"].to_numpy() for table in tables] or [np.empty(0, np.int64)])
     starts = np.cumsum([0, *(part.rows for part in parts)])
     repeated, first = _repeated(hashes)
-    part_of = np.searchsorted(starts, repeated, side="right") - 1
-    rows = repeated - starts[part_of]
-    dropped = [pa.array(part_of, pa.int32()), pa.array(rows, pa.int32())]
-    storage.write_table(_DROPPED, pa.Table.from_arrays(dropped, schema=_DROPPED_SCHEMA))
     known = _known_texts(tables, np.delete(np.arange(len(hashes)), repeated)[: limit or None])
-
     united = np.zeros(len(repeated), bool) if limit else unite(storage, parts, repeated, first)
+    alone = np.flatnonzero(~united)
     first_part = np.searchsorted(starts, first, side="right") - 1
-    rejected = [REJECTED_PART.empty_table()]
-    for part in np.unique(part_of[~united]):
-        where = np.flatnonzero((part_of == part) & ~united)
-        places = [f"{parts[first_part[i]].source}:{lines[first[i]]}" for i in where]
-        rejected.append(_rejected_duplicates(storage, parts[part], rows[where], places))
+
+    def write(one: tuple[int, slice]) -> None:
+        number, where = one
+        rows = pa.array(repeated[where] - starts[number], pa.int32())
+        storage.write_table(_dropped_of(number), pa.Table.from_arrays([rows], schema=_DROPPED_SCHEMA))
+
+    def reject(one: tuple[int, slice]) -> pa.Table:
+        number, where = one
+        places = [f"{parts[first_part[at]].source}:{lines[first[at]]}" for at in alone[where]]
+        return _rejected_duplicates(storage, parts[number], repeated[alone[where]] - starts[number], places)
+
+    list(at_once(write, by_part(starts, repeated)))
+    rejected = prefetch(reject, by_part(starts, repeated[alone]), TEXTS_AT_ONCE - 1, TEXTS_AT_ONCE)
     path = f"{layout.PREPARE_PARTS}/rejected-duplicates.parquet"
-    storage.write_table(path, pa.concat_tables(rejected))
-    return Dropped(np.bincount(part_of, minlength=len(parts)).tolist(), path, int(united.sum()), known)
+    storage.write_table(path, pa.concat_tables([REJECTED_PART.empty_table(), *rejected]))
+    return Dropped(np.diff(np.searchsorted(repeated, starts)).tolist(), path, int(united.sum()), known)
+
+
+def _dropped_of(part: int) -> str:
+    """The file with the rows that part number ``part`` loses: found between the passes, read with the part."""
+    return f"{layout.PREPARE_PARTS}/dropped-{part:06d}.parquet"
 
 
 def _words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
@@ -247,9 +254,8 @@ def _kept(storage: Storage, piece: Piece, columns: list[str]) -> pa.Table:
     """The rows of ``piece``."""
     table = storage.read_table(piece.path, PART, columns)
     if piece.dropped:
-        dropped = storage.read_table(_DROPPED, _DROPPED_SCHEMA)
-        rows = dropped.filter(pc.equal(dropped["part"], piece.part))["row"].to_numpy()
+        dropped = storage.read_table(_dropped_of(piece.part), _DROPPED_SCHEMA)
         keep = np.ones(table.num_rows, bool)
-        keep[rows] = False
+        keep[dropped["row"].to_numpy()] = False
         table = table.filter(pa.array(keep))
     return table.slice(piece.start, piece.stop - piece.start)

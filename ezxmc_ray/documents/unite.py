@@ -6,17 +6,22 @@ gold labels of all rows of the same id, title and text; and which rows have ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ezxmc_ray.documents.parts import PART, Part
+from ezxmc_ray.prefetch import at_once, prefetch
 from ezxmc_ray.storage import Storage
 
 #: Repeated rows that are held in memory at once, with the first ones of their ids.
 MAX_ROWS = 2_000_000
+#: Parts that are read at once with their texts, which may be long.
+TEXTS_AT_ONCE = 4
 #: Content hash and split, gold labels, and how many unknown ones of a row.
 Row = tuple[tuple[bytes, str], list[int] | None, int]
 #: Gold labels and unknown ones of first rows that are not as they were read.
@@ -66,21 +71,25 @@ def _take(changed: Changed, original: int, first: Row, row: Row) -> bool:
     return True
 
 
-def _by_part(starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """The parts that ``rows``, ascending, are in, and those of each."""
-    numbers, begins = np.unique(np.searchsorted(starts, rows, side="right") - 1, return_index=True)
-    return zip(numbers.tolist(), np.split(rows, begins)[1:], strict=True)
+def by_part(starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[tuple[int, slice]]:
+    """The parts that ``rows``, ascending, are in, and where in ``rows`` those of each are."""
+    bounds = itertools.pairwise(np.searchsorted(rows, starts).tolist())
+    return [(number, slice(begin, end)) for number, (begin, end) in enumerate(bounds) if begin < end]
 
 
 def _read(
     storage: Storage, parts: Sequence[Part], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> dict[int, Row]:
     """What ``rows``, ascending, say."""
+
+    def said(one: tuple[int, slice]) -> list[list[Any]]:
+        table = storage.read_table(parts[one[0]].path, PART, ["content_hash", "split", "gold", "unknown_gold"])
+        return [column.to_pylist() for column in table.take(pa.array(rows[one[1]] - starts[one[0]])).columns]
+
     found: dict[int, Row] = {}
-    for number, here in _by_part(starts, rows):
-        table = storage.read_table(parts[number].path, PART, ["content_hash", "split", "gold", "unknown_gold"])
-        columns = [column.to_pylist() for column in table.take(pa.array(here - starts[number])).columns]
-        for row, (content, split, gold, unknown) in zip(here.tolist(), zip(*columns, strict=True), strict=True):
+    some = by_part(starts, rows)
+    for (_, where), columns in zip(some, at_once(said, some), strict=True):
+        for row, content, split, gold, unknown in zip(rows[where].tolist(), *columns, strict=True):
             found[row] = (content, split), gold, unknown
     return found
 
@@ -92,13 +101,18 @@ def _write(
     changed: Changed,
 ) -> None:
     """Write the parts anew that have ``changed`` rows."""
-    for number, here in _by_part(starts, np.array(sorted(changed), np.int64)):
-        table = storage.read_table(parts[number].path, PART)
+    rows = np.array(sorted(changed), np.int64)
+
+    def write(one: tuple[int, slice]) -> None:
+        path, start = parts[one[0]].path, int(starts[one[0]])
+        table = storage.read_table(path, PART)
         gold, unknown = table["gold"].to_pylist(), table["unknown_gold"].to_pylist()
-        for row in here.tolist():
-            gold[row - starts[number]], unknown[row - starts[number]] = changed[row]
+        for row in rows[one[1]].tolist():
+            gold[row - start], unknown[row - start] = changed[row]
         for name, values in {"gold": gold, "unknown_gold": unknown}.items():
             table = table.set_column(
                 PART.get_field_index(name), PART.field(name), pa.array(values, PART.field(name).type)
             )
-        storage.write_table(parts[number].path, table)
+        storage.write_table(path, table)
+
+    list(prefetch(write, by_part(starts, rows), TEXTS_AT_ONCE - 1, TEXTS_AT_ONCE))
