@@ -22,6 +22,7 @@ _ADDRESS = re.compile(r"<([^<>\s]+)>")
 _MARK = "\ufeff"
 #: Lines by which one of Annif's files is known.
 _ANNIF_LINES = 100
+_REPEATED, _OF_ONE = "repeated header: the columns' names once more", "; if it is a row, call the column otherwise"
 _EXCEL = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 
 
@@ -36,7 +37,7 @@ def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterato
     if separator == "\t" and (names := _annif_names(lines, columns)):
         return names, _annif_rows(lines, names)
     found = _header(source, lines, separator)
-    header = [name.strip() or f"column {number}" for number, name in enumerate(found, 1)]
+    header = _names(found)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"The header of {source.name} names {twice[0]!r} twice; give each column a name of its own.")
@@ -190,11 +191,11 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
             lines.put_back(1)
         elif fault := lines.fault():
             yield fault
-        elif len(header) > 1 and _repeats(fields, header, separator):
+        elif _repeats(fields, header, separator):
             yield RawRow(
                 lines.taken[0][0],
                 None,
-                "repeated header: the columns' names once more",
+                _REPEATED + _OF_ONE * (len(header) == 1),
                 snippet(separator.join(fields)),
             )
         elif len(fields) != len(header):
@@ -207,10 +208,15 @@ def _rows(lines: _Lines, header: list[str], separator: str, is_padded: bool, quo
 def _repeats(fields: list[str], header: list[str], separator: str) -> bool:
     """Whether a row is the header once more, where two files were put together with the mark of UTF-8 that the second
     began with; behind it a quote is one of the field to csv.reader."""
-    first, others = fields[0].strip(), fields[1:]
+    first = fields[0].strip()
     if first.startswith(_MARK):
-        return [*_fields(first.lstrip(_MARK), separator), *map(str.strip, others)] == header
-    return first == header[0] and [*map(str.strip, others)] == header[1:]
+        return _names([*(_fields(first.lstrip(_MARK), separator) or [""]), *fields[1:]]) == header
+    return (first or _names([""])[0]) == header[0] and _names(fields) == header
+
+
+def _names(fields: Sequence[str]) -> list[str]:
+    """What the columns are called by a header's fields."""
+    return [name.strip() or f"column {number}" for number, name in enumerate(fields, 1)]
 
 
 def _broken(lines: _Lines, why: str) -> RawRow:

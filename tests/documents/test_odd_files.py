@@ -123,6 +123,22 @@ def test_a_header_that_comes_again_behind_a_mark_is_no_row(folder: Folder, heade
     assert folder.details["labels"] == 2
 
 
+@pytest.mark.parametrize("again", ["text", "\ufefftext", '"text"', '\ufeff"text"', " text "])
+def test_the_header_of_one_column_that_comes_again_is_no_row(folder: Folder, again: str) -> None:
+    folder.write("documents.csv", f"text\nOf hives.\n{again}\nOf duties.\nThe text\n")
+    told = "documents.csv:3: repeated header: the columns' names once more; if it is a row, call the column otherwise"
+    assert folder.refused("documents.csv").endswith(told)
+    assert len(folder.prepare("documents.csv", on_bad_rows="skip", test_share=0)) == 3
+
+
+@pytest.mark.parametrize("again", [",text,labels", "\ufeff,text,labels", ' ,"text", labels'])
+def test_a_header_with_a_column_without_a_name_that_comes_again_is_no_row(folder: Folder, again: str) -> None:
+    """As pandas writes the column of its index."""
+    folder.write("documents.csv", f",text,labels\n0,Of hives.,bees\n{again}\n0,Of duties.,tax\n,x,sea\n")
+    assert "documents.csv:3: repeated header: the columns' names once more" in folder.refused("documents.csv")
+    assert len(folder.prepare("documents.csv", on_bad_rows="skip", test_share=0)) == 3
+
+
 def test_a_mark_before_a_row_that_is_no_header_stays(folder: Folder) -> None:
     folder.write("documents.csv", "text,labels\nOf hives.,bees\n\ufefftext,bees\n\ufeff\n")
     assert len(folder.prepare("documents.csv", test_share=0, on_bad_rows="skip")) == 2
