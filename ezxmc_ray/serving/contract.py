@@ -51,12 +51,16 @@ class TagBody(BaseModel):
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are tagged; those with the same options can be tagged together. ``export``: by which; None: any."""
+    """How texts are tagged; those with the same options can be tagged together. ``export``: by which; None: any.
+
+    ``most``: labels a text where ``k`` is the run's, which the replicas know; more are refused.
+    """
 
     k: int | None = None
     min_score: float | None = None
     among: tuple[str, ...] | None = None
     explain: bool = False
+    most: int | None = None
     export: str | None = None
 
 
@@ -94,14 +98,18 @@ def read_request(body: bytes, settings: ServeSettings) -> TagRequest:
     titles = [one.title for one in asked.documents or []] or [""] * len(asked.texts or [])
     texts = [one.text for one in asked.documents or []] or asked.texts or []
     _check_size(titles, texts, settings)
-    if len(texts) * (asked.k or 1) > settings.max_labels:
+    most = min(settings.max_k, settings.max_labels // max(1, len(texts)))
+    if asked.k is not None and asked.k > most:
         raise Refused(
             413,
             f"{len(texts):,} texts with {asked.k:,} labels each are more than the {settings.max_labels:,} labels of an "
             "answer: send several requests, or a lower k.",
         )
     among = None if asked.among is None else tuple(asked.among)
-    return TagRequest(titles, texts, Options(asked.k, asked.min_score, among, asked.explain))
+    if among is not None and len(among) > settings.max_labels:
+        raise Refused(413, f"among has {len(among):,} ids, and {settings.max_labels:,} are taken: name fewer.")
+    options = Options(asked.k, asked.min_score, among, asked.explain, most if asked.k is None else None)
+    return TagRequest(titles, texts, options)
 
 
 def _check_size(titles: Sequence[str], texts: Sequence[str], settings: ServeSettings) -> None:
@@ -163,6 +171,7 @@ def openapi(settings: ServeSettings) -> dict[str, Any]:
     for name in ("texts", "documents"):
         body["properties"][name]["anyOf"][0]["maxItems"] = settings.max_texts
     body["properties"]["k"]["anyOf"][0]["maximum"] = settings.max_k
+    body["properties"]["among"]["anyOf"][0]["maxItems"] = settings.max_labels
     body["oneOf"] = [
         {"required": [one], "properties": {one: {"type": "array"}, other: {"type": "null"}}}
         for one, other in (("texts", "documents"), ("documents", "texts"))

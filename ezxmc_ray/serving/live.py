@@ -165,6 +165,12 @@ def _tag(tagger: Tagger, titles: list[str], texts: list[str], options: Options) 
     labels = len(tagger.labels)
     if options.k is not None and options.k > labels:
         raise UserError(f"k={options.k:,} is more than the {labels:,} labels that there are.")
+    given = min(tagger.top_k, labels, labels if options.among is None else len(options.among))
+    if options.most is not None and given > options.most:
+        raise UserError(
+            f"Without k a text gets up to {given:,} labels, and of so many texts {options.most:,} are given: give k, "
+            "or send fewer texts."
+        )
     if not texts:
         return []
     tagged = tagger.tag(texts, options.k, options.min_score, titles, options.among)

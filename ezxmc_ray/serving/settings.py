@@ -20,8 +20,8 @@ class ServeSettings:
     cluster), ``replica_gpus``; ``max_batch_size``: texts that one encodes together; ``batch_wait_ms``: for how long a
     text waits for others while a replica is free; ``reload_s``: seconds between two looks for a new export.
     Of a request: ``max_body_bytes``, ``max_texts``, ``max_characters`` of all its titles and texts, ``max_k``,
-    ``max_labels`` of its answer (texts times k); ``body_s``: within which its body is there, ``timeout_s``: within
-    which it is answered.
+    ``max_labels`` of its answer (texts times k), and of ``among``; ``body_s``: within which its body is there,
+    ``timeout_s``: within which it is answered.
     Of all: ``max_waiting_texts``; ``max_held_bytes`` of bodies that came and are not answered; ``max_connections``,
     beyond which the one is closed that has waited longest for its client; ``header_s``: within which a client says what
     it wants; ``drain_s``: for how long new requests are still answered after SIGTERM.

@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
-from ezxmc_ray.serving.contract import openapi
+from ezxmc_ray.serving import app
+from ezxmc_ray.serving.contract import Answer, openapi
 from ezxmc_ray.serving.settings import ServeSettings
 
 from .conftest import HOSTILE, FakeTagger, Talks
@@ -103,6 +105,7 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "100,000 texts": ({"texts": ["a"] * 100_000}, 413, "100,000 texts are more than the 1,024"),
     "10 MB": (b'{"texts": ["' + b"x" * 10_000_000 + b'"]}', 413, "more than 4,194,304 bytes"),
     "labels of the answer": ({"texts": ["a"] * 1000, "k": 101}, 413, "1,000 texts with 101 labels each are more than"),
+    "ids of labels": ({"texts": ["a"], "among": ["long"] * 100_001}, 413, "among has 100,001 ids, and 100,000 are"),
     "characters": ({"texts": ["x" * 2_000_001]}, 413, "2,000,001 characters"),
 }
 
@@ -120,6 +123,47 @@ def test_what_is_no_request_gets_one_sentence_and_the_server_answers_on(talks: T
         assert (await client.post("/v1/tag", json={"texts": ["a"]})).status_code == 200
 
     talks(talk)
+
+
+@pytest.mark.parametrize(
+    ("texts", "asked", "status"),
+    [
+        (5, {}, 200),
+        (6, {}, 422),  # the run's k is 2
+        (6, {"k": 1}, 200),
+        (6, {"among": ["long"]}, 200),
+        (11, {"k": 1}, 413),
+    ],
+)
+def test_labels_of_an_answer_have_a_limit_without_k_too(
+    talks: Talks, texts: int, asked: dict[str, Any], status: int
+) -> None:
+    answer = posted(talks, {"texts": ["a"] * texts, **asked}, max_labels=10)
+    assert answer.status_code == status, answer.text
+    assert status != 422 or answer.json()["error"] == (
+        "Without k a text gets up to 2 labels, and of so many texts 1 are given: give k, or send fewer texts."
+    )
+
+
+def test_a_large_answer_lets_others_have_their_turn() -> None:
+    labels = [{"label_id": HOSTILE, "text": "ü", "score": 0.6658567190170288, "probability": None}] * 1000
+    turns = 0
+
+    async def talk() -> bytes:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        answer = await app._as_json(Answer("e", [labels, [], *[labels[:100]] * 20]))
+        task.cancel()
+        return bytes(answer.body)
+
+    rows = [{"labels": row} for row in [labels, [], *[labels[:100]] * 20]]
+    assert asyncio.run(talk()) == JSONResponse({"export": "e", "results": rows}).body
+    assert turns > 1
 
 
 @pytest.mark.parametrize("path", ["/v1/labels?limit=0", "/v1/labels?limit=1.5", f"/v1/labels?query={'x' * 1001}"])
