@@ -143,6 +143,9 @@ RERANKED_SCHEMA = pa.schema(
 #: evaluation/encoder-N/shard-NNNNN.parquet: a row for every test document with gold given; ``labels`` in falling score.
 RANKINGS_SCHEMA = pa.schema([("row", pa.int32()), ("labels", pa.list_(pa.int32()))])
 
+#: Rows that are read at once where a row group cannot be.
+_FEW_ROWS = 1024
+
 #: Marks a label's prior in the verdict store: no document's text hashes to zeros.
 NO_DOCUMENT = bytes(HASH_BYTES)
 
@@ -171,13 +174,22 @@ def open_parquet(path: str, filesystem: fs.FileSystem, schema: pa.Schema) -> pq.
 
 
 def read_parquet(path: str, filesystem: fs.FileSystem, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns; pages that have a checksum are held against it.
+    """A Parquet file, or some of its columns in this order; pages that have a checksum are held against it.
 
-    Errors: those of pyarrow and of the file system.
+    On an object store it is three requests: the size, the footer, the columns. Errors: those of pyarrow and of the
+    file system.
     """
     wanted = None if columns is None else list(columns)
-    options = {"partitioning": None, "page_checksum_verification": True}
-    return pq.read_table(path, filesystem=filesystem, columns=wanted, **options)
+    options = {"page_checksum_verification": True, "pre_buffer": True}
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source, **options) as file:
+        if absent := set(wanted or []) - set(file.schema_arrow.names):
+            raise pa.ArrowInvalid(f"it has no column {min(absent)!r}")
+        try:
+            table = file.read(wanted)
+        except pa.ArrowNotImplementedError:  # lists with more than 2 GiB of texts in a row group
+            table = pa.Table.from_batches(file.iter_batches(_FEW_ROWS, columns=wanted))
+            table = table.replace_schema_metadata(file.schema_arrow.metadata)
+    return table if wanted is None else table.select(wanted)
 
 
 def rows_of(table: pa.Table, rows: np.ndarray) -> pa.Table:
