@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,12 +86,13 @@ def list_labels(
     from ezxmc_ray.documents.sources import real_path
     from ezxmc_ray.places import folder_and_name
     from ezxmc_ray.storage import Storage, check_writable
-    from ezxmc_ray.tagging.changes import listed_labels
+    from ezxmc_ray.tagging.changes import knobs_of_list, listed_labels
 
-    lines = (json.dumps(label, ensure_ascii=False) + "\n" for label in listed_labels(bundle))
+    rows = listed_labels(bundle)
     if output is None:
         use_utf8(sys.stdout)
-        sys.stdout.writelines(lines)
+        sys.stdout.writelines(map(_line, rows))
+        _say_how_to_read(knobs_of_list(bundle))
         return
     (storage, name), count = folder_and_name(output), 0
     place, inside = (real_path(one.filesystem, one.path()) for one in (storage, Storage(bundle)))
@@ -101,10 +104,26 @@ def list_labels(
         raise UserError(f"--output {output} must end in {' or '.join(LINES)}: it is read again by its name.")
     check_writable(storage)
     with storage.open_file(name) as sink:
-        for line in lines:
-            sink.write(line.encode())
+        for _, its in groupby(rows, lambda row: next(iter(row.values()))):  # a row for each text, where it has several
+            sink.writelines(_line(row).encode() for row in its)
             count += 1
     print(shown(f"Wrote {_count(count)} to {output}"))
+    _say_how_to_read(knobs_of_list(bundle))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _say_how_to_read(knobs: list[str]) -> None:
+    if knobs:
+        print(
+            shown(
+                "The run reads its labels otherwise: give ezxmc export and ezxmc labels, beside this list, "
+                f"{shlex.join(knobs)}."
+            ),
+            file=sys.stderr,
+        )
 
 
 def _say(did: str, done: Changed, bundle: str) -> None:

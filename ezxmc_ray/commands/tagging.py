@@ -198,6 +198,10 @@ def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
 def export(
     run: Run,
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="a new directory or URI, or an older export")],
+    knobs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="prepare.a=b", help="how the files of --labels are read, if not as the run's"),
+    ] = None,
     encoder: EncoderKind = "onnx",
     labels: Annotated[
         list[str] | None,
@@ -212,6 +216,8 @@ def export(
     from ezxmc_ray.tagging.export import export_bundle
 
     if not labels:
+        if knobs:
+            raise UserError(f"{knobs[0]} says how files of labels are read, and no --labels are given: leave it out.")
         done = export_bundle(run, directory, encoder)
     else:
         from ezxmc_ray.context import open_context
@@ -220,7 +226,7 @@ def export(
         context, changes = open_context(run), list[str]()
 
         def write(files: Storage) -> NewLabels:
-            written = write_new_labels(context, files, labels)
+            written = write_new_labels(context, files, labels, knobs or ())
             changes.append(
                 f"{written.added:,} labels were added, {written.gone:,} are gone; {written.embedded:,} texts were new"
             )

@@ -30,6 +30,7 @@ from ezxmc_ray.progress import say
 from ezxmc_ray.stages.index import embed_documents, slices_of, tell_low_recall
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA
+from ezxmc_ray.tagging.changes import reading_labels
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,16 @@ class NewLabels:
     embedded: int
 
 
-def write_new_labels(context: Context, files: Storage, labels: Sequence[str]) -> NewLabels:
+def write_new_labels(
+    context: Context, files: Storage, labels: Sequence[str], overrides: Sequence[str] = ()
+) -> NewLabels:
     """Write what tagging with the labels in the files ``labels`` needs, the student apart, into ``files``.
 
-    They are read as ``prepare`` reads labels. Errors: UserError for files that cannot be read, and for bad rows unless
-    prepare.on_bad_rows is skip.
+    They are read as ``prepare`` reads labels, but for the knobs in ``overrides`` (changes.KNOBS). Errors: UserError for
+    other knobs, for files that cannot be read, and for bad rows unless prepare.on_bad_rows is skip.
     """
     config, storage = context.config, context.storage
-    found = read_label_files(config.prepare, labels)
+    found = read_label_files(reading_labels(config.prepare, overrides), labels)
     for told in label_notes(found):
         say(f"{told}.")
     files.write_table(layout.LABELS, found.table)

@@ -113,13 +113,11 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
     """The labels that the bundle has now, in the order of their numbers, under the names of the run's columns; under
     the default ones where one of the run's is two things at once, as in a vocabulary whose ids are its texts.
 
-    ``ezxmc export --labels`` takes them. Errors: UserError as :func:`add_labels`.
+    ``ezxmc export --labels`` takes them, with :func:`knobs_of_list`. Errors: UserError as :func:`add_labels`.
     """
     check_bundle(where)
     bundle = OwnedBundle(Storage(where))
-    names, several = bundle.prepare, [name for name in map(partial(getattr, bundle.prepare), COLUMNS) if name]
-    if len(set(several)) < len(several):
-        names = PrepareConfig()
+    names = _names_of_list(bundle.prepare)
     for number, files in enumerate(bundle.parts):
         for batch in read_labels(files).filter(bundle.alive(number)).to_batches(_BATCH):
             for row in batch.to_pylist():
@@ -133,6 +131,25 @@ def listed_labels(where: str) -> Iterator[dict[str, Any]]:
                 yield label
                 for text in alternatives:  # as they came: rows of the id, by prepare.repeated_labels=synonyms
                     yield {names.label_id_column: row["id"], names.label_text_column: text}
+
+
+def knobs_of_list(where: str) -> list[str]:
+    """The knobs with which :func:`listed_labels`, written as JSON lines, are read as what they are: by ``ezxmc export``
+    and ``ezxmc labels``, which else read them as the run read its own labels. Errors: UserError as read_bundle_note."""
+    prepare = PrepareConfig(**read_bundle_note(Storage(where))["prepare"])
+    names, knobs = _names_of_list(prepare), dict[str, str]()
+    if prepare.format not in ("auto", "jsonl"):
+        knobs["format"] = "jsonl"
+    knobs |= {name: getattr(names, name) for name in COLUMNS if getattr(names, name) != getattr(prepare, name)}
+    if not names.label_alternatives_column and names.repeated_labels != "synonyms":
+        knobs["repeated_labels"] = "synonyms"
+    return [f"prepare.{name}={value}" for name, value in knobs.items()]
+
+
+def _names_of_list(prepare: PrepareConfig) -> PrepareConfig:
+    """What names the columns of a list of labels: ``prepare``, or the defaults where it names one column twice."""
+    several = [name for name in map(partial(getattr, prepare), COLUMNS) if name]
+    return prepare if len(set(several)) == len(several) else PrepareConfig()
 
 
 @contextmanager
@@ -165,7 +182,7 @@ class OwnedBundle:
         self.target, self.note = target, read_bundle_note(target)
         base, self.settings, added = open_bundle(target.root)
         #: How files of labels are read.
-        self.prepare = _with_knobs(self.settings.prepare, overrides)
+        self.prepare = reading_labels(self.settings.prepare, overrides)
         #: The files of the export, and of each change.
         self.parts = [base, *added]
         tables = [one.read_table(layout.LABELS, LABELS_SCHEMA, ["id"]) for one in self.parts]
@@ -235,8 +252,8 @@ class OwnedBundle:
         return added
 
 
-def _with_knobs(prepare: PrepareConfig, overrides: Sequence[str]) -> PrepareConfig:
-    """``prepare`` with ``overrides``. Errors: UserError for a knob that is none of KNOBS."""
+def reading_labels(prepare: PrepareConfig, overrides: Sequence[str]) -> PrepareConfig:
+    """How files of labels are read: ``prepare`` with ``overrides``. Errors: UserError for a knob not in KNOBS."""
     for word in overrides:
         if word.partition("=")[0].removeprefix("prepare.") not in KNOBS:
             raise UserError(

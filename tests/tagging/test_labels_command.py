@@ -17,7 +17,9 @@ from ezxmc_ray.tagging import changes
 from ezxmc_ray.tagging.bundle import BUNDLE, state_of
 from ezxmc_ray.tagging.changes import add_labels, listed_labels, remove_labels
 from ezxmc_ray.tagging.export import export_bundle
+from ezxmc_ray.tagging.tagger import Tagger
 from tests.conftest import Ezxmc
+from tests.tagging.made_run import make_run
 from tests.tagging.test_changes import NEW, ROWS, write
 
 
@@ -89,6 +91,50 @@ def test_labels_whose_ids_are_their_texts_by_column_are_listed_with_both(copy: P
     add_labels(str(copy), [str(tmp_path / "more.ttl")])
     listed = list(listed_labels(str(copy)))
     assert listed[: len(ROWS)] == ROWS and listed[-1] == {"id": "urn:sea-salt", "text": "sea-salt"}
+
+
+SAME_COLUMN = ("prepare.label_id_column=name", "prepare.label_text_column=name")
+AS_IT_IS = "prepare.label_id_column=id prepare.label_text_column=text"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ((), ""),
+        (SAME_COLUMN, AS_IT_IS),
+        (("prepare.format=csv",), "prepare.format=jsonl"),
+        (("prepare.format=parquet", *SAME_COLUMN), f"prepare.format=jsonl {AS_IT_IS}"),
+        (("prepare.label_text_column='a name'",), ""),
+        (("prepare.label_alternatives_column=''",), "prepare.repeated_labels=synonyms"),
+    ],
+)
+def test_a_list_is_read_again_with_the_knobs_that_are_told_with_it(
+    tmp_path: Path, ezxmc: Ezxmc, settings: tuple[str, ...], told: str
+) -> None:
+    run, bundle, again, file = (str(tmp_path / name) for name in ("run", "bundle", "again", "labels.jsonl"))
+    make_run(Path(run), settings=settings)
+    export_bundle(run, bundle)
+    listed = ezxmc("labels", "list", bundle, "--output", file)
+    assert listed.stdout == f"Wrote {len(ROWS)} labels to {file}\n"
+    assert (f"beside this list, {told}.\n" in listed.stderr) if told else listed.stderr == ""
+    assert ezxmc("labels", "list", bundle).stderr == listed.stderr
+    knobs = told.split()
+    if told:
+        assert ezxmc("export", run, again, "--labels", file).returncode == 2
+    assert ezxmc("export", run, again, *knobs, "--labels", file).returncode == 0
+    assert Tagger.load(again).labels.equals(Tagger.load(bundle).labels)
+    renamed = ezxmc("labels", "rename", bundle, file, *knobs)
+    assert renamed.returncode == 0, renamed.stderr
+
+
+def test_knobs_of_an_export_are_of_its_files_of_labels(run: str, tmp_path: Path, ezxmc: Ezxmc) -> None:
+    file, place = write(tmp_path / "labels.jsonl", ROWS), str(tmp_path / "bundle")
+    for knobs, sentence in (
+        (["prepare.format=csv"], "prepare.format=csv says how files of labels are read, and no --labels are given: "),
+        (["predict.top_k=3", "--labels", file], "predict.top_k does not say how a file of labels is read; these knobs"),
+    ):
+        done = ezxmc("export", run, place, *knobs)
+        assert done.returncode == 2 and done.stderr.startswith(f"ezxmc: {sentence}"), done.stderr
 
 
 def test_a_list_is_written_where_it_can_be_read_again_and_not_into_the_bundle(
