@@ -35,6 +35,11 @@ def temporary_name(path: str) -> str:
     return f"{path}.tmp-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+def is_temporary(path: str) -> bool:
+    """Whether the file has a name of :func:`temporary_name`."""
+    return bool(_NAME.fullmatch(os.path.basename(path)))
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder of this machine for as long as the block runs."""

@@ -30,7 +30,7 @@ from pyarrow import fs
 from ezxmc_ray import layout
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line, writing_to
-from ezxmc_ray.leftovers import temporary_folder, temporary_name
+from ezxmc_ray.leftovers import is_temporary, temporary_folder, temporary_name
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.tables import check, open_parquet, read_parquet
 
@@ -116,7 +116,7 @@ class Storage:
     def sizes(self, relative: str = "", recursive: bool = False) -> dict[str, int]:
         """Bytes of the files below ``relative``, by their names relative to the root; no file is opened."""
         files = self._found(relative, recursive, fs.FileType.File)
-        return {name: int(one.size) for name, one in files.items() if ".tmp-" not in name}
+        return {name: int(one.size) for name, one in files.items() if not is_temporary(name)}
 
     def folders(self, relative: str = "") -> Names:
         """Directories directly below ``relative``, sorted, relative to the root."""
@@ -391,7 +391,7 @@ def check_writable(storage: Storage) -> None:
         storage.write_bytes(probe, b"probe")
         storage.remove(probe)
     except OSError as error:
-        raise UserError(f"Cannot write to {storage.root}: {one_line(error)}; set run=<another place>.") from error
+        raise UserError(f"Cannot write to {storage.root}: {one_line(error)}; name another place.") from error
 
 
 def copy_into(storage: Storage, source: Path, relative: str) -> None:

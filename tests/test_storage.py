@@ -170,7 +170,7 @@ def test_a_place_is_tried_before_it_is_used(storage: Storage, monkeypatch: pytes
         raise ConnectionResetError("the store is gone")
 
     monkeypatch.setattr(storage, "write_bytes", fail)
-    with pytest.raises(UserError, match=r"Cannot write to .*: the store is gone; set run=<another place>"):
+    with pytest.raises(UserError, match=r"Cannot write to .*: the store is gone; name another place"):
         check_writable(storage)
 
 

@@ -74,6 +74,15 @@ def check_named(prepare: PrepareConfig, keys: Iterable[str], found: Sequence[str
         )
 
 
+def check_ids(id_column: str, found: Iterable[str], what: str) -> None:
+    """UserError where ``what``, whose rows are called by their numbers, has the column of ids."""
+    if id_column in found:
+        raise UserError(
+            f"Some files of {what} have a column {id_column!r} and others have none: give all of them ids, or set "
+            "prepare.id_column to a column that all have."
+        )
+
+
 def absent_title(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     """A sentence where none of the columns ``found`` is the title, and it was named, or another looks like it."""
     key, used = "title_column", {getattr(prepare, one) for one in DOCUMENT_COLUMNS}

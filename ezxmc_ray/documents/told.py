@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import DOCUMENT_COLUMNS, LABEL_COLUMNS, check_named, divided, lookalikes, unused
+from ezxmc_ray.documents.columns import (
+    DOCUMENT_COLUMNS,
+    LABEL_COLUMNS,
+    check_ids,
+    check_named,
+    divided,
+    lookalikes,
+    unused,
+)
 from ezxmc_ray.documents.inputs import Inputs
 from ezxmc_ray.documents.labels import LabelSet
 from ezxmc_ray.documents.look import Settled
@@ -39,11 +47,8 @@ def check_columns_read(
     columns = _columns(checked)
     if columns:
         check_named(prepare, DOCUMENT_COLUMNS, columns, "prepare.documents")
-    if prepare.id_column in columns and any(one.row_ids for one in settled.sources):
-        raise UserError(
-            f"Some files of prepare.documents have a column {prepare.id_column!r} and others have none: give all of "
-            "them ids, or set prepare.id_column to a column that all have."
-        )
+    if any(one.row_ids for one in settled.sources):
+        check_ids(prepare.id_column, columns, "prepare.documents")
     separators = {sign: where for one in reversed(checked) for sign, where in one.separators.items()}
     if prepare.list_separator == "auto":
         check_one_separator(prepare.labels_column, "label ids", separators)

@@ -20,6 +20,7 @@ import numpy as np
 from ezxmc_ray.config import IndexConfig
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.index.node_files import checksum
+from ezxmc_ray.leftovers import temporary_name
 
 AUTO = "auto"
 #: Not IDMap2, as older versions wrote it: it can find a vector by its id, which nobody asks for, and holds a hash table
@@ -134,7 +135,7 @@ def sample_of(blocks: Iterable[np.ndarray], labels: int, wanted: int) -> np.ndar
 
 def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
     """Write ``index`` beside ``path`` and rename it: a file that is memory-mapped elsewhere is never overwritten."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = Path(temporary_name(str(path)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         faiss.write_index(index, str(temporary))

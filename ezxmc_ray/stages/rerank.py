@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from ezxmc_ray import layout
@@ -29,7 +29,6 @@ from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.context import Context
 from ezxmc_ray.evaluation.first_pairs import act_on
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages.judge import compact_priors, engine_pool, item_documents, prior_items, run_engines, start_store
 from ezxmc_ray.stages.judge import work_items as items_of
 from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS
@@ -51,7 +50,7 @@ from ezxmc_ray.stages.rerank_worker import (
     write_lookup,
     write_tags,
 )
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, is_of, read_note
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, is_of, owned_folder, read_notes
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.files import TagCounts
 from ezxmc_ray.tagging.reranking import Reranking
@@ -68,13 +67,14 @@ DELIVER_EVERY_S, FILES_PER_TASK = 10.0, 64
 
 @dataclass(frozen=True)
 class _Job:
-    """A command: where the run, the tags and the work lie, and how is reranked. ``settings``: of the tagger."""
+    """A command: where the run, the tags (``output``) and the work lie, and how is reranked. ``settings``: of the
+    tagger."""
 
     context: Context
     overrides: list[str]
     settings: TagSettings
     how: Reranking
-    folder: str
+    output: Storage
 
     @property
     def run(self) -> Storage:
@@ -82,7 +82,7 @@ class _Job:
 
     @cached_property
     def work(self) -> Storage:
-        return work_folder(self.folder)
+        return work_folder(self.output)
 
 
 def rerank_folder(
@@ -97,22 +97,23 @@ def rerank_folder(
     Returns what all files together have, those that were done before too. Errors: UserError as tag_folder, for a folder
     that another command reranks into, and for a teacher that gives no finite score.
     """
-    job = _Job(opened[0], list(overrides), opened[1], opened[2], folder)
-    files = TaggedFiles.find(job.settings, inputs, folder, ending)
-    tagged = files.which_depend_on(["rerank", *job.how.decided_by])
-    with run_lock(job.work):
-        done, missing = tagged.done_and_missing(Storage(folder))
+    context, settings, how = opened
+    files = TaggedFiles.find(settings, inputs, folder, ending)
+    tagged = files.which_depend_on(["rerank", *how.decided_by])
+    with owned_folder(folder) as output:
+        job = _Job(context, list(overrides), settings, how, output)
+        done, missing = tagged.done_and_missing(output)
         totals = FolderTotals(dict.fromkeys(files.columns))
         for one in done:
             totals.add(one)
         if missing:
-            check_seen("--output", Storage(folder))
-            tagged.note_made_by(Storage(folder))
+            check_seen("--output", output)
+            tagged.note_made_by(output)
             _tell_weakness(job)
-            proposed = _propose(job, files.which_depend_on(["candidates", *job.how.proposed_by]), missing)
+            proposed = _propose(job, files.which_depend_on(["candidates", *how.proposed_by]), missing)
             _ask_and_deliver(job, proposed, tagged.made_by, totals)
             _tidy(job)
-    return totals.check(job.settings.prepare, inputs)
+    return totals.check(settings.prepare, inputs)
 
 
 def _tell_weakness(job: _Job) -> None:
@@ -129,11 +130,12 @@ def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list
     there = set(work.list(layout.DOCUMENTS)) | set(work.list(layout.shortlist(CYCLE)))
     proposed: list[Done] = []
     items: list[WorkItem] = []
+    known = [item["file"] for item in missing if item["file"] in numbers]
+    notes = dict(zip(known, read_notes(work, [proposed_note(numbers[file], file) for file in known]), strict=True))
+    unused = count(max(numbers.values(), default=-1) + 1)
     for item in missing:
         file = item["file"]
-        known = file in numbers
-        number = numbers.setdefault(file, max(numbers.values(), default=-1) + 1)
-        told = read_note(work, proposed_note(number, file)) if known else {}
+        number, told = numbers[file] if file in numbers else next(unused), notes.get(file, {})
         fits = told.get("made_by") == files.made_by and is_of(told, files.sources[int(item["shard"])])
         if fits and there.issuperset(shard_files(told)):
             proposed.append(told)
@@ -142,7 +144,7 @@ def _propose(job: _Job, files: TaggedFiles, missing: Sequence[WorkItem]) -> list
     with watched(StageProgress("rerank, candidates", "documents")) as progress:
         for told in proposed:
             progress.advance(told["counts"]["documents"], held=True)
-        arguments = (job.context.config.run, job.overrides, job.folder, files, job.how)
+        arguments = (job.context.config.run, job.overrides, job.output, files, job.how)
         pool = encoder_pool(job.context.config.index.gpus_per_actor)
         for told in map_items(items, ProposeWorker, arguments, pool):
             proposed.append(told)
@@ -329,7 +331,7 @@ class _Deliveries:
         if not self._has_priors:
             run_task(write_label_priors, work, how.reading.key, CYCLE, cpus=0)
             self._has_priors = True
-        tasks = [(work, Storage(self.job.folder), part, self.made_by, how) for part in _parts(ready, FILES_PER_TASK)]
+        tasks = [(work, self.job.output, part, self.made_by, how) for part in _parts(ready, FILES_PER_TASK)]
         for done in run_tasks(write_tags, tasks, cpus=0):
             for one in done:
                 self.totals.add(one)

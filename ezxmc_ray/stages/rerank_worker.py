@@ -24,7 +24,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.rejected import RejectedRows
-from ezxmc_ray.stages.tagged_files import TaggedFiles, note_done, note_of, told_of
+from ezxmc_ray.stages.tagged_files import TaggedFiles, note_begun, note_done, told_of
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -56,9 +56,9 @@ _TEXTS = ["id", "title", "text", "content_hash"]
 _CANDIDATES = ["row", "labels", "similarity"]
 
 
-def work_folder(folder: str) -> Storage:
+def work_folder(output: Storage) -> Storage:
     """Where a folder of tags keeps what reranking needs."""
-    return Storage(folder).below(WORK)
+    return output.below(WORK)
 
 
 def proposed_note(number: int, file: str) -> str:
@@ -86,18 +86,18 @@ def shard_files(told: Done) -> list[str]:
 class ProposeWorker:
     """Actor: the labels of files of documents that the teacher is to be asked about."""
 
-    def __init__(self, where: str, overrides: list[str], folder: str, files: TaggedFiles, how: Reranking) -> None:
+    def __init__(self, where: str, overrides: list[str], output: Storage, files: TaggedFiles, how: Reranking) -> None:
         report_phase("loading the student and the index")
         self.tagger, self.files, self.how = Tagger.load(where, overrides), files, how
-        self.output, self.work = Storage(folder), work_folder(folder)
+        self.output, self.work = output, work_folder(output)
         files.check_same(self.tagger.settings, where)
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item, a file; returns the note of its candidates."""
         place, file, number = int(item["shard"]), item["file"], int(item["first"])
         source, note = self.files.sources[place], proposed_note(number, file)
-        for storage, old in ((self.output, note_of(file)), (self.work, note)):
-            storage.remove(old)
+        note_begun(self.output, file, source)
+        self.work.remove(note)
         counts, columns, bad = TagCounts(), dict[str, None](), RejectedRows(source.source.name, place)
         shards = pairs = 0
         for table in _shards(self._proposals(source, bad, columns, counts)):
@@ -216,7 +216,8 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
                 documents = work.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id"])
                 write(_table(documents["id"], found, ids, texts))
                 counts.add(TagCounts(labels=len(found.labels), without_labels=int((found.counts == 0).sum())))
-        kept: Done = {name: told[name] for name in ("source", "id_prefix", "columns", "first_rejected") if name in told}
+        names = ("source", "id_prefix", "row_ids", "columns", "first_rejected")
+        kept: Done = {name: told[name] for name in names if name in told}
         done.append(note_done(output, file, {"made_by": made_by, "counts": vars(counts), **kept}))
         for name in shard_files(told):
             work.remove(name)

@@ -17,7 +17,7 @@ from ezxmc_ray.cluster.pools import Done, WorkItem, encoder_pool, map_items
 from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.integrity import check_there
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_done, note_of, told_of
+from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, note_begun, note_done, owned_folder, told_of
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import TagColumns, TagCounts, open_output, tag_source, write_rejected
 from ezxmc_ray.tagging.settings import TagSettings
@@ -35,12 +35,13 @@ def tag_folder(
 
     Returns what all files together have, those that were done before too. Errors: UserError as tag_files.
     """
-    files, storage = TaggedFiles.find(settings, inputs, folder, ending), Storage(folder)
-    done, missing = files.done_and_missing(storage)
-    files.note_made_by(storage)
+    files = TaggedFiles.find(settings, inputs, folder, ending)
     totals, gpus = FolderTotals(dict.fromkeys(files.columns)), settings.gpus_per_actor
-    for _ in tag_missing(totals, done, missing, gpus, TagWorker, (where, list(overrides), folder, files)):
-        pass
+    with owned_folder(folder) as storage:
+        done, missing = files.done_and_missing(storage)
+        files.note_made_by(storage)
+        for _ in tag_missing(totals, done, missing, gpus, TagWorker, (where, list(overrides), storage, files)):
+            pass
     return totals.check(settings.prepare, inputs)
 
 
@@ -54,9 +55,10 @@ def tag_missing(
 ) -> Iterator[Done]:
     """Have the files ``missing`` tagged by actors of ``worker``; their notes. ``totals`` takes up all files.
 
-    ``arguments``: of the worker; the third is the folder. Errors: UserError for a folder that not every node sees.
+    ``arguments``: of the worker; the third is the folder's storage. Errors: UserError for a folder that not every node
+    sees.
     """
-    storage = Storage(arguments[2])
+    storage: Storage = arguments[2]
     if missing:
         check_seen("--output", storage)
     with watched(StageProgress("tag", "documents")) as progress:
@@ -74,9 +76,9 @@ def tag_missing(
 class TagWorker:
     """Actor: tags files."""
 
-    def __init__(self, where: str, overrides: list[str], folder: str, files: TaggedFiles) -> None:
+    def __init__(self, where: str, overrides: list[str], storage: Storage, files: TaggedFiles) -> None:
         report_phase("loading the student and the index")
-        self.tagger, self.storage, self.files = Tagger.load(where, overrides), Storage(folder), files
+        self.tagger, self.storage, self.files = Tagger.load(where, overrides), storage, files
         files.check_same(self.tagger.settings, where)
 
     def __call__(self, item: WorkItem) -> Done:
@@ -99,7 +101,7 @@ class TagWorker:
         with open_output(self.storage, file) as write:
             counts, rejected = tag_source(tag_columns, source, number, write_and_tell, columns)
             told = finish(counts)
-            self.storage.remove(note_of(file))  # of the tags that are replaced now
+            note_begun(self.storage, file, source)  # in place of that of the tags that are replaced now
         write_rejected(self.storage, file, rejected)
         told |= told_of(source, self.files.made_by, counts, list(columns), rejected)
         return note_done(self.storage, file, told)

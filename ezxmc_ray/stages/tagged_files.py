@@ -1,16 +1,19 @@
 """Files of documents, the files of tags that a folder has of them, and which of these are done; what both ways of
 tagging into a folder share (tag_folder.py, rerank.py).
 
-In: files of documents, a folder. Out: notes in FOLDER/.tagged/, one a file: it is not tagged again while its note fits
-the file and what the tags depend on, which FOLDER/.tagged-by/ has in full: which labels there were, and the settings.
+In: files of documents, a folder, which one command at a time writes to. Out: notes in FOLDER/.tagged/, one a file: it
+is not tagged again while its note fits the file and what the tags depend on. FOLDER/.tagged-by/ has that in full: which
+labels there were, and the settings. While tags are made their note says of which file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from os.path import dirname
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +26,11 @@ from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.sources import Source, common_folders, open_location, real_path
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import checksum_of
-from ezxmc_ray.progress import say
+from ezxmc_ray.prefetch import at_once
+from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
+from ezxmc_ray.tagging.bundle_lock import bundle_lock
 from ezxmc_ray.tagging.files import TagCounts, check_tagged
 from ezxmc_ray.tagging.settings import TagSettings
 
@@ -68,9 +73,9 @@ class TaggedFiles:
         """
         sources = document_sources(settings.prepare, inputs, "--input")
         columns = list(first_columns(sources))
-        _check_apart(folder, inputs)
+        _check_apart(folder, inputs, sources)
         names = [f"{name}{ending}" for name in _names(sources)]
-        return cls(with_ids(sources, columns), names, [what_counts(settings), columns], columns)
+        return cls(with_ids(sources, columns), names, [what_counts(settings)], columns)
 
     def note_made_by(self, storage: Storage) -> None:
         """Note in ``storage`` what the tags depend on; before the first of them is written."""
@@ -82,17 +87,22 @@ class TaggedFiles:
         """What the notes in ``storage`` say of the files that are done, and an item for each that is not; with
         ``made_by`` where its documents, as they are, have tags that depended on something else.
 
-        Errors: UserError for tags there of other documents, which would be replaced.
+        Errors: UserError for tags there of other documents, and for files that no note is of, which would be replaced.
         """
         done: list[Done] = []
         missing: list[WorkItem] = []
         there = storage.sizes(recursive=True)
-        others = {name for name in there if name.startswith(f"{NOTES}/")} - set(map(note_of, self.names))
-        if others:
-            say(f"{len(others):,} files of tags are there of documents that are not given this time; they stay.")
+        _tell_others(there, self.names)
+        files = [file for file in self.names if file in there]
+        unknown = next((file for file in files if note_of(file) not in there), None)
+        if unknown:
+            raise UserError(
+                f"{storage.path(unknown)} is there, and would be replaced, though no note says that `ezxmc tag` made "
+                "it: move it away, or name another folder as --output."
+            )
+        notes = dict(zip(files, read_notes(storage, list(map(note_of, files))), strict=True))
         for number, (source, file) in enumerate(zip(self.sources, self.names, strict=True)):
-            note = note_of(file)
-            told = read_note(storage, note) if note in there and file in there else {}
+            told = notes.get(file, {})
             if told and not _is_same(told["source"][0], source.source):
                 raise UserError(
                     f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
@@ -133,6 +143,17 @@ class FolderTotals:
         return self.counts
 
 
+@contextmanager
+def owned_folder(folder: str) -> Iterator[Storage]:
+    """A folder of tags, for this command alone: two would each note what the other wrote.
+
+    Errors: UserError where another command writes to it, or nothing can be written.
+    """
+    storage = Storage(folder)
+    with bundle_lock(storage):
+        yield storage
+
+
 def told_of(
     source: DocumentSource, made_by: str, counts: TagCounts, columns: Sequence[str], rejected: pa.Table
 ) -> Done:
@@ -140,7 +161,7 @@ def told_of(
     return {
         "made_by": made_by,
         "source": state_of(source),
-        "id_prefix": source.id_prefix,
+        **_ids_of(source),
         "counts": dataclasses.asdict(counts),
         "columns": list(columns),
         "first_rejected": rejected.slice(0, 1).to_pylist(),
@@ -158,6 +179,22 @@ def note_done(storage: Storage, file: str, told: Done) -> Done:
 def is_whole(storage: Storage, file: str, note: Done) -> bool:
     """Whether the tags ``file`` are those that ``note`` is of."""
     return bool(note) and note.get("tags") == checksum_of(storage, file)
+
+
+def note_begun(storage: Storage, file: str, source: DocumentSource) -> None:
+    """Commit, in place of the note of the tags ``file``, that they are being made of ``source``: they are not done, and
+    are ours."""
+    storage.write_note(note_of(file), {"source": [source.source.name]})
+
+
+def read_notes(storage: Storage, notes: Sequence[str]) -> list[Done]:
+    """:func:`read_note` of each, a few asked at once."""
+    with StageProgress("tag", "notes", len(notes), phase="reading the notes of what is done") as progress:
+        told = []
+        for one in at_once(partial(read_note, storage), notes):
+            told.append(one)
+            progress.advance(1)
+    return told
 
 
 def read_note(storage: Storage, note: str) -> Done:
@@ -188,7 +225,12 @@ def note_of(file: str) -> str:
 def is_of(told: Done, source: DocumentSource) -> bool:
     """Whether what a note says was made of the file as it is, with the ids that its documents have now."""
     is_as_it_was = told.get("source", [])[1:] == state_of(source)[1:]
-    return is_as_it_was and told.get("id_prefix", source.id_prefix) == source.id_prefix
+    return is_as_it_was and all(told.get(name, ids) == ids for name, ids in _ids_of(source).items())
+
+
+def _ids_of(source: DocumentSource) -> dict[str, Any]:
+    """How the documents of a file come by their ids; other files may change it."""
+    return {"id_prefix": source.id_prefix, "row_ids": source.row_ids}
 
 
 def _is_same(name: str, source: Source) -> bool:
@@ -217,12 +259,28 @@ def what_counts(settings: TagSettings) -> dict[str, Any]:
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 
 
-def _check_apart(folder: str, inputs: Sequence[str]) -> None:
+def _tell_others(there: Collection[str], names: Sequence[str]) -> None:
+    """Say how many of the files that are ``there`` are tags, and not among ``names``."""
+    noted = (name[len(NOTES) + 1 :].removesuffix(".json") for name in there if name.startswith(f"{NOTES}/"))
+    others = set(noted).intersection(there) - set(names)
+    if others:
+        say(f"{len(others):,} files of tags are there of documents that are not given this time; they stay.")
+
+
+def _check_apart(folder: str, inputs: Sequence[str], sources: Sequence[DocumentSource]) -> None:
     """Errors: UserError for a folder among the inputs: the next call would take tags for documents."""
-    place = _place(folder)
-    for one in inputs:
-        if "*" not in one and place.startswith(_place(one)):
-            raise UserError(f"--output {folder} lies in {one}, whose files are tagged: name a folder elsewhere.")
+    place, named = _place(folder), {_place(one) for one in inputs if "*" not in one}
+    among = [one for one in inputs if place.startswith(_place(_above_globs(one)))]
+    files = {real_path(one.source.filesystem, one.source.path): one.source.name for one in sources}
+    among += [name for file, name in files.items() if f"{file}/" not in named and f"{dirname(file)}/" == place]
+    if among:
+        raise UserError(f"--output {folder} lies in {among[0]}, whose files are tagged: name a folder elsewhere.")
+
+
+def _above_globs(pattern: str) -> str:
+    """The folder all below which ``pattern`` may name; itself where it has no ``**``."""
+    above, stars, _ = pattern.partition("**")
+    return pattern if not stars else above.rpartition("/")[0] or ("/" if above.startswith("/") else ".")
 
 
 def _place(location: str) -> str:

@@ -19,7 +19,15 @@ from ezxmc_ray.config import differences
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.tag_folder import TagWorker, tag_missing
-from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, depended_on, is_whole, note_of, read_note
+from ezxmc_ray.stages.tagged_files import (
+    FolderTotals,
+    TaggedFiles,
+    depended_on,
+    is_whole,
+    note_of,
+    owned_folder,
+    read_note,
+)
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import TagCounts, read_tags
 from ezxmc_ray.tagging.settings import TagSettings
@@ -37,19 +45,19 @@ def update_folder(
     Returns what all files together have, and how many documents this call asked about which labels. Errors: UserError
     as tag_folder, and for tags that were made by another bundle, with other settings, or by --rerank.
     """
-    files, storage = TaggedFiles.find(settings, inputs, folder, ending), Storage(folder)
-    done, missing = files.done_and_missing(storage)
-    states = _states(storage, files, missing)
-    if not set(files.names).intersection(storage.sizes(recursive=True)):
+    files = TaggedFiles.find(settings, inputs, folder, ending)
+    if not set(files.names).intersection(Storage(folder).sizes(recursive=True)):
         raise UserError(
             f"{folder} has no tags of these documents in files that end in {ending}: name the folder that they were "
             f"tagged into and its --format, or {ANEW}."
         )
-    files.note_made_by(storage)
     totals, asked = FolderTotals(dict.fromkeys(files.columns)), Asked()
-    gpus, arguments = settings.gpus_per_actor, (where, list(overrides), folder, files, states)
-    for one in tag_missing(totals, done, missing, gpus, UpdateWorker, arguments):
-        asked.add(Asked(**one["asked"]))
+    with owned_folder(folder) as storage:
+        done, missing = files.done_and_missing(storage)
+        arguments = (where, list(overrides), storage, files, _states(storage, files, missing))
+        files.note_made_by(storage)
+        for one in tag_missing(totals, done, missing, settings.gpus_per_actor, UpdateWorker, arguments):
+            asked.add(Asked(**one["asked"]))
     return totals.check(settings.prepare, inputs), asked
 
 
@@ -57,9 +65,9 @@ class UpdateWorker(TagWorker):
     """Actor: brings the tags of files up to date, or tags them where there are none of the documents as they are."""
 
     def __init__(
-        self, where: str, overrides: list[str], folder: str, files: TaggedFiles, states: Mapping[str, LabelsThen]
+        self, where: str, overrides: list[str], storage: Storage, files: TaggedFiles, states: Mapping[str, LabelsThen]
     ) -> None:
-        super().__init__(where, overrides, folder, files)
+        super().__init__(where, overrides, storage, files)
         self.updaters = {made_by: TagUpdater(self.tagger, then) for made_by, then in states.items()}
 
     def __call__(self, item: WorkItem) -> Done:
@@ -101,9 +109,9 @@ def _labels_then(tags: str, then: list[Any] | None, now: list[Any]) -> LabelsThe
     labels."""
     if then is None:
         raise UserError(f"It is not noted which labels there were when {tags} was made: {ANEW}.")
-    if len(then) > len(now):
+    if "rerank" in then:
         raise UserError(f"The labels in {tags} are those that a teacher said yes to (--rerank): rerank them anew.")
-    before, after = (_without_labels(one) for one in (then, now))
+    before, after = (_without_labels(one[0]) for one in (then, now))  # older versions noted columns besides
     if other := differences(before, after):
         raise UserError(f"{tags} was made with other settings ({', '.join(other[:3])}): give the same ones, or {ANEW}.")
     before, after = then[0], now[0]
@@ -119,7 +127,6 @@ def _labels_then(tags: str, then: list[Any] | None, now: list[Any]) -> LabelsThe
     return LabelsThen(1 + len(before["added"]), before["removed"])
 
 
-def _without_labels(depends_on: list[Any]) -> dict[str, Any]:
+def _without_labels(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What tags depend on but for the labels."""
-    settings, columns = depends_on
-    return {key: value for key, value in settings.items() if key not in (*_BASE, *_CHANGES)} | {"columns": columns}
+    return {key: value for key, value in settings.items() if key not in (*_BASE, *_CHANGES)}

@@ -1,4 +1,4 @@
-"""One writer a bundle, and what earlier ones left."""
+"""One writer a bundle, or a folder of tags, and what earlier ones left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ezxmc_ray.tagging.bundle import FOLDER, folders_of, read_bundle_note
 
 @contextmanager
 def bundle_lock(target: Storage) -> Iterator[None]:
-    """Hold the bundle for the length of the block. Errors: UserError if another process holds it."""
+    """Hold the bundle or folder for the length of the block. Errors: UserError if another process holds it."""
     with run_lock(target):
         try:
             yield

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import absent_title, check_named
+from ezxmc_ray.documents.columns import absent_title, check_ids, check_named
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
 from ezxmc_ray.documents.inputs import document_sources
 from ezxmc_ray.documents.look import first_columns, with_ids
@@ -284,7 +284,8 @@ def document_batches(
 ) -> Iterator[tuple[list[str], list[str], list[str]]]:
     """(ids, titles, texts) of the usable rows of ``source``, up to TAG_BATCH at a time.
 
-    ``columns`` takes up the names of all columns, ``bad`` the rows that cannot be used.
+    ``columns`` takes up the names of all columns, ``bad`` the rows that cannot be used. Errors: UserError for ids where
+    none were seen at first, so that rows are called by their numbers.
     """
     batch: list[tuple[str, str, str]] = []
     seen: dict[str, None] = {}
@@ -298,6 +299,8 @@ def document_batches(
             yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]
             batch = []
     columns |= seen
+    if source.row_ids and source.source.format != "list":
+        check_ids(source.id_column, seen, "--input")
     if batch:
         yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]
 

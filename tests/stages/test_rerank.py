@@ -27,7 +27,6 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.stages import judge_worker, rerank_worker
 from ezxmc_ray.stages import rerank as stage
-from ezxmc_ray.stages.rerank_worker import work_folder
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.tagging.tagger import Tagger
@@ -272,7 +271,7 @@ def test_another_command_on_the_folder_is_refused(
     run: str, engine: RecordingEngine, tmp_path: Path, ezxmc: Ezxmc
 ) -> None:
     write(tmp_path / "in/one.jsonl", TEXTS[0])
-    with run_lock(work_folder(str(tmp_path / "out"))):
+    with run_lock(Storage(str(tmp_path / "out"))):
         refused = ezxmc(*command(run, tmp_path))
     assert refused.returncode == 2 and "is in use by another ezxmc command" in refused.stderr
 
