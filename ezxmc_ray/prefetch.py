@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 REQUESTS_AT_ONCE = 16
 
 
-def at_once(ask: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``ask(item)`` of every item, in order, a few asked at once; so many answers are held at most."""
-    return prefetch(ask, items, REQUESTS_AT_ONCE - 1, REQUESTS_AT_ONCE)
+def at_once(ask: Callable[[Item], Result], items: Iterable[Item], number: int = REQUESTS_AT_ONCE) -> Iterator[Result]:
+    """``ask(item)`` of every item, in order, ``number`` of them asked at once; so many answers are held at most."""
+    return prefetch(ask, items, number - 1, number)
 
 
 def prefetch(

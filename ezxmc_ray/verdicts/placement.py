@@ -2,7 +2,7 @@
 
 Comes in: the shards of a run (their column content_hash) and a verdict store. Goes out: verdicts brought to where
 judging looks for them, since documents move to other shards when others are added, and each pair of a store once. Only
-hashes are read: 16 bytes a document are held, and one folder's verdicts at a time.
+hashes are read: 16 bytes a document are held, and the verdicts of a few folders at a time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH, HASH_BYTES
-from ezxmc_ray.verdicts.store import PAIR, PRIORS, Hashes, VerdictStore, hash_bytes, places, table_keys
+from ezxmc_ray.verdicts.store import (
+    FOLDERS_AT_ONCE,
+    PAIR,
+    PRIORS,
+    Hashes,
+    VerdictStore,
+    hash_bytes,
+    places,
+    table_keys,
+)
 
 _KEY = np.dtype((np.void, HASH_BYTES))
 _SCHEMA = pa.schema([("content_hash", HASH), ("shard", pa.int32())])
@@ -39,9 +49,11 @@ class ShardLookup:
     def of_shards(cls, storage: Storage, shards: int) -> ShardLookup:
         """Of the documents in the shards 0 to ``shards`` - 1 of a run."""
         names = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(shards)]
-        hashes = [
-            hash_bytes(storage.read_table(name, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"]) for name in names
-        ]
+
+        def hashes_in(name: str) -> np.ndarray:
+            return hash_bytes(storage.read_table(name, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"])
+
+        hashes = list(at_once(hashes_in, names))
         numbers = np.repeat(np.arange(shards, dtype=np.int32), [len(one) for one in hashes])
         return cls(np.concatenate([np.zeros((0, HASH_BYTES), np.uint8), *hashes]), numbers)
 
@@ -89,7 +101,10 @@ def relocate_verdicts(store: VerdictStore, lookup: ShardLookup, folder: str) -> 
 
     Returns how many rows were appended. Nothing is removed: what lies elsewhere too is harmless.
     """
-    table = store.read(folder)
+    return _relocate(store, lookup, folder, store.read(folder))
+
+
+def _relocate(store: VerdictStore, lookup: ShardLookup, folder: str, table: pa.Table) -> int:
     added = 0
     for shard, rows in lookup.rows_by_shard(table["document_hash"]).items():
         if layout.shard_name(shard) != folder:
@@ -102,25 +117,34 @@ def compact_store(store: VerdictStore, lookup: ShardLookup) -> None:
 
     Documents that no shard has keep their verdicts where they are. Nobody else may write to the store meanwhile.
     """
-    for folder in store.folders():
-        relocate_verdicts(store, lookup, folder)
-    for folder in store.folders():
+    for folder, table in _read_each(store):  # one after the other: of two raw scores the first stays
+        _relocate(store, lookup, folder, table)
+
+    def compact(folder: str) -> None:
         table = store.read(folder)
         is_kept = lookup.first(table["document_hash"]) < 0
         for shard, rows in lookup.rows_by_shard(table["document_hash"]).items():
             is_kept[rows] |= layout.shard_name(shard) == folder
         store.compact(folder, table.filter(pa.array(is_kept)))
 
+    for _ in at_once(compact, store.folders(), FOLDERS_AT_ONCE):
+        pass
+
+
+def _read_each(store: VerdictStore) -> Iterator[tuple[str, pa.Table]]:
+    """Folder after folder with its verdicts; a few are read ahead, without what is appended meanwhile."""
+    folders = store.folders()
+    return zip(folders, at_once(store.read, folders, FOLDERS_AT_ONCE), strict=True)
+
 
 def each_pair_once(store: VerdictStore, lookup: ShardLookup) -> Iterator[tuple[str, pa.Table]]:
     """Folder after folder with its verdicts (VERDICTS_SCHEMA, ordered by key), without pairs that another one gives.
 
     A pair is given by the folder of the first shard with its document; if that lacks it, by the first folder that has
-    it. Memory: one folder, and the keys (32 bytes) of pairs that do not lie where their document is.
+    it. Memory: a few folders, and the keys (32 bytes) of pairs that do not lie where their document is.
     """
     seen = np.zeros(0, PAIR)
-    for folder in store.folders():
-        table = store.read(folder)
+    for folder, table in _read_each(store):
         keys, home = table_keys(table), lookup.first(table["document_hash"])
         is_given, is_stray = np.ones(len(table), bool), np.full(len(table), folder != PRIORS)
         for shard in np.unique(home[home >= 0]):

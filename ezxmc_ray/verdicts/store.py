@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
 from ezxmc_ray.verdicts.calibration import READOUTS
@@ -26,6 +27,8 @@ from ezxmc_ray.verdicts.calibration import READOUTS
 PRIORS, ABSENT = "priors", "absent"
 #: In a description: verdicts made by hand, by people or elsewhere, were imported as the configured teacher's.
 BY_HAND = "by_hand"
+#: Folders of a store that a command works on at once: one may take some hundred MiB.
+FOLDERS_AT_ONCE = 4
 #: Marks in a footer what is of the step that had a batch judged, and no cost of its own.
 _ASKED = "asked."
 #: A pair's key: the bytes of document hash and label hash in a row; sorts as bytes do.
@@ -207,9 +210,7 @@ class VerdictStore:
         return f"{self._root}/{folder}/{batch}.parquet"
 
     def _load(self, folder: str, columns: list[str]) -> pa.Table:
-        tables = []
-        for name in self.files(folder):
-            tables.append(self._storage.read_table(name, VERDICTS_SCHEMA, columns))
+        tables = at_once(lambda name: self._storage.read_table(name, VERDICTS_SCHEMA, columns), self.files(folder))
         return pa.concat_tables(
             [pa.schema([VERDICTS_SCHEMA.field(column) for column in columns]).empty_table(), *tables]
         )
@@ -217,8 +218,8 @@ class VerdictStore:
     def _batch_counts(self, names: list[str]) -> dict[str, int]:
         """Counts of the batches in the files ``names``: ``<batch key>.<name>`` to value."""
         counts: dict[str, int] = {}
-        for name in names:
-            counts |= self._storage.read_counts(name)
+        for one in at_once(self._storage.read_counts, names):
+            counts |= one
         return counts
 
 

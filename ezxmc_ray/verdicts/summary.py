@@ -20,13 +20,14 @@ from ezxmc_ray.context import Context, judged_dtype
 from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.teacher.engine import teacher_key
 from ezxmc_ray.verdicts.calibration import calibrate, yes_threshold_of
 from ezxmc_ray.verdicts.dtypes import held_dtypes, with_dtype_by_hand
 from ezxmc_ray.verdicts.placement import ShardLookup, compact_store, each_pair_once
-from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, teacher_keys
+from ezxmc_ray.verdicts.store import FOLDERS_AT_ONCE, PRIORS, VerdictStore, teacher_keys
 
 #: Stands for the key of the teacher that the run's configuration names.
 CONFIGURED = "configured"
@@ -55,7 +56,7 @@ def _row(store: VerdictStore, lookup: ShardLookup, share_yes: float | None) -> d
             raw.append(table["raw"].to_numpy())
     if raw and pairs and "readout" in description:
         share_yes = _share_yes(np.concatenate(raw), description["readout"])
-    counts = [store.counts(folder) for folder in store.folders()]
+    counts = list(at_once(store.counts, store.folders(), FOLDERS_AT_ONCE))
     return {
         "teacher": store.key,
         "model": description.get("model"),
@@ -110,7 +111,7 @@ def _stores(context: Context, teacher: str | None) -> list[VerdictStore]:
 
 
 def _files(store: VerdictStore) -> int:
-    return sum(len(store.files(folder)) for folder in store.folders())
+    return sum(map(len, at_once(store.files, store.folders())))
 
 
 def lookup_of(context: Context) -> ShardLookup:

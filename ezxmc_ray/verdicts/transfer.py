@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import starmap
 from typing import Any
 
@@ -30,6 +31,7 @@ from ezxmc_ray.context import Context
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.places import folder_and_name
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, check_writable
 from ezxmc_ray.tables import (
@@ -45,7 +47,7 @@ from ezxmc_ray.teacher.engine import describe
 from ezxmc_ray.verdicts.calibration import READOUTS
 from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
 from ezxmc_ray.verdicts.relocate import relocate
-from ezxmc_ray.verdicts.store import ABSENT, BY_HAND, PRIORS, VerdictStore, table_keys
+from ezxmc_ray.verdicts.store import ABSENT, BY_HAND, FOLDERS_AT_ONCE, PRIORS, VerdictStore, table_keys
 from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, lookup_of
 
 TEACHER = b"ezxmc.teacher"
@@ -69,7 +71,7 @@ class Imported:
 def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     """Write the verdicts of one teacher (see summary.held_key) to ``file``; returns the pairs, priors included.
 
-    One folder of the store is held at a time. Errors: UserError for a teacher that the run does not hold and a file
+    A few folders of the store are held at a time. Errors: UserError for a teacher that the run does not hold and a file
     that cannot be written.
     """
     target, name = _location(file)
@@ -80,8 +82,9 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_per_pair(store, lookup))}
     pairs = 0
     with target.open_table(name, EXPORTED_VERDICTS_SCHEMA.with_metadata(metadata)) as sink:
-        for _, table in each_pair_once(store, lookup):
-            sink.write_table(_with_ids(context.storage, lookup, labels, table))
+        tables = (table for _, table in each_pair_once(store, lookup))
+        for table in at_once(partial(_with_ids, context.storage, lookup, labels), tables, FOLDERS_AT_ONCE):
+            sink.write_table(table)
             pairs += len(table)
     return pairs
 
@@ -89,7 +92,7 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
 def _costs_per_pair(store: VerdictStore, lookup: ShardLookup) -> dict[str, float]:
     """What the store's batches cost (see VerdictStore.append), a pair."""
     pairs = sum(len(table) for _, table in each_pair_once(store, lookup))
-    totals = sum((Counter(store.counts(folder)) for folder in store.folders()), Counter[str]())
+    totals = sum(map(Counter, at_once(store.counts, store.folders(), FOLDERS_AT_ONCE)), Counter[str]())
     return {name: total / pairs for name, total in totals.items()}
 
 
@@ -151,8 +154,12 @@ def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: 
     rows_in[PRIORS] = np.flatnonzero(is_prior)
     rows_in[ABSENT] = np.flatnonzero(~is_prior & (lookup.first(documents) < 0))
     is_new = np.zeros(len(verdicts), bool)
-    for folder, rows in rows_in.items():
-        is_new[rows] |= store.append_missing(folder, verdicts.take(pa.array(rows)), costs)
+
+    def append(folder: str) -> np.ndarray:
+        return store.append_missing(folder, verdicts.take(pa.array(rows_in[folder])), costs)
+
+    for rows, missing in zip(rows_in.values(), at_once(append, rows_in, FOLDERS_AT_ONCE), strict=True):
+        is_new[rows] |= missing
     return int(is_new.sum())
 
 
@@ -244,7 +251,7 @@ def _by_ids(context: Context, given: pa.Table, file: str) -> pa.Table:
     storage = context.storage
     shards = [layout.shard_file(layout.DOCUMENTS, shard) for shard in range(context.shards)]
     documents = pa.concat_tables(
-        [storage.read_table(name, DOCUMENTS_SCHEMA, ["id", "content_hash"]) for name in shards]
+        at_once(lambda name: storage.read_table(name, DOCUMENTS_SCHEMA, ["id", "content_hash"]), shards)
     )
     labels = _label_ids(storage)
     hashes = [
