@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -47,6 +48,7 @@ from ezxmc_ray.cluster.session import (
     wait_for_gpus,
 )
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage, damage_error
 
@@ -215,21 +217,23 @@ def map_files(
     """
     folders = {item["file"].rpartition("/")[0] for item in items}
     there = {name for folder in folders for name in storage.list(folder, ".parquet")}
-    missing = []
-    for item in items:
-        if item["file"] not in there:
-            missing.append(item)
-            continue
-        try:
-            counts = storage.read_counts(item["file"])
-            if not counts:
-                raise damage_error(storage.path(item["file"]), "its footer has no counts")
-        except UserError as error:
-            say(f"It is made anew: {error}")
-            missing.append(item)
+    files, held = [item["file"] for item in items if item["file"] in there], set()
+    for file, counts in zip(files, at_once(partial(_counts_or_error, storage), files), strict=True):
+        if isinstance(counts, UserError):
+            say(f"It is made anew: {counts}")
         else:
+            held.add(file)
             yield {**counts, HELD: 1}
+    missing = [item for item in items if item["file"] not in held]
     yield from map_items(missing, worker, arguments, pool, times)
+
+
+def _counts_or_error(storage: Storage, file: str) -> dict[str, int] | UserError:
+    """The counts in a file's footer, or what is wrong with it."""
+    try:
+        return storage.read_counts(file) or damage_error(storage.path(file), "its footer has no counts")
+    except UserError as error:
+        return error
 
 
 def run_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:

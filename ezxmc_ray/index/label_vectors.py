@@ -15,6 +15,7 @@ import numpy as np
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.node_files import FileNote, array_file, map_array
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage, damage_error
 from ezxmc_ray.tables import flat
 
@@ -67,8 +68,8 @@ def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
     if (there := find_label_vectors(storage, folder)) is not None:
         return there
     names = storage.list(folder, ".parquet")
-    counts = [storage.read_counts(name) for name in names]
-    labels = sum(storage.rows(name) for name in names)
+    counts = list(at_once(storage.read_counts, names))
+    labels = sum(storage.rows_of(names))
     if not names:
         raise UserError(f"{folder} of the run {storage.root} holds no label vectors: remove it there and run again.")
     first = storage.read_table(names[0])["vector"].type
