@@ -143,10 +143,11 @@ def _match(pattern: str, wanted_format: str, unread: list[str]) -> Iterator[tupl
         for info in infos:
             is_folder = info.type == fs.FileType.Directory
             for file in _below(filesystem, info.path, set()) if is_folder else [info]:
-                if file.type != fs.FileType.File:
-                    continue
                 name = display_name(pattern, file.path)
                 if is_folder and not _is_data(file.base_name, wanted_format):
+                    unread.append(name)
+                elif file.type != fs.FileType.File:
+                    _check_link(filesystem, file, name)
                     unread.append(name)
                 else:
                     yield filesystem, name, file
@@ -156,6 +157,21 @@ def _match(pattern: str, wanted_format: str, unread: list[str]) -> Iterator[tupl
         raise UserError(
             f"{printable(pattern)} cannot be listed: the name of a file there is not UTF-8; rename it."
         ) from error
+
+
+def _check_link(filesystem: fs.FileSystem, file: fs.FileInfo, name: str) -> None:
+    """UserError for a link to what is not there, as git-annex and DVC leave them until the files are fetched."""
+    if not isinstance(filesystem, fs.LocalFileSystem) or not os.path.islink(file.path):
+        return
+    try:
+        os.stat(file.path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{name} is a link to {os.readlink(file.path)}, which is not there: fetch it (git annex get, dvc pull), or "
+            "remove the link."
+        ) from error
+    except OSError:  # it leads to itself
+        return
 
 
 def _glob(
@@ -189,9 +205,16 @@ def _glob(
 
 
 def _listed(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    """What is in a folder, by name; links last, so that what they lead to is met under its own name first."""
+    """What is in a folder, by name; links last, so that what they lead to is met under its own name first.
+
+    A link to what is not there, which Arrow leaves out, is among them as not found.
+    """
     infos = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     local = isinstance(filesystem, fs.LocalFileSystem)
+    if local and os.path.isdir(folder):
+        there = {info.base_name for info in infos}
+        others = (f"{folder.rstrip('/')}/{one}" for one in os.listdir(folder) if one not in there)
+        infos += [fs.FileInfo(one, fs.FileType.NotFound) for one in others]
     return sorted(infos, key=lambda info: (local and os.path.islink(info.path), info.path))
 
 

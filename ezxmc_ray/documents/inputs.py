@@ -70,6 +70,15 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
     return Inputs(labels, with_splits, unread=sorted(set(unread) - read))
 
 
+def documents_and_unread(
+    prepare: PrepareConfig, patterns: Sequence[str], key: str
+) -> tuple[list[DocumentSource], list[str]]:
+    """:func:`document_sources`, and the names of the files of directories that are not read."""
+    unread: list[str] = []
+    found = document_sources(prepare, patterns, key, unread)
+    return found, sorted(set(unread) - {one.source.name for one in found})
+
+
 def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], labels: Sequence[LabelSource]) -> None:
     """UserError for a file of documents and labels both, unless it is named by its path for both."""
     named = [{real_path(*open_location(one)) for one in some} for some in (prepare.documents, prepare.labels)]

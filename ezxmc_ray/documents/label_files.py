@@ -15,16 +15,18 @@ from ezxmc_ray.documents.list_reader import line_row
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow
 from ezxmc_ray.documents.sources import RawRow, read_lines
-from ezxmc_ray.documents.told import check_one_separator
+from ezxmc_ray.documents.told import check_one_separator, unread_files
 from ezxmc_ray.documents.values import as_id
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.progress import say
 
 
 def read_label_files(prepare: PrepareConfig, files: Sequence[str]) -> LabelSet:
     """The labels in ``files``. Errors: UserError for files that cannot be read, for two separators of alternatives, and
     for bad rows unless prepare.on_bad_rows is skip."""
-    sources = label_sources(replace(prepare, labels=list(files)))
+    sources, unread = _sources(prepare, files)
     found = read_labels(sources, prepare.repeated_labels, prepare.list_separator)
+    found.notes.extend(unread)
     check_one_separator(prepare.label_alternatives_column, "texts", found.separators)
     if len(found.rejected) and prepare.on_bad_rows == "fail":
         first = found.rejected.slice(0, 1).to_pylist()[0]
@@ -37,7 +39,10 @@ def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
     none. Errors: UserError as :func:`read_label_files`, and where a file has no id."""
     ids, bad = list[str](), list[tuple[LabelSource, RawRow, str]]()
     without = list[str]()
-    for source in label_sources(replace(prepare, labels=list(files))):
+    sources, unread = _sources(prepare, files)
+    for told in unread:
+        say(f"{told}.")
+    for source in sources:
         required = (("prepare.label_id_column", (source.id_column,)),) if source.required else ()
         rows = _lines(source) if source.source.format == "list" else read_rows(source.source, source.columns, required)
         row = None
@@ -56,6 +61,13 @@ def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
     if without or not ids:
         raise UserError(f"There is no id in {', '.join(without or files)}; give one a line, or a file of labels.")
     return ids
+
+
+def _sources(prepare: PrepareConfig, files: Sequence[str]) -> tuple[list[LabelSource], list[str]]:
+    """The files of labels, and what is to be said of those of directories that are not read."""
+    unread: list[str] = []
+    found = label_sources(replace(prepare, labels=list(files)), unread)
+    return found, unread_files(sorted(set(unread) - {one.source.name for one in found}))
 
 
 def _lines(source: LabelSource) -> Iterator[RawRow]:

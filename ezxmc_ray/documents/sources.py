@@ -38,6 +38,7 @@ _SHOWN, _CHARACTERS = 20, 60
 #: Columns that a source must have: for each group, the configuration key and the names, of which one must be there.
 Required = Sequence[tuple[str, tuple[str, ...]]]
 _BLOCK_BYTES, _ENCODING_BYTES = 1 << 20, 64
+_POINTERS = (b"version https://git-lfs.github.com/spec/", b"/annex/objects/")
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,13 @@ def read_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:
 
 
 def check_encoding(source: Source, stream: io.BufferedReader) -> None:
-    """UserError for what begins as UTF-16 does, with its mark or without: half of it can pass for UTF-8."""
+    """UserError for what begins as UTF-16 does, with its mark or without: half of it can pass for UTF-8; and for what
+    Git LFS and git-annex put in a file's stead."""
     head = stream.peek(_ENCODING_BYTES)[:_ENCODING_BYTES]
+    if head.startswith(_POINTERS):
+        raise UserError(
+            f"{source.name} only points to the file that it stands for: fetch that (git lfs pull, git annex get)."
+        )
     zeros = [head[start::2].count(0) for start in (0, 1)]
     is_wide = len(head) >= 8 and min(zeros) == 0 and max(zeros) >= len(head) // 2
     if is_wide or head.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -127,9 +127,7 @@ def what_was_read(
         names = [settled.sources[one.number - len(inputs.labels)].source.name for one in checked]
         told += _columns_told(prepare, labels, {name: one.columns for name, one in zip(names, checked, strict=True)})
         told += _names_told(prepare, settled)
-    if inputs.unread:
-        told.append(_unread(inputs))
-    return told
+    return told + unread_files(inputs.unread, inputs.has_columns)
 
 
 def _rowless(inputs: Inputs, settled: Settled, checked: Sequence[CheckedSource]) -> list[str]:
@@ -184,10 +182,13 @@ def _known_told(known: KnownTexts) -> list[str]:
     ]
 
 
-def _unread(inputs: Inputs) -> str:
-    names = listed([one.rpartition("/")[2] for one in inputs.unread])
-    told = f"Files of the directories that are not read: {names} ({len(inputs.unread):,} in all)"
-    return told + ("; to read one, name it, with an ending that says its format" if inputs.has_columns else "")
+def unread_files(names: Sequence[str], has_columns: bool = True) -> list[str]:
+    """A sentence where files of directories, called ``names``, are not read; ``has_columns``: others may be named."""
+    if not names:
+        return []
+    shown = listed([one.rpartition("/")[2] for one in names])
+    told = f"Files of the directories that are not read: {shown} ({len(names):,} in all)"
+    return [told + ("; to read one, name it, with an ending that says its format" if has_columns else "")]
 
 
 def _oddities_told(oddities: Oddities) -> list[str]:

@@ -21,9 +21,10 @@ import pyarrow as pa
 from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
 from ezxmc_ray.documents.documents import DocumentSource
-from ezxmc_ray.documents.inputs import document_sources
+from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.sources import Source, common_folders, open_location, real_path
+from ezxmc_ray.documents.told import unread_files
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import checksum_of
 from ezxmc_ray.prefetch import at_once
@@ -71,7 +72,9 @@ class TaggedFiles:
 
         Errors: UserError as document_sources, and for a folder among the inputs.
         """
-        sources = document_sources(settings.prepare, inputs, "--input")
+        sources, unread = documents_and_unread(settings.prepare, inputs, "--input")
+        for told in unread_files(unread):
+            say(f"{told}.")
         columns = list(first_columns(sources))
         _check_apart(folder, inputs, sources)
         names = [f"{name}{ending}" for name in _names(sources)]

@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.columns import absent_title, check_ids, check_named
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
-from ezxmc_ray.documents.inputs import document_sources
+from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowless
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
+from ezxmc_ray.documents.told import unread_files
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.places import folder_and_name, name_of
 from ezxmc_ray.progress import say
@@ -95,7 +96,9 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     """
     check_output(output)
     prepare = tagger.settings.prepare
-    sources = document_sources(prepare, inputs, "--input")
+    sources, unread = documents_and_unread(prepare, inputs, "--input")
+    for told in unread_files(unread):
+        say(f"{told}.")
     counts, columns = TagCounts(), dict[str, None]()
     rejected, without = list[pa.Table](), list[str]()
     storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])

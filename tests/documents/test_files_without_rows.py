@@ -1,9 +1,11 @@
-"""A file without rows is told of, or refused where it was cut off: it holds less than somebody thinks."""
+"""A file without rows is told of, or refused where it was cut off: it holds less than somebody thinks. So does a
+directory of files that are not there yet, or that are not read."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from ezxmc_ray.config import Config, PrepareConfig
-from ezxmc_ray.documents.label_files import read_label_ids
+from ezxmc_ray.documents.label_files import read_label_files, read_label_ids
 from ezxmc_ray.documents.xmc import find_xmc_sources
 from ezxmc_ray.errors import UserError
 from tests.documents.conftest import LABELS, Folder
@@ -88,3 +90,47 @@ def test_files_of_ids_without_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^There is no id in {files[1]}; give one a line"):
         read_label_ids(PrepareConfig(), files)
     assert read_label_ids(PrepareConfig(), files[:1]) == ["bees"]
+
+
+@pytest.mark.parametrize("named", ["d", "d/*.jsonl", "**/*.jsonl", "d/b.jsonl"])
+def test_a_link_to_what_is_not_there_is_refused(folder: Folder, named: str) -> None:
+    """As git-annex and DVC have it in a clone, until the files are fetched."""
+    folder.write("d/a.jsonl", [{"id": "p", "text": "x"}])
+    (folder.path / "d/b.jsonl").symlink_to("/gone/b.jsonl")
+    assert folder.refused(named) == (
+        "…/d/b.jsonl is a link to /gone/b.jsonl, which is not there: fetch it (git annex get, dvc pull), or remove the "
+        "link."
+    )
+
+
+def test_links_and_pipes_that_are_no_data_are_named_as_not_read(folder: Folder) -> None:
+    folder.write("d/a.jsonl", [{"id": "p", "text": "x"}])
+    (folder.path / "d/more").symlink_to("/gone/more")
+    (folder.path / "d/.hidden.jsonl").symlink_to("/gone/more")
+    os.mkfifo(folder.path / "d/c.jsonl")
+    folder.prepare("d", test_share=0, held_out_share=0)
+    assert folder.said[2].startswith("Files of the directories that are not read: c.jsonl, more (2 in all)")
+    folder.prepare("d/*.jsonl", test_share=0, held_out_share=0)
+    assert folder.said[2].startswith("Files of the directories that are not read: c.jsonl (1 in all)")
+
+
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", b"/annex/objects/S"]
+)
+@pytest.mark.parametrize("name", ["documents.txt", "documents.csv", "documents.jsonl", "documents.json"])
+def test_a_pointer_is_no_file_of_documents(folder: Folder, name: str, content: bytes) -> None:
+    folder.write(name, content)
+    told = "only points to the file that it stands for: fetch that (git lfs pull, git annex get)."
+    assert folder.refused(name) == f"…/{name} {told}"
+
+
+def test_files_of_labels_that_a_command_does_not_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l/a.csv").write_text("id,text\nbees,Bees\n")
+    (tmp_path / "l/b.txt").write_text("Taxes\n")
+    told = "Files of the directories that are not read: b.txt (1 in all)"
+    assert read_label_files(PrepareConfig(), [str(tmp_path / "l")]).notes[-1].startswith(told)
+    assert read_label_ids(PrepareConfig(), [str(tmp_path / "l")]) == ["bees"]
+    assert told in " ".join(capsys.readouterr().out.split())

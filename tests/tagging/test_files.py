@@ -54,11 +54,16 @@ def test_rows_that_cannot_be_used_lie_beside_the_tags_of_the_same_call_only(tmp_
     assert not rejected.exists()
 
 
-def test_files_without_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_rows_and_files_that_are_not_read_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "in/a.jsonl", {"id": "a", "text": "one"})
     empty = write(tmp_path / "in/b.jsonl")
+    write(tmp_path / "in/d.jsonl.xz")
     assert tag(tmp_path / "in", tmp_path / "tags.csv") == 1
-    assert f"Warning: 1 file holds no row: {empty}; if rows were to be" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"Warning: 1 file holds no row: {empty}; if rows were to be" in told
+    assert "Files of the directories that are not read: d.jsonl.xz (1 in all); to read one, name it" in told
     (tmp_path / "in/c.jsonl.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"c\.jsonl\.gz has 0 bytes, which no file in gzip has"):
         tag(tmp_path / "in", tmp_path / "tags.csv")

@@ -83,12 +83,16 @@ def test_a_file_without_rows_has_tags_without_rows_and_is_told(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("ezxmc_ray.tagging.files.say", said.append)
+    monkeypatch.setattr("ezxmc_ray.stages.tagged_files.say", said.append)
     write(tmp_path / "in/a.jsonl", LABELS[0])
     write(tmp_path / "in/b.jsonl")
+    write(tmp_path / "in/c.txt")
     call = (str(bundle), ["predict.top_k=1"], [str(tmp_path / "in")], f"{tmp_path}/out/", ".parquet")
     for _ in range(2):  # the second time both are done
         assert tag_folder(*call).documents == 1
-        assert said.pop().startswith(f"Warning: 1 file holds no row: {tmp_path}/in/b.jsonl; if") and not said
+        assert said[0].startswith("Files of the directories that are not read: c.txt (1 in all)")
+        assert said[-1].startswith(f"Warning: 1 file holds no row: {tmp_path}/in/b.jsonl; if")
+        said.clear()
     assert worked_on == ["a.jsonl.parquet", "b.jsonl.parquet"]
     assert pq.read_table(tmp_path / "out/b.jsonl.parquet").num_rows == 0
 
