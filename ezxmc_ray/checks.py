@@ -16,10 +16,10 @@ from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import check_first_columns, first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
-from ezxmc_ray.documents.sources import real_path
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import is_signed
 from ezxmc_ray.models import check_model, is_hub_id
+from ezxmc_ray.places import is_runs_own
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.trackers import check_trackers
 from ezxmc_ray.teacher.engine import asked_form
@@ -64,13 +64,8 @@ def check_shared(cluster: ClusterConfig, what: str, place: str) -> None:
 def check_apart(config: Config, inputs: Inputs) -> None:
     """Refuse inputs that lie where the run writes its own files: it would replace them. Errors: UserError."""
     run = Storage(config.run)
-    place = real_path(run.filesystem, run.path())
     for source in (one.source for some in (inputs.labels, inputs.documents) for one in some):
-        path = real_path(source.filesystem, source.path)
-        inside = path.removeprefix(f"{place.rstrip('/')}/")
-        # By its kind: the options that a file system was opened with, such as that of one PUT a file, are no place.
-        is_same = source.filesystem.type_name == run.filesystem.type_name
-        if is_same and inside != path and layout.is_written(inside):
+        if is_runs_own(run, source.filesystem, source.path):
             raise UserError(
                 f"The input {source.name} lies in the run directory under a name that the run writes itself, and would "
                 f"be replaced: move it, or set run to another directory than {without_credentials(config.run)}."

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 
+from pyarrow import fs
+
+from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 
 
@@ -25,6 +28,16 @@ def folder_and_name(place: str) -> tuple[Storage, str]:
     path, query = _divided(place)
     folder, name = os.path.split(path)
     return Storage((folder or ".") + query), name
+
+
+def is_runs_own(run: Storage, filesystem: fs.FileSystem, path: str) -> bool:
+    """Whether the file at ``path`` of ``filesystem`` lies in the run directory under a name that runs write."""
+    # By its kind: the options that a file system was opened with, such as that of one PUT a file, are no place.
+    if filesystem.type_name != run.filesystem.type_name:
+        return False
+    folder, file = (os.path.realpath(one) if run.is_local else one for one in (run.path(), path))
+    inside = file.removeprefix(f"{folder.rstrip('/')}/")
+    return inside != file and layout.is_written(inside)
 
 
 def _divided(place: str) -> tuple[str, str]:

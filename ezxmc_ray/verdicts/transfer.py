@@ -30,7 +30,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.context import Context
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.places import folder_and_name
+from ezxmc_ray.places import folder_and_name, is_runs_own
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage, check_writable
@@ -71,12 +71,13 @@ class Imported:
 def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     """Write the verdicts of one teacher (see summary.held_key) to ``file``; returns the pairs, priors included.
 
-    A few folders of the store are held at a time. Errors: UserError for a teacher that the run does not hold and a file
-    that cannot be written.
+    A few folders of the store are held at a time. Errors: UserError for a teacher that the run does not hold, a file
+    that cannot be written, one that is the run's own, and one that is there and no export.
     """
     target, name = _location(file)
-    check_writable(target)
     store = VerdictStore(context.storage, held_key(context, teacher))
+    _check_free(context.storage, target, name, file)
+    check_writable(target)
     lookup, labels = lookup_of(context), _label_ids(context.storage)
     description = {**(store.description() or {}), "key": store.key}
     metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_per_pair(store, lookup))}
@@ -87,6 +88,25 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
             sink.write_table(table)
             pairs += len(table)
     return pairs
+
+
+def _check_free(run: Storage, target: Storage, name: str, file: str) -> None:
+    """UserError where an export to ``file`` would replace something else than an earlier export."""
+    if is_runs_own(run, target.filesystem, target.path(name)):
+        raise UserError(
+            f"{without_credentials(file)} lies in the run directory under a name that the run writes itself: name a "
+            "file elsewhere."
+        )
+    if target.exists(name):
+        try:
+            schema = pq.read_schema(target.path(name), filesystem=target.filesystem)
+        except (ValueError, pa.ArrowException, OSError):
+            schema = pa.schema([])
+        if TEACHER not in (schema.metadata or {}):
+            raise UserError(
+                f"{without_credentials(file)} is there and is no export of verdicts, so it is not replaced: name "
+                "another file, or remove it."
+            )
 
 
 def _costs_per_pair(store: VerdictStore, lookup: ShardLookup) -> dict[str, float]:

@@ -77,6 +77,29 @@ def test_a_run_whose_manifest_of_documents_is_damaged_is_a_sentence(
             work()
 
 
+def test_an_export_replaces_exports_alone(
+    make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(OLD)
+    run.judge()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    by_hand(tmp_path / "people.parquet", document_id=["dtext 0"], label_id=["L0"], raw=[1.0])
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for file, why in (
+        ("run/labels.parquet", "lies in the run directory under a name that the run writes itself"),
+        ("run/verdicts/new.parquet", "lies in the run directory under a name"),
+        ("link/gold/shard-00000.parquet", "lies in the run directory under a name"),
+        ("people.parquet", "is there and is no export of verdicts, so it is not replaced"),
+        ("notes.txt", "is there and is no export of verdicts"),
+    ):
+        status, _, said = call(capsys, "export", run.path, str(tmp_path / file))
+        assert status == 2 and why in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for _ in range(2):
+        assert call(capsys, "export", run.path, str(tmp_path / "run/export.parquet"))[0] == 0
+
+
 def test_an_export_names_documents_and_labels_that_the_run_has(make_run: Callable[..., Run], tmp_path: Path) -> None:
     make_run(OLD).judge()
     run = make_run(names(70) + OLD[1:])
