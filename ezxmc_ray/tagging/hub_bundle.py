@@ -12,7 +12,7 @@ from pathlib import Path
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hub import hub_commit
 from ezxmc_ray.models import HUB_ID, is_hub_id
-from ezxmc_ray.tagging.bundle import BUNDLE, FILES
+from ezxmc_ray.tagging.bundle import BUNDLE, FOLDER_GLOB
 
 _WITH_COMMIT = re.compile(rf"{HUB_ID.pattern}@[0-9a-f]{{40}}")
 
@@ -43,7 +43,7 @@ def fetch_bundle(where: str) -> str:
     try:
         _commit(hub_id, commit)
         # Without one of the branch: the cache knows what a branch is where the hub cannot be asked.
-        return str(snapshot_download(hub_id, revision=commit or None, allow_patterns=[BUNDLE, f"{FILES}*/**"]))
+        return str(snapshot_download(hub_id, revision=commit or None, allow_patterns=[BUNDLE, f"{FOLDER_GLOB}/**"]))
     except (EntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"The bundle {hub_id} cannot be had from the hub ({one_line(error, 200).rstrip('.')})."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,8 @@ from ezxmc_ray import layout
 from ezxmc_ray.context import open_context
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.new_labels import write_new_labels
-from ezxmc_ray.stages.rerank_worker import copy_labels
+from ezxmc_ray.stages.rerank_worker import ProposeWorker, copy_labels
+from ezxmc_ray.stages.tagged_files import TaggedFiles, what_counts
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tagging import export, opening, tagger
 from ezxmc_ray.tagging.export import export_bundle
@@ -81,6 +82,12 @@ def test_an_export_with_other_labels(mine: Storage, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=OTHERS):
         export_bundle(mine.root, str(tmp_path / "bundle"), "torch", write)
+
+
+def test_labels_that_are_proposed_are_those_that_the_command_began_with(mine: Storage, tmp_path: Path) -> None:
+    began = TaggedFiles([], [], [what_counts(open_for_tagging(mine.root, ["predict.top_k=1"])[1])], [])
+    with pytest.raises(UserError, match=r"run was changed since the command began: give it again"):
+        ProposeWorker(mine.root, [], Storage(str(tmp_path / "out")), began, cast(Any, None))
 
 
 def test_labels_that_the_teacher_is_asked_about_are_those_that_were_proposed(mine: Storage, tmp_path: Path) -> None:
