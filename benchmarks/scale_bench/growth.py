@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_of(given: argparse.Namespace, documents: int) -> dict[str, Any]:
     """What growth_run.py measured of so many documents. Errors: UserError where it did not come to an end."""
+    given.scratch.mkdir(parents=True, exist_ok=True)
     output, log = (given.scratch / f"{given.name}-{documents}.{kind}" for kind in ("json", "log"))
     if output.is_file():
         held: dict[str, Any] = json.loads(output.read_text())
