@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from pyarrow import fs
 
-from ezxmc_ray.errors import UserError
+from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.models import cache_directory
 from ezxmc_ray.storage import Storage, copy_file
 
@@ -118,16 +118,29 @@ def node_file(storage: Storage, note: FileNote) -> Path:
     _let_go(path)
     while True:
         lock = _lock_of(path).open("ab")
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        _lock(lock, fcntl.LOCK_SH)
         if path.is_file():  # and nobody sweeps it away from now on
             _used[path] = lock
             return path
         lock.close()
         with _lock_of(path).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, fcntl.LOCK_EX)
             if not path.is_file():
                 _sweep(folder, path)
                 _copy(storage, note, path)
+
+
+def _lock(file: IO[bytes], how: int) -> None:
+    """As flock. Errors: BlockingIOError where another process holds it; UserError where nothing can be locked."""
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"Files in {Path(file.name).parent} cannot be locked ({one_line(error)}): set EZXMC_CACHE to a folder on a "
+            "disk of this machine."
+        ) from error
 
 
 def _lock_of(path: Path) -> Path:
@@ -150,7 +163,7 @@ def _sweep(folder: Path, wanted: Path) -> None:
         if path == wanted:
             continue
         with lock_file.open("ab") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
             _part_of(path).unlink(missing_ok=True)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +73,16 @@ def test_a_machine_copies_a_stores_file_once(
     monkeypatch.setattr(fs, "copy_files", None)  # would raise
     assert node_file(store, note) == path
     np.testing.assert_array_equal(map_array(store, note), np.arange(5))
+
+
+def test_a_cache_without_locks_is_told(store: SimulatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    note = write_array(store, "a/b.npy", np.arange(5))
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(UserError, match=r"cache/node cannot be locked \(.*No locks available\): set EZXMC_CACHE"):
+        node_file(store, note)
 
 
 def test_a_copy_that_is_not_what_was_written_is_refused(store: SimulatedStore, tmp_path: Path) -> None:
