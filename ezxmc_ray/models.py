@@ -17,6 +17,7 @@ import re
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -90,12 +91,28 @@ def architecture(reference: str) -> str:
 
     Errors: UserError as :func:`check_model`, and for a config.json that cannot be read.
     """
+    return str(_configured(reference, "architectures", [""])[0])
+
+
+def is_quantized(reference: str) -> bool:
+    """Whether the checkpoint's config.json says that its weights are quantized. A .gguf file is unpacked, so it is not.
+
+    Errors: as :func:`architecture`.
+    """
+    return bool(_configured(reference, "quantization_config", {}))
+
+
+def _configured(reference: str, key: str, default: Any) -> Any:
+    """What the checkpoint's config.json has under ``key``, a value of ``default``'s type; that where it has nothing."""
     found = _located(reference)
     if found is not None and (found.is_file() or not (found / "config.json").is_file()):
-        return ""
+        return default
     try:
         config = hub_config(reference) if found is None else json.loads((found / "config.json").read_text("utf-8"))
-        return str((config.get("architectures") or [""])[0])
+        value = config.get(key) or default
+        if not isinstance(value, type(default)):
+            raise ValueError(f"{key} in config.json is {value!r}")
+        return value
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise load_error(reference, error) from error
 

@@ -152,7 +152,8 @@ class RunPlan:
         """
         from ezxmc_ray.cluster import teacher_dtype
 
-        teacher = teacher_dtype.of_cluster(told_dtype_by_hand(self.storage, self.config.teacher))
+        machines = teacher_dtype.of_cluster(self.config.teacher).dtype
+        teacher = told_dtype_by_hand(self.storage, self.config.teacher, machines)
         self.context = Context(replace(self.config, teacher=teacher), self.storage)
 
     def _teacher(self, *folders: str) -> list[Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from ezxmc_ray import home, models
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.models import architecture, load_error, resolve_model, weights_fingerprint
+from ezxmc_ray.models import architecture, is_quantized, load_error, resolve_model, weights_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,15 @@ def test_the_class_of_a_network_is_read_without_loading_or_unpacking_it(tmp_path
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be loaded"):
         architecture(str(tmp_path))
+
+
+def test_whether_a_model_is_quantized_is_read_from_its_configuration(tmp_path: Path) -> None:
+    for told, quantized in (('{"quantization_config": {"quant_method": "awq"}}', True), ("{}", False)):
+        (tmp_path / "config.json").write_text(told)
+        assert is_quantized(str(tmp_path)) is quantized
+    (tmp_path / "config.json").write_text('{"quantization_config": "awq"}')
+    with pytest.raises(UserError, match="cannot be loaded"):
+        is_quantized(str(tmp_path))
 
 
 def test_the_fingerprint_is_of_weights_config_and_tokenizer(tmp_path: Path) -> None:

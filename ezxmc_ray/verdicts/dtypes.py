@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO
+from ezxmc_ray.models import is_quantized
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import teacher_key
@@ -35,15 +37,38 @@ def with_dtype_by_hand(storage: Storage, config: TeacherConfig) -> TeacherConfig
     return replace(config, dtype=by_hand[0]) if len(by_hand) == 1 else config
 
 
-def told_dtype_by_hand(storage: Storage, config: TeacherConfig) -> TeacherConfig:
-    """As :func:`with_dtype_by_hand`, for a command that judges; it says so where that settles the format."""
+def told_dtype_by_hand(storage: Storage, config: TeacherConfig, machines: str) -> TeacherConfig:
+    """``config`` with the format to judge in: that of verdicts made by hand, which it says, else ``machines``.
+
+    ``machines``: what auto is where the engines work. Errors: UserError where they cannot compute in the other one. To
+    judge in ``machines`` instead would ask for the pairs that people have answered, and keep the teacher's answers.
+    """
     settled = with_dtype_by_hand(storage, config)
-    if settled != config:
-        say(
-            f"Verdicts made by hand were imported for this teacher in {settled.dtype}, so teacher.dtype=auto is "
-            f"{settled.dtype}; in another one the teacher is asked for these pairs too."
+    if settled.dtype in (AUTO, machines):
+        return replace(config, dtype=machines)
+    if why := _not_computed(settled, machines):
+        raise UserError(
+            f"Verdicts made by hand were imported for this teacher in {settled.dtype}, {why}: set "
+            f"teacher.dtype={machines} in the configuration, give ezxmc prepare with it, and import them again by "
+            "`ezxmc verdicts import RUN FILE --teacher configured`."
         )
+    say(
+        f"Verdicts made by hand were imported for this teacher in {settled.dtype}, so teacher.dtype=auto is "
+        f"{settled.dtype}; in another one the teacher is asked for these pairs too."
+    )
     return settled
+
+
+def _not_computed(config: TeacherConfig, machines: str) -> str:
+    """Why the engines cannot compute in the format of ``config`` where auto is ``machines``; empty if they can.
+
+    vLLM refuses bfloat16 on GPUs before Ampere. Its kernels for quantized weights take 16-bit activations.
+    """
+    if config.dtype == "bfloat16" and machines == "float16":
+        return "which the GPUs of this cluster do not compute"
+    if config.dtype == "float32" and (config.quantization or is_quantized(config.model)):
+        return "in which a quantized teacher is not computed"
+    return ""
 
 
 def _held(storage: Storage, config: TeacherConfig) -> dict[str, VerdictStore]:

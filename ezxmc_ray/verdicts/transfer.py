@@ -79,7 +79,7 @@ def export_verdicts(context: Context, file: str, teacher: str | None) -> int:
     _check_free(context.storage, target, name, file)
     check_writable(target)
     lookup, labels = lookup_of(context), _label_ids(context.storage)
-    description = {**(store.description() or {}), "key": store.key}
+    description = _shared(store.description() or {}) | {"key": store.key}
     metadata = {TEACHER: json.dumps(description), COSTS: json.dumps(_costs_per_pair(store, lookup))}
     pairs = 0
     with target.open_table(name, EXPORTED_VERDICTS_SCHEMA.with_metadata(metadata)) as sink:
@@ -237,7 +237,12 @@ def _described(description: Any) -> dict[str, Any] | None:
         raise ValueError("its note on the teacher names none")
     if description.get("readout") not in (None, *READOUTS):
         raise ValueError(f"its teacher has the unknown read-out {description['readout']!r}")
-    return dict(description)
+    return _shared(description)
+
+
+def _shared(description: dict[str, Any]) -> dict[str, Any]:
+    """``description`` without what is of one run: that its configured teacher's verdicts are partly made by hand."""
+    return {name: value for name, value in description.items() if name != BY_HAND}
 
 
 def _costs(told: Any) -> dict[str, float]:

@@ -5,9 +5,13 @@ The stages are fakes (fake_stages.py); tests/stages/test_stop_rule.py has a real
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ezxmc_ray.cluster import session as cluster
+from ezxmc_ray.cluster import teacher_dtype
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import read_manifest
 from ezxmc_ray.verdicts.store import BY_HAND, VerdictStore, teacher_keys
 from tests.curriculum.fake_stages import (
@@ -153,6 +157,38 @@ def test_verdicts_made_by_hand_are_used_on_a_machine_of_another_dtype(
     stages.took()
     run(settings)
     assert stages.took() == []
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "machines", "quantization", "why"),
+    [
+        ("bfloat16", "float16", None, "which the GPUs of this cluster do not compute"),
+        ("float32", "bfloat16", "fp8", "in which a quantized teacher is not computed"),
+    ],
+)
+def test_verdicts_made_by_hand_in_a_format_that_the_cluster_lacks_are_told_before_anything_is_asked(
+    stages: FakeStages,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    by_hand: str,
+    machines: str,
+    quantization: str | None,
+    why: str,
+) -> None:
+    """As they are imported on a head node without a GPU, where the workers are T4s or the teacher is quantized."""
+    if quantization:
+        settings = [*settings, f"teacher.quantization={quantization}"]
+    run_until_killed(stages, "judge 0", settings, f"teacher.dtype={by_hand}")
+    (key,) = teacher_keys(storage_of(settings))
+    VerdictStore(storage_of(settings), key).write_description({"key": key, BY_HAND: True})
+    stages.dies_at = ""
+    stages.took()
+    monkeypatch.setattr(teacher_dtype, "of_cluster", lambda config: replace(config, dtype=machines))
+    with pytest.raises(UserError, match=rf"in {by_hand}, {why}: set teacher\.dtype={machines} in the configuration"):
+        run(settings)
+    assert stages.took() == [] and dtypes_of(settings) == []
+    run(settings, f"teacher.dtype={machines}")
+    assert dtypes_of(settings) == [machines] * 4
 
 
 def dtypes_of(settings: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import EXPORTED_VERDICTS_SCHEMA, content_hash
 from ezxmc_ray.teacher.engine import describe, teacher_key
 from ezxmc_ray.verdicts.dtypes import with_dtype_by_hand
-from ezxmc_ray.verdicts.store import ABSENT, PRIORS
+from ezxmc_ray.verdicts.store import ABSENT, BY_HAND, PRIORS
 from ezxmc_ray.verdicts.summary import compact, configured_teacher, summary
 from ezxmc_ray.verdicts.transfer import export_verdicts, import_verdicts
 from tests.verdicts.judged_run import DESCRIPTION, KEY, LABELS, OLD, PAIRS, Run, by_hand, call, names, score
@@ -153,10 +153,28 @@ def test_peoples_verdicts_can_be_the_configured_teachers(
     for settled in (with_dtype_by_hand(run.storage, run.context.config.teacher), configured_teacher(run.context)):
         assert settled.dtype == "float32"
     assert import_verdicts(run.context, file, "configured").new == 0
+    export_verdicts(run.context, str(tmp_path / "out.parquet"), None)
+    told = json.loads(pq.read_table(tmp_path / "out.parquet").schema.metadata[b"ezxmc.teacher"])
+    assert told["key"] == key and BY_HAND not in told
     (row,) = summary(run.context)
     assert row["model"] == run.context.config.teacher.model
     assert row["pairs"] == len(pairs)
     assert row["share of yes"] == f"{np.mean([hash_bit(*pair) for pair in pairs]):.1%}"
+
+
+def test_an_export_of_an_older_version_does_not_settle_another_runs_format(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    """Which says that some of the verdicts were made by hand: somebody imported them as that run's teacher's."""
+    run, file = make_run(OLD), tmp_path / "out.parquet"
+    run.judge()
+    export_verdicts(run.context, str(file), None)
+    table = pq.read_table(file)
+    marked = {**table.schema.metadata, b"ezxmc.teacher": json.dumps(DESCRIPTION | {BY_HAND: True})}
+    pq.write_table(table.replace_schema_metadata(marked), file)
+    other = make_run(OLD, "other")
+    assert import_verdicts(other.context, str(file), None).new == len(OLD) * PAIRS
+    assert other.store().description() == DESCRIPTION and not other.store().is_by_hand()
 
 
 def test_a_new_name_is_a_teacher_of_its_own_and_what_is_held_stays(
