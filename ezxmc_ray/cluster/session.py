@@ -338,7 +338,9 @@ def user_errors(log: str = "") -> Iterator[None]:
 
 
 def _user_error_in(error: BaseException) -> UserError | None:
-    return next((one for one in _behind(error) if type(one) is UserError), None)
+    """Ray raises a task's error as one of its own kind and the task's kind in one, whose text is a traceback."""
+    found = (one for one in _behind(error) if isinstance(one, UserError) and not isinstance(one, exceptions.RayError))
+    return next(found, None)
 
 
 def _machine_error_in(error: BaseException) -> BaseException | None:

@@ -3,18 +3,20 @@ every node sees is such a mistake. No Ray is started."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import NodeDiedError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
 from ezxmc_ray.cluster import shared_places
 from ezxmc_ray.cluster.session import user_errors
 from ezxmc_ray.cluster.shared_places import check_seen
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.run_lock import LockLost
 from ezxmc_ray.storage import Storage
 
 
@@ -32,6 +34,14 @@ def test_a_mistake_and_the_machines_doing_are_told_behind_what_was_raised_from_t
         raise RuntimeError("in a task") from UserError("A mistake.")
     with pytest.raises(UserError, match=r"^Ray lost a worker or a node"), user_errors():
         raise RuntimeError("in a task") from WorkerCrashedError()
+
+
+def test_a_lock_lost_in_a_task_is_the_plain_sentence() -> None:
+    """As Ray raises it: as one of its own kind and the task's kind in one, whose text is a traceback."""
+    lost = RayTaskError("remove", "Traceback: …", pickle.loads(pickle.dumps(LockLost("The lock was lost."))))
+    assert isinstance(lost.as_instanceof_cause(), LockLost)
+    with pytest.raises(UserError, match=r"^The lock was lost\.$"), user_errors():
+        raise lost.as_instanceof_cause()
 
 
 def test_a_log_that_somebody_tidied_hides_no_error(tmp_path: Path) -> None:
