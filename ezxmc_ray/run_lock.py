@@ -4,8 +4,9 @@ On a file system the lock is the kernel's (flock), so it is gone the moment its 
 object store, which has no locks, it is a small object that the owner writes anew every 15 s; so it is on a file system
 without flock. No clock of another machine is trusted: who finds such an object watches it, and only one that stays as
 it is for a minute is void. An owner that stood still for so long may have lost its lock. So it looks before each write,
-removal and rename, as its tasks and actors do, and where a renewal finds the lock lost the command ends. Of two
-commands that start at once the one whose object is there a moment later goes on.
+removal and rename, as its tasks and actors do, unless it looked less than five seconds ago; who takes a void lock waits
+for as long. Where a renewal finds the lock lost the command ends. Ray Train writes its checkpoints without a look. Of
+two commands that start at once the one whose object is there a moment later goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 import errno
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
@@ -34,6 +36,8 @@ from ezxmc_ray.storage import Storage, check_writable
 RENEW_S, VOID_AFTER_S = 15.0, 60.0
 #: How long a command that took a lock looks whether another one did so too.
 SETTLE_S = 1.0
+#: How long a process takes the lock for its own after a look: twenty removals are not twenty requests more.
+LOOK_S = 5.0
 LOCK = ".lock"
 #: What the lock on a file system leaves in the directory.
 LOCK_FILES = (LOCK, ".owner.json")
@@ -132,7 +136,7 @@ def _object_lock(storage: Storage) -> Iterator[None]:
 
     keeper = threading.Thread(target=renew, daemon=True)
     keeper.start()
-    storage.guard = lock.check
+    storage.guard = lock.guard
     try:
         try:
             yield
@@ -162,17 +166,21 @@ class ObjectLock:
         self._storage = copy.copy(storage)  # one without a guard
         self._storage.guard = None
         self._token, self._renewals = uuid.uuid4().hex, 0
+        self._looked = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_looked": -math.inf}  # another process looks for itself, by its own clock
 
     def take(self) -> None:
         """Make the run this command's. Errors: UserError where another one renews the lock, or came at once."""
-        self._wait_until_void()
+        was_taken = self._wait_until_void()
         self.write()
-        time.sleep(SETTLE_S)
+        time.sleep(LOOK_S if was_taken else SETTLE_S)
         if self._owner().get("token") != self._token:
             raise _refusal(self._storage, self._owner())
 
-    def _wait_until_void(self) -> None:
-        """UserError as soon as somebody renews the lock that is there; what nobody renews for a minute is void."""
+    def _wait_until_void(self) -> bool:
+        """Whether a lock is there, which nobody has renewed for a minute. Errors: UserError once somebody renews it."""
         found, since = self._read(), time.monotonic()
         if found is not None:
             who = _in_words(_parsed(found)) or " of an unknown owner"
@@ -181,9 +189,16 @@ class ObjectLock:
             time.sleep(min(1.0, VOID_AFTER_S / 10))
             now = self._read()
             if now is None:
-                return
+                return False
             if now != found:
                 raise _refusal(self._storage, _parsed(now))
+        return found is not None
+
+    def guard(self) -> None:
+        """:meth:`check`, unless this process has done so in the last seconds."""
+        if (now := _now()) - self._looked >= LOOK_S:
+            self.check()
+            self._looked = now
 
     def check(self) -> None:
         """LockLost unless the lock is this command's."""
@@ -214,6 +229,11 @@ class ObjectLock:
             return self._storage.read_bytes(LOCK)
         except FileNotFoundError:
             return None
+
+
+def _now() -> float:
+    """Seconds, those in which the machine slept too, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _owner() -> bytes:

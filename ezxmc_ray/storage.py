@@ -286,14 +286,14 @@ class Storage:
                 self._put(str(folder / "file"), relative)
             return
         self._check_owner()
-        target = self.path(relative)
-        temporary = temporary_name(target)
+        temporary = temporary_name(target := self.path(relative))
         try:
             with writing_to(target):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 yield temporary
                 with open(temporary, "rb+") as written:
                     os.fsync(written.fileno())
+                self._check_owner()
                 os.replace(temporary, target)
                 _sync_folder(os.path.dirname(target))
         finally:

@@ -78,7 +78,7 @@ class SimulatedObjectStore(Storage):
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedObjectStore:
     """Where a lock is renewed every 50 ms, and void after 0.4 s."""
-    for name, seconds in (("RENEW_S", 0.05), ("VOID_AFTER_S", 0.4), ("SETTLE_S", 0.02)):
+    for name, seconds in (("RENEW_S", 0.05), ("VOID_AFTER_S", 0.4), ("SETTLE_S", 0.02), ("LOOK_S", 0.1)):
         monkeypatch.setattr(module, name, seconds)
     storage = SimulatedObjectStore(str(tmp_path))
     assert isinstance(storage.filesystem, fs.LocalFileSystem)
@@ -141,6 +141,39 @@ def test_an_owner_that_stood_still_notices_before_it_writes_and_takes_nothing_ba
                     change()
         assert store.list(recursive=True) == ["folder/kept"]
     store.write_bytes("file", b"outside of a lock")
+
+
+def test_an_owner_looks_once_in_a_while_and_every_process_for_itself(
+    store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [100.0], []
+    for name, value in (("RENEW_S", 60), ("LOOK_S", 5.0), ("_now", lambda: now[0])):
+        monkeypatch.setattr(module, name, value)
+    read = module.ObjectLock.check
+    monkeypatch.setattr(module.ObjectLock, "check", lambda lock: looks.append(now[0]) or read(lock))
+    with run_lock(store):
+        for number in range(20):
+            store.below("folder").write_bytes(f"{number}", b"")
+            store.remove(f"folder/{number}")
+        assert looks == [100.0]
+        pickle.loads(pickle.dumps(store)).write_bytes("file", b"in a task")
+        assert looks == [100.0] * 2
+        now[0] += 5
+        second(store).write_bytes(LOCK, b'{"token": "another"}')
+        for _ in range(2):  # a lock that is lost is not forgotten
+            with pytest.raises(LockLost):
+                store.remove("file")
+    assert looks == [100.0] * 2 + [105.0] * 2 and store.exists("file")
+
+
+def test_who_takes_a_void_lock_waits_until_its_last_owner_would_have_looked(
+    store: SimulatedObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 1.0)
+    store.write_bytes(LOCK, b"of a killed one")
+    began = time.monotonic()
+    with run_lock(store):
+        assert time.monotonic() - began >= module.VOID_AFTER_S + module.LOOK_S
 
 
 @pytest.mark.parametrize("ignored", [False, True])

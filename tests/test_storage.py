@@ -214,6 +214,18 @@ def test_a_write_is_refused_by_the_guard_before_anything_is_written(storage: Sto
     assert not (tmp_path / "run").exists()
 
 
+def test_a_lock_that_is_lost_during_a_write_leaves_the_file_as_it_was(storage: Storage) -> None:
+    storage.write_bytes("file", b"by the new owner")
+
+    def refuse() -> None:
+        raise UserError("another command's")
+
+    with pytest.raises(UserError, match="another command's"), storage.open_file("file") as sink:
+        sink.write(b"late")
+        storage.guard = refuse
+    assert storage.read_bytes("file") == b"by the new owner" and storage.list() == ["file"]
+
+
 def test_only_the_columns_that_are_asked_for_are_read_and_checked(storage: Storage) -> None:
     storage.write_table("t.parquet", pa.table({"id": [1], "text": ["a"], "description": ["b"]}))
     assert storage.read_table("t.parquet", columns=["text"]).column_names == ["text"]

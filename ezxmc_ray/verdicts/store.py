@@ -114,7 +114,7 @@ class VerdictStore:
         """Commit a batch (VERDICTS_SCHEMA, at least a row); returns its file. The same pairs again replace it.
 
         ``counts``: what the batch cost, for the file's footer: ``computed_tokens``, ``engine_ms``. On an object
-        store it is one request.
+        store it is one request, and now and then one more for the lock (run_lock.py).
         """
         if not len(table):
             raise ValueError("a batch without verdicts cannot be stored")
