@@ -102,10 +102,11 @@ class JudgedCycle:
 
 @dataclass(frozen=True)
 class Context:
-    """Configuration and run directory of one command."""
+    """Configuration and run directory of one command; ``trains``: whether it comes to a training."""
 
     config: Config
     storage: Storage
+    trains: bool = True
 
     def manifest(self, folder: str) -> Manifest:
         """The manifest of a stage that has been done before this one; RuntimeError if it has not.

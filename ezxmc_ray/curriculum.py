@@ -92,7 +92,7 @@ def _go(config: Config, stage: str | None) -> None:
     check_writable(storage)
     with ExitStack() as stack:
         stack.enter_context(run_lock(storage))
-        plan = RunPlan(config, storage)
+        plan = RunPlan(config, storage, trains=stage in (None, "train"))
         worked = matched = is_noted = False
         after = ""
         for step in plan.steps():
@@ -109,10 +109,11 @@ def _go(config: Config, stage: str | None) -> None:
                     )
                 after = f"; next comes {step.name}"
                 break
-            if not worked:
+            if worked:
+                check_step(plan, step)
+            else:
                 get_ready(plan, step, stage, stack)
                 _clear_damage(plan)
-            check_step(plan, step)
             if not is_noted and (step.stage != "prepare" or not storage.exists(layout.CONFIG)):
                 # What is refused up to here, or by prepare, leaves a finished run as it was, its configuration too.
                 _note_configuration(config, storage)

@@ -149,25 +149,27 @@ def documents_per_cycle(config: Config, train: int, held_out: int, labels: int, 
     return min(wanted, (budget // each - held_out * (cycles + 1)) // cycles) if cycles else wanted
 
 
-def check_counts(config: Config, train: int, held_out: int, labels: int) -> None:
-    """Refuse so few documents, before any is judged, that the first cycle could not train on them as is configured.
+def check_counts(config: Config, train: int, held_out: int, labels: int, trains: bool = True) -> None:
+    """Refuse so few documents, before any is judged, that the first cycle could not be gone through as is configured.
 
-    ``held_out``: of the ``train`` documents. Errors: UserError, also as :func:`documents_per_cycle`.
+    ``held_out``: of the ``train`` documents. ``trains``: whether the command comes to a training, which alone needs
+    some of them. Errors: UserError, also as :func:`documents_per_cycle`.
     """
     student, least = config.student, min(MIN_LEARNED, config.student.batch_size)
-    if planned_cycles(config) and train - held_out < least:
+    trains = trains and planned_cycles(config) > 0
+    if trains and train - held_out < least:
         raise UserError(
             f"Of {train:,} train documents {held_out:,} are held out, and a training takes {least} others at least: "
             "bring more documents, or lower prepare.test_share and prepare.held_out_share."
         )
-    if planned_cycles(config) and student.validate_every_steps and not held_out:
+    if trains and student.validate_every_steps and not held_out:
         raise UserError(
             f"student.validate_every_steps is {student.validate_every_steps}, but none of {train:,} train documents is "
             "held out to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
             "student.patience to 0."
         )
     taken = documents_per_cycle(config, train, held_out, labels, 0)
-    if planned_cycles(config) and taken < least:
+    if trains and taken < least:
         raise UserError(
             f"shortlist.documents_per_cycle is {taken}, and a training takes {least} documents at least: set it so "
             "high, or to 0 for all."

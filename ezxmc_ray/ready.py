@@ -55,8 +55,11 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
 
 def _check_settings(plan: RunPlan, step: Step, ahead: set[str]) -> None:
     """Refuse settings by which one of the stages ``ahead`` can never work, as far as is known where ``step`` begins."""
-    if step.stage == "index" and "predict" in ahead:
-        _check_predict(plan)
+    check_step(plan, step)
+    if step.stage == "index":
+        if "predict" in ahead:
+            _check_predict(plan)
+        return
     vectors = _vectors_of_today(plan)
     if vectors is not None:
         dimension = vectors.dimension

@@ -68,9 +68,9 @@ class Step:
 class RunPlan:
     """The steps of one configuration on one run directory."""
 
-    def __init__(self, config: Config, storage: Storage) -> None:
+    def __init__(self, config: Config, storage: Storage, trains: bool = True) -> None:
         self.config, self.storage = config, storage
-        self.context = Context(config, storage)
+        self.context = Context(config, storage, trains)
         self.noted_damage = noted_damage(storage)
 
     def steps(self, is_done: Callable[[Step], bool] | None = None) -> Iterator[Step]:
@@ -129,7 +129,7 @@ class RunPlan:
 
     def check_counts(self) -> None:
         """As cycles.check_counts; ``prepare`` must be done."""
-        check_counts(self.config, *self.context.prepared.counts)
+        check_counts(self.config, *self.context.prepared.counts, self.context.trains)
 
     def _settings(self, section: str) -> dict[str, Any]:
         return fingerprinted_settings(self.config, section)

@@ -181,3 +181,23 @@ def test_documents_that_no_training_can_do_with_are_refused_by_their_counts(
 )
 def test_documents_that_are_enough_are_not_refused(train: int, held_out: int, knobs: list[str]) -> None:
     check_counts(load_config(None, knobs), train, held_out, 50)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "knobs"),
+    [
+        (1, 0, []),
+        (20, 19, []),
+        (20, 0, ["student.validate_every_steps=5"]),
+        (20, 9, ["shortlist.documents_per_cycle=1"]),
+    ],
+)
+def test_what_only_a_training_needs_is_asked_of_commands_that_train(
+    train: int, held_out: int, knobs: list[str]
+) -> None:
+    config = load_config(None, knobs)
+    check_counts(config, train, held_out, 50, trains=False)
+    with pytest.raises(UserError):
+        check_counts(config, train, held_out, 50)
+    with pytest.raises(UserError, match="give so many at least"):
+        check_counts(load_config(None, [*knobs, "curriculum.pair_budget=5"]), 20, 9, 50, trains=False)

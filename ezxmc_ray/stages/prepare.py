@@ -78,7 +78,7 @@ def prepare(context: Context) -> StageResult:
         of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
         details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)
-        check_counts(config, *(details[name] for name in ("train", "held_out", "labels")))
+        check_counts(config, details["train"], details["held_out"], details["labels"], context.trains)
         files = _files(shards, details["gold_documents"])
         written_sizes(storage, files)  # which tasks on other nodes wrote
         # Until here nothing was replaced: input that cannot be used leaves a finished run as it was.
@@ -121,14 +121,12 @@ def _check_sources(config: Config, storage: Storage, settled: Settled, labels: i
 
 
 def _check_train(details: dict[str, Any]) -> None:
-    """Raise a UserError if nothing is left to train on."""
+    """Raise a UserError if there is no train document, which the teacher is asked about."""
     if not details["train"]:
         raise UserError(
             f"None of the {details['documents']} documents is for training; lower prepare.test_share, or mark "
             "documents as train in the split column."
         )
-    if details["train"] == details["held_out"]:
-        raise UserError(f"All {details['train']} train documents are held out; lower prepare.held_out_share.")
 
 
 def _check_rejected(

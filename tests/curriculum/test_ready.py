@@ -16,7 +16,7 @@ from ezxmc_ray.cluster import shared_places
 from ezxmc_ray.config import Config, EncoderConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.label_vectors import join_label_vectors
-from ezxmc_ray.stages import shortlist, train
+from ezxmc_ray.stages import index, shortlist, train
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import label_vectors_schema
 from tests.curriculum.fake_stages import DIMENSION, PREPARED, FakeStages, run, states, storage_of
@@ -107,6 +107,18 @@ def test_an_index_that_cannot_be_built_is_told_before_anything_is_judged(
     with pytest.raises(UserError, match=r"index\.factory=Flaat is not a FAISS factory string"):
         run(settings, "index.factory=Flaat")
     assert stages.took() == [] and not storage_of(settings).exists("config.yaml")
+
+
+def test_an_index_is_looked_at_once_where_work_begins_with_it(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(settings)
+    make_label_vectors(storage_of(settings))
+    stages.took()
+    asked = list[int]()
+    monkeypatch.setattr(index, "check_index", lambda config, dimension, labels: asked.append(dimension))
+    run(settings, "index.factory=IVF40,Flat")
+    assert asked == [DIMENSION] and stages.took()[0] == "index"
 
 
 def test_labels_that_have_become_too_few_for_the_index_are_told_before_it_is_removed(

@@ -181,6 +181,18 @@ def test_documents_that_are_too_few_to_learn_from_are_told_before_anything_is_ju
     assert stages.took() == []
 
 
+def test_documents_that_are_too_few_to_learn_from_are_prepared_and_judged(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PREPARED, "held_out", 199)
+    for stage in ("prepare", "shortlist", "judge"):
+        curriculum.run_stage(load_config(None, settings), stage)
+        assert stages.took()[-1].startswith(stage)
+    for stage in ("train", "index"):  # the one for its own sake, the other for what was not done before it
+        with pytest.raises(UserError, match="training takes 2 others" if stage == "train" else "needs cycle 0 train"):
+            curriculum.run_stage(load_config(None, settings), stage)
+
+
 def test_a_dry_run_names_the_teacher_how_it_is_read_and_what_its_time_is_made_of(
     stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

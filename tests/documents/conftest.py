@@ -44,11 +44,17 @@ def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
     Documents may be too few to learn from, unless ``counted``: what is looked at is what is read.
 
-    ``backwards`` ends the tasks in the opposite order, as a busy cluster may; ``cpus``: that the cluster has.
+    ``backwards`` ends the tasks in the opposite order, as a busy cluster may; ``cpus``: that the cluster has;
+    ``trains``: whether the command does.
     """
 
     def run(
-        config: Config, root: str = "run", backwards: bool = False, cpus: int = 2, counted: bool = False
+        config: Config,
+        root: str = "run",
+        backwards: bool = False,
+        cpus: int = 2,
+        counted: bool = False,
+        trains: bool = True,
     ) -> tuple[Prepared, Storage]:
         def run_tasks(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
             if backwards:
@@ -62,7 +68,7 @@ def sequential_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         if not counted:
             monkeypatch.setattr(stage, "check_counts", lambda *counts: None)
         storage = Storage(root if "://" in root else str(tmp_path / root))
-        done = stage.prepare(Context(config, storage))
+        done = stage.prepare(Context(config, storage, trains))
         return (done.rows, done.files, done.details), storage
 
     return run

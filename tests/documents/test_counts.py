@@ -37,3 +37,15 @@ def test_counts_that_no_cycle_can_have_leave_a_finished_run_as_it_was(
         sequential_prepare(changed, counted=True)
     after = {name: storage.read_bytes(name) for name in storage.list(recursive=True) if name != "rejected.parquet"}
     assert after == before
+
+
+def test_a_pilot_of_one_document_is_prepared_where_nothing_is_trained(
+    write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]
+) -> None:
+    documents = write_jsonl("d.jsonl", [{"id": "1", "text": "one text"}])
+    labels = write_jsonl("l.jsonl", LABELS)
+    config = Config(prepare=PrepareConfig(documents=[documents], labels=[labels], test_share=0, held_out_share=0))
+    with pytest.raises(UserError, match=r"^Of 1 train documents 0 are held out, and a training takes 2 others"):
+        sequential_prepare(config, counted=True)
+    (rows, _, details), _ = sequential_prepare(config, counted=True, trains=False)
+    assert rows == details["train"] == 1
