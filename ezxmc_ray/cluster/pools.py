@@ -44,6 +44,7 @@ from ezxmc_ray.cluster.session import (
     node_cpus,
     node_gpus,
     pool_gpus,
+    run_task,
     user_errors,
     wait_for_gpus,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "WorkItem",
     "encoder_pool",
     "free_gpus",
+    "look_with_encoder",
     "map_files",
     "map_items",
     "map_over_engines",
@@ -240,6 +242,12 @@ def run_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)`` in one of the kept actors, which has the libraries of the encoder at hand."""
     [done] = map_items([{}], _Call, (function, arguments), encoder_pool())
     return done["returned"]
+
+
+def look_with_encoder(function: Callable[..., Any], *arguments: Any) -> Any:
+    """As :func:`run_with_encoder`, but on a CPU: GPUs may be far from there when a command begins, and one that is
+    taken would be idle through ``prepare``. Where there are none a kept actor has the libraries for later."""
+    return run_task(function, *arguments) if cluster_gpus() else run_with_encoder(function, *arguments)
 
 
 def free_gpus() -> None:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
-from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files, run_with_encoder
+from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, look_with_encoder, map_files
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, EncoderConfig, LexicalConfig
 from ezxmc_ray.context import Context, StageResult, shard_groups
@@ -102,18 +102,18 @@ def shortlist(context: Context, cycle: int, held_out_only: bool) -> StageResult:
 
 
 def check_encoder(config: EncoderConfig) -> int:
-    """Load the encoder where it will be at work; the length of its vectors.
+    """Load the encoder on a CPU of the cluster, before anything is made; the length of its vectors.
 
     Errors: UserError as encoder.loading.load_module, for a model or a setting of it that cannot be.
     """
     with watched(StageProgress("Encoder", phase="looking at it")):
-        return int(run_with_encoder(_dimension, config))
+        return int(look_with_encoder(_dimension, config))
 
 
 def _dimension(config: EncoderConfig) -> int:
     from ezxmc_ray.encoder.encoder import Encoder
 
-    return Encoder.load(config.model, config).dimension
+    return Encoder.load(config.model, config, "cpu").dimension
 
 
 def embed_labels(context: Context, encoder: int, times: Times) -> LabelVectors:

@@ -27,7 +27,7 @@ from ray.train.v2.api import data_parallel_trainer
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import watched
-from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, run_with_encoder
+from ezxmc_ray.cluster.pools import ENCODER_CPUS, free_gpus, look_with_encoder
 from ezxmc_ray.cluster.session import cluster_gpus, cluster_limit, is_local, node_cpus, user_errors, wait_for_gpus
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
@@ -150,9 +150,9 @@ def check_training(config: Config) -> None:
 
 
 def _ask_a_node(what: str, check: Callable[..., None], *arguments: Any) -> None:
-    """Have ``check`` look at ``what`` where workers will be. Errors: UserError as it."""
+    """Have ``check`` look at ``what`` on a node. Errors: UserError as it."""
     with watched(StageProgress("Training", phase=f"looking at {what}")):
-        run_with_encoder(check, *arguments)
+        look_with_encoder(check, *arguments)
 
 
 def _check_document_tokens(config: Config) -> None:

@@ -18,7 +18,15 @@ import pytest
 from ezxmc_ray.cluster import kept, pools, session
 from ezxmc_ray.cluster.board import report_start, watched
 from ezxmc_ray.cluster.growth import Growth
-from ezxmc_ray.cluster.pools import Pool, encoder_pool, gpu_cpus, map_items, map_over_engines, run_with_encoder
+from ezxmc_ray.cluster.pools import (
+    Pool,
+    encoder_pool,
+    gpu_cpus,
+    look_with_encoder,
+    map_items,
+    map_over_engines,
+    run_with_encoder,
+)
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
@@ -97,6 +105,14 @@ def test_actors_are_kept_from_one_mapping_to_the_next(cluster: None) -> None:
     assert sorted(one["n"] for one in second) == list(range(8))
     assert len(pids(first)) == 2 and pids(second) == pids(first)
     assert run_with_encoder(os.getpid) in pids(first)
+    assert look_with_encoder(os.getpid) in pids(first)
+
+
+def test_a_look_before_the_first_stage_takes_no_gpu(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cluster has some, or may get some."""
+    monkeypatch.setattr(pools, "cluster_gpus", lambda: 4)
+    monkeypatch.setattr(pools, "kept_actors", lambda *_: pytest.fail("an actor with a GPU is kept"))
+    assert look_with_encoder(lambda: os.getpid()) != os.getpid()
 
 
 def test_without_a_gpu_an_actor_has_threads_but_holds_no_cpu(cluster: None) -> None:

@@ -211,7 +211,7 @@ def test_an_encoder_is_loaded_as_it_is_configured_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "watched", nullcontext)
-    monkeypatch.setattr(stage, "run_with_encoder", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(stage, "look_with_encoder", lambda function, *arguments: function(*arguments))
     model = save_tiny_bert(tmp_path / "encoder", 0.0)
     (tmp_path / "none").mkdir()
     shutil.copy(model / "config.json", tmp_path / "none")
