@@ -172,7 +172,7 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
     if classifier:
         _check_classifier(model.num_labels, tokenizer, config)
     elif config.readout == "classify" and config.engine == "vllm":
-        _check_convertible(architecture, config.model)
+        _check_convertible(model, architecture, config.model)
     plan = PromptPlan(
         tokenizer,
         template,
@@ -222,9 +222,13 @@ def _check_classifier(classes: int, tokenizer: Any, config: TeacherConfig) -> No
         )
 
 
-def _check_convertible(architecture: str, model: str) -> None:
-    """vLLM makes a head of two rows of an output layer; of a model that also reads images it was never seen right."""
-    if not architecture.endswith("ForCausalLM"):
+def _check_convertible(config: Any, architecture: str, model: str) -> None:
+    """vLLM makes a head of two rows of an output layer; of a model that also reads images it was never seen right.
+
+    ``config``: what the config.json of ``model`` says. What reads images or sound has a part of its own for that.
+    """
+    others = any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config"))
+    if others or architecture.endswith("ForConditionalGeneration"):
         raise UserError(
             f"teacher.readout=classify makes a head of a plain LLM's output layer on vLLM, and the teacher {model} is "
             f"of another kind ({architecture or 'its config.json names no architecture'}): set teacher.readout=yes_no, "

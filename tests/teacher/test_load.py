@@ -111,7 +111,7 @@ def test_vllm_is_told_to_leave_images_out(
     assert set(options) <= fields
 
 
-@pytest.mark.parametrize("architecture", ["Gemma3ForConditionalGeneration", "GPT2LMHeadModel"])
+@pytest.mark.parametrize("architecture", ["Gemma3ForConditionalGeneration", "Phi4MMForCausalLM"])
 def test_a_head_is_made_of_plain_llms_only(tmp_path: Path, small_teacher_directory: str, architecture: str) -> None:
     """As vLLM makes it; a checkpoint without a name that it knows to turn would be started as it is."""
     model = checkpoint(tmp_path / "other", SEES_IMAGES | {"architectures": [architecture]}, small_teacher_directory)
@@ -120,6 +120,14 @@ def test_a_head_is_made_of_plain_llms_only(tmp_path: Path, small_teacher_directo
         load_teacher(teacher)
     for engine, readout in (("packed", "classify"), ("vllm", "yes_no")):
         assert load_teacher(replace(teacher, engine=engine, readout=readout)).architecture == architecture
+
+
+def test_a_plain_llm_is_known_by_its_parts_and_not_by_its_name(tmp_path: Path, small_teacher_directory: str) -> None:
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 2048}
+    model = checkpoint(tmp_path / "gpt2", config, small_teacher_directory)
+    assert (
+        load_teacher(TeacherConfig(model=model, dtype="float32", readout="classify")).architecture == "GPT2LMHeadModel"
+    )
 
 
 def test_the_head_of_a_plain_llm_has_a_name_that_vllm_knows(
