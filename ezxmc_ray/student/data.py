@@ -9,7 +9,7 @@ what the others' documents are judged with it is told by them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -240,18 +240,20 @@ def held_out_documents(
 
     They are drawn by their places (summary.draws_of): the first ones would be of the input's first files. Each worker
     looks for them in its part of the files, and reads of others what holds its share: by ``gather`` all know the draws.
+    A single worker, whose share is all that it finds, reads each file once.
     ValueError for one that is not of ``world`` workers.
     """
     files = held_out_files(storage, cycle)
-    told = gather((_draw_held_out(storage, files, range(rank, len(files), world), limit, is_half),))
+    kept: list[pa.Table] | None = [] if world == 1 else None
+    told = gather((_draw_held_out(storage, files, range(rank, len(files), world), limit, is_half, kept),))
     if len(told) != world:
         raise ValueError(f"{len(told)} of {world} workers told their draws")
     found = _lowest(np.concatenate([places for (places,) in told]), limit)
     found = found[np.lexsort((found[:, 2], found[:, 1]))]
     places = found[rank * len(found) // world : (rank + 1) * len(found) // world]
+    tables = read_held_out(storage, [files[number] for number in np.unique(places[:, 3])]) if kept is None else kept
     mine = [
-        (int(shard), int(row), one)
-        for (_, shard, row, _), one in zip(places, _judged(storage, files, places), strict=True)
+        (int(shard), int(row), one) for (_, shard, row, _), one in zip(places, _judged(tables, places), strict=True)
     ]
     label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
     texts: list[dict[str, str | None]] = []
@@ -270,12 +272,19 @@ def held_out_documents(
 
 
 def _draw_held_out(
-    storage: Storage, files: Sequence[str], numbers: Sequence[int], limit: int, is_half: bool
+    storage: Storage,
+    files: Sequence[str],
+    numbers: Sequence[int],
+    limit: int,
+    is_half: bool,
+    kept: list[pa.Table] | None,
 ) -> NDArray[np.uint64]:
     """The draws of ``limit`` held-out documents at most of the files with these ``numbers``, the lowest ones: uint64
-    [n, 4], each with its shard, its row and the number of its file."""
+    [n, 4], each with its shard, its row and the number of its file. ``kept``: where what is drawn is put, if anywhere.
+    """
     found = np.empty((0, 4), np.uint64)
-    tables = read_held_out(storage, [files[number] for number in numbers], _DRAWN_BY)
+    columns_read = _DRAWN_BY if kept is None else None
+    tables = read_held_out(storage, [files[number] for number in numbers], columns_read)
     for number, table in zip(numbers, tables, strict=True):
         table = half_of(table, of_training=True) if is_half else table
         table = table.filter(has_shortlist(table))
@@ -283,7 +292,14 @@ def _draw_held_out(
         places = np.stack([np.asarray(one).astype(np.uint64) for one in columns], axis=1)
         is_judged = [bool(np.isfinite(one).all()) for one in _lists(table["verdict"], np.float32)]
         found = _lowest(np.concatenate([found, places[np.array(is_judged, bool)]]), limit)
+        if kept is not None:
+            kept.append(_drawn(table, found))
     return found
+
+
+def _drawn(table: pa.Table, places: NDArray[np.uint64]) -> pa.Table:
+    """The rows of ``table`` that are among ``places``."""
+    return table.filter(pa.array(np.isin(draws_of(table), places[:, 0])))
 
 
 def _lowest(drawn: NDArray[np.uint64], limit: int) -> NDArray[np.uint64]:
@@ -291,11 +307,11 @@ def _lowest(drawn: NDArray[np.uint64], limit: int) -> NDArray[np.uint64]:
     return drawn[np.argsort(drawn[:, 0], kind="stable")[:limit]]
 
 
-def _judged(storage: Storage, files: Sequence[str], places: NDArray[np.uint64]) -> list[_JudgedShortlist]:
-    """The shortlists of drawn documents, whose ``places`` are as :func:`_draw_held_out` has them."""
+def _judged(tables: Iterable[pa.Table], places: NDArray[np.uint64]) -> list[_JudgedShortlist]:
+    """The shortlists, in ``tables``, of drawn documents, whose ``places`` are as :func:`_draw_held_out` has them."""
     found: dict[int, _JudgedShortlist] = {}
-    for table in read_held_out(storage, [files[number] for number in np.unique(places[:, 3])]):
-        drawn = table.filter(pa.array(np.isin(draws_of(table), places[:, 0])))
+    for table in tables:
+        drawn = _drawn(table, places)
         found.update(zip(draws_of(drawn).tolist(), _judged_shortlists(drawn), strict=True))
     return [found[draw] for draw in places[:, 0].tolist()]
 
