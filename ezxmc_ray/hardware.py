@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ezxmc_ray.errors import UserError
@@ -68,11 +68,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_errors(where: str, remedy: str) -> Iterator[None]:
-    """Tell as a UserError that memory ran out inside the block; ``where``: with its preposition ("at step 3")."""
+def memory_errors(where: str, remedy: str | Callable[[], str]) -> Iterator[None]:
+    """Tell as a UserError that memory ran out inside the block; ``where``: with its preposition ("at step 3").
+
+    ``remedy``: what to do, or a function that is asked for it then.
+    """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"Memory ran out {where}: {remedy}.") from error
+        told = remedy if isinstance(remedy, str) else remedy()
+        raise UserError(f"Memory ran out {where}: {told}.") from error

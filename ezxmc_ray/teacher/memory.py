@@ -8,6 +8,7 @@ its key-value cache fill; what it computes with beside them is in the rest.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -46,7 +47,7 @@ def start_error(config: TeacherConfig, error: BaseException) -> UserError:
 
 def teacher_memory(config: TeacherConfig) -> AbstractContextManager[None]:
     """While the teacher judges: memory that runs out is a UserError that names the knobs."""
-    return memory_errors(f"while the teacher {config.model} judged", _smaller_share(config))
+    return memory_errors(f"while the teacher {config.model} judged", partial(_smaller_share, config))
 
 
 def _smaller_share(config: TeacherConfig) -> str:

@@ -138,3 +138,13 @@ def test_memory_that_runs_out_in_a_step_of_vllm(config: TeacherConfig, monkeypat
     stream = vllm_engine._Stream(SimpleNamespace(step=fake_full_device), None, config)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=rf"^Memory ran out while the teacher .* judged: {LOWER}, end what else is on"):
         stream.step()
+
+
+def test_what_to_do_is_asked_for_where_memory_runs_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[bool]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(True) or True)
+    with memory.teacher_memory(TeacherConfig(engine="vllm")):
+        assert asked == []
+    with pytest.raises(UserError, match=LOWER), memory.teacher_memory(TeacherConfig(engine="vllm")):
+        raise FULL
+    assert asked == [True]
