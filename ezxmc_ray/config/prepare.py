@@ -58,7 +58,7 @@ class PrepareConfig:
     )
     held_out_share: float = knob(
         0.1,
-        "share of the train documents that are judged but not trained on (selection), 0 to 1",
+        "share of the train documents that are judged but not trained on (selection), 0 to less than 1",
         most=1,
     )
     limit_documents: int = knob(0, "read no more than so many documents, 0 = all (the first ones in source order)")

@@ -63,11 +63,10 @@ def find_inputs(prepare: PrepareConfig) -> Inputs:
     unread: list[str] = []
     documents = document_sources(prepare, prepare.documents, "prepare.documents", unread)
     labels = label_sources(prepare, unread)
-    read = {one.source.name for one in documents} | {one.source.name for one in labels}
     _check_apart(prepare, documents, labels)
     splits = splits_of_files([one.source for one in documents], prepare.split_column)
     with_splits = [replace(one, split=split) for one, split in zip(documents, splits, strict=True)]
-    return Inputs(labels, with_splits, unread=sorted(set(unread) - read))
+    return Inputs(labels, with_splits, unread=_not_among(unread, [*documents, *labels]))
 
 
 def documents_and_unread(
@@ -76,7 +75,19 @@ def documents_and_unread(
     """:func:`document_sources`, and the names of the files of directories that are not read."""
     unread: list[str] = []
     found = document_sources(prepare, patterns, key, unread)
-    return found, sorted(set(unread) - {one.source.name for one in found})
+    return found, _not_among(unread, found)
+
+
+def labels_and_unread(prepare: PrepareConfig) -> tuple[list[LabelSource], list[str]]:
+    """:func:`label_sources`, and the names of the files of directories that are not read."""
+    unread: list[str] = []
+    found = label_sources(prepare, unread)
+    return found, _not_among(unread, found)
+
+
+def _not_among(unread: Sequence[str], found: Sequence[DocumentSource | LabelSource]) -> list[str]:
+    """The names in ``unread`` that no source has: what one pattern leaves out another may name."""
+    return sorted(set(unread) - {one.source.name for one in found})
 
 
 def _check_apart(prepare: PrepareConfig, documents: Sequence[DocumentSource], labels: Sequence[LabelSource]) -> None:

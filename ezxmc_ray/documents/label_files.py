@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.inputs import label_sources
+from ezxmc_ray.documents.inputs import labels_and_unread
 from ezxmc_ray.documents.labels import LabelSet, LabelSource, read_labels
 from ezxmc_ray.documents.list_reader import line_row
 from ezxmc_ray.documents.readers import read_rows
@@ -65,9 +65,8 @@ def read_label_ids(prepare: PrepareConfig, files: Sequence[str]) -> list[str]:
 
 def _sources(prepare: PrepareConfig, files: Sequence[str]) -> tuple[list[LabelSource], list[str]]:
     """The files of labels, and what is to be said of those of directories that are not read."""
-    unread: list[str] = []
-    found = label_sources(replace(prepare, labels=list(files)), unread)
-    return found, unread_files(sorted(set(unread) - {one.source.name for one in found}))
+    found, unread = labels_and_unread(replace(prepare, labels=list(files)))
+    return found, unread_files(unread)
 
 
 def _lines(source: LabelSource) -> Iterator[RawRow]:

@@ -9,7 +9,6 @@ ranking of the test documents), evaluation/sample.parquet, and the metrics in th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
@@ -35,7 +34,7 @@ from ezxmc_ray.evaluation.audit import (
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
 from ezxmc_ray.hardware import release_memory
 from ezxmc_ray.index.gpu import gpu_dtype
-from ezxmc_ray.prefetch import REQUESTS_AT_ONCE
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, hybrid_searcher, lexical_table, load_encoder, make_search_files
 from ezxmc_ray.storage import Storage
@@ -298,12 +297,9 @@ def _first_test_rows(storage: Storage, shards: int, wanted: int) -> Iterator[tup
         splits = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["split"])["split"]
         return np.flatnonzero(pc.equal(splits, "test").to_numpy())
 
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        for start in range(0, shards, REQUESTS_AT_ONCE):
-            several = range(start, min(shards, start + REQUESTS_AT_ONCE))
-            for shard, rows in zip(several, pool.map(test_rows, several), strict=True):
-                if not wanted:
-                    return
-                if len(rows):
-                    yield shard, rows[:wanted]
-                    wanted -= min(wanted, len(rows))
+    for shard, rows in enumerate(at_once(test_rows, range(shards if wanted else 0))):
+        if len(rows):
+            yield shard, rows[:wanted]
+            wanted -= min(wanted, len(rows))
+        if not wanted:
+            return

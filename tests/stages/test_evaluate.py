@@ -148,8 +148,8 @@ def test_the_sample_is_the_first_test_documents_and_reads_no_more_than_these(tmp
     assert [row["predicted"] for row in found] == [[f"of {row['id']}"] for row in found]
     gold_texts = [["label 3", "label 8"]] * 2 + [None, ["label 2", "label 8"]]
     assert [row["gold"] for row in found] == (gold_texts if has_gold else [None] * 4)
-    assert sum(columns == ["split"] for _, columns in read) == 32  # shards, sixteen at a time
-    assert sum(name.startswith(("documents", "predictions", "gold")) for name, _ in read) == 32 + 4 + 2 * has_gold
+    assert sum(columns == ["split"] for _, columns in read) == 20 + 16  # shards, sixteen at a time
+    assert sum(name.startswith(("documents", "predictions", "gold")) for name, _ in read) == 36 + 4 + 2 * has_gold
     write_sample(storage, shards, 0, has_gold, "sample.parquet")
     assert len(storage.read_table("sample.parquet")) == 0
 
