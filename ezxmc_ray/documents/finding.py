@@ -204,6 +204,45 @@ def _glob(
                 yield from _glob(filesystem, info.path, rest)
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether there is a wildcard in ``pattern``."""
+    return bool(_MAGIC & set(pattern))
+
+
+def would_find(pattern: str, path: str) -> bool:
+    """Whether ``pattern``, where it is a glob, would find a data file at ``path`` (as open_location has it), were it
+    there; below the pattern's first wildcard links are not followed."""
+    filesystem, whole = open_location(pattern)
+    parts = whole.split("/")
+    first = next((i for i, part in enumerate(parts) if _MAGIC & set(part)), None)
+    if first is None:
+        return False
+    above = "/".join(parts[:first])
+    for folder in {above, real_path(filesystem, above or "/").rstrip("/")}:
+        if path.startswith(f"{folder}/") or not folder:
+            below = path[len(folder) :].strip("/").split("/")
+            if any(
+                _is_named(below[:end], parts[first:]) and not any(part.startswith((".", "_")) for part in below[end:])
+                for end in range(1, len(below) + 1)  # of the file, or of a folder that it lies in
+            ):
+                return True
+    return False
+
+
+def _is_named(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether :func:`_glob` finds by ``patterns`` what lies at ``names``, a level each."""
+    if not patterns or not names:
+        return not patterns and not names
+    head, *rest = patterns
+    if head == "**" and rest and _is_named(names, rest):
+        return True
+    if names[0].startswith(".") and not head.startswith("."):
+        return False
+    if head == "**":
+        return _is_named(names[1:], patterns) or (not rest and len(names) == 1)
+    return fnmatch.fnmatchcase(names[0], head) and _is_named(names[1:], rest)
+
+
 def _listed(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
     """What is in a folder, by name; links last, so that what they lead to is met under its own name first.
 

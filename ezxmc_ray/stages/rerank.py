@@ -102,7 +102,7 @@ def rerank_folder(
     tagged = files.which_depend_on(["rerank", *how.decided_by])
     with owned_folder(folder) as output:
         job = _Job(context, list(overrides), settings, how, output)
-        done, missing = tagged.done_and_missing(output)
+        done, missing = tagged.done_and_missing(output, output.sizes(recursive=True))
         totals = FolderTotals(dict.fromkeys(files.columns))
         for one in done:
             totals.add(one)

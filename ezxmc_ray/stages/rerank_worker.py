@@ -24,7 +24,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.documents.documents import DocumentSource
 from ezxmc_ray.documents.rejected import RejectedRows
-from ezxmc_ray.stages.tagged_files import TaggedFiles, note_begun, note_done, told_of
+from ezxmc_ray.stages.tagged_files import PROPOSED, WORK, TaggedFiles, note_begun, note_done, told_of
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
@@ -46,7 +46,6 @@ from ezxmc_ray.verdicts.placement import ShardLookup
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes
 
-WORK, PROPOSED = ".rerank", "proposed"
 #: Documents of a shard of the work folder, and shards that a file may have.
 SHARD_DOCUMENTS, MAX_SHARDS = 4096, 100_000
 #: Which shard holds which document, for all tasks that bring verdicts.

@@ -38,7 +38,7 @@ def tag_folder(
     files = TaggedFiles.find(settings, inputs, folder, ending)
     totals, gpus = FolderTotals(dict.fromkeys(files.columns)), settings.gpus_per_actor
     with owned_folder(folder) as storage:
-        done, missing = files.done_and_missing(storage)
+        done, missing = files.done_and_missing(storage, storage.sizes(recursive=True))
         files.note_made_by(storage)
         for _ in tag_missing(totals, done, missing, gpus, TagWorker, (where, list(overrides), storage, files)):
             pass

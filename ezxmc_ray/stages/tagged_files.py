@@ -9,11 +9,11 @@ labels there were, and the settings. While tags are made their note says of whic
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from os.path import dirname
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow as pa
 from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
 from ezxmc_ray.documents.documents import DocumentSource
+from ezxmc_ray.documents.finding import is_glob, would_find
 from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.sources import Source, common_folders, open_location, real_path
@@ -32,12 +33,14 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 from ezxmc_ray.tagging.bundle_lock import bundle_lock
-from ezxmc_ray.tagging.files import TagCounts, check_tagged
+from ezxmc_ray.tagging.files import TagCounts, check_tagged, rejected_name
 from ezxmc_ray.tagging.settings import TagSettings
 
 NOTES = ".tagged"
 #: Where notes lie of what tags depend on, by its fingerprint: told once, and not with each file.
 MADE_BY = ".tagged-by"
+#: The work folder of --rerank, and where in it a note lies of each file that it proposed labels of.
+WORK, PROPOSED = ".rerank", "proposed"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class TaggedFiles:
         for told in unread_files(unread):
             say(f"{told}.")
         columns = list(first_columns(sources))
-        _check_apart(folder, inputs, sources)
         names = [f"{name}{ending}" for name in _names(sources)]
+        _check_apart(folder, inputs, names)
         return cls(with_ids(sources, columns), names, [what_counts(settings)], columns)
 
     def note_made_by(self, storage: Storage) -> None:
@@ -86,24 +89,21 @@ class TaggedFiles:
         if not storage.exists(note):
             storage.write_note(note, {"depends_on": self.depends_on})
 
-    def done_and_missing(self, storage: Storage) -> tuple[list[Done], list[WorkItem]]:
+    def done_and_missing(self, storage: Storage, there: Mapping[str, int]) -> tuple[list[Done], list[WorkItem]]:
         """What the notes in ``storage`` say of the files that are done, and an item for each that is not; with
         ``made_by`` where its documents, as they are, have tags that depended on something else.
+
+        ``there``: what the folder holds (``storage.sizes``, recursive).
 
         Errors: UserError for tags there of other documents, and for files that no note is of, which would be replaced.
         """
         done: list[Done] = []
         missing: list[WorkItem] = []
-        there = storage.sizes(recursive=True)
         _tell_others(there, self.names)
+        known = _known(there, self.names)
+        _check_ours(storage, there, [file for file in self.names if file not in known])
         files = [file for file in self.names if file in there]
-        unknown = next((file for file in files if note_of(file) not in there), None)
-        if unknown:
-            raise UserError(
-                f"{storage.path(unknown)} is there, and would be replaced, though no note says that `ezxmc tag` made "
-                "it: move it away, or name another folder as --output."
-            )
-        notes = dict(zip(files, read_notes(storage, list(map(note_of, files))), strict=True))
+        notes = dict(zip(files, read_notes(storage, [known[file] for file in files]), strict=True))
         for number, (source, file) in enumerate(zip(self.sources, self.names, strict=True)):
             told = notes.get(file, {})
             if told and not _is_same(told["source"][0], source.source):
@@ -262,6 +262,23 @@ def what_counts(settings: TagSettings) -> dict[str, Any]:
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 
 
+def _known(there: Collection[str], names: Sequence[str]) -> dict[str, str]:
+    """By name of those that were made here: a note that is ``there`` and says so. Of the tags, or of what --rerank
+    proposed, since older versions removed a file's note before they replaced its tags."""
+    work = f"{WORK}/{PROPOSED}/"
+    proposed = {one.split("/", 3)[3].removesuffix(".json"): one for one in there if one.startswith(work)}
+    return proposed | {file: note for file in names if (note := note_of(file)) in there}
+
+
+def _check_ours(storage: Storage, there: Collection[str], unknown: Sequence[str]) -> None:
+    """Errors: UserError where files of the names ``unknown``, or of the bad rows beside them, are ``there``."""
+    if others := [one for file in unknown for one in (file, rejected_name(file)) if one in there]:
+        raise UserError(
+            f"{storage.path(others[0])} is there, and would be replaced, though no note says that `ezxmc tag` made it "
+            f"(files like it: {len(others):,}): move them away, or name another folder as --output."
+        )
+
+
 def _tell_others(there: Collection[str], names: Sequence[str]) -> None:
     """Say how many of the files that are ``there`` are tags, and not among ``names``."""
     noted = (name[len(NOTES) + 1 :].removesuffix(".json") for name in there if name.startswith(f"{NOTES}/"))
@@ -270,20 +287,21 @@ def _tell_others(there: Collection[str], names: Sequence[str]) -> None:
         say(f"{len(others):,} files of tags are there of documents that are not given this time; they stay.")
 
 
-def _check_apart(folder: str, inputs: Sequence[str], sources: Sequence[DocumentSource]) -> None:
-    """Errors: UserError for a folder among the inputs: the next call would take tags for documents."""
-    place, named = _place(folder), {_place(one) for one in inputs if "*" not in one}
-    among = [one for one in inputs if place.startswith(_place(_above_globs(one)))]
-    files = {real_path(one.source.filesystem, one.source.path): one.source.name for one in sources}
-    among += [name for file, name in files.items() if f"{file}/" not in named and f"{dirname(file)}/" == place]
+def _check_apart(folder: str, inputs: Sequence[str], names: Sequence[str]) -> None:
+    """Errors: UserError for a folder where the tags ``names``, or the bad rows beside them, would be among the inputs:
+    the next call would take them for documents."""
+    place = _place(folder)
+    among = next((one for one in inputs if place.startswith(_place(one))), None)
     if among:
-        raise UserError(f"--output {folder} lies in {among[0]}, whose files are tagged: name a folder elsewhere.")
-
-
-def _above_globs(pattern: str) -> str:
-    """The folder all below which ``pattern`` may name; itself where it has no ``**``."""
-    above, stars, _ = pattern.partition("**")
-    return pattern if not stars else above.rpartition("/")[0] or ("/" if above.startswith("/") else ".")
+        raise UserError(f"--output {folder} lies in {among}, whose files are tagged: name a folder elsewhere.")
+    places = {place, open_location(folder)[1].rstrip("/") + "/"}
+    for pattern in filter(is_glob, inputs):
+        for name in chain.from_iterable((one, rejected_name(one)) for one in names):
+            if any(would_find(pattern, one + name) for one in places):
+                raise UserError(
+                    f"--output {folder} is to hold {name}, which {pattern} names too, so the next call would take tags "
+                    "for documents: name a folder elsewhere."
+                )
 
 
 def _place(location: str) -> str:

@@ -46,14 +46,18 @@ def update_folder(
     as tag_folder, and for tags that were made by another bundle, with other settings, or by --rerank.
     """
     files = TaggedFiles.find(settings, inputs, folder, ending)
-    if not set(files.names).intersection(Storage(folder).sizes(recursive=True)):
-        raise UserError(
-            f"{folder} has no tags of these documents in files that end in {ending}: name the folder that they were "
-            f"tagged into and its --format, or {ANEW}."
-        )
+    nothing = UserError(
+        f"{folder} has no tags of these documents in files that end in {ending}: name the folder that they were tagged "
+        f"into and its --format, or {ANEW}."
+    )
+    if not Storage(folder).is_folder(""):  # which the lock would make
+        raise nothing
     totals, asked = FolderTotals(dict.fromkeys(files.columns)), Asked()
     with owned_folder(folder) as storage:
-        done, missing = files.done_and_missing(storage)
+        there = storage.sizes(recursive=True)
+        if not there.keys() & set(files.names):
+            raise nothing
+        done, missing = files.done_and_missing(storage, there)
         arguments = (where, list(overrides), storage, files, _states(storage, files, missing))
         files.note_made_by(storage)
         for one in tag_missing(totals, done, missing, settings.gpus_per_actor, UpdateWorker, arguments):

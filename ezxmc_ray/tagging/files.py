@@ -164,9 +164,14 @@ def check_tagged(
 def write_rejected(storage: Storage, name: str, rejected: pa.Table) -> None:
     """Write the bad rows beside the tags ``name``, or remove those of an earlier call where there are none."""
     if len(rejected):
-        storage.write_table(f"{name}.rejected.parquet", rejected)
+        storage.write_table(rejected_name(name), rejected)
     else:
-        storage.remove(f"{name}.rejected.parquet")
+        storage.remove(rejected_name(name))
+
+
+def rejected_name(name: str) -> str:
+    """Where the bad rows lie of the documents that have the tags ``name``."""
+    return f"{name}.rejected.parquet"
 
 
 def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
@@ -293,16 +298,19 @@ def document_batches(
     batch: list[tuple[str, str, str]] = []
     seen: dict[str, None] = {}
     names = [source.id_column, source.title_column, source.text_column]
+    without_ids = source.row_ids and source.source.format != "list"
     for number, row in enumerate(read_rows(source.source, names, source.required, seen)):
         try:
             batch.append(_document(row, source, number))
         except BadRow as error:
             bad.add(row, str(error))
         if len(batch) == TAG_BATCH:
+            if without_ids:
+                check_ids(source.id_column, seen, "--input")
             yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]
             batch = []
     columns |= seen
-    if source.row_ids and source.source.format != "list":
+    if without_ids:
         check_ids(source.id_column, seen, "--input")
     if batch:
         yield tuple(map(list, zip(*batch, strict=True)))  # type: ignore[misc]

@@ -6,12 +6,14 @@ HF_TOKEN and HF_ENDPOINT hold.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ezxmc_ray.documents.sources import listed
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.models import HUB_ID
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 #: What the hub puts into a new repository.
-_GIT = ".gitattributes"
+_GIT, _LICENSE = ".gitattributes", "LICENSE"
+#: A model card without a text: settings between lines of ---, or nothing.
+_FRONT_MATTER = re.compile(r"\s*(---[ \t]*\n(?:(?!---).*\n)*---\s*)?")
 
 
 def push_bundle(run: str, hub_id: str, encoder: str = "onnx", public: bool = False) -> str:
@@ -82,17 +86,30 @@ def _check_repository(api: HfApi, hub_id: str, as_it_is: bool, public: bool) -> 
     except RepositoryNotFoundError:
         return
     names = {one.rfilename for one in there.siblings or ()} - {_GIT}
-    if names and BUNDLE not in names:
-        raise UserError(
-            f"The repository {hub_id} on the Hugging Face hub holds something else than a bundle: name another one."
-        )
-    if names and not as_it_is and _was_changed_on_hub(api, hub_id, there.sha):
+    if BUNDLE not in names:
+        _check_new(api, hub_id, names, there.sha)
+    elif not as_it_is and _was_changed_on_hub(api, hub_id, there.sha):
         raise UserError(
             f"The labels of {hub_id} on the Hugging Face hub were changed since they were exported, and this would "
             "bring back the run's: export the run to a directory, with --labels if it is to have others, and push that."
         )
     if there.private is False and not public:
         say(f"Note: the repository {hub_id} is there already and is public: all see what is pushed.")
+
+
+def _check_new(api: HfApi, hub_id: str, names: Set[str], commit: str | None) -> None:
+    """Errors: UserError for a repository whose files ``names`` are more than what the hub puts into a new one."""
+    others, is_new = names - {README, _LICENSE}, True
+    if README in names and not others:
+        card = Path(api.hf_hub_download(hub_id, README, revision=commit)).read_text(encoding="utf-8", errors="replace")
+        is_new = _FRONT_MATTER.fullmatch(card) is not None
+    if others or not is_new:
+        raise UserError(
+            f"The repository {hub_id} on the Hugging Face hub holds something else than a bundle "
+            f"({listed(sorted(others or {README}))}): name another one, or remove that there."
+        )
+    if README in names:
+        say(f"Note: the {README} of {hub_id}, which has settings only, is replaced: give its licence there anew.")
 
 
 def _was_changed_on_hub(api: HfApi, hub_id: str, commit: str | None) -> bool:

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ezxmc_ray.config import PrepareConfig
+from ezxmc_ray.documents.inputs import document_sources, with_row_ids
+from ezxmc_ray.documents.rejected import RejectedRows
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.shown import show_what_fits
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import PREDICTIONS_SCHEMA
-from ezxmc_ray.tagging.files import open_output, read_tags, tag_files
+from ezxmc_ray.tagging.files import document_batches, open_output, read_tags, tag_files
 from ezxmc_ray.terminal import tag_lines
 
 
@@ -225,3 +227,15 @@ def test_a_carriage_return_in_an_id_is_read_back_from_csv(tmp_path: Path) -> Non
     with open_output(storage, "tags.csv") as write:
         write(pa.Table.from_pylist(rows, PREDICTIONS_SCHEMA))
     assert [row[0] for row in read_tags(storage, "tags.csv")] == [row["id"] for row in rows]
+
+
+def test_ids_that_come_late_are_told_before_all_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ezxmc_ray.tagging.files.TAG_BATCH", 2)
+    rows = [{"text": str(number)} for number in range(9)]
+    rows[2]["id"] = "mine"
+    source = write(tmp_path / "in.jsonl", *rows)
+    (one,) = document_sources(PrepareConfig(), [str(source)], "--input")
+    given = document_batches(with_row_ids([one])[0], RejectedRows("in", 0), {})
+    assert next(given)[2] == ["0", "1"]
+    with pytest.raises(UserError, match="Some files of --input have a column 'id' and others have none"):
+        next(given)

@@ -6,15 +6,18 @@ import json
 import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.leftovers import temporary_name
 from ezxmc_ray.stages import tag_folder as stage
 from ezxmc_ray.stages import tagged_files
+from ezxmc_ray.stages.update_tags import update_folder
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.files import tag_files
-from ezxmc_ray.tagging.tagger import Tagger
+from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS
 from tests.tagging.test_folder import tag_folder, worked_on, write
 
@@ -77,6 +80,54 @@ def test_a_file_that_is_not_ours_is_not_replaced(bundle: Path, tmp_path: Path, w
     tag_folder(*call)
     (tmp_path / "out/.tagged/a.jsonl.csv.json").write_text("{")
     assert tag_folder(*call).documents == 1
+    for name in "bc":
+        write(tmp_path / f"in/{name}.jsonl", LABELS[1])
+        (tmp_path / f"out/{name}.jsonl.csv.rejected.parquet").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"out/b\.jsonl\.csv\.rejected\.parquet is there, .* \(files like it: 2\): move"
+    ):
+        tag_folder(*call)
+    assert (tmp_path / "out/c.jsonl.csv.rejected.parquet").read_text() == "mine" and len(worked_on) == 2
+
+
+def test_a_file_of_an_older_version_that_was_stopped_is_known_again(
+    bundle: Path, tmp_path: Path, worked_on: list[str]
+) -> None:
+    """It removed the note of a file's tags when it began to replace them; --rerank left that of the candidates."""
+    write(tmp_path / "in/a/one.jsonl", LABELS[0])
+    write(tmp_path / "in/b/two.jsonl", LABELS[1])
+    call = (str(bundle), [], [f"{tmp_path}/in"], f"{tmp_path}/out/", ".csv")
+    tag_folder(*call)
+    notes = tmp_path / "out/.tagged/a/one.jsonl.csv.json", tmp_path / "out/.rerank/proposed/00003/a/one.jsonl.csv.json"
+    notes[1].parent.mkdir(parents=True)
+    notes[0].rename(notes[1])
+    told = json.loads(notes[1].read_text())
+    notes[1].write_text(json.dumps({key: value for key, value in told.items() if key not in ("bytes", "tags")}))
+    assert tag_folder(*call).documents == 2
+    assert worked_on == ["a/one.jsonl.csv", "b/two.jsonl.csv", "a/one.jsonl.csv"]
+    assert notes[0].exists()
+
+
+def test_a_folder_is_listed_once_before_and_once_after(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in/a.jsonl", LABELS[0])
+    call = (str(bundle), [], [f"{tmp_path}/in"], f"{tmp_path}/out/", ".csv")
+    tag_folder(*call)
+    real, listed = Storage.sizes, list[str]()
+
+    def sizes(self: Storage, relative: str = "", recursive: bool = False) -> dict[str, int]:
+        if self.path() == str(tmp_path / "out") and recursive:
+            listed.append(self.path(relative))
+        return real(self, relative, recursive)
+
+    monkeypatch.setattr(Storage, "sizes", sizes)
+    settings = open_settings(str(bundle), [])[1]
+    update_folder(str(bundle), [], settings, *call[2:])
+    assert len(listed) == 1  # all is done
+    write(tmp_path / "in/a.jsonl", LABELS[1])
+    update_folder(str(bundle), [], settings, *call[2:])
+    assert len(listed) == 3 and len(worked_on) == 2
 
 
 @pytest.mark.parametrize("name", ["write_rejected", "note_done"])
@@ -101,18 +152,68 @@ def test_a_command_that_was_killed_knows_its_file_again(
     assert tag_folder(*call).documents == 1 and len(worked_on) == 2
 
 
-@pytest.mark.parametrize(("pattern", "out"), [("in/*.jsonl", "in/"), ("**/*.jsonl", "in/tags/"), ("in/**", "in/tags/")])
-def test_the_folder_is_not_among_what_a_pattern_names(
-    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch, pattern: str, out: str
+@pytest.mark.parametrize(
+    ("pattern", "out", "ending"),
+    [
+        ("in/*.jsonl", "in/", ".jsonl"),
+        ("**/*.jsonl", "tags/", ".jsonl"),
+        ("in/**", "in/tags/", ".parquet"),
+        ("in/*", "in/tags/", ".csv"),  # a folder by its name, and so what is below it
+        ("in*/**/*.jsonl", "in1/tags/", ".jsonl"),
+        ("in/a.json[l]*", "link/", ".parquet"),
+        ("in/**/*.*", "in/", ".csv"),
+    ],
+)
+def test_tags_are_not_among_what_a_pattern_names(
+    bundle: Path,
+    tmp_path: Path,
+    worked_on: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    out: str,
+    ending: str,
+) -> None:
+    write(tmp_path / "in/a.jsonl", LABELS[0])
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    for one in (pattern, str(tmp_path / pattern)):
+        with pytest.raises(UserError, match=rf"--output {out} is to hold a.jsonl{ending}, which .* names too, so the "):
+            tag_folder(str(bundle), [], [one], out, ending)
+    assert not worked_on
+
+
+def test_bad_rows_are_not_among_what_a_pattern_names(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": ["a"], "text": [LABELS[0]]}), tmp_path / "in/a.parquet")
+    with pytest.raises(UserError, match=r"is to hold a\.parquet\.csv\.rejected\.parquet, which .* names too"):
+        tag_folder(str(bundle), [], [f"{tmp_path}/in/*.parquet"], f"{tmp_path}/in/", ".csv")
+    assert not worked_on
+
+
+@pytest.mark.parametrize(
+    ("pattern", "out", "ending"),
+    [
+        ("**/*.jsonl", "tags/", ".parquet"),
+        ("in/*.jsonl", "in/", ".parquet"),
+        ("in/*.jsonl", "in/tags/", ".jsonl"),
+        ("in/**", ".tags/", ".jsonl"),
+        ("in/**", "in/.tags/", ".jsonl"),  # which no pattern without its dot finds
+    ],
+)
+def test_tags_that_a_pattern_does_not_name_are_fine(
+    bundle: Path,
+    tmp_path: Path,
+    worked_on: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    out: str,
+    ending: str,
 ) -> None:
     write(tmp_path / "in/a.jsonl", LABELS[0])
     monkeypatch.chdir(tmp_path)
-    for one in (pattern, str(tmp_path / pattern)):
-        with pytest.raises(
-            UserError, match=r"--output in/.* lies in .*, whose files are tagged: name a folder elsewhere"
-        ):
-            tag_folder(str(bundle), [], [one], out, ".parquet")
-    assert not worked_on
+    for _ in range(2):
+        assert tag_folder(str(bundle), [], [pattern], out, ending).documents == 1
+    assert worked_on == [f"a.jsonl{ending}"]
 
 
 def test_a_folder_beside_what_a_pattern_names_is_fine(bundle: Path, tmp_path: Path, worked_on: list[str]) -> None:

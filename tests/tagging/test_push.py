@@ -23,12 +23,34 @@ def test_a_repository_of_something_else_stays_as_it_is(run: str, simulated_hub: 
     simulated_hub.made.append(True)
     simulated_hub.files.update(theirs)
     simulated_hub.past["0" * 40] = simulated_hub.files
-    with pytest.raises(UserError, match=r"org/tagger on the Hugging Face hub holds something else than a bundle"):
-        push_bundle(run, "org/tagger", "torch")
+    for name in ("README.md", "data.csv"):
+        theirs[name] = simulated_hub.files[name] = b"---\nlicense: mit\n---\na model card\n---\n"
+        with pytest.raises(
+            UserError, match=rf"hub holds something else than a bundle \({name}\): name another one, or r"
+        ):
+            push_bundle(run, "org/tagger", "torch")
+    simulated_hub.files.pop("data.csv")
+    theirs.pop("data.csv")
     assert simulated_hub.files == theirs
     simulated_hub.files.pop("README.md")  # an empty one, as the hub makes it
     push_bundle(run, "org/tagger", "torch")
     assert "bundle.json" in simulated_hub.files
+
+
+@pytest.mark.parametrize("card", [b"", b"---\r\nlicense: mit\r\ntags:\r\n- x\r\n---\r\n\r\n"])
+def test_a_repository_that_the_hub_made_with_a_licence_is_new(
+    bundle: Path, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, card: bytes
+) -> None:
+    told = list[str]()
+    monkeypatch.setattr(push, "say", told.append)
+    simulated_hub.made.append(True)
+    simulated_hub.files.update({".gitattributes": b"", "README.md": card, "LICENSE": b"MIT"})
+    simulated_hub.past["0" * 40] = dict(simulated_hub.files)
+    push_bundle(str(bundle), "org/tagger")
+    assert {"bundle.json", "LICENSE"} < set(simulated_hub.files) and simulated_hub.files["README.md"] != card
+    assert told == [
+        "Note: the README.md of org/tagger, which has settings only, is replaced: give its licence there anew."
+    ]
 
 
 def test_folders_of_others_stay_in_a_repository(bundle: Path, simulated_hub: type[SimulatedHub]) -> None:

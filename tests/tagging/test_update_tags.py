@@ -158,6 +158,7 @@ def test_what_cannot_be_brought_up_to_date_is_refused(run: str, copy: Path, tmp_
     folder, labels = Folder(tmp_path, str(copy)), tmp_path / "labels.jsonl"
     with pytest.raises(UserError, match=r"out/ has no tags of these documents in files that end in \.parquet: n"):
         folder.update()
+    assert not (tmp_path / "out").exists()
     folder.tag()
     before = Storage(str(tmp_path / "out")).sizes(recursive=True)
     with pytest.raises(UserError, match=r"one\.jsonl\.parquet was made with other settings \(predict.top_k: 3 -> 2\)"):
