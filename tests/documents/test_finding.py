@@ -1,0 +1,47 @@
+"""Whether a pattern would find a file, told without looking: held against what it finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ezxmc_ray.documents.finding import find_sources, is_glob, would_find
+from ezxmc_ray.errors import UserError
+
+FILES = ["a.jsonl", "in/a.jsonl", "in/b.csv", "in/deep/a.jsonl", "in/deep/er/b.csv", "in/.h/a.jsonl", "in/_u/a.jsonl"]
+FILES += ["in/_a.jsonl", "in/.a.jsonl", "in2/a.jsonl", "in2/deep/b.csv"]
+PATTERNS = ["*", "*.jsonl", "in/*", "in/*.jsonl", "in*/*.jsonl", "in?/**", "**", "**/*", "**/*.csv", "in/**", "in/**/*"]
+PATTERNS += [
+    "in/**/a.jsonl",
+    "in/**/**/*.csv",
+    "in/*/**",
+    "in/*/a.jsonl",
+    "in/.*",
+    "in/.*/*",
+    "in/_*",
+    "**/_*/*",
+    "i[n]/*",
+]
+PATTERNS += ["**/deep", "*/deep/*", "in/**/er/*", "none*/*", "link*/*.csv", "link/*", "link/**"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_would_find_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    if pattern.startswith("link/"):
+        (tmp_path / "link").symlink_to("in")
+    try:
+        found = {str(Path(one.path).resolve()) for one in find_sources([pattern], "auto", "--input")}
+    except UserError:  # there is none
+        found = set()
+    for one in (pattern, str(tmp_path / pattern)):
+        assert {str(tmp_path / name) for name in FILES if would_find(one, str(tmp_path / name))} == found
+
+
+def test_what_has_no_wildcard_is_no_pattern() -> None:
+    assert not is_glob("in/a.jsonl") and not would_find("in", str(Path("in/a.jsonl").absolute()))
+    assert would_find("/*/a.csv", "/in/a.csv") and would_find("/**", "/a.csv") and not would_find("/x*/**", "/a.csv")
