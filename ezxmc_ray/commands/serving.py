@@ -123,9 +123,10 @@ def _replicas(run: str, knobs: list[str], settings: ServeSettings, in_process: b
     from ezxmc_ray.tagging.hub_bundle import fetch_bundle, with_commit
     from ezxmc_ray.tagging.tagger import open_settings
 
-    where = with_commit(run)  # of which each replica has the same bundle, whenever it starts
     is_here = not is_hub_id(run)
-    cluster = open_settings(run if is_here else fetch_bundle(where), knobs)[1].cluster  # refused before Ray is started
+    fetched = run if is_here else fetch_bundle(run)  # by its branch, which the cache then knows where the hub is away
+    where = run if is_here else with_commit(run, fetched)  # so that replicas have one bundle, whenever they start
+    cluster = open_settings(fetched, knobs)[1].cluster  # refused before Ray is started
     if is_here:
         check_shared(cluster, "the run", run)
     try:

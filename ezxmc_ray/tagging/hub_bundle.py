@@ -22,12 +22,10 @@ def is_on_hub(where: str) -> bool:
     return is_hub_id(where) or (_WITH_COMMIT.fullmatch(where) is not None and not Path(where).exists())
 
 
-def with_commit(where: str) -> str:
-    """A hub id with the commit that it stands for now; what is none as it is. Errors: as :func:`fetch_bundle`."""
-    if not is_hub_id(where):
-        return where
-    commit = _commit(where)
-    return f"{where}@{commit}" if commit else where  # of a mirror that does not tell
+def with_commit(hub_id: str, fetched: str) -> str:
+    """``hub_id`` with the commit of ``fetched``, which fetch_bundle gave for it."""
+    named = f"{hub_id}@{Path(fetched).name}"  # …/snapshots/<commit>
+    return named if _WITH_COMMIT.fullmatch(named) else hub_id  # of a mirror whose commits have other names
 
 
 def fetch_bundle(where: str) -> str:
@@ -41,17 +39,13 @@ def fetch_bundle(where: str) -> str:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        _commit(hub_id, commit)
+        hub_commit(hub_id, commit)
+    except UserError as error:
+        raise UserError(f"{hub_id} is neither a run nor a bundle here. {error}") from error
+    try:
         # Without one of the branch: the cache knows what a branch is where the hub cannot be asked.
         return str(snapshot_download(hub_id, revision=commit or None, allow_patterns=[BUNDLE, f"{FOLDER_GLOB}/**"]))
     except (EntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"The bundle {hub_id} cannot be had from the hub ({one_line(error, 200).rstrip('.')})."
         ) from error
-
-
-def _commit(hub_id: str, cached_commit: str = "") -> str:
-    try:
-        return hub_commit(hub_id, cached_commit)
-    except UserError as error:
-        raise UserError(f"{hub_id} is neither a run nor a bundle here. {error}") from error
