@@ -166,6 +166,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The client has said what it wants; how long its body takes is for the app to say."""
         self._stop_clock()
+        self._unset_keepalive_if_required()  # which the request before began to keep, if both came together
         self._is_in_body = True
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _OfAnswer(self))

@@ -197,6 +197,19 @@ def test_headers_after_a_body_that_was_thrown_away_are_waited_for_no_longer() ->
         assert b"HTTP/1.1 408 " in rest(connection)
 
 
+def test_a_request_that_came_with_the_rest_of_a_refused_body_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "KEEP_ALIVE_S", 0.2)
+    refused = b"POST /v1/tag HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n"
+    body = json.dumps({"texts": ["a"]}).encode()
+    head = "POST /v1/tag HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    asked = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    with serves(FakeTagger(seconds=0.6)) as (port, _), connect(port) as connection:
+        connection.sendall(refused)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+        connection.sendall(b"xxxxx" + asked)  # in one segment
+        assert b"HTTP/1.1 200 " in rest(connection)
+
+
 def test_the_end_answers_what_was_begun_and_what_still_comes_but_says_that_it_ends() -> None:
     with serves(FakeTagger(seconds=0.5), drain_s=1.5) as (port, server):
         url, answers = f"http://127.0.0.1:{port}", []
