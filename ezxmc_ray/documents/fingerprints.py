@@ -20,7 +20,9 @@ def table_fingerprint(table: pa.Table, columns: Iterable[str]) -> str:
     """Of the named columns (strings, fixed-size binary, booleans, or lists of strings or int32) of ``table``."""
     digest = hashlib.blake2b(digest_size=16)
     for name in columns:
-        _update(digest, table[name].type, table[name].chunks)
+        column = table[name]  # once: it may be read from a file for this
+        _update(digest, column.type, column.chunks)
+        del column  # before the next one is
     return digest.hexdigest()
 
 
@@ -39,7 +41,7 @@ def _update(digest: hashlib.blake2b, kind: pa.DataType, chunks: Sequence[pa.Arra
     for chunk in chunks:
         digest.update(np.nan_to_num(_lengths(chunk).astype(np.float64), nan=-1).astype("<i8").tobytes())
     for chunk in chunks:
-        digest.update(_content(chunk))
+        digest.update(_content(chunk))  # which lets other threads work
 
 
 def _lengths(chunk: pa.Array) -> npt.NDArray[Any]:
@@ -51,14 +53,24 @@ def _lengths(chunk: pa.Array) -> npt.NDArray[Any]:
     return np.ones(len(chunk), np.int64)
 
 
-def _content(chunk: pa.Array) -> bytes:
+def _content(chunk: pa.Array) -> bytes | memoryview:
     """The values one after the other; of lists of strings nothing, since their strings are a column of their own."""
     if pa.types.is_list(chunk.type):
         if pa.types.is_string(chunk.type.value_type):
             return b""
         return bytes(chunk.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
     if pa.types.is_string(chunk.type):
-        return "".join(value for value in chunk.to_pylist() if value is not None).encode()
+        return _text_bytes(chunk)
     if pa.types.is_boolean(chunk.type):
         return bytes(chunk.to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
     return b"".join(chunk.to_pylist())
+
+
+def _text_bytes(chunk: pa.StringArray) -> bytes | memoryview:
+    """The texts one after the other, as UTF-8; without a null where they lie."""
+    texts = chunk.drop_null()  # whose values may lie there all the same
+    _, places, content = texts.buffers()
+    if not len(texts) or content is None:
+        return b""
+    starts = np.frombuffer(places, np.int32, len(texts) + 1, texts.offset * 4)
+    return memoryview(content)[starts[0] : starts[-1]]

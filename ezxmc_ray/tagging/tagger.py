@@ -26,11 +26,11 @@ from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import PREDICTIONS_SCHEMA, list_columns
+from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, list_columns
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
-from ezxmc_ray.tagging.known_labels import read_known_labels
+from ezxmc_ray.tagging.known_labels import NAMES, read_known_names
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.tagging.why import Why, why
 
@@ -74,15 +74,20 @@ class Tagger:
     [['works with: text', 'use: editing']]
     """
 
-    def __init__(self, storage: Storage, settings: TagSettings, added: Sequence[Storage] = ()) -> None:
-        """See :meth:`load`; ``storage``: of a run that is known to be whole; ``added``: of settings.added."""
+    def __init__(
+        self, storage: Storage, settings: TagSettings, added: Sequence[Storage] = (), has_known_labels: bool = False
+    ) -> None:
+        """See :meth:`load`; ``storage``: of a run that is known to be whole; ``added``: of settings.added.
+
+        ``has_known_labels``: the files of the labels were held against checksums; else they are read whole for that.
+        """
         self.encoder = load_encoder(storage, settings)
         parts = [storage, *added]
         self._counts = np.ones(sum(one.rows(layout.LABELS) for one in parts), bool)
         self._counts[settings.removed] = False
         self.searcher = _load_searcher(parts, settings, ~self._counts)
         labels = pa.concat_tables(
-            read_known_labels(files, fingerprint).select(["id", "text"])
+            _read_names(files, None if has_known_labels else fingerprint)
             for files, fingerprint in zip(parts, _label_fingerprints(settings), strict=True)
         )
         #: By label number; also of those that were removed.
@@ -100,7 +105,7 @@ class Tagger:
 
         Errors: UserError for what is neither, is not finished, is damaged, or does not belong together.
         """
-        return cls(*open_settings(where, overrides))
+        return cls(*_open(where, overrides))
 
     def __enter__(self) -> Tagger:
         """The tagger itself."""
@@ -253,13 +258,18 @@ def has_text(titles: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
 def open_settings(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, TagSettings, list[Storage]]:
     """What :meth:`Tagger.load` makes a tagger of. Errors: as there."""
+    return _open(where, overrides)[:3]
+
+
+def _open(where: str, overrides: Sequence[str]) -> tuple[Storage, TagSettings, list[Storage], bool]:
+    """As :func:`open_settings`; and whether the labels were held against their checksums, as those of a bundle are."""
     if is_hub_id(where):
         where = fetch_bundle(where)
     if is_bundle(Storage(where)):
-        return open_bundle(where, overrides)
+        return *open_bundle(where, overrides), True
     from ezxmc_ray.tagging.opening import open_for_tagging  # what runs are made by, which a bundle does without
 
-    return *open_for_tagging(where, overrides), []
+    return *open_for_tagging(where, overrides), [], False
 
 
 def _load_searcher(parts: Sequence[Storage], settings: TagSettings, removed: np.ndarray) -> PartedSearcher:
@@ -294,6 +304,13 @@ def open_words(parts: Sequence[Storage], settings: TagSettings, removed: np.ndar
 def _label_fingerprints(settings: TagSettings) -> list[str]:
     """Of the labels in each part."""
     return [settings.label_fingerprint, *(one.label_fingerprint for one in settings.added)]
+
+
+def _read_names(files: Storage, fingerprint: str | None) -> pa.Table:
+    """NAMES of the labels; of such as have the ``fingerprint``, if there is one."""
+    if fingerprint is None:
+        return files.read_table(layout.LABELS, LABELS_SCHEMA, NAMES)
+    return read_known_names(files, fingerprint)
 
 
 def load_encoder(storage: Storage, settings: TagSettings) -> DocumentEncoder:

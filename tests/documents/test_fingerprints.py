@@ -7,7 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ezxmc_ray.documents import fingerprints
 from ezxmc_ray.documents.fingerprints import combined_fingerprint, table_fingerprint
 
 SCHEMA = pa.schema(
@@ -70,6 +74,44 @@ def test_fingerprints_are_what_they_were_whatever_the_chunks() -> None:
         assert table_fingerprint(one.slice(0, 0), table.column_names) == "cae66941d9efbd404e4d88758ea67670"
     large = {name: ColumnThatIsNotToBeOneArray(chunked[name]) for name in table.column_names}
     assert table_fingerprint(large, table.column_names) == "6b3ff884753246c4cdab054768e03f67"
+
+
+def content_by_python(chunk: pa.StringArray) -> bytes:
+    """The plain way."""
+    return "".join(value for value in chunk.to_pylist() if value is not None).encode()
+
+
+NULLABLE = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), max_size=5))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    chunks=st.lists(st.lists(st.tuples(NULLABLE, st.one_of(st.none(), st.lists(NULLABLE, max_size=3))), max_size=6)),
+    cut=st.tuples(st.integers(0, 8), st.integers(0, 12)),
+    has_hidden_values=st.booleans(),
+)
+def test_texts_count_as_the_plain_way_has_them(
+    chunks: list[list[tuple[Any, Any]]], cut: tuple[int, int], has_hidden_values: bool
+) -> None:
+    schema = pa.schema([("text", pa.string()), ("others", pa.list_(pa.string()))])
+    tables = [pa.table([[row[n] for row in rows] for n in (0, 1)], schema=schema) for rows in chunks]
+    table = pa.concat_tables([schema.empty_table(), *tables]).slice(*cut)
+    if has_hidden_values:  # nulls under which bytes lie
+        table = table.set_column(
+            0, "text", pa.chunked_array(map(with_hidden_values, table["text"].chunks), pa.string())
+        )
+    found = table_fingerprint(table, schema.names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprints, "_text_bytes", content_by_python)
+        assert table_fingerprint(table, schema.names) == found
+    assert table_fingerprint(table.combine_chunks(), schema.names) == found
+
+
+def with_hidden_values(chunk: pa.StringArray) -> pa.StringArray:
+    """The same values, and bytes of no value where the nulls are."""
+    full = chunk.fill_null("hidden")
+    mask = pa.array(chunk.is_valid().to_pylist(), pa.bool_())
+    return pa.Array.from_buffers(pa.string(), len(full), [mask.buffers()[1], *full.buffers()[1:]], offset=full.offset)
 
 
 def test_the_order_of_parts_counts() -> None:

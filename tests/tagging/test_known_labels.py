@@ -64,6 +64,24 @@ def test_a_tagger_that_is_being_loaded(mine: Storage, monkeypatch: pytest.Monkey
         Tagger.load(mine.root)
 
 
+def test_only_what_is_needed_is_read(mine: Storage, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptions may be many times as large as the rest: those of a run are read to be hashed, one column a time."""
+    read, real = list[list[str] | None](), Storage.read_table
+
+    def read_table(files: Storage, name: str, schema: Any = None, columns: Any = None) -> Any:
+        table = real(files, name, schema, columns)
+        if name == layout.LABELS:
+            read.append(columns)
+        return table
+
+    monkeypatch.setattr(Storage, "read_table", read_table)
+    Tagger.load(str(bundle))
+    assert read[-1] == ["id", "text"] and not any(columns is None or "description" in columns for columns in read)
+    read.clear()
+    Tagger.load(mine.root)
+    assert read[-4:] == [["id"], ["text"], ["description"], ["alternatives"]]
+
+
 @pytest.mark.parametrize("lexical", [True, False])
 def test_an_export(mine: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lexical: bool) -> None:
     before(monkeypatch, export, "lexical_files" if lexical else "_copy_labels", lambda: prepare(mine))
