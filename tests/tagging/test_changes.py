@@ -284,6 +284,7 @@ def test_labels_change_on_an_object_store_too(copy: Path, tmp_path: Path, monkey
     """Simulated: a local folder that is taken for a store."""
     monkeypatch.setenv("EZXMC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run_lock, "SETTLE_S", 0.01)
+    monkeypatch.setattr(run_lock, "LOOK_S", 0)
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     put = Storage._put
 
