@@ -113,15 +113,15 @@ def test_a_list_is_read_again_with_the_knobs_that_are_told_with_it(
 ) -> None:
     run, bundle, again, file = (str(tmp_path / name) for name in ("run", "bundle", "again", "labels.jsonl"))
     make_run(Path(run), settings=settings)
-    export_bundle(run, bundle)
+    export_bundle(run, bundle, encoder="torch")
     listed = ezxmc("labels", "list", bundle, "--output", file)
     assert listed.stdout == f"Wrote {len(ROWS)} labels to {file}\n"
     assert (f"beside this list, {told}.\n" in listed.stderr) if told else listed.stderr == ""
     assert ezxmc("labels", "list", bundle).stderr == listed.stderr
     knobs = told.split()
     if told:
-        assert ezxmc("export", run, again, "--labels", file).returncode == 2
-    assert ezxmc("export", run, again, *knobs, "--labels", file).returncode == 0
+        assert ezxmc("export", run, again, "--encoder", "torch", "--labels", file).returncode == 2
+    assert ezxmc("export", run, again, "--encoder", "torch", *knobs, "--labels", file).returncode == 0
     assert Tagger.load(again).labels.equals(Tagger.load(bundle).labels)
     renamed = ezxmc("labels", "rename", bundle, file, *knobs)
     assert renamed.returncode == 0, renamed.stderr
