@@ -152,6 +152,14 @@ def test_a_command_that_was_killed_knows_its_file_again(
     assert tag_folder(*call).documents == 1 and len(worked_on) == 2
 
 
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a file of documents, in/a.jsonl."""
+    write(tmp_path / "in/a.jsonl", LABELS[0])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("pattern", "out", "ending"),
     [
@@ -165,18 +173,10 @@ def test_a_command_that_was_killed_knows_its_file_again(
     ],
 )
 def test_tags_are_not_among_what_a_pattern_names(
-    bundle: Path,
-    tmp_path: Path,
-    worked_on: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    pattern: str,
-    out: str,
-    ending: str,
+    bundle: Path, worked_on: list[str], in_folder: Path, pattern: str, out: str, ending: str
 ) -> None:
-    write(tmp_path / "in/a.jsonl", LABELS[0])
-    (tmp_path / "link").symlink_to(tmp_path / "in")
-    monkeypatch.chdir(tmp_path)
-    for one in (pattern, str(tmp_path / pattern)):
+    (in_folder / "link").symlink_to(in_folder / "in")
+    for one in (pattern, str(in_folder / pattern)):
         with pytest.raises(UserError, match=rf"--output {out} is to hold a.jsonl{ending}, which .* names too, so the "):
             tag_folder(str(bundle), [], [one], out, ending)
     assert not worked_on
@@ -201,16 +201,8 @@ def test_bad_rows_are_not_among_what_a_pattern_names(bundle: Path, tmp_path: Pat
     ],
 )
 def test_tags_that_a_pattern_does_not_name_are_fine(
-    bundle: Path,
-    tmp_path: Path,
-    worked_on: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    pattern: str,
-    out: str,
-    ending: str,
+    bundle: Path, worked_on: list[str], in_folder: Path, pattern: str, out: str, ending: str
 ) -> None:
-    write(tmp_path / "in/a.jsonl", LABELS[0])
-    monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert tag_folder(str(bundle), [], [pattern], out, ending).documents == 1
     assert worked_on == [f"a.jsonl{ending}"]

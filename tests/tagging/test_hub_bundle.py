@@ -184,15 +184,21 @@ def test_a_bundle_in_the_cache_serves_where_the_hub_does_not(
     assert Tagger.load("org/tagger").tag(TOPICS) == tagged
 
 
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What replicas were told to serve, in place of starting them."""
+    pytest.importorskip("grpc_reflection", reason="Ray Serve needs ezxmc-ray[serve]")
+    told = list[str]()
+    monkeypatch.setattr("ezxmc_ray.serving.deployment.ray_replicas", lambda where, *_: told.append(where))
+    return told
+
+
 @pytest.mark.parametrize("is_away", [False, True])
 def test_replicas_serve_the_commit_of_the_servers_start_whenever_they_start(
-    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, is_away: bool
+    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, served: list[str], is_away: bool
 ) -> None:
-    pytest.importorskip("grpc_reflection", reason="Ray Serve needs ezxmc-ray[serve]")
-    settings, served = ServeSettings(), list[str]()
-    monkeypatch.setattr("ezxmc_ray.serving.deployment.ray_replicas", lambda where, *_: served.append(where))
     push_bundle(run, "org/tagger", "torch")
-    _replicas("org/tagger", [], settings, False)
+    _replicas("org/tagger", [], ServeSettings(), False)
     export = LiveTagger(served[0]).export
     push_bundle(run, "org/tagger", "torch")
     newer = json.loads(simulated_hub.files["bundle.json"])["folder"]
@@ -210,22 +216,23 @@ def test_replicas_serve_the_commit_of_the_servers_start_whenever_they_start(
 
 @pytest.mark.parametrize("was_tagged_before", [False, True])
 def test_a_server_that_is_started_again_while_the_hub_is_away_serves_what_it_served(
-    run: str, simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, was_tagged_before: bool
+    run: str,
+    simulated_hub: type[SimulatedHub],
+    monkeypatch: pytest.MonkeyPatch,
+    served: list[str],
+    was_tagged_before: bool,
 ) -> None:
-    pytest.importorskip("grpc_reflection", reason="Ray Serve needs ezxmc-ray[serve]")
-    settings, served = ServeSettings(), list[str]()
-    monkeypatch.setattr("ezxmc_ray.serving.deployment.ray_replicas", lambda where, *_: served.append(where))
     push_bundle(run, "org/tagger", "torch")
     if was_tagged_before:  # the cache has an older bundle, too
         Tagger.load("org/tagger")
         push_bundle(run, "org/tagger", "torch")
         hub_module.hub_commit.cache_clear()
     newest = json.loads(simulated_hub.files["bundle.json"])["folder"]
-    _replicas("org/tagger", [], settings, False)
+    _replicas("org/tagger", [], ServeSettings(), False)
     hub_module.hub_commit.cache_clear()  # of another process
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    _replicas("org/tagger", [], settings, False)
+    _replicas("org/tagger", [], ServeSettings(), False)
     assert served == [f"org/tagger@{len(simulated_hub.commits):040x}"] * 2
     assert [LiveTagger(where).export for where in ("org/tagger", *served)] == [newest] * 3
 
