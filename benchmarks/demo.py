@@ -91,7 +91,7 @@ def _students(report: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """A row for each student of a run: its measures, the paired differences to the untrained encoder, if it ships."""
     rows = []
     for encoder, metrics in report["metrics"].items():
-        if encoder in ("untrained", "chosen"):
+        if encoder in ("untrained", "chosen", "reranked"):
             continue
         row = {"judged": report["stages"]["cycle_0"]["train"]["rows"], "encoder": encoder, "seed": seed}
         row |= _measures(metrics)

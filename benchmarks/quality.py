@@ -106,6 +106,7 @@ def parse() -> argparse.Namespace:
         help="whose verdicts are taken over: a run, or an export of `ezxmc verdicts`",
     )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where the runs go")
+    parser.add_argument("--resume", action="store_true", help="take over methods that an earlier call has done alike")
     parser.add_argument("overrides", nargs="*", help="a.b=c, for every method")
     given = parser.parse_args()
     if LARGER in (given.methods or ()) and not given.larger:

@@ -46,6 +46,7 @@ STAGES = {
     "judge": "Let the teacher (an LLM) judge the shortlists.",
     "train": "Train the student (the encoder) on the verdicts.",
     "select": "Choose the best encoder by held-out verdicts.",
+    "cross_encoder": "Train what ranks first labels anew (predict.rerank).",
     "index": "Build the FAISS index over the labels.",
     "predict": "Predict labels for all documents.",
     "evaluate": "Measure against gold labels, if there are any.",

@@ -212,6 +212,10 @@ def judged_dtype(storage: Storage, folder: str) -> str | None:
     return found.details.get("teacher", {}).get("dtype") if found else None
 
 
+#: The ranking of the chosen encoder whose first labels the cross-encoder ranks anew, as reports call it.
+RERANKED = "reranked"
+
+
 def encoder_name(encoder: int) -> str:
     """Encoder number ``encoder`` as reports call it: ``untrained``, ``cycle_0`` (the student of cycle 0), …"""
     return "untrained" if encoder == 0 else f"cycle_{encoder - 1}"

@@ -2,7 +2,7 @@
 
 In: a configuration. Out: the run directory, stage after stage: prepare; for each cycle shortlist, judge, train (from
 the second one on after a select that says whether it is worth it); one more shortlist and judge of the held-out
-documents with the last student; select; index; predict; evaluate; report.
+documents with the last student; select; cross_encoder, with predict.rerank; index; predict; evaluate; report.
 A step (steps.py) is skipped if its manifest carries the fingerprint of today's inputs and settings; so a killed run
 goes on where it was, and a changed setting redoes the stages that depend on it, and no other.
 """
@@ -28,14 +28,15 @@ from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates
+from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates, reranking_work
 from ezxmc_ray.integrity import clear_damage, in_words, is_signed, signed
 from ezxmc_ray.models import is_bundled
 from ezxmc_ray.progress import say
 from ezxmc_ray.ready import check_step, get_ready
-from ezxmc_ray.report.shipped import measures, shipped
+from ezxmc_ray.report.shipped import measures, shipped, shipped_name
 from ezxmc_ray.run_lock import run_lock
-from ezxmc_ray.steps import RunPlan, Step
+from ezxmc_ray.step import Step
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
 from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 from ezxmc_ray.verdicts.calibration import resolve_calibration
@@ -45,8 +46,9 @@ from ezxmc_ray.verdicts.calibration import resolve_calibration
 class RunResult:
     """What a finished run is: ``path``: its directory or URI; ``report_html`` and ``report_json``: paths of its report.
 
-    ``metrics``: measures of the chosen encoder on the test documents, and ``untrained_metrics`` of the base encoder,
-    percent by name (P@1, R@10, …); None where no test document has gold labels. ``labels_per_document``: predicted.
+    ``metrics``: measures of the chosen encoder on the test documents, with predict.rerank of its ranking as it was made
+    anew, and ``untrained_metrics`` of the base encoder, percent by name (P@1, R@10, …); None where no test document has
+    gold labels. ``labels_per_document``: predicted.
     """
 
     path: str
@@ -68,20 +70,22 @@ def run(config: Config) -> RunResult:
 
 def _result(config: Config) -> RunResult:
     storage = Storage(config.run)
-    metrics, _, untrained = _metrics(storage)
+    metrics, cycle = _metrics(storage)
     predicted = read_manifest(storage, layout.PREDICTIONS)
     return RunResult(
         config.run,
         storage.path(layout.REPORT_HTML),
         storage.path(layout.REPORT_JSON),
-        metrics,
-        untrained,
+        metrics.get(shipped_name(metrics, cycle)),
+        metrics.get(encoder_name(0)),
         float(predicted.details.get("labels_per_document", 0.0)) if predicted else 0.0,
     )
 
 
 def run_stage(config: Config, stage: str) -> None:
     """Go through the steps of one stage that are due; UserError if a stage that it needs is not done."""
+    if stage == "cross_encoder" and not config.predict.rerank:
+        raise UserError("predict.rerank is 0, so that the run has no cross-encoder: set it, to 30 for example.")
     _go(config, stage)
 
 
@@ -127,7 +131,7 @@ def _go(config: Config, stage: str | None) -> None:
         prefix = "" if worked else "Nothing to do: "
         say(f"{prefix}{config.run} is {what}.")
         if stage is None:
-            say(_shipped(storage, planned_cycles(config)))
+            say(_shipped(storage, planned_cycles(config), config.predict.rerank))
             say(f"Report: {storage.path(layout.REPORT_HTML)}")
 
 
@@ -137,18 +141,18 @@ def _clear_damage(plan: RunPlan) -> None:
         say(f"Damaged verdicts are set aside, and their pairs asked again where they are wanted: {in_words(aside)}")
 
 
-def _shipped(storage: Storage, cycles: int) -> str:
-    """Which encoder a finished run of so many ``cycles`` ships, and its worth where test documents have gold labels."""
-    chosen, cycle, untrained = _metrics(storage)
-    return shipped(cycle, cycles, chosen, untrained)
+def _shipped(storage: Storage, cycles: int, rerank: int = 0) -> str:
+    """What a finished run of so many ``cycles`` ships, with the first ``rerank`` labels of a document ranked anew, and
+    its worth where test documents have gold labels."""
+    metrics, cycle = _metrics(storage)
+    return shipped(cycle, cycles, metrics, rerank)
 
 
-def _metrics(storage: Storage) -> tuple[dict[str, float] | None, int | None, dict[str, float] | None]:
-    """Measures of the chosen encoder, its cycle (None: it is the base encoder), and measures of the base encoder."""
+def _metrics(storage: Storage) -> tuple[dict[str, dict[str, float]], int | None]:
+    """Measures of each ranking, by its name, and the cycle of the chosen encoder (None: it is the base encoder)."""
     selected, evaluated = read_manifest(storage, layout.STUDENT), read_manifest(storage, layout.EVALUATION)
     chosen = selected.details.get("chosen_cycle") if selected else None
-    metrics = measures(evaluated.details) if evaluated else {}
-    return metrics.get(encoder_name(0 if chosen is None else chosen + 1)), chosen, metrics.get(encoder_name(0))
+    return measures(evaluated.details) if evaluated else {}, chosen
 
 
 def _note_configuration(config: Config, storage: Storage) -> None:
@@ -188,7 +192,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     priors = calibration == "label_prior"
     steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors, questions)
     others = sum(step["label priors"] or 0 for step in steps)
-    assumed = [stage for stage in reference if stage not in measured]
+    stages = {step.stage for step in steps_of_all}
+    assumed = [stage for stage in reference if stage in stages and stage not in measured]
     sources = [f"this run's rates ({', '.join(sorted(measured))})"] if measured else []
     if assumed:
         sources.append(f"the rates of {machine} ({', '.join(assumed)})")
@@ -254,17 +259,21 @@ def _works_alike(manifest: Manifest, config: Config, before: Config) -> bool:
 
 def _rate(manifest: Manifest) -> float:
     """Units a second of a stage, its start apart; of judge by the engines' own time; 0: unknown."""
+    details = manifest.details
     if manifest.stage == "judge":
-        return float(manifest.details.get("engine_pairs_per_s") or 0.0) * (manifest.details.get("engines") or 1)
+        return float(details.get("engine_pairs_per_s") or 0.0) * (details.get("engines") or 1)
+    if manifest.stage == "cross_encoder":  # whose own seconds are those of the held-out documents too
+        return float(details.get("documents_per_s") or 0.0)
     if manifest.stage not in START_SECONDS or not manifest.seconds:
         return 0.0
     units = float(manifest.rows)
     if manifest.stage == "shortlist":
-        details = manifest.details
         texts = details.get("label_texts", details.get("labels", 0))
         units = encoding_work(units * details.get("encodings", 1), texts)
+    if first := details.get("rerank"):  # of predict; of evaluate, which ranks anew once, beside every encoder's ranking
+        units += reranking_work(units / len(details.get("metrics") or [""]), first)
     # A small run is all start: what is left of it then says little, but never nothing.
-    seconds = manifest.seconds + manifest.details.get("seconds_before", 0.0)
+    seconds = manifest.seconds + details.get("seconds_before", 0.0)
     return units / max(seconds - START_SECONDS[manifest.stage], seconds / 10)
 
 

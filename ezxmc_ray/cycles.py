@@ -168,6 +168,13 @@ def check_counts(config: Config, train: int, held_out: int, labels: int, trains:
             "held out to evaluate on: raise prepare.held_out_share, or set student.validate_every_steps and "
             "student.patience to 0."
         )
+    if config.predict.rerank and not (planned_cycles(config) and held_out):
+        what = "cycle was trained" if not planned_cycles(config) else "document is held out"
+        raise UserError(
+            f"predict.rerank is {config.predict.rerank}, and a cross-encoder learns from a cycle's verdicts and is "
+            f"fitted on held-out documents, but no {what}: raise curriculum.cycles or prepare.held_out_share, or set "
+            "predict.rerank to 0."
+        )
     taken = documents_per_cycle(config, train, held_out, labels, 0)
     if trains and taken < least:
         raise UserError(

@@ -17,12 +17,39 @@ from ezxmc_ray.cycles import compares, documents_per_cycle, held_out_judged, pai
 
 #: Units a second on 2 CPU cores, with all-MiniLM-L6-v2 and SmolLM2-135M by its likelihood (documents of about 100
 #: tokens): on a machine with AVX-512 BF16 or AMX, and on one without, where the network works in float32. Of a
-#: shortlist the unit is a document that is encoded, and a label counts as LABEL_ENCODING of one.
-FAST_RATES = {"prepare": 500.0, "shortlist": 90.0, "judge": 25.0, "train": 8.0, "predict": 90.0, "evaluate": 90.0}
-SLOW_RATES = {"prepare": 500.0, "shortlist": 50.0, "judge": 8.0, "train": 5.0, "predict": 50.0, "evaluate": 50.0}
-LABEL_ENCODING = 0.1
+#: shortlist the unit is a document that is encoded, and a label counts as LABEL_ENCODING of one. So it is of predict
+#: and evaluate, and a pair that the cross-encoder reads counts as PAIR_ENCODING of one. It learns 10 pairs a document.
+FAST_RATES = {
+    "prepare": 500.0,
+    "shortlist": 90.0,
+    "judge": 25.0,
+    "train": 8.0,
+    "cross_encoder": 0.8,
+    "predict": 90.0,
+    "evaluate": 90.0,
+}
+SLOW_RATES = {
+    "prepare": 500.0,
+    "shortlist": 50.0,
+    "judge": 8.0,
+    "train": 5.0,
+    "cross_encoder": 0.5,
+    "predict": 50.0,
+    "evaluate": 50.0,
+}
+LABEL_ENCODING, PAIR_ENCODING = 0.1, 1.3
+#: As stages/cross_encoder.py has it, which needs Ray.
+FITTED_DOCUMENTS = 1000
 #: Seconds that a stage takes before its work begins: actors, imports, models.
-START_SECONDS = {"prepare": 2.0, "shortlist": 5.0, "judge": 25.0, "train": 20.0, "predict": 1.0, "evaluate": 1.0}
+START_SECONDS = {
+    "prepare": 2.0,
+    "shortlist": 5.0,
+    "judge": 25.0,
+    "train": 20.0,
+    "cross_encoder": 20.0,
+    "predict": 1.0,
+    "evaluate": 1.0,
+}
 #: Of the steps that the machine hardly notices: labels or documents a second, and seconds each.
 _SMALL_STEPS = {"select": 500.0, "index": 20_000.0, "report": 500.0}
 _SMALL_SECONDS = 1.0
@@ -90,18 +117,32 @@ def estimate(
         work = {"judge": asked * questions + priors} if asked + priors else {}
         rows.append(_row(f"cycle {cycle} judge", work, None, None, asked, priors))
         if cycle < cycles:
-            seen = _taught(config, trained[: cycle + 1], amounts.train - amounts.held_out)
+            seen = round(config.student.epochs * _taught(config, amounts, trained[: cycle + 1]))
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
-    rows += [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
-    rows += [_row("index", {"index": amounts.labels + amounts.alternatives}, None, amounts.labels)]
-    rows += [_row("predict", {"predict": amounts.documents}, amounts.documents)]
-    rows += [_row("evaluate", {"evaluate": amounts.test * (cycles + 1)}, amounts.test * (cycles + 1))]
-    rows += [_row("report", {"report": config.report.documents}, min(config.report.documents, amounts.test))]
+    rows += _ending(config, amounts, trained, cycles)
     for row in rows:
         work = row.pop("work")
         row["tokens"] = _tokens(row, amounts, questions) if row["pairs"] is not None else None
         row["done"] = done.get(row["step"], False)
         row["seconds"] = 0.0 if row["done"] else _seconds_of_all(rates, work, questions)
+    return rows
+
+
+def _ending(config: Config, amounts: Amounts, trained: Sequence[int], cycles: int) -> list[dict[str, Any]]:
+    """The rows of the steps after the ``cycles``, which ``trained`` on so many documents each."""
+    held_out, first = held_out_judged(config, amounts.held_out), min(config.predict.rerank, amounts.labels)
+    rows = [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
+    if config.predict.rerank:
+        seen = round(config.cross_encoder.epochs * _taught(config, amounts, trained[: max(1, cycles)]))
+        fitted = min(held_out, FITTED_DOCUMENTS)
+        work = {"cross_encoder": seen, "predict": reranking_work(fitted, pairs_per_document(config, amounts.labels))}
+        rows.append(_row("cross_encoder", work, seen))
+    rows.append(_row("index", {"index": amounts.labels + amounts.alternatives}, None, amounts.labels))
+    predicted = amounts.documents + reranking_work(amounts.documents, first)
+    rows.append(_row("predict", {"predict": predicted}, amounts.documents))
+    ranked = amounts.test * (cycles + 1 + bool(config.predict.rerank))
+    rows.append(_row("evaluate", {"evaluate": ranked + reranking_work(amounts.test, first)}, ranked))
+    rows.append(_row("report", {"report": config.report.documents}, min(config.report.documents, amounts.test)))
     return rows
 
 
@@ -114,6 +155,11 @@ def _documents_of_cycles(config: Config, amounts: Amounts, cycles: int) -> list[
 def encoding_work(documents: float, labels: int) -> float:
     """Documents and labels to encode, in documents."""
     return documents + labels * LABEL_ENCODING
+
+
+def reranking_work(documents: float, pairs: int) -> float:
+    """What the cross-encoder reads, ``pairs`` of each of the ``documents``, in documents that are encoded."""
+    return documents * pairs * PAIR_ENCODING
 
 
 def _encoded(cycle: int, documents: int, labels: int) -> float:
@@ -151,14 +197,15 @@ def encodings(cycle: int) -> int:
     return 2 if cycle else 1
 
 
-def _taught(config: Config, trained: Sequence[int], there: int) -> int:
-    """Documents that a student sees, all epochs together; with student.past_verdicts those of earlier cycles too.
+def _taught(config: Config, amounts: Amounts, trained: Sequence[int]) -> float:
+    """Documents that a student sees in an epoch; with student.past_verdicts those of earlier cycles too.
 
-    ``trained``: of its cycle and those before. Each draws of those ``there`` by itself, so that some are drawn again.
+    ``trained``: of its cycle and those before. Each draws of those there are by itself, so that some are drawn again.
     """
+    there = amounts.train - amounts.held_out
     if not config.student.past_verdicts or not there:
-        return round(trained[-1] * config.student.epochs)
-    return round(config.student.epochs * there * (1 - math.prod(1 - drawn / there for drawn in trained)))
+        return trained[-1]
+    return there * (1 - math.prod(1 - drawn / there for drawn in trained))
 
 
 def prompt_tokens(amounts: Amounts) -> float:

@@ -144,12 +144,14 @@ def in_words(damaged: Mapping[str, str], most: int = 3) -> str:
 
 
 @contextmanager
-def checked(storage: Storage, folder: str) -> Iterator[Path]:
+def checked(storage: Storage, folder: str, written_by: str = "") -> Iterator[Path]:
     """As ``storage.local(folder)``, of a folder whose manifest has checksums: every file is held against its own.
+
+    ``written_by``: the folder around it with the manifest, where it has none itself.
 
     Errors: UserError for what is damaged.
     """
-    manifest = read_manifest(storage, folder)
+    manifest = read_manifest(storage, written_by or folder)
     with storage.local(folder) as path:
         for name, written in (manifest.checksums if manifest else {}).items():
             file = path / name.removeprefix(f"{folder}/")

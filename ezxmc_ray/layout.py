@@ -25,6 +25,8 @@ VERDICTS = "verdicts"
 TEACHER_NOTE, PLACEMENT_NOTE = "teacher.json", "placement.json"
 #: The chosen student, the index over its label vectors, what both say of every document, what that is worth.
 STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT = "student", "index", "predictions", "evaluation", "report"
+#: What orders the chosen student's first labels anew (predict.rerank): the network, and what was found of it.
+CROSS_ENCODER, CROSS_NETWORK = "cross_encoder", "cross_encoder/network"
 MODEL_CARD = "student/README.md"
 #: How the files of held-out documents beside a cycle's examples begin.
 HELD_OUT = "held-out-"
@@ -34,7 +36,8 @@ LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 #: Who works on the run.
 OWNER = ".owner.json"
-_REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL, STUDENT, INDEX, PREDICTIONS, EVALUATION, REPORT}
+_MADE = {STUDENT, CROSS_ENCODER, INDEX, PREDICTIONS, EVALUATION, REPORT}
+_REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL} | _MADE
 _WRITTEN = _REPLACED | {CONFIG, VERDICTS, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
 _CYCLE = re.compile(r"cycle-\d+")
 _PREPARE = re.compile(r"\.prepare(-[0-9a-f]{16})?")
@@ -138,19 +141,24 @@ def cycle_student(cycle: int) -> str:
     return f"cycle-{cycle}/student"
 
 
-def training_outcome(cycle: int, training: str) -> str:
-    """The file of what is known of the training named ``training``, once it is done."""
-    return f"cycle-{cycle}/{training}.json"
+def training_outcome(folder: str, training: str) -> str:
+    """The file of what is known of the training in ``folder`` named ``training``, once it is done."""
+    return f"{folder}/{training}.json"
 
 
-def training_batch(cycle: int, training: str) -> str:
+def training_batch(folder: str, training: str) -> str:
     """The file beside the checkpoints of the training named ``training`` with the documents of its steps."""
-    return f"cycle-{cycle}/{training}/batch.json"
+    return f"{folder}/{training}/batch.json"
 
 
-def tensorboard(cycle: int) -> str:
-    """The folder of the event files of a cycle's training."""
-    return f"cycle-{cycle}/tensorboard"
+def tensorboard(folder: str) -> str:
+    """The folder of the event files of the training in ``folder``."""
+    return f"{folder}/tensorboard"
+
+
+def cross_held_out(group: int) -> str:
+    """The file of the cross-encoder's scores of the held-out documents of a group of shards."""
+    return f"{CROSS_ENCODER}/{HELD_OUT}{group:05d}.parquet"
 
 
 def ranking(encoder: int) -> str:

@@ -19,7 +19,8 @@ from ezxmc_ray.integrity import begun_with
 from ezxmc_ray.metrics.thresholds import LeastScores
 from ezxmc_ray.models import is_bundled, resolve_model
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.steps import RunPlan, Step
+from ezxmc_ray.step import Step
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import read_manifest
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
@@ -50,6 +51,10 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
         from ezxmc_ray.stages.train import check_training
 
         check_training(config)
+    if "cross_encoder" in ahead:
+        from ezxmc_ray.stages.cross_encoder import check_cross_encoder
+
+        check_cross_encoder(config)
     _check_settings(plan, step, ahead)
 
 
@@ -99,10 +104,11 @@ def _check_index(plan: RunPlan, dimension: int, labels_are_known: bool = True) -
 
 
 def _check_predict(plan: RunPlan) -> None:
-    """Refuse a ``predict.precision`` that no score reaches; ``select`` must be done. Errors: UserError."""
+    """Refuse a ``predict.precision`` that no score reaches; what fits the scores must be done. Errors: UserError."""
     predict = plan.config.predict
     if predict.precision is not None:
-        LeastScores.of(plan.context.manifest(layout.STUDENT).details).choose(predict.min_score, predict.precision)
+        fitted = plan.context.manifest(layout.CROSS_ENCODER if predict.rerank else layout.STUDENT).details
+        LeastScores.of(fitted).choose(predict.min_score, predict.precision)
 
 
 def _introduce(teacher: TeacherConfig) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
@@ -33,6 +33,7 @@ from ezxmc_ray.integrity import (
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.spent import seconds_spent
+from ezxmc_ray.step import UNITS, Step
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from ezxmc_ray.student.targets import SCALES
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, SUMMARY_SCHEMAS
@@ -44,25 +45,6 @@ from ezxmc_ray.versions import versions
 SELECT_VERSION = 2
 #: Bytes of a step's files whose checksums are taken in the command's own process.
 READ_HERE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage at one place of the curriculum: its name, where its manifest lies, what it depends on, how it runs.
-
-    ``tidy``: removes what a killed execution would have gone on from, once the manifest is there.
-    """
-
-    name: str
-    stage: str
-    folder: str
-    inputs: Callable[[], list[Any]]
-    run: Callable[[], StageResult]
-    tidy: Callable[[], None] = lambda: None
-
-    def fingerprint(self) -> str:
-        """Of the step's inputs and settings as they are now; the steps before it must be done."""
-        return fingerprint([self.stage, *self.inputs()])
 
 
 class RunPlan:
@@ -125,7 +107,8 @@ class RunPlan:
         return all(is_done(step) for step in self._everything(cycle))
 
     def _ending(self) -> list[Step]:
-        return [self._select(), self._index(), self._predict(), self._evaluate(), self._report()]
+        reranked = [self._cross_encoder()] if self.config.predict.rerank else []
+        return [self._select(), *reranked, self._index(), self._predict(), self._evaluate(), self._report()]
 
     def check_counts(self) -> None:
         """As cycles.check_counts; ``prepare`` must be done."""
@@ -281,7 +264,7 @@ class RunPlan:
         def tidy() -> None:
             from ezxmc_ray.stages.train import remove_trainings
 
-            remove_trainings(self.storage, cycle)
+            remove_trainings(self.storage, layout.cycle_folder(cycle))
 
         folder = layout.cycle_student(cycle)
         return Step(f"cycle {cycle} train", "train", folder, inputs, lambda: self._run("train", cycle), tidy)
@@ -293,6 +276,23 @@ class RunPlan:
 
         return Step("select", "select", layout.STUDENT, inputs, lambda: self._run("select"))
 
+    def _cross_encoder(self) -> Step:
+        def inputs() -> list[Any]:
+            examples = [self._commit(layout.examples(cycle)) for cycle in range(self.context.cycles + 1)]
+            settings = [self._settings(section) for section in ("student", "cross_encoder")]
+            judged = [self._target(), self.config.shortlist.size, self.config.seed, SELECT_VERSION]
+            return [self._commit(layout.STUDENT), examples, *settings, self.context.encoder_settings, judged]
+
+        def tidy() -> None:
+            from ezxmc_ray.stages.train import remove_trainings
+
+            remove_trainings(self.storage, layout.CROSS_ENCODER)
+
+        def run() -> StageResult:
+            return self._run("cross_encoder")
+
+        return Step("cross_encoder", "cross_encoder", layout.CROSS_ENCODER, inputs, run, tidy)
+
     def _index(self) -> Step:
         def inputs() -> list[Any]:
             return [self._commit(layout.STUDENT), self._settings("index")]
@@ -302,7 +302,8 @@ class RunPlan:
     def _predict(self) -> Step:
         def inputs() -> list[Any]:
             made_by = [self._commit(layout.STUDENT), self._commit(layout.INDEX)]
-            return [*made_by, self._settings("predict"), self._content()]
+            reranked = [self._commit(layout.CROSS_ENCODER)] if self.config.predict.rerank else []
+            return [*made_by, *reranked, self._settings("predict"), self._content()]
 
         return Step("predict", "predict", layout.PREDICTIONS, inputs, lambda: self._run("predict"))
 
@@ -357,7 +358,7 @@ class RunPlan:
         manifest = Manifest(step.stage, mark, *told)
         write_manifest(self.storage, step.folder, manifest)
         step.tidy()
-        say(f"{step.name}: {done.rows:,} {_UNITS[step.stage]} in {manifest.seconds:,.1f} s")
+        say(f"{step.name}: {done.rows:,} {UNITS[step.stage]} in {manifest.seconds:,.1f} s")
         return manifest
 
     def _run_tasks(self, read_bytes: int) -> RunTasks:
@@ -385,16 +386,3 @@ class RunPlan:
         if manifest is None or damaged_files(self.storage, manifest, self.noted_damage):
             return False
         return manifest.fingerprint == step.fingerprint()
-
-
-_UNITS = {
-    "prepare": "documents",
-    "shortlist": "documents",
-    "judge": "pairs",
-    "train": "documents",
-    "select": "held-out documents compared",
-    "index": "labels",
-    "predict": "documents",
-    "evaluate": "documents ranked",
-    "report": "documents shown",
-}

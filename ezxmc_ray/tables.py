@@ -115,6 +115,9 @@ HELD_OUT_SCHEMA = pa.schema(
     ]
 )
 
+#: cross_encoder/held-out-NNNNN.parquet: the same documents, or some of them, with the cross-encoder's ``score``.
+CROSS_HELD_OUT_SCHEMA = pa.schema([*HELD_OUT_SCHEMA, ("score", pa.list_(pa.float32()))])
+
 #: cycle-N/examples/summary/<scope>-shards.parquet: a row a shard. ``rows``: train documents with a shortlist, which are
 #: trained on; ``empty_shortlists``: train documents without; ``held_out``: documents with one that are not trained on.
 SHARD_COUNTS_SCHEMA = pa.schema([(name, pa.int64()) for name in ("rows", "empty_shortlists", "held_out")])

@@ -12,7 +12,15 @@ from ezxmc_ray import estimate as module
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.estimate import FAST_RATES, SLOW_RATES, START_SECONDS, Amounts, estimate, reference_rates
+from ezxmc_ray.estimate import (
+    FAST_RATES,
+    PAIR_ENCODING,
+    SLOW_RATES,
+    START_SECONDS,
+    Amounts,
+    estimate,
+    reference_rates,
+)
 
 AMOUNTS = Amounts(documents=600, train=500, held_out=50, test=100, labels=80, document_tokens=100.0)
 
@@ -142,3 +150,37 @@ def test_the_rates_are_those_of_this_kind_of_cpu(tmp_path: Path, monkeypatch: py
     (tmp_path / "cpuinfo").write_text("flags: avx2")
     rates, machine = reference_rates()
     assert rates == SLOW_RATES and "AVX2" in machine
+
+
+def test_a_cross_encoder_costs_a_training_and_the_pairs_of_every_document_and_nothing_else() -> None:
+    settings = ["curriculum.cycles=2", "shortlist.documents_per_cycle=225"]
+    plain, found = rows(load_config(None, settings)), rows(load_config(None, [*settings, "predict.rerank=30"]))
+    assert list(found)[-6:] == ["select", "cross_encoder", "index", "predict", "evaluate", "report"]
+    assert {step for step, row in plain.items() if found[step] != row} == {"predict", "evaluate"}
+    learned = found["cross_encoder"]
+    assert learned["documents"] == round(4 * 337.5) == 4 * found["cycle 1 train"]["documents"] - 2
+    assert (learned["labels"], learned["pairs"], learned["tokens"]) == (None, None, None)
+    pair = PAIR_ENCODING / FAST_RATES["predict"]
+    starts = START_SECONDS["cross_encoder"] + START_SECONDS["predict"]
+    assert learned["seconds"] == pytest.approx(1350 / FAST_RATES["cross_encoder"] + 50 * 10 * pair + starts)
+    more = {step: found[step]["seconds"] - plain[step]["seconds"] for step in ("predict", "evaluate")}
+    assert more["predict"] == pytest.approx(600 * 30 * pair)
+    assert more["evaluate"] == pytest.approx(100 / FAST_RATES["evaluate"] + 100 * 30 * pair)
+    assert (plain["evaluate"]["documents"], found["evaluate"]["documents"]) == (300, 400)
+
+
+def test_no_more_pairs_are_ranked_anew_than_there_are_labels() -> None:
+    few, all_of_them = (
+        rows(load_config(None, [f"predict.rerank={first}"]), amounts=replace(AMOUNTS, labels=8)) for first in (30, 8)
+    )
+    assert few == all_of_them
+
+
+@pytest.mark.parametrize(("rates", "pairs_per_s"), [(FAST_RATES, 75), (SLOW_RATES, 35)])
+def test_a_cross_encoder_reads_so_many_pairs_a_second(rates: dict[str, float], pairs_per_s: float) -> None:
+    assert rates["predict"] / PAIR_ENCODING == pytest.approx(pairs_per_s, rel=0.12)
+
+
+def test_what_is_done_of_a_cross_encoder_takes_no_time() -> None:
+    found = rows(load_config(None, ["predict.rerank=30"]), {"cross_encoder": True, "predict": True})
+    assert found["cross_encoder"]["seconds"] == found["predict"]["seconds"] == 0 < found["evaluate"]["seconds"]

@@ -17,10 +17,10 @@ from typing import Any
 from unittest import mock
 
 from ezxmc_ray.cluster import board, pools, session, teacher_dtype
-from ezxmc_ray.stages import evaluate, index, judge, predict, prepare, report, select, shortlist, train
+from ezxmc_ray.stages import cross_encoder, evaluate, index, judge, predict, prepare, report, select, shortlist, train
 from ezxmc_ray.teacher.engine import dtype_here
 
-STAGES = (evaluate, index, judge, predict, prepare, report, select, shortlist, train)
+STAGES = (cross_encoder, evaluate, index, judge, predict, prepare, report, select, shortlist, train)
 
 
 class TasksHere:

@@ -26,15 +26,26 @@ from ezxmc_ray.metrics import per_document
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.readout import resolve_readout
 from ezxmc_ray.verdicts.transfer import import_verdicts
-from quality_bench.figures import LARGER, LMTX, ONCE, OURS, PUBLISHED, PUBLISHED_WORDS, Row, Values, measures
+from quality_bench.figures import (
+    LARGER,
+    LMTX,
+    ONCE,
+    OURS,
+    PUBLISHED,
+    PUBLISHED_WORDS,
+    RERANKED,
+    Row,
+    Values,
+    measures,
+)
 from quality_bench.task import DOCUMENTS_FILE, VERDICTS, documents_of, make_base, read_ranking, share_verdicts
-from student_bench.task import Job, ranked_documents, write_job
+from student_bench.task import Job, ranked_documents, read_job, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
 WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", LARGER, "llm_rerank", "llm_fusion")
-WITH_TEACHER = (*LMTX, "llm_rerank", "llm_fusion", ONCE, OURS)
-WITH_CYCLES = (*LMTX, ONCE, OURS)
+WITH_CYCLES = (*LMTX, ONCE, OURS, RERANKED)
+WITH_TEACHER = (*WITH_CYCLES, "llm_rerank", "llm_fusion")
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("lexical.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
@@ -69,6 +80,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "llm_rerank": TEST_DOCUMENTS_ALONE,
     "llm_fusion": TEST_DOCUMENTS_ALONE,
     ONCE: (READ_ONCE,),
+    RERANKED: ("predict.rerank=30",),
 }
 #: What the part ``rounds`` compares: how many documents are judged, and who says so.
 ROUNDS: dict[str, tuple[str, ...]] = {
@@ -155,8 +167,15 @@ class Bench:
         config = self.configure(row, share)
         name = Path(config.run).name
         job, output, log = (self.folder / "jobs" / f"{name}.{end}" for end in ("json", "result.json", "log"))
-        write_job(job, Job(row["method"], self.base, to_dict(config)))
-        result = run_module("quality_bench.methods", [str(job)], output, log)
+        wanted = Job(row["method"], self.base, to_dict(config))
+        is_known = self.given.resume and output.is_file() and job.is_file() and read_job(str(job)) == wanted
+        result: Row = json.loads(output.read_text()) if is_known else {"error": "not done"}
+        if "error" not in result:
+            print(f"{name}: taken over from an earlier call", flush=True)
+        else:
+            output.unlink(missing_ok=True)
+            write_job(job, wanted)
+            result = run_module("quality_bench.methods", [str(job)], output, log)
         if "error" in result:
             raise UserError(f"The method {row['method']} failed ({result['error']}); see {log}.")
         print(f"{name}: {json.dumps({key: value for key, value in result.items() if key != 'encoders'})}", flush=True)

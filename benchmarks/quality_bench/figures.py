@@ -21,6 +21,8 @@ Values: TypeAlias = "dict[str, np.ndarray]"
 OURS = "ezxmc"
 #: The same with a teacher that is read once.
 ONCE = "ezxmc_once"
+#: The same with a cross-encoder that ranks the first labels anew.
+RERANKED = "ezxmc_reranked"
 PUBLISHED = "lmtx"
 #: The published recipe's student, ranking with the words as ezxmc does.
 PUBLISHED_WORDS = "lmtx_words"
@@ -28,7 +30,7 @@ LMTX = (PUBLISHED, PUBLISHED_WORDS)
 #: A larger encoder than the student's, untrained, with the words.
 LARGER = "larger_words"
 WITHOUT_LLM = ("untrained", "bm25", "tfidf", "words", LARGER, "title", "segments")
-METHODS = (*WITHOUT_LLM, *LMTX, "llm_rerank", "llm_fusion", ONCE, OURS)
+METHODS = (*WITHOUT_LLM, *LMTX, "llm_rerank", "llm_fusion", ONCE, OURS, RERANKED)
 #: What names a row.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 #: What names the mean over the seeds of a method, and its difference from ezxmc.

@@ -9,19 +9,23 @@ what the method cost, or ``error``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ezxmc_ray import curriculum
+from ezxmc_ray import curriculum, layout
 from ezxmc_ray.config import from_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.reranker import Reranker
+from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.stages.select import score_encoders
 from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_pairs
 from quality_bench.lexical import bm25, tfidf
 from quality_bench.pairs import learn_pairs
 from quality_bench.task import (
@@ -36,8 +40,8 @@ from quality_bench.task import (
     share_verdicts,
     write_ranking,
 )
-from student_bench.methods import DEPTH, do_job, ranking
-from student_bench.task import Job
+from student_bench.methods import DEPTH, do_job, ranking, search
+from student_bench.task import Job, ranked_documents
 
 Figures = dict[str, Any]
 
@@ -92,6 +96,39 @@ def cycles(job: Job) -> Figures:
     ]
     chosen = {"chosen": selection["chosen"], "encoders": encoders, "train_seconds": sum(trained)}
     return paid(context, count + 1) | chosen
+
+
+def reranked_cycles(job: Job) -> Figures:
+    """The curriculum with a cross-encoder, up to its training; it ranks the chosen encoder's first labels anew.
+
+    ``pairs_per_s``: as it ranked the test documents. ``held_out``: its order by the teacher (stages/cross_encoder.py).
+    """
+    config = from_dict(job.config)
+    _share(job)
+    cycle = ("shortlist", "judge", "train")
+    for stage in ("prepare", *cycle * config.curriculum.cycles, *cycle[:2], "select", "cross_encoder"):
+        curriculum.run_stage(config, stage)
+    context = Context(config, Storage(config.run))
+    selected, trained = (context.manifest(folder).details for folder in (layout.STUDENT, layout.CROSS_ENCODER))
+    encoder = f"{config.run}/{layout.STUDENT}" if selected["encoder"] else config.encoder.model
+    similarity, labels = search(job, encoder)
+    how = CrossSettings.of(trained)
+    pairs = load_pairs(context.storage, config.encoder, how.config)
+    reranker = Reranker(pairs, all_texts(context.storage).combine_chunks(), how.scale)
+    titles, bodies, _ = ranked_documents(job.base)
+    began, first = time.perf_counter(), config.predict.rerank
+    found = reranker.rerank(titles, bodies, similarity, labels, first).labels
+    seconds = time.perf_counter() - began
+    _write(job, found)
+    count = context.cycles
+    told = {name: trained[name] for name in ("held_out", "per_score", "steps")}
+    return {
+        **paid(context, count + 1),
+        **told,
+        "chosen": selected["chosen"],
+        "train_seconds": trained["training_seconds"],
+        "pairs_per_s": len(titles) * min(first, labels.shape[1]) / seconds,
+    }
 
 
 def lead_of(context: Context, encoder: int) -> Figures:
@@ -154,6 +191,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "llm_fusion": llm_fusion,
     "ezxmc_once": cycles,
     "ezxmc": cycles,
+    "ezxmc_reranked": reranked_cycles,
 }
 
 

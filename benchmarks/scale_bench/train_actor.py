@@ -30,7 +30,7 @@ def main() -> None:
     """Train, and write the figures."""
     told, rank, output = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]), Path(sys.argv[3])
     from ezxmc_ray.config import load_config
-    from ezxmc_ray.stages.train_settings import TrainSettings
+    from ezxmc_ray.stages.train_settings import TrainingPlace, TrainSettings
     from ezxmc_ray.stages.train_worker import TrainWorker
     from ezxmc_ray.student.targets import TargetScale
     from scale_bench.slow_storage import SimulatedObjectStore
@@ -38,7 +38,9 @@ def main() -> None:
     storage = SimulatedObjectStore(told["folder"], told["latency_ms"] / 1000)
     config = load_config(None, [f"run={told['folder']}", f"encoder.model={told['model']}", *KNOBS])
     size, scale = config.student.batch_size * told["workers"], TargetScale(0.5, 0.3, 0.5, 0.3)
-    settings = TrainSettings(config, storage, 0, told["steps"], size, scale, 0.5, [], "simulated")
+    settings = TrainSettings(
+        TrainingPlace.of_cycle(0), config, storage, 0, told["steps"], size, scale, 0.5, [], "simulated"
+    )
     seen: list[dict[str, float]] = []
     with simulated_ray_train(told, rank, storage), tempfile.TemporaryDirectory() as scratch:
         worker = TrainWorker(settings, Path(scratch), BEGAN)

@@ -129,6 +129,11 @@ def ranked(job: Job, encoder: str) -> Figures:
 
 def ranking(job: Job, encoder: str) -> np.ndarray:
     """The first labels of each test document of the base, by ``encoder`` and lexical.weight: int32 [n, DEPTH]."""
+    return search(job, encoder)[1]
+
+
+def search(job: Job, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`ranking`, with the similarity of each label before it, float32 [n, DEPTH]."""
     config = from_dict(job.config)
     storage = Storage(job.base)
     texts = label_texts(storage)
@@ -138,8 +143,7 @@ def ranking(job: Job, encoder: str) -> np.ndarray:
     number = int(encoder != config.encoder.model)  # any student's
     searcher = hybrid_searcher(index, lexical_table(storage, config.lexical), config.lexical, number)
     vectors = loaded.encode_documents(titles, bodies).vectors
-    _, found = searcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
-    return found
+    return searcher.search(vectors, titles, bodies, min(DEPTH, len(texts)))
 
 
 def time_ezxmc(job: Job) -> Figures:

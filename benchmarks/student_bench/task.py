@@ -40,7 +40,8 @@ from ezxmc_ray.index.hybrid import PairScorer
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.models import resolve_model, weights_fingerprint
 from ezxmc_ray.stages.shortlist import lexical_table
-from ezxmc_ray.steps import RunPlan, Step
+from ezxmc_ray.step import Step
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA

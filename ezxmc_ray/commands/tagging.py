@@ -138,6 +138,11 @@ def _update_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
     if not is_hub_id(run):
         check_bundle(run)
     settings = _checked_settings(run, knobs, folder, kind)
+    if settings.reranking:
+        raise UserError(
+            "--new-labels merges tags by similarity, and here a cross-encoder makes their scores (predict.rerank): "
+            "leave it out, which tags anew."
+        )
     from ezxmc_ray.cluster.session import ray_cluster
     from ezxmc_ray.stages.update_tags import update_folder
 
@@ -194,7 +199,9 @@ def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
         say_tagged(counts, folder, "that the teacher says yes to")
 
 
-@app.command(help="Write what a service needs of a run, and nothing else: student, index, words, labels.")
+@app.command(
+    help="Write what a service needs of a run, and nothing else: student, index, words, labels, cross-encoder."
+)
 def export(
     run: Run,
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="a new directory or URI, or an older export")],

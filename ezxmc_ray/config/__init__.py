@@ -16,6 +16,7 @@ from ezxmc_ray.config.loading import (
     load_config,
     to_dict,
 )
+from ezxmc_ray.config.predict import CrossEncoderConfig, PredictConfig
 from ezxmc_ray.config.prepare import PrepareConfig
 from ezxmc_ray.config.schema import (
     ClusterConfig,
@@ -24,7 +25,6 @@ from ezxmc_ray.config.schema import (
     EncoderConfig,
     EvaluateConfig,
     IndexConfig,
-    PredictConfig,
     ReportConfig,
     ShortlistConfig,
     StudentConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "DEEPEST_RANK",
     "ClusterConfig",
     "Config",
+    "CrossEncoderConfig",
     "CurriculumConfig",
     "EncoderConfig",
     "EvaluateConfig",

@@ -83,6 +83,8 @@ def fingerprinted_settings(config: Config, section: str) -> dict[str, Any]:
         return {"weight": 0.0}
     if section == "student" and not config.student.patience:
         values |= {key: getattr(StudentConfig, key) for key in ("validate_every_steps", "validation_documents")}
+    if section == "predict" and not config.predict.rerank:
+        del values["rerank"]  # so that runs of older versions are not stale
     return {key: value for key, value in values.items() if f"{section}.{key}" in _fixed()}
 
 
@@ -337,7 +339,7 @@ def _check_depths(config: Config) -> None:
             "least."
         )
     ranked = {"shortlist.size": config.shortlist.size, "predict.top_k": config.predict.top_k}
-    ranked |= {"evaluate.depth": config.evaluate.depth}
+    ranked |= {"evaluate.depth": config.evaluate.depth, "predict.rerank": config.predict.rerank}
     ranked |= {"predict.rerank_candidates": config.predict.rerank_candidates or 0}
     for key, depth in ranked.items():
         if config.lexical.weight and depth > config.lexical.candidates:

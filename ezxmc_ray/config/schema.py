@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ezxmc_ray.config.knobs import Knob, knob, knobs_of
 from ezxmc_ray.config.lexical import LexicalConfig
+from ezxmc_ray.config.predict import CrossEncoderConfig, PredictConfig
 from ezxmc_ray.config.prepare import PrepareConfig
 
 
@@ -312,31 +313,6 @@ class IndexConfig:
 
 
 @dataclass
-class PredictConfig:
-    """How many labels a document gets."""
-
-    top_k: int = knob(10, "labels a document at most", above=0)
-    min_score: float | None = knob(
-        None,
-        "least similarity (cosine, and words); null: fitted on the teacher's verdicts on held-out documents; -1 keeps all",
-        least=-1_000,
-        most=1_000,
-    )
-    precision: float | None = knob(
-        None,
-        "share of the predicted labels that the teacher would say yes to, 0 to 1, by which min_score=null is fitted: the more, the fewer labels, or none; null: as many as agree best with its yes (F1)",
-        above=0,
-        most=0.99,
-    )
-    rerank_candidates: int | None = knob(
-        None,
-        "labels a document that ezxmc tag --rerank asks the teacher about, of which top_k are kept at most; null: twice top_k",
-        above=0,
-        performance=True,
-    )
-
-
-@dataclass
 class EvaluateConfig:
     """Measures on the test documents that have gold labels."""
 
@@ -389,6 +365,7 @@ class Config:
     student: StudentConfig = field(default_factory=StudentConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    cross_encoder: CrossEncoderConfig = field(default_factory=CrossEncoderConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ PART_TEXTS = 1024
 #: Tokens of a forward pass on a CPU where ``encoder.batch_tokens`` is null.
 CPU_BATCH_TOKENS = 2048
 
+#: A text, or what a network reads as one.
+Text = TypeVar("Text")
 #: What the network takes of some texts: ``input_ids``, ``attention_mask`` and what else it wants, int64 [n, longest].
 Features = dict[str, np.ndarray]
 
@@ -116,7 +119,7 @@ class DocumentEncoder(ABC):
         del prompt  # of use where the pooling leaves it out
         return self.reader.features(token_ids)
 
-    def encode(self, texts: Sequence[str], prompt: str, read: Callable[[Sequence[str]], Chunks]) -> Encoded:
+    def encode(self, texts: Sequence[Text], prompt: str, read: Callable[[Sequence[Text]], Chunks]) -> Encoded:
         """Vectors of ``texts``, part by part; ``read`` gives the token ids of a part, which begin with ``prompt``."""
         vectors = np.empty((len(texts), self.dimension), dtype=self.config.vector_dtype)
         truncated = unreadable = done = 0

@@ -51,6 +51,11 @@ class Encoder(DocumentEncoder):
         """Load the model ``reference`` onto ``device`` (None: cuda if there is one, else cpu); errors: UserError."""
         return cls(load_module(reference, config, device), config, reference)
 
+    @staticmethod
+    def outputs(network: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
+        """What ``network`` makes of some texts: float32 [n, d], with gradients."""
+        return unit_vectors(network, features)
+
     @property
     def dimension(self) -> int:
         """Length of a vector."""
@@ -100,7 +105,7 @@ class Encoder(DocumentEncoder):
         for features in groups:
             tensors = {name: torch.from_numpy(array) for name, array in features.items()}
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
-            found.append(unit_vectors(network, on_device))
+            found.append(self.outputs(network, on_device))
         # Back once a part: each way to the CPU waits for all that the device has been given.
         return np.asarray(torch.cat(found).cpu().numpy())
 

@@ -33,7 +33,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     path = resolve_model(reference)
     transformers_logging.disable_progress_bar()  # a bar of 0.1 s for every worker that loads the model
     try:
-        module = SentenceTransformer(path, device=device or _best_device(), model_kwargs={"dtype": torch.float32})
+        module = SentenceTransformer(path, device=device or best_device(), model_kwargs={"dtype": torch.float32})
     except LOAD_ERRORS as error:
         if is_out_of_memory(error):
             raise load_error(reference, error) from error
@@ -87,7 +87,7 @@ def _set_dimensions(module: SentenceTransformer, reference: str, dimensions: int
             del module[-1]
         module.append(_truncation(full, wanted).to(module.device))
     for one in module:
-        if isinstance(one, Dense) and _is_truncation(one):
+        if is_truncation(one):
             one.requires_grad_(False)
 
 
@@ -96,14 +96,18 @@ def _truncation(full: int, kept: int) -> Dense:
     return Dense(full, kept, bias=False, activation_function=nn.Identity(), init_weight=torch.eye(kept, full))
 
 
-def _is_truncation(dense: Dense) -> bool:
-    if dense.linear.bias is not None or not isinstance(dense.activation_function, nn.Identity):
+def is_truncation(module: nn.Module) -> bool:
+    """Whether it is the layer that keeps the first numbers of a vector."""
+    if not isinstance(module, Dense):
         return False
-    weight = dense.linear.weight
+    if module.linear.bias is not None or not isinstance(module.activation_function, nn.Identity):
+        return False
+    weight = module.linear.weight
     return torch.equal(weight, torch.eye(*weight.shape, device=weight.device))
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """Where a network goes if nobody says."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -128,7 +132,7 @@ def check_length(transformer: nn.Module, reference: str, key: str, tokens: int, 
 
     ``key``: the knob that says ``tokens``. Errors: UserError.
     """
-    limit = _position_limit(transformer)
+    limit = position_limit(transformer)
     if tokens > limit:
         raise UserError(f"{key}={tokens} is more than the encoder {reference} can read: set it to {limit} at most.")
     reader = TextReader(transformer.tokenizer)
@@ -140,7 +144,7 @@ def check_length(transformer: nn.Module, reference: str, key: str, tokens: int, 
         )
 
 
-def _position_limit(module: nn.Module) -> int:
+def position_limit(module: nn.Module) -> int:
     """Tokens that learned position embeddings reach; unbounded without them.
 
     RoBERTa's begin after the padding's, BART's and OPT's after an offset of their own.

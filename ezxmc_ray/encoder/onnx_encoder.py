@@ -17,6 +17,7 @@ import numpy as np
 
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_encoder import DocumentEncoder, Encoded, Features
+from ezxmc_ray.encoder.pairs import PairNetwork, PairReader
 from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
 
@@ -82,6 +83,12 @@ class OnnxEncoder(DocumentEncoder):
     def forward(self, groups: Sequence[Features]) -> np.ndarray:
         """The vectors of the texts of ``groups``, one group after the other: float32 [n, d], unit rows."""
         return np.concatenate([self._session.run(None, dict(group))[0] for group in groups])
+
+
+def load_onnx_pairs(directory: Path, config: EncoderConfig) -> PairNetwork:
+    """The cross-encoder that onnx_export.export_onnx_pairs wrote into the directory. Errors: as OnnxEncoder.load."""
+    network = OnnxEncoder.load(directory, config)
+    return PairNetwork(network, PairReader(network, json.loads((directory / ABOUT).read_text("utf-8"))["between"]))
 
 
 class JsonTokenizer:

@@ -16,17 +16,21 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
-from ezxmc_ray.encoder.onnx_encoder import ABOUT, NETWORK, TOKENIZER, OnnxEncoder
+from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.encoder.onnx_encoder import ABOUT, NETWORK, TOKENIZER, OnnxEncoder, load_onnx_pairs
 from ezxmc_ray.errors import UserError, one_line
 
 #: How far numbers of a vector may lie apart in the two: sums in another order.
 CLOSE = 1e-5
+#: And scores of a cross-encoder, which are numbers near 10.
+CLOSE_SCORES = 1e-4
 #: Bytes of weights from which they lie in a file beside the network: ONNX's format holds no more than 2 GiB.
 LARGE = 1 << 30
 #: Texts of which tokens and vectors must be the same: short and long, of several scripts, and with what tokenizers
@@ -46,16 +50,16 @@ TRIED = (
 class _Network(nn.Module):
     """The network with positional arguments, as the exporter wants it; ``prompt_tokens``: that pooling leaves out."""
 
-    def __init__(self, module: nn.Module, prompt_tokens: int | None) -> None:
+    def __init__(self, encoder: Encoder, prompt_tokens: int | None) -> None:
         super().__init__()
-        self.module, self.prompt_tokens = module, prompt_tokens
+        self.module, self._outputs, self.prompt_tokens = encoder.module, encoder.outputs, prompt_tokens
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Float32 [n, d], unit rows."""
+        """Float32 [n, d]: unit rows, or scores [n, 1]."""
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.prompt_tokens is not None:
             features["prompt_length"] = torch.full_like(input_ids[:, 0], self.prompt_tokens)
-        return unit_vectors(self.module, features)
+        return self._outputs(self.module, features)
 
 
 def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) -> None:
@@ -66,9 +70,36 @@ def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) ->
     """
     config = dataclasses.replace(encoder.config, dtype="float32", vector_dtype="float32")
     reference = Encoder(encoder.module.to("cpu").float(), config, encoder.name)
+    _write_files(reference, directory)
+    _try(reference, OnnxEncoder.load(directory, config), [*TRIED, *texts])
+
+
+def export_onnx_pairs(encoder: CrossEncoder, directory: Path) -> None:
+    """Write a cross-encoder, on a CPU and in float32, into the directory, which must be there, for load_onnx_pairs.
+
+    Errors: UserError as :func:`export_onnx`.
+    """
+    config = dataclasses.replace(encoder.config, dtype="float32", vector_dtype="float32")
+    encoder.module.set_keep_in_fp32_modules([])  # as all of it is
+    reference = CrossEncoder(encoder.module.to("cpu").float(), config, encoder.name)
+    _write_files(reference, directory, {"between": reference.pair_reader.between})
+    labels = [list(TRIED)] * len(TRIED)
+    scores, others = (
+        np.concatenate(one.scores([""] * len(TRIED), TRIED, labels))
+        for one in (reference.pairs, load_onnx_pairs(directory, config))
+    )
+    farthest = float(np.abs(scores - others).max())
+    if not farthest <= CLOSE_SCORES:
+        raise _unlike(reference, f"its scores in ONNX Runtime lie up to {farthest:.1e} apart")
+
+
+def _write_files(reference: Encoder, directory: Path, told: dict[str, Any] | None = None) -> None:
+    """Network and tokenizer of ``reference``; ``told``: what its reader has to know besides."""
+    config = reference.config
+    prompt = "" if isinstance(reference, CrossEncoder) else config.document_prompt  # no prompt of a pair is left out
     ids = reference.document_tokens(["two texts", "of unequal length"]).token_ids
-    features = reference.features(ids, config.document_prompt)
-    network = _Network(reference.module, _left_out(reference, config.document_prompt)).eval()
+    features = reference.features(ids, prompt)
+    network = _Network(reference, _left_out(reference, prompt)).eval()
     try:
         _write(network, (features["input_ids"], features["attention_mask"]), directory / NETWORK)
     except ImportError as error:
@@ -77,9 +108,8 @@ def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) ->
             " or give --encoder torch."
         ) from error
     except Exception as error:  # of any kind: what a network does is up to it
-        raise _unlike(encoder, one_line(error, 200)) from error
-    _write_tokenizer(reference, directory)
-    _try(reference, OnnxEncoder.load(directory, config), [*TRIED, *texts])
+        raise _unlike(reference, one_line(error, 200)) from error
+    _write_tokenizer(reference, directory, told or {})
 
 
 def reads_labels(encoder: Encoder) -> bool:
@@ -122,12 +152,12 @@ def _quiet() -> Iterator[None]:
             logging.disable(level)
 
 
-def _write_tokenizer(encoder: Encoder, directory: Path) -> None:
+def _write_tokenizer(encoder: Encoder, directory: Path, told: dict[str, Any]) -> None:
     tokenizer = encoder.reader.tokenizer
     (directory / TOKENIZER).write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
     names = ("pad_token_id", "unk_token_id", "padding_side")
     about = {name: getattr(tokenizer, name) for name in names}
-    about |= {"dimension": encoder.dimension, "reads_labels": reads_labels(encoder)}
+    about |= {"dimension": encoder.dimension, "reads_labels": reads_labels(encoder)} | told
     (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
 

@@ -7,7 +7,7 @@ that the tagger reads chances from. Nothing here has seen a gold label: what is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,23 @@ class LeastScores:
                 "set predict.precision lower, or null."
             )
         return found
+
+
+def fit_scores(scores: ArrayLike, is_yes: ArrayLike) -> dict[str, Any]:
+    """What ``scores`` (float32 [n]) are worth by the teacher's yes (``is_yes``, bool [n]); for a manifest.
+
+    ``min_score``: of the highest F1; -1, which keeps all, where no pair got a yes. ``precision_thresholds`` and
+    ``probability``: None without a yes. ``probability_error``: of the latter.
+    """
+    if not np.any(is_yes):
+        return {"min_score": -1.0, "precision_thresholds": None, "probability": None, "probability_error": None}
+    curve = fit_probability(scores, is_yes)
+    return {
+        "min_score": fit_min_score(scores, is_yes),
+        "precision_thresholds": precision_thresholds(scores, is_yes),
+        "probability": asdict(curve) if curve else None,
+        "probability_error": probability_error(scores, is_yes),
+    }
 
 
 def fit_min_score(similarity: ArrayLike, is_yes: ArrayLike) -> float:

@@ -15,15 +15,16 @@ from ezxmc_ray.config import Config, knobs, to_dict
 from ezxmc_ray.credentials import without_credentials
 from ezxmc_ray.cycles import cycles_run, least_lead, planned_cycles, stopped_at
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.report.shipped import measures
+from ezxmc_ray.report.shipped import measures, shipped_name
 from ezxmc_ray.report.teacher import teacher_part
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.verdicts.costs import pairs_asked
 
-#: The folder that each stage of the whole run leaves its manifest in.
+#: The folder that each stage of the whole run leaves its manifest in; see :func:`run_stages`.
 RUN_STAGES = {
     "prepare": layout.DOCUMENTS,
     "select": layout.STUDENT,
+    "cross_encoder": layout.CROSS_ENCODER,
     "index": layout.INDEX,
     "predict": layout.PREDICTIONS,
     "evaluate": layout.EVALUATION,
@@ -42,7 +43,7 @@ BESIDE_METRICS = ("intervals", "over_untrained", "label_bins", "label_counts")
 TEXT_CHARACTERS = 600
 
 #: Whole numbers in the stages' details that count nothing.
-_SETTINGS = ("chosen_cycle", "top_k", "size", "workers", "engines")
+_SETTINGS = ("chosen_cycle", "top_k", "size", "workers", "engines", "anchor", "rerank")
 
 Manifests = dict[str, Manifest | None]
 
@@ -53,7 +54,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
 
     Errors: UserError if the run holds no documents yet.
     """
-    stages: Manifests = {name: read_manifest(storage, folder) for name, folder in RUN_STAGES.items()}
+    stages: Manifests = {name: read_manifest(storage, folder) for name, folder in run_stages(config).items()}
     if stages["prepare"] is None:
         raise UserError(
             f"There is nothing to report on in {storage.root}: it holds no documents; run ezxmc prepare first."
@@ -73,6 +74,7 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
         "read": details["prepare"].get("read", []),
         "cycles": {"run": last, "planned": planned_cycles(config), "stopped": _stopped(storage, config)},
         "selection": details["select"] or None,
+        "cross_encoder": _cross_encoder(details.get("cross_encoder", {}), config),
         "least_score": _least_score(details["predict"], config),
         "teacher": teacher_part(judged, details["evaluate"].get("teacher")),
         "training": {f"cycle_{n}": m.details for n, cycle in enumerate(cycles) if (m := cycle.get("train"))},
@@ -87,6 +89,11 @@ def build_report(storage: Storage, config: Config) -> dict[str, Any]:
     }
     finite: dict[str, Any] = without_credentials(_finite(report))
     return finite
+
+
+def run_stages(config: Config) -> dict[str, str]:
+    """Those of RUN_STAGES that a run of ``config`` has."""
+    return {name: folder for name, folder in RUN_STAGES.items() if name != "cross_encoder" or config.predict.rerank}
 
 
 def _stopped(storage: Storage, config: Config) -> dict[str, Any] | None:
@@ -111,12 +118,17 @@ def _cycle(storage: Storage, number: int, cycles: int) -> Manifests:
 
 
 def _metrics(evaluated: dict[str, Any], chosen: int | None, selected: bool) -> dict[str, Any] | None:
-    """The measures of each encoder and of the chosen one; None where no document has gold labels."""
+    """The measures of each ranking and of the one that is shipped; None where no document has gold labels."""
     metrics = measures(evaluated)
     if not metrics:
         return None
-    name = "untrained" if chosen is None else f"cycle_{chosen}"
-    return metrics | {"chosen": metrics.get(name) if selected else None}
+    return metrics | {"chosen": metrics.get(shipped_name(metrics, chosen)) if selected else None}
+
+
+def _cross_encoder(trained: dict[str, Any], config: Config) -> dict[str, Any] | None:
+    """How many labels are ranked anew, by which weight, and what the stage cross_encoder found; None: it found nothing,
+    or the run has none."""
+    return {"rerank": config.predict.rerank, "weight": config.cross_encoder.weight, **trained} if trained else None
 
 
 def _least_score(predicted: dict[str, Any], config: Config) -> dict[str, Any] | None:

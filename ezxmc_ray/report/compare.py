@@ -24,10 +24,11 @@ from ezxmc_ray.verdicts.second_readout import SECOND
 
 @dataclass(frozen=True)
 class Student:
-    """One encoder of one run: its measures (percent, by name) with 95 % intervals, and the pairs judged for it.
+    """One ranking of one run: its measures (percent, by name) with 95 % intervals, and the pairs judged for it.
 
-    ``pairs``: distinct (document, label) pairs judged up to the end of its cycle; 0 for the untrained encoder.
-    ``shipped``: whether the run chose it. ``measurement``: documents in the order of their ids.
+    It is an encoder's, or what a cross-encoder made of the chosen one's. ``pairs``: distinct (document, label) pairs
+    judged up to the end of its cycle, of the last one for a cross-encoder; 0 for the untrained encoder. ``shipped``:
+    whether the run's tags are of it. ``measurement``: documents in the order of their ids.
     """
 
     name: str
@@ -43,10 +44,10 @@ class Entry:
     """An entry of the table: a run with the student that it ships, or an untrained encoder, which cost nothing.
 
     ``pairs``: judged in the whole run, for the selection too. ``teacher_seconds``: in which the engines judged, all
-    engines together; None where a run of an earlier version does not say. ``training_seconds``: of the stage train;
-    where it was killed and went on, the steps up to the last checkpoint count as well. ``over_first``: by measure
-    ``difference`` to the first run's student and its paired ``interval``; None for that one itself, and on other test
-    documents. ``shipped_by``: names of the runs that ship the student.
+    engines together; None where a run of an earlier version does not say. ``training_seconds``: of the stages train
+    and cross_encoder; where one was killed and went on, the steps up to the last checkpoint count as well.
+    ``over_first``: by measure ``difference`` to the first run's student and its paired ``interval``; None for that one
+    itself, and on other test documents. ``shipped_by``: names of the runs that ship the student.
     """
 
     name: str
@@ -95,9 +96,9 @@ def compare_runs(roots: Sequence[str]) -> Comparison:
     settings = first.settings
     inverse = inverse_propensities(counted.counts, counted.documents, settings.propensity_a, settings.propensity_b)
     students = {run.name: _students(run, inverse) for run in runs}
-    baseline = students[first.name][first.chosen].measurement
+    baseline = students[first.name][first.shipped].measurement
     paired = {run.name: baseline if run.documents == first.documents else None for run in runs}
-    shipped = [_entry(run, students[run.name][run.chosen], paired[run.name], first) for run in runs]
+    shipped = [_entry(run, students[run.name][run.shipped], paired[run.name], first) for run in runs]
     return Comparison(
         first=first.name,
         entries=[*_untrained(runs, students, paired), *shipped],
@@ -116,16 +117,16 @@ def _check_labels(first: ComparedRun, run: ComparedRun) -> None:
 
 
 def _students(run: ComparedRun, inverse: NDArray[np.float64]) -> list[Student]:
-    """Every encoder of ``run``, the untrained one first."""
+    """Every ranking of ``run``, the untrained encoder's first."""
     pairs = [0, *run.pairs_by_cycle]
     found = []
-    for encoder in range(run.encoders):
-        measured = run.measurement(encoder, inverse)
+    for number, name in enumerate(run.rankings):
+        measured = run.measurement(number, inverse)
         found.append(
             Student(
-                name=f"cycle {encoder - 1}" if encoder else "untrained",
-                pairs=pairs[encoder],
-                shipped=encoder == run.chosen,
+                name=name,
+                pairs=pairs[min(number, run.encoders - 1)],
+                shipped=number == run.shipped,
                 values=measured.named(),
                 intervals=measured.intervals(run.seed),  # in the shards' order: the same as in the run's report
                 measurement=measured.take(run.order),
@@ -154,7 +155,7 @@ def _teacher_seconds(run: ComparedRun) -> float | None:
 
 
 def _training_seconds(trained: Manifest) -> float:
-    """Of a stage train; its own seconds are those since its last start."""
+    """Of a stage that trains; its own seconds are those since its last start."""
     details = trained.details
     return max(trained.seconds, details.get("start_seconds", 0.0) + details.get("training_seconds", 0.0))
 
@@ -200,6 +201,11 @@ def _notes(runs: list[ComparedRun], counted: LabelCounts, entries: list[Entry]) 
             )
         if run.depth != first.depth:
             notes.append(f"{run.name} ranked {run.depth} labels a document, {first.name} {first.depth}.")
+        if run.is_reranked:
+            notes.append(
+                f"The first labels of {run.name} are ranked anew by a cross-encoder (reranked), whose training is in "
+                "the training seconds."
+            )
         notes += _held(run, entry.pairs)
     return notes
 

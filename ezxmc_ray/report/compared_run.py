@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import EvaluateConfig
+from ezxmc_ray.context import RERANKED
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.evaluation.rankings import gold_of, read_measurement
 from ezxmc_ray.integrity import damaged_files, read_configuration
@@ -33,9 +34,10 @@ class ComparedRun:
     """An evaluated run with gold labels.
 
     ``name``: as short as tells it from the others. ``chosen``: number of the encoder that it ships, 0 for the untrained
-    one. ``label_ids``: fingerprint of them, in order. ``documents``: fingerprint of the ranked test documents that have
-    gold labels, and of these; ``order``: int64 [documents], what brings them into the order of their ids. ``judged``,
-    ``trained``: the manifests of judge, that of the selection last, and of train, cycle by cycle.
+    one; ``is_reranked``: with a cross-encoder, whose ranking has the number behind the last. ``label_ids``: fingerprint
+    of them, in order. ``documents``: fingerprint of the ranked test documents that have gold labels, and of these;
+    ``order``: int64 [documents], what brings them into the order of their ids. ``judged``, ``trained``: the manifests
+    of judge, that of the selection last, and of train, cycle by cycle, then cross_encoder's.
     """
 
     name: str
@@ -47,15 +49,27 @@ class ComparedRun:
     encoders: int
     depth: int
     chosen: int
+    is_reranked: bool
     label_ids: str
     documents: str
     order: NDArray[np.int64]
     judged: list[Manifest]
     trained: list[Manifest]
 
-    def measurement(self, encoder: int, inverse: NDArray[np.float64]) -> Measurement:
-        """Of encoder number ``encoder``, documents in the order of the shards; ``inverse``: of inverse_propensities."""
-        return read_measurement(self.storage, encoder, self.shards, inverse)
+    @property
+    def shipped(self) -> int:
+        """Number of the ranking that its tags are of."""
+        return self.encoders if self.is_reranked else self.chosen
+
+    @property
+    def rankings(self) -> list[str]:
+        """Names of the rankings, by number."""
+        names = ["untrained", *(f"cycle {number}" for number in range(self.encoders - 1))]
+        return [*names, f"{names[self.chosen]}, reranked"] if self.is_reranked else names
+
+    def measurement(self, ranking: int, inverse: NDArray[np.float64]) -> Measurement:
+        """Of ranking number ``ranking``, documents in the order of the shards; ``inverse``: of inverse_propensities."""
+        return read_measurement(self.storage, ranking, self.shards, inverse)
 
     @cached_property
     def pairs_by_cycle(self) -> list[int]:
@@ -102,10 +116,12 @@ def _open(root: str, name: str) -> ComparedRun:
         raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
     config = read_configuration(storage)
     chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
-    encoders = len(evaluated.details["metrics"])
+    is_reranked = RERANKED in evaluated.details["metrics"]
+    encoders = len(evaluated.details["metrics"]) - is_reranked
     # What an earlier configuration judged or trained beyond these is no part of the run.
     judged = _manifests(storage, [layout.examples(cycle) for cycle in range(encoders)], evaluated)
-    trained = _manifests(storage, [layout.cycle_student(cycle) for cycle in range(encoders - 1)], evaluated)
+    trainings = [layout.cycle_student(cycle) for cycle in range(encoders - 1)]
+    trainings += [layout.CROSS_ENCODER] if is_reranked else []
     documents, order = _ranked_documents(storage, shards)
     return ComparedRun(
         name=name,
@@ -117,11 +133,12 @@ def _open(root: str, name: str) -> ComparedRun:
         encoders=encoders,
         depth=int(evaluated.details.get("depth", config["evaluate"]["depth"])),
         chosen=0 if chosen is None else int(chosen) + 1,
+        is_reranked=is_reranked,
         label_ids=_fingerprint(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["id"])["id"].to_pylist()),
         documents=documents,
         order=order,
         judged=judged,
-        trained=trained,
+        trained=_manifests(storage, trainings, evaluated),
     )
 
 

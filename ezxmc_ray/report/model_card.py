@@ -17,6 +17,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.metrics import MEASURES
 from ezxmc_ray.models import is_hub_id
+from ezxmc_ray.report.shipped import chosen_name, shipped_name
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.shown import shown
 from ezxmc_ray.storage import Storage
@@ -44,7 +45,8 @@ def model_card(report: Mapping[str, Any]) -> str:
             counts=report["counts"]["prepare"],
             teacher=report["teacher"] or {},
             selection=report["selection"],
-            chosen=_chosen(report),
+            cross=report["cross_encoder"],
+            chosen=chosen_name(report["chosen_cycle"]),
             words=_words(report),
             trained_on=_trained_on(report),
             learning_rates=_learning_rates(report),
@@ -61,10 +63,6 @@ def _as_text(value: Any) -> Any:
     return shown(" ".join(html.escape(value, quote=False).split("\n"))).replace("|", "\\|")
 
 
-def _chosen(report: Mapping[str, Any]) -> str:
-    return "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}"
-
-
 def _words(report: Mapping[str, Any]) -> LexicalConfig:
     """How words count beside the encoder that is shipped."""
     cycle = report["chosen_cycle"]
@@ -78,7 +76,7 @@ def _trained_on(report: Mapping[str, Any]) -> int | None:
     """
     if report["chosen_cycle"] is None:
         return 0
-    training = report["training"].get(_chosen(report), {})
+    training = report["training"].get(chosen_name(report["chosen_cycle"]), {})
     examples: int | None = training.get("examples")
     return None if examples is None else min(examples, training.get("documents", examples))
 
@@ -86,8 +84,8 @@ def _trained_on(report: Mapping[str, Any]) -> int | None:
 def _learning_rates(report: Mapping[str, Any]) -> list[float]:
     """The learning rate that the encoder that is shipped was trained with, by the documents of its steps; where that
     is the untrained one, those of all trainings. Empty: an earlier version did not say."""
-    trainings = report["training"]
-    told = [trainings.get(_chosen(report), {})] if report["chosen_cycle"] is not None else trainings.values()
+    trainings, cycle = report["training"], report["chosen_cycle"]
+    told = [trainings.get(chosen_name(cycle), {})] if cycle is not None else trainings.values()
     return sorted({one["learning_rate"] for one in told if one.get("learning_rate") is not None})
 
 
@@ -100,12 +98,15 @@ def _header(model: str) -> str:
 
 
 def _metric_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each measure that was taken: value and 95 % interval of the chosen encoder, value of the untrained."""
-    metrics, intervals = report["metrics"] or {}, report["intervals"] or {}
-    after, before = metrics.get("chosen") or {}, metrics.get("untrained") or {}
-    ends = intervals.get(_chosen(report)) or {}
+    """A row for each measure that was taken: value and 95 % interval of what is shipped, values of the chosen encoder
+    alone and of the untrained one."""
+    metrics, intervals, cycle = report["metrics"] or {}, report["intervals"] or {}, report["chosen_cycle"]
+    after = metrics.get("chosen") or {}
+    others = {"alone": metrics.get(chosen_name(cycle)) or {}, "untrained": metrics.get("untrained") or {}}
+    ends = intervals.get(shipped_name(metrics, cycle)) or {}
     return [
-        {"name": name, "value": after[name], "interval": ends.get(name), "untrained": before.get(name)}
+        {"name": name, "value": after[name], "interval": ends.get(name)}
+        | {other: values.get(name) for other, values in others.items()}
         for name in MEASURES
         if after.get(name) is not None
     ]

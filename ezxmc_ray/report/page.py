@@ -15,9 +15,11 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ezxmc_ray import layout
+from ezxmc_ray.context import RERANKED
 from ezxmc_ray.metrics import BIN_MEASURES, MEASURES, PROPENSITY_MEASURES
 from ezxmc_ray.report import plots
-from ezxmc_ray.report.shipped import shipped
+from ezxmc_ray.report.build import RUN_STAGES
+from ezxmc_ray.report.shipped import chosen_name, shipped, shipped_name
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.storage import Storage
 
@@ -58,6 +60,7 @@ def write_report(storage: Storage, report: dict[str, Any]) -> list[str]:
 
 def render(report: dict[str, Any]) -> str:
     """The page for ``report``, a whole HTML document."""
+    cross = report["cross_encoder"]
     return (
         environment()
         .get_template("template.html.j2")
@@ -74,7 +77,9 @@ def render(report: dict[str, Any]) -> str:
             histogram=_histogram(report),
             by_rank=_by_rank(report),
             calibration=_calibration(report),
+            trainings=report["training"] | ({"cross_encoder": cross} if cross else {}),
             losses=_curves(report, "loss_curve", plots.loss_curves),
+            cross_losses=Markup(plots.cross_encoder_loss(cross)) if cross and cross.get("loss_curve") else None,
             held_out=_curves(report, "validation_curve", plots.held_out_curves),
         )
     )
@@ -90,14 +95,14 @@ def environment() -> Environment:
 
 def _headline(report: dict[str, Any]) -> str:
     """What came out, in one or two sentences."""
-    metrics, chosen = report["metrics"], report["chosen_cycle"]
     if report["selection"] is None:
         return "The run is not finished: no encoder has been chosen yet."
-    return shipped(chosen, report["cycles"]["run"], (metrics or {}).get("chosen"), (metrics or {}).get("untrained"))
+    rerank = (report["cross_encoder"] or {}).get("rerank", 0)
+    return shipped(report["chosen_cycle"], report["cycles"]["run"], report["metrics"] or {}, rerank)
 
 
 def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] | None:
-    """Those of ``measures`` that were taken, and a row an encoder: name, whether it is chosen, a cell a measure.
+    """Those of ``measures`` that were taken, and a row a ranking: name, ``badge`` (chosen, shipped), a cell a measure.
 
     None without metrics, or where a run of an earlier version took none of the measures.
     """
@@ -105,22 +110,27 @@ def _metric_rows(report: dict[str, Any], measures: list[str]) -> dict[str, Any] 
     names = [name for name in measures if name in next(iter(encoders.values()), {})]
     if not names:
         return None
-    chosen = _chosen_name(report)
+    badges = {chosen_name(report["chosen_cycle"]): "chosen", RERANKED: "shipped"} if report["selection"] else {}
     rows = [
         {
-            "name": encoder,
-            "chosen": report["selection"] is not None and encoder == chosen,
+            "name": _ranking_name(report, encoder),
+            "badge": badges.get(encoder),
             "cells": [_measure_cell(report, encoder, name) for name in names],
             "documents": values["documents"],
         }
         for encoder, values in encoders.items()
     ]
-    shown = encoders.get(chosen) or next(iter(encoders.values()))
+    shown = encoders.get(shipped_name(encoders, report["chosen_cycle"])) or next(iter(encoders.values()))
     intervals = report["intervals"] or {}
     has_intervals = any(interval for measured in intervals.values() for interval in measured.values())
     error = None if intervals else _standard_error(shown)
     is_few = bool(intervals) and not has_intervals
     return {"names": names, "rows": rows, "has_intervals": has_intervals, "is_few": is_few, "error": error}
+
+
+def _ranking_name(report: dict[str, Any], name: str) -> str:
+    cross = report["cross_encoder"]
+    return f"cross-encoder ranks the first {cross['rerank']}" if cross and name == RERANKED else _named(name)
 
 
 def _measure_cell(report: dict[str, Any], encoder: str, name: str) -> dict[str, Any]:
@@ -144,13 +154,11 @@ def _measure_cell(report: dict[str, Any], encoder: str, name: str) -> dict[str, 
 
 
 def _bin_names(report: dict[str, Any]) -> list[str]:
-    """The encoders that the table by label frequency compares: the untrained one and the chosen one."""
+    """What the table by label frequency compares: the untrained encoder, the chosen one, and what is made of its
+    ranking."""
     bins = report["label_bins"] or [{"encoders": {}}]
-    return [name for name in bins[0]["encoders"] if name in ("untrained", _chosen_name(report))]
-
-
-def _chosen_name(report: dict[str, Any]) -> str:
-    return "untrained" if report["chosen_cycle"] is None else f"cycle_{report['chosen_cycle']}"
+    shown = ("untrained", chosen_name(report["chosen_cycle"]), RERANKED)
+    return [name for name in bins[0]["encoders"] if name in shown]
 
 
 def _counted(report: dict[str, Any]) -> str | None:
@@ -175,7 +183,7 @@ def _stage_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     cycles = [name for name in stages if name.startswith("cycle_")]
     order = [("prepare", stages.get("prepare"))]
     order += [(f"{_named(cycle)}: {stage}", timed) for cycle in cycles for stage, timed in stages[cycle].items()]
-    order += [(stage, stages.get(stage)) for stage in ("select", "index", "predict", "evaluate")]
+    order += [(_named(stage), stages.get(stage)) for stage in RUN_STAGES if stage != "prepare"]
     rows = [{"name": name, **timed} for name, timed in order if timed]
     longest = max((row["seconds"] for row in rows), default=0) or 1
     return [row | {"bar": 100 * row["seconds"] / longest} for row in rows]
@@ -187,7 +195,7 @@ def _left_out(report: dict[str, Any]) -> list[tuple[str, str, int]]:
     for name, counts in report["counts"].items():
         nested = counts.items() if name.startswith("cycle_") else [("", counts)]
         for stage, values in nested:
-            where = f"{_named(name)}: {stage}" if stage else name
+            where = f"{_named(name)}: {stage}" if stage else _named(name)
             for key, value in values.items():
                 if isinstance(value, dict):
                     found += [(where, f"of these: {reason}", count) for reason, count in value.items()]
@@ -257,5 +265,5 @@ def _duration(seconds: float) -> str:
 
 
 def _named(name: str) -> str:
-    """cycle_0 -> cycle 0, as people read it."""
-    return name.replace("_", " ")
+    """cycle_0 -> cycle 0, as people read it; cross_encoder has a word of its own."""
+    return "cross-encoder" if name == "cross_encoder" else name.replace("_", " ")

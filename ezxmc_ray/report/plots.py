@@ -75,7 +75,12 @@ def held_out_curves(training: dict[str, Any]) -> str:
     return _by_step(training, "validation_curve", "score", "nDCG@5, held out")
 
 
-def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str) -> str:
+def cross_encoder_loss(details: dict[str, Any]) -> str:
+    """The loss of the cross-encoder over steps, which is on a scale of its own."""
+    return _by_step({"cross-encoder": details}, "loss_curve", "loss", "loss", "cross-encoder-loss")
+
+
+def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str, picture: str = "") -> str:
     figure, axes = _figure()
     for number, (name, details) in enumerate(training.items()):
         curve = [point for point in details.get(curve_name) or [] if point.get(value) is not None]
@@ -86,7 +91,7 @@ def _by_step(training: dict[str, Any], curve_name: str, value: str, label: str) 
     axes.set_ylabel(label)
     if len(training) > 1:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
-    return _svg(figure, value)
+    return _svg(figure, picture or value)
 
 
 def quality_over_pairs(runs: list[list[dict[str, Any]]], measure: str) -> str:

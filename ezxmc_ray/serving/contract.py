@@ -236,13 +236,14 @@ _ANSWERS: dict[str, Any] = {
     "Error": {"type": "object", "required": ["error"], "properties": {"error": _STRING}},
     "Why": {
         "type": "object",
-        "description": "score = cosine + lexical.weight * (share + lexical.name_bonus * name)",
+        "description": "score = cosine + lexical.weight * (share + lexical.name_bonus * name) + cross_encoder",
         "required": ["cosine", "share", "name", "words"],
         "properties": {
             "cosine": _NUMBER,
             "share": _NUMBER,
             "name": _NUMBER,
             "words": {"type": "array", "items": _STRING},
+            "cross_encoder": _NUMBER | {"description": "where one ranks labels anew (predict.rerank)"},
         },
     },
     "Tagged": {
@@ -253,6 +254,7 @@ _ANSWERS: dict[str, Any] = {
             "text": _STRING,
             "score": _NUMBER,
             "probability": {"type": ["number", "null"], "description": "of the teacher's yes; null: not known"},
+            "similarity": _NUMBER | {"description": "the score without the cross-encoder, where there is one"},
             "why": _ref("Why"),
         },
     },

@@ -30,12 +30,19 @@ MAX_PAUSE = 16
 
 
 def export_of(where: str) -> str:
-    """A name of what is there now: another one for another export; of a run by its index. Empty: none is whole."""
+    """A name of what is there now: another one for another export; of a run by its index, and its cross-encoder where
+    that is asked. Empty: none is whole."""
     storage = Storage(where)
     if is_bundle(storage):
         return state_of(storage)
-    index = read_manifest(storage, layout.INDEX)
-    return index.commit if index else ""
+    index, cross = (read_manifest(storage, folder) for folder in (layout.INDEX, layout.CROSS_ENCODER))
+    if index is None:
+        return ""
+    if cross is None:
+        return index.commit
+    from ezxmc_ray.context import stored_configuration  # what runs are made by, which a bundle does without
+
+    return f"{index.commit}+{cross.commit}" if stored_configuration(storage).predict.rerank else index.commit
 
 
 class Patience:
@@ -174,9 +181,16 @@ def _tag(tagger: Tagger, titles: list[str], texts: list[str], options: Options) 
     if not texts:
         return []
     tagged = tagger.tag(texts, options.k, options.min_score, titles, options.among)
-    rows = [[finite(dataclasses.asdict(label)) for label in labels] for labels in tagged]
+    rows = [[_without_cross(finite(dataclasses.asdict(label)), "similarity") for label in labels] for labels in tagged]
     if options.explain:
         for row, whys in zip(rows, tagger.explain(texts, tagged, titles), strict=True):
             for label, why in zip(row, whys, strict=True):
-                label["why"] = dataclasses.asdict(why)
+                label["why"] = _without_cross(dataclasses.asdict(why), "cross_encoder")
     return rows
+
+
+def _without_cross(told: dict[str, Any], name: str) -> dict[str, Any]:
+    """``told`` without what a cross-encoder alone gives, where there is none."""
+    if told[name] is None:
+        del told[name]
+    return told

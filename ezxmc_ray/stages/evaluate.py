@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ezxmc_ray import layout
-from ezxmc_ray.cluster.board import report_done, watched
+from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, Times, WorkItem, encoder_pool, map_files
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config
-from ezxmc_ray.context import Context, JudgedCycle, RunTasks, StageResult, encoder_name, shard_groups
+from ezxmc_ray.context import RERANKED, Context, JudgedCycle, RunTasks, StageResult, encoder_name, shard_groups
+from ezxmc_ray.encoder.reranker import Reranker
 from ezxmc_ray.evaluation.audit import (
     AuditPairs,
     audit_by_gold,
@@ -34,6 +35,7 @@ from ezxmc_ray.evaluation.audit import (
 from ezxmc_ray.evaluation.rankings import gold_of, measure_encoders
 from ezxmc_ray.hardware import release_memory
 from ezxmc_ray.index.gpu import gpu_dtype
+from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages.shortlist import exact_index, hybrid_searcher, lexical_table, load_encoder, make_search_files
@@ -50,6 +52,8 @@ from ezxmc_ray.tables import (
     lengths,
     rows_of,
 )
+from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_pairs
+from ezxmc_ray.tagging.opening import cross_settings
 
 if TYPE_CHECKING:
     from ezxmc_ray.encoder.encoder import Encoder
@@ -80,22 +84,25 @@ def evaluate(context: Context) -> StageResult:
     config, storage, shards = context.config, context.storage, context.shards
     known = context.prepared
     encoders = context.cycles + 1
+    names = [encoder_name(encoder) for encoder in range(encoders)]
+    cross = cross_settings(context) if config.predict.rerank else None
+    names += [RERANKED] if cross else []
     has_gold = known.gold_fingerprint is not None
     ranked, times = 0, Times()
     items: list[WorkItem] = []
     measured: dict[str, Any] = {}
-    with watched(StageProgress("evaluate", "documents", known.test * encoders if has_gold else 0)) as progress:
-        for encoder in range(encoders if has_gold else 0):
+    with watched(StageProgress("evaluate", "documents", known.test * len(names) if has_gold else 0)) as progress:
+        for encoder in range(len(names) if has_gold else 0):
             folder = layout.ranking(encoder)
             items += [{"encoder": encoder, "shard": s, "file": layout.shard_file(folder, s)} for s in range(shards)]
         folders = [context.encoder_folder(encoder) for encoder in range(encoders)]
         make_search_files(context, range(encoders if has_gold else 0))
-        arguments, pool = (storage, config, folders), encoder_pool(config.index.gpus_per_actor)
+        how = (folders, int(context.manifest(layout.STUDENT).details["encoder"]), cross)
+        arguments, pool = (storage, config, *how), encoder_pool(config.index.gpus_per_actor)
         for done in map_files(storage, items, RankWorker, arguments, pool, times):
             ranked += done["documents"]
             progress.advance(done["documents"], HELD in done)
         if has_gold:
-            names = [encoder_name(encoder) for encoder in range(encoders)]
             measured = measure_encoders(storage, names, shards, known.labels, config.evaluate, config.seed, run_tasks)
     sample = layout.EVALUATION_SAMPLE
     run_task(write_sample, storage, shards, config.report.documents, has_gold, sample)
@@ -112,6 +119,7 @@ def evaluate(context: Context) -> StageResult:
         "gold_fingerprint": known.gold_fingerprint,
         "commits": commits_of(context),
         "teacher": teacher,
+        **({"rerank": config.predict.rerank} if cross else {}),
         **vars(times),
     }
     return StageResult(ranked, [*(item["file"] for item in items), sample], details)
@@ -122,17 +130,26 @@ def commits_of(context: Context) -> dict[str, str]:
     cycles = context.cycles
     folders = [layout.examples(cycle) for cycle in range(cycles + 1)]
     folders += [layout.cycle_student(cycle) for cycle in range(cycles)]
+    folders += [layout.CROSS_ENCODER] if context.config.predict.rerank else []
     return {folder: context.manifest(folder).commit for folder in folders}
 
 
 class RankWorker:
-    """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search."""
+    """Actor: ranks the labels for the test documents of a shard with one of the encoders, by exact search.
+
+    ``folders``: of the encoders, by number. The number behind the last is that of the ``chosen`` encoder's ranking,
+    whose first labels the cross-encoder ``cross`` ranks anew.
+    """
 
     encoder: Encoder
     searcher: HybridSearcher
 
-    def __init__(self, storage: Storage, config: Config, folders: list[str | None]) -> None:
+    def __init__(
+        self, storage: Storage, config: Config, folders: list[str | None], chosen: int, cross: CrossSettings | None
+    ) -> None:
         self.storage, self.config, self.folders = storage, config, folders
+        self.chosen, self.cross = chosen, cross
+        self.reranker: Reranker | None = None
         self.lexical_table = lexical_table(storage, config.lexical)
         self.number = -1
 
@@ -150,8 +167,9 @@ class RankWorker:
 
     def __call__(self, item: WorkItem) -> Done:
         """Do one item; returns its counts."""
-        shard = int(item["shard"])
-        self._use(int(item["encoder"]))
+        shard, number = int(item["shard"]), int(item["encoder"])
+        is_reranked = number == len(self.folders)
+        self._use(self.chosen if is_reranked else number)
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         gold = self.storage.read_shard(layout.GOLD, shard, GOLD_SCHEMA)["labels"]
         rows = np.flatnonzero(pc.and_(pc.equal(documents["split"], "test"), pc.is_valid(gold)).to_numpy()).astype(
@@ -159,9 +177,15 @@ class RankWorker:
         )
         wanted = rows_of(documents, rows)
         titles, texts, excluded = (wanted[name].to_pylist() for name in ("title", "text", "excluded"))
-        self.encoder.on_part = partial(report_done, item["file"])
+        self.encoder.on_part = partial(report_done, item["file"]) if not is_reranked else lambda done: None
         encoded = self.encoder.encode_documents(titles, texts)
-        _, labels = self.searcher.search(encoded.vectors, titles, texts, self.config.evaluate.depth, excluded)
+        depth = wanted = self.config.evaluate.depth
+        if is_reranked:
+            self.reranker = self.reranker or self._load_reranker()
+            wanted = max(depth, self.reranker.depth(self.config.predict.rerank))
+        similarity, labels = self.searcher.search(encoded.vectors, titles, texts, wanted, excluded)
+        if self.reranker and is_reranked:
+            labels = self._rerank(self.reranker, titles, texts, similarity, labels, item["file"])[:, :depth]
         table = pa.table(
             [pa.array(rows), pa.array([row[row >= 0] for row in labels], RANKINGS_SCHEMA.field(1).type)],
             schema=RANKINGS_SCHEMA,
@@ -169,6 +193,26 @@ class RankWorker:
         counts = {"documents": len(rows)}
         self.storage.write_table(item["file"], table, counts)
         return counts
+
+    def _rerank(
+        self,
+        reranker: Reranker,
+        titles: list[str],
+        texts: list[str],
+        similarity: np.ndarray,
+        labels: np.ndarray,
+        file: str,
+    ) -> np.ndarray:
+        """``labels`` int32 [q, k], of falling ``similarity``, in the order that the cross-encoder gives them."""
+        first = self.config.predict.rerank
+        reranker.network.network.on_part = lambda pairs: report_done(file, pairs // reranker.depth(first))
+        return reranker.rerank(titles, texts, similarity, labels, first).labels
+
+    def _load_reranker(self) -> Reranker:
+        assert self.cross is not None  # else there is no such ranking
+        report_phase("loading the cross-encoder")
+        pairs = load_pairs(self.storage, self.config.encoder, self.cross.config)
+        return Reranker(pairs, all_texts(self.storage).combine_chunks(), self.cross.scale)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def predict(context: Context) -> StageResult:
         "documents_without_labels": total["empty"],
         "truncated_documents": total["truncated"],
         "searched_by_gpu": total["searched_by_gpu"],
+        **({"rerank": config.predict.rerank} if settings.reranking else {}),
         **vars(times),
     }
     return StageResult(total["documents"], [item["file"] for item in items], details)
@@ -84,7 +85,7 @@ class PredictWorker:
         shard = int(item["shard"])
         documents = self.storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA)
         columns = [documents[name].to_pylist() for name in ("id", "title", "text", "excluded")]
-        self.tagger.encoder.on_part = partial(report_done, item["file"])
+        self._tell(item["file"])
         table, truncated = self.tagger.tag_columns(*columns)
         labels = lengths(table["label_ids"])
         counts = {
@@ -96,3 +97,11 @@ class PredictWorker:
         }
         self.storage.write_table(item["file"], table, counts)
         return counts
+
+    def _tell(self, file: str) -> None:
+        """Have the documents of ``file`` counted where they take longest."""
+        reranker, first = self.tagger.reranker, self.tagger.settings.predict.rerank
+        if reranker is None:
+            self.tagger.encoder.on_part = partial(report_done, file)
+        else:
+            reranker.network.network.on_part = lambda pairs: report_done(file, pairs // reranker.depth(first))

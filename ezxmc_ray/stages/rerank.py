@@ -53,7 +53,7 @@ from ezxmc_ray.stages.rerank_worker import (
 from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, is_of, owned_folder, read_notes
 from ezxmc_ray.storage import Storage, read_manifest
 from ezxmc_ray.tagging.files import TagCounts
-from ezxmc_ray.tagging.reranking import Reranking
+from ezxmc_ray.tagging.reranking import WITHOUT_CROSS_ENCODER, Reranking
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.verdicts.examples import write_label_priors
 from ezxmc_ray.verdicts.relocate import FOLDERS_PER_TASK
@@ -101,7 +101,7 @@ def rerank_folder(
     files = TaggedFiles.find(settings, inputs, folder, ending)
     tagged = files.which_depend_on(["rerank", *how.decided_by])
     with owned_folder(folder) as output:
-        job = _Job(context, list(overrides), settings, how, output)
+        job = _Job(context, [*overrides, *WITHOUT_CROSS_ENCODER], settings, how, output)
         done, missing = tagged.done_and_missing(output, output.sizes(recursive=True))
         totals = FolderTotals(dict.fromkeys(files.columns))
         for one in done:

@@ -32,12 +32,7 @@ from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
 from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, held_out_judged, least_lead, stops
 from ezxmc_ray.leftovers import temporary_folder
-from ezxmc_ray.metrics.thresholds import (
-    fit_min_score,
-    fit_probability,
-    precision_thresholds,
-    probability_error,
-)
+from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
@@ -284,25 +279,12 @@ def fit_thresholds(
     run_tasks: RunTasks = starmap,
     is_half: bool = False,
 ) -> dict[str, Any]:
-    """What the chosen encoder's similarities are worth by the teacher's yes on the held-out pairs.
-
-    ``min_score``: of the highest F1; -1, which keeps all, where no pair got a yes. ``precision_thresholds`` and
-    ``probability``: see metrics/thresholds.py, None without a yes. ``probability_error``: of the latter.
-    """
+    """What the chosen encoder's similarities are worth by the teacher's yes on the held-out pairs: as fit_scores."""
     tasks = [(storage, chosen, groups, is_half) for groups in shard_groups(len(example_groups(shards)))]
     # In the order of the shards, by which a document's pairs are beside each other.
     parts = sorted(run_tasks(held_out_pairs, tasks), key=lambda part: int(part[0]))
     scores, verdicts = (np.concatenate([part[number] for part in parts]) for number in (1, 2))
-    is_yes = verdicts >= yes_threshold
-    if not is_yes.any():
-        return {"min_score": -1.0, "precision_thresholds": None, "probability": None, "probability_error": None}
-    curve = fit_probability(scores, is_yes)
-    return {
-        "min_score": fit_min_score(scores, is_yes),
-        "precision_thresholds": precision_thresholds(scores, is_yes),
-        "probability": dataclasses.asdict(curve) if curve else None,
-        "probability_error": probability_error(scores, is_yes),
-    }
+    return fit_scores(scores, verdicts >= yes_threshold)
 
 
 def held_out_pairs(storage: Storage, chosen: int, groups: range, is_half: bool) -> tuple[int, np.ndarray, np.ndarray]:

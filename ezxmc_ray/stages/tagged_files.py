@@ -259,6 +259,8 @@ def what_counts(settings: TagSettings) -> dict[str, Any]:
     searches = None if settings.onnx else settings.encoder.vector_dtype  # on GPUs or not
     told = dataclasses.asdict(dataclasses.replace(settings, cluster=Config().cluster, gpu_dtype=searches))
     del told["gpus_per_actor"], told["cluster"]["max_gpus"]  # which older notes lack
+    if settings.reranking is None:
+        del told["cross_encoder"]
     return told | {name: fingerprinted_settings(made, name) for name in ("encoder", "lexical", "predict")}
 
 

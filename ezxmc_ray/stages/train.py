@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
@@ -33,7 +33,7 @@ from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress, say
-from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.stages.train_settings import TrainingPlace, TrainSettings
 from ezxmc_ray.stages.train_snapshot import mend_snapshot
 from ezxmc_ray.stages.train_wait import TrainingWait, bound_tries
 from ezxmc_ray.storage import Storage
@@ -58,8 +58,20 @@ def train(context: Context, cycle: int) -> StageResult:
 
     The checkpoints stay until :func:`remove_trainings`, which is for after the manifest's commit.
     """
+    check_training(context.config)
+    details = train_at(TrainingPlace.of_cycle(cycle), context, cycle)
+    folder = layout.cycle_student(cycle)
+    files = [name for name in context.storage.list(folder, recursive=True) if name != layout.manifest(folder)]
+    return StageResult(int(details["documents"]), files, details)
+
+
+def train_at(place: TrainingPlace, context: Context, cycle: int, inputs: Sequence[str] = ()) -> dict[str, Any]:
+    """Train at ``place`` on the examples of ``cycle``, and by student.past_verdicts of those before, as section student
+    of the context's configuration says; what was found of it, as a manifest's details.
+
+    ``inputs``: commits of what the training begins with, beside the examples.
+    """
     config, storage = context.config, context.storage
-    check_training(config)
     earlier = range(cycle) if config.student.past_verdicts else range(0)
     thresholds = [context.judged(one).yes_threshold for one in earlier]
     own = read_shard_counts(storage, cycle, OWN)
@@ -74,19 +86,20 @@ def train(context: Context, cycle: int) -> StageResult:
     commit = context.manifest(layout.examples(cycle)).commit
     is_half = context.halves_held_out
     halves = ["halves"] if is_half else []
-    name = "training-" + fingerprint([fingerprinted_settings(config, "student"), config.seed, commit, *halves])
-    remove_trainings(storage, cycle, kept=name)
+    made_of = [fingerprinted_settings(config, "student"), config.seed, commit, *inputs, *halves]
+    name = "training-" + fingerprint(made_of)
+    remove_trainings(storage, place.folder, kept=name)
     examples = int(known["rows"].sum())
-    batch_size = begun_batch_size(storage, cycle, name, config, examples)
+    batch_size = begun_batch_size(storage, place.folder, name, config, examples)
     lanes = lanes_of(config.student, batch_size)
     plan = BatchPlan(known["rows"], batch_size, config.seed, lanes)
     steps, judged = plan.total_steps(config.student.epochs), context.judged(cycle)
     scale, threshold, command = judged.scale, judged.yes_threshold, uuid.uuid4().hex
-    settings = TrainSettings(config, storage, cycle, steps, batch_size, scale, threshold, thresholds, command, is_half)
+    told = (steps, batch_size, scale, threshold, thresholds, command, is_half)
     began = time.monotonic()
-    outcome = _train(settings, name)
+    outcome = _train(TrainSettings(place, config, storage, cycle, *told), name)
     seconds, earlier_s = outcome["training_seconds"], outcome.pop("earlier_seconds", 0.0)
-    details = outcome | {
+    return outcome | {
         "steps": steps,
         "batch_size": batch_size,
         "lanes": lanes,
@@ -100,14 +113,11 @@ def train(context: Context, cycle: int) -> StageResult:
         "skipped_documents": int(known["empty_shortlists"].sum()),
         "dropped_documents_per_epoch": plan.dropped_rows,
     }
-    folder = layout.cycle_student(cycle)
-    files = [name for name in storage.list(folder, recursive=True) if name != layout.manifest(folder)]
-    return StageResult(int(outcome["documents"]), files, details)
 
 
-def begun_batch_size(storage: Storage, cycle: int, name: str, config: Config, examples: int) -> int:
+def begun_batch_size(storage: Storage, folder: str, name: str, config: Config, examples: int) -> int:
     """Documents of a step of the training named ``name``: as it was begun, with however many workers it goes on."""
-    file = layout.training_batch(cycle, name)
+    file = layout.training_batch(folder, name)
     if not storage.exists(file):
         documents = global_batch_size(config.student, count_workers(config), examples)
         storage.write_json(file, {"documents": documents})
@@ -116,21 +126,21 @@ def begun_batch_size(storage: Storage, cycle: int, name: str, config: Config, ex
 
 def _train(settings: TrainSettings, name: str) -> dict[str, Any]:
     """Train by the name of ``name``; what the first worker found of it."""
-    config, storage, cycle = settings.config, settings.storage, settings.cycle
-    mend_snapshot(storage, f"{layout.cycle_folder(cycle)}/{name}")
+    config, storage, place = settings.config, settings.storage, settings.place
+    mend_snapshot(storage, f"{place.folder}/{name}")
     workers = useful_workers(config, settings.batch_size)
     phase = f"starting {workers} worker{'s' * (workers > 1)}"
-    with watched(StageProgress(f"cycle {cycle} train", "steps", settings.steps, phase=phase)):
+    with watched(StageProgress(place.name, "steps", settings.steps, phase=phase)):
         _fit(name, settings, workers)
-    outcome: dict[str, Any] = storage.read_json(layout.training_outcome(cycle, name))
+    outcome: dict[str, Any] = storage.read_json(layout.training_outcome(place.folder, name))
     for tracker, why in outcome["lost_trackers"].items():
-        say(f"{tracker} took no more of the curves of cycle {cycle} ({why}); they are in the manifest and the report.")
+        of = place.name.removesuffix(" train")
+        say(f"{tracker} took no more of the curves of {of} ({why}); they are in the manifest and the report.")
     return outcome
 
 
-def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
-    """Remove checkpoints and outcomes of the trainings of ``cycle``, except those of the training named ``kept``."""
-    folder = layout.cycle_folder(cycle)
+def remove_trainings(storage: Storage, folder: str, kept: str = "") -> None:
+    """Remove checkpoints and outcomes of the trainings in ``folder``, except those of the training named ``kept``."""
     for name in storage.folders(folder) + storage.list(folder, ".json"):
         training = name.removeprefix(f"{folder}/").removesuffix(".json")
         if training.startswith("training-") and training != kept:
@@ -139,17 +149,22 @@ def remove_trainings(storage: Storage, cycle: int, kept: str = "") -> None:
 
 def check_training(config: Config) -> None:
     """Refuse what the training's workers would tell late, or wait for without end. Errors: UserError."""
+    check_workers(config)
+    # What the encoder reads in the other stages is checked there.
+    if config.student.max_document_tokens != config.encoder.max_document_tokens:
+        ask_a_node("the encoder", _check_document_tokens, config)
+
+
+def check_workers(config: Config) -> None:
+    """Refuse trackers that cannot begin, and workers that there is no room for. Errors: UserError."""
     if is_local():
         check_trackers(config.student.trackers)
     elif config.student.trackers:
-        _ask_a_node("the trackers", check_trackers, config.student.trackers)
+        ask_a_node("the trackers", check_trackers, config.student.trackers)
     count_workers(config)
-    # What the encoder reads in the other stages is checked there.
-    if config.student.max_document_tokens != config.encoder.max_document_tokens:
-        _ask_a_node("the encoder", _check_document_tokens, config)
 
 
-def _ask_a_node(what: str, check: Callable[..., None], *arguments: Any) -> None:
+def ask_a_node(what: str, check: Callable[..., None], *arguments: Any) -> None:
     """Have ``check`` look at ``what`` on a node. Errors: UserError as it."""
     with watched(StageProgress("Training", phase=f"looking at {what}")):
         look_with_encoder(check, *arguments)
@@ -187,9 +202,9 @@ def count_workers(config: Config) -> int:
 
 
 def useful_workers(config: Config, batch_size: int) -> int:
-    """Those of :func:`count_workers` that a step of ``batch_size`` documents has work for: MIN_WORKER_DOCUMENTS each,
-    or, where the user says how many workers there are to be, one."""
-    each = 1 if config.student.workers else MIN_WORKER_DOCUMENTS
+    """Those of :func:`count_workers` that a step of ``batch_size`` documents has work for: MIN_WORKER_DOCUMENTS each
+    (student.batch_size, where that is less), or, where the user says how many workers there are to be, one."""
+    each = 1 if config.student.workers else min(MIN_WORKER_DOCUMENTS, config.student.batch_size)
     return min(count_workers(config), max(1, batch_size // each))
 
 
@@ -227,7 +242,7 @@ def _fit(name: str, settings: TrainSettings, workers: int) -> None:
         ),
         run_config=ray_train.RunConfig(
             name=name,
-            storage_path=storage.path(layout.cycle_folder(settings.cycle)),
+            storage_path=storage.path(settings.place.folder),
             storage_filesystem=storage.filesystem,
             failure_config=ray_train.FailureConfig(max_failures=student.max_failures),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=1),

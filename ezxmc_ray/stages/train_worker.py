@@ -19,6 +19,8 @@ from ray import train as ray_train
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import to_dict
+from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+from ezxmc_ray.encoder.pairs import pair_config
 from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
@@ -31,6 +33,7 @@ from ezxmc_ray.student.data import ExampleReader, Gather, HeldOut, alone, held_o
 from ezxmc_ray.student.forward import gathered_on_cpus
 from ezxmc_ray.student.loop import StepInput, StepResult, StudentTrainer
 from ezxmc_ray.student.objective import Objective
+from ezxmc_ray.student.pair_loop import PairTrainer
 from ezxmc_ray.student.trackers import Trackers, open_trackers
 from ezxmc_ray.student.validation import EarlyStopping, evaluate_held_out
 
@@ -74,26 +77,14 @@ class TrainWorker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(self.config.seed)
         student = self.config.student
-        self.trainer = StudentTrainer(
-            load_encoder(self.storage, self.config.encoder, None),
-            Objective(
-                replace(student, learning_rate=scaled_learning_rate(student, settings.batch_size)),
-                settings.scale,
-                settings.yes_threshold,
-            ),
-            settings.steps,
-            ray_train.torch.get_device(),
-            self.config.seed,
-            self.rank,
-            self.world,
-        )
+        self.trainer = self._make_trainer()
         if self.world > 1:
             self.trainer.module = ray_train.torch.prepare_model(self.trainer.module)
         self.stopping = EarlyStopping(student.patience)
         self.progress = self._restore()
         if self.rank == 0 and self.trainer.step_number == 0:
             # The curves of an older training would stand beside those of this one.
-            self.storage.remove(layout.tensorboard(self.cycle))
+            self.storage.remove(layout.tensorboard(settings.place.folder))
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
         lanes = lanes_of(student, settings.batch_size)
         self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed, lanes)
@@ -106,6 +97,20 @@ class TrainWorker:
             )
         self.trackers = self._open_trackers() if self.rank == 0 else Trackers({})
         self.progress["lost_trackers"] = self.trackers.lost  # the dict itself: what is lost from now on is in it
+
+    def _make_trainer(self) -> StudentTrainer:
+        """Of the base encoder, or of a cross-encoder that begins as the chosen student."""
+        settings, student = self.settings, self.config.student
+        learned = replace(student, learning_rate=scaled_learning_rate(student, settings.batch_size))
+        objective = Objective(learned, settings.scale, settings.yes_threshold)
+        device = ray_train.torch.get_device()
+        rest = (objective, settings.steps, device, self.config.seed, self.rank, self.world)
+        if not settings.place.is_cross_encoder:
+            return StudentTrainer(load_encoder(self.storage, self.config.encoder, None), *rest)
+        encoder = load_encoder(self.storage, self.config.encoder, layout.STUDENT)
+        return PairTrainer(
+            CrossEncoder.begin(encoder, pair_config(self.config.encoder, self.config.cross_encoder)), *rest
+        )
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the early stopping says so."""
@@ -144,10 +149,11 @@ class TrainWorker:
         """The first worker writes the student and what is known of its training; a barrier for all workers."""
         self.trackers.close()
         if self.rank == 0:
+            place = self.settings.place
             self.trainer.encoder.save(self.folder / "student")
-            copy_into(self.storage, self.folder / "student", layout.cycle_student(self.cycle))
+            copy_into(self.storage, self.folder / "student", place.target)
             name = ray_train.get_context().get_experiment_name()
-            self.storage.write_json(layout.training_outcome(self.cycle, name), self._outcome())
+            self.storage.write_json(layout.training_outcome(place.folder, name), self._outcome())
         self._upload_events()
         ray_train.report({"documents": self.progress["documents"]})
 
@@ -157,12 +163,14 @@ class TrainWorker:
         Where a worker died, training goes on without one that does not begin again; a new command is told.
         """
         name = ray_train.get_context().get_experiment_name()
-        file, command = f"{layout.cycle_folder(self.cycle)}/{name}/trackers.json", self.settings.command
+        place, command = self.settings.place, self.settings.command
+        file = f"{place.folder}/{name}/trackers.json"
         earlier: dict[str, Any] = {"command": "", "runs": {}}
         if self.storage.exists(file):
             earlier = self.storage.read_json(file)
         lost = self.progress["lost_trackers"] if earlier["command"] == command else None
-        title = f"{layout.run_name(self.config.run)} cycle {self.cycle}"
+        called = place.name.removesuffix(" train")
+        title = f"{layout.run_name(self.config.run)} {called}"
         student, folder = self.config.student, self.folder / "tensorboard"
         trackers = open_trackers(student.trackers, title, folder, to_dict(student), earlier["runs"], lost)
         self.storage.write_json(file, {"command": command, "runs": {**earlier["runs"], **trackers.runs}})
@@ -225,7 +233,7 @@ class TrainWorker:
     def _upload_events(self) -> None:
         """Event files of TensorBoard go into the run; those of an earlier start of this training stay beside them."""
         for file in sorted((self.folder / "tensorboard").glob("events*")):
-            self.storage.write_bytes(f"{layout.tensorboard(self.cycle)}/{file.name}", file.read_bytes())
+            self.storage.write_bytes(f"{layout.tensorboard(self.settings.place.folder)}/{file.name}", file.read_bytes())
 
     def _restore(self) -> dict[str, Any]:
         """Load the latest checkpoint, if there is one; returns the counts so far."""

@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ezxmc_ray.encoder.encoder import unit_vectors
 
 Features = Mapping[str, Tensor]
+#: What a network makes of the features of some texts: float32 [n, d].
+Outputs = Callable[[nn.Module, Features], Tensor]
 #: Up to here the plain attention is the faster one, see :func:`_attention`.
 PLAIN_ATTENTION_TOKENS = 128
 
@@ -28,17 +30,17 @@ PLAIN_ATTENTION_TOKENS = 128
 class GroupedForward(nn.Module):
     """All texts of a step through one network in one ``forward``, as DDP needs it."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, outputs: Outputs = unit_vectors) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._outputs = network, outputs
 
     def forward(self, groups: Sequence[Features], seeds: Sequence[int]) -> Tensor:
-        """Unit vectors of all groups, end to end: float32 [n, d]; ``seeds``: of each group's dropout."""
+        """``outputs`` of all groups, end to end: float32 [n, d]; ``seeds``: of each group's dropout."""
         vectors = []
         for features, seed in zip(groups, seeds, strict=True):
             torch.manual_seed(seed)
             with _attention(features):
-                vectors.append(unit_vectors(self.network, features))
+                vectors.append(self._outputs(self.network, features))
         return torch.cat(vectors)
 
 

@@ -9,7 +9,7 @@ is the gradient over the global batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from ezxmc_ray.config import StudentConfig
-from ezxmc_ray.encoder.encoder import Encoder, unit_vectors
+from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.groups import length_groups
 from ezxmc_ray.encoder.loading import check_length
 from ezxmc_ray.encoder.precision import autocast, chosen_dtype
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.student.data import Batch
-from ezxmc_ray.student.forward import Features, GroupedForward, backward_cached, backward_whole, gather_rows
+from ezxmc_ray.student.forward import (
+    Features,
+    GroupedForward,
+    Outputs,
+    backward_cached,
+    backward_whole,
+    gather_rows,
+)
 from ezxmc_ray.student.objective import Objective
 
 #: Labels whose tokens are kept; a million of them take about 300 MB.
@@ -85,19 +92,22 @@ class StudentTrainer:
         world: int = 1,
     ) -> None:
         self.encoder, self.objective, self.config = encoder, objective, objective.config
-        check_document_tokens(encoder, self.config)
+        self._check_tokens()
         self.total_steps, self.seed, self.rank, self.world = total_steps, seed, rank, world
         self.device = torch.device(device)
         self.step_number = self.repeated_steps = 0
         self._label_tokens: dict[str, list[int]] = {}
-        self._own = GroupedForward(encoder.module).to(self.device)
-        _freeze_unused(self._own.network, encoder.features(encoder.label_tokens(["a text"]).token_ids))
+        self._own = GroupedForward(encoder.module, encoder.outputs).to(self.device)
+        _freeze_unused(self._own.network, encoder.outputs, encoder.features(encoder.label_tokens(["a text"]).token_ids))
         self.module: nn.Module = self._own
         config = self.config
         groups = _parameter_groups(self._own, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         scaled = chosen_dtype(self.device, config.dtype) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    def _check_tokens(self) -> None:
+        check_document_tokens(self.encoder, self.config)
 
     def tokenize(self, batch: Batch) -> StepInput:
         """What :meth:`step` takes; touches no weights, so that a thread may do it ahead of the step."""
@@ -106,14 +116,22 @@ class StudentTrainer:
         read = self.encoder.document_tokens(texts, self.config.max_document_tokens)
         documents = read.token_ids
         labels = self._tokens_of_labels(batch)
+        prompts = self.encoder.config.document_prompt, self.encoder.config.label_prompt
+        return self._grouped(batch, [(documents, prompts[0]), (labels, prompts[1])], len(documents), read.truncated)
+
+    def _grouped(
+        self, batch: Batch, kinds: Sequence[tuple[list[list[int]], str]], documents: int, truncated: int
+    ) -> StepInput:
+        """The step's texts in groups of like length; ``kinds``: token ids, with the prompt that they begin with."""
         groups: list[Features] = []
         order: list[int] = []
-        prompts = self.encoder.config.document_prompt, self.encoder.config.label_prompt
-        for tokens, prompt, first in ((documents, prompts[0], 0), (labels, prompts[1], len(documents))):
+        first = 0
+        for tokens, prompt in kinds:
             for places in length_groups([len(one) for one in tokens], self.config.batch_tokens):
                 groups.append(self.encoder.features([tokens[place] for place in places], prompt))
                 order += [first + int(place) for place in places]
-        return StepInput(batch, groups, torch.from_numpy(np.argsort(order)), len(documents), read.truncated)
+            first += len(tokens)
+        return StepInput(batch, groups, torch.from_numpy(np.argsort(order)), documents, truncated)
 
     def step(self, texts: StepInput) -> StepResult:
         """Learn from this worker's part of a global batch.
@@ -214,9 +232,12 @@ class StudentTrainer:
         return min(labels, self.rank * share), share
 
     def _tokens_of_labels(self, batch: Batch) -> list[list[int]]:
-        """Of this worker's slice; a label's text is tokenized once in a run (again where they are too many to keep)."""
+        """Of this worker's slice."""
         first, share = self._slice(len(batch.label_texts))
-        wanted = batch.label_texts[first : first + share]
+        return self._label_ids(batch.label_texts[first : first + share])
+
+    def _label_ids(self, wanted: list[str]) -> list[list[int]]:
+        """Token ids of labels' texts; one is tokenized once in a run (again where they are too many to keep)."""
         if len(self._label_tokens) > CACHED_LABELS:
             self._label_tokens.clear()
         new = [text for text in dict.fromkeys(wanted) if text not in self._label_tokens]
@@ -247,10 +268,10 @@ def check_document_tokens(encoder: Encoder, config: StudentConfig) -> None:
     check_length(encoder.module[0], encoder.name, key, tokens, encoder.config.document_prompt)
 
 
-def _freeze_unused(network: nn.Module, features: Mapping[str, Tensor]) -> None:
-    """Freeze the weights that the vectors do not depend on (BERT's pooler): DDP would wait for their gradients."""
+def _freeze_unused(network: nn.Module, outputs: Outputs, features: Mapping[str, Tensor]) -> None:
+    """Freeze the weights that the outputs do not depend on (BERT's pooler): DDP would wait for their gradients."""
     device = next(network.parameters()).device
-    vectors = unit_vectors(network, {name: tensor.to(device) for name, tensor in features.items()})
+    vectors = outputs(network, {name: tensor.to(device) for name, tensor in features.items()})
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(vectors[:, 0].sum(), wanted, allow_unused=True)
     for parameter, gradient in zip(wanted, gradients, strict=True):

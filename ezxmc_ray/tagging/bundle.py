@@ -4,6 +4,7 @@
     README.md                      how to use it
     <files>/encoder/               the student, for ONNX Runtime (encoder/onnx_encoder.py)
     <files>/student/               or as sentence-transformers loads it
+    <files>/cross_encoder/network/ what ranks first labels anew, in the same form, where the run has predict.rerank
     <files>/index/  lexical/  labels.parquet      as in the run
     <more files>/index/  lexical/  labels.parquet for each change of the labels (changes.py): those that came, alone
 
@@ -41,14 +42,16 @@ from ezxmc_ray.index.gpu import gpu_dtype
 from ezxmc_ray.integrity import checksum_of, checksums_of
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.tagging.cross_encoder import CrossSettings
 from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
 BUNDLE, README = "bundle.json", "README.md"
 #: How the folder of the files begins, what it is called, and the same as a glob: other folders are somebody else's.
 FILES = "files-"
 FOLDER, FOLDER_GLOB = re.compile(rf"{FILES}[0-9a-f]{{16}}"), FILES + "[0-9a-f]" * 16
-#: Raise when a bundle is no longer what older versions read.
-VERSION = 2
+#: Raise when a bundle is no longer what older versions read. One with a cross-encoder has a version of its own, since
+#: these would tag without it, by its thresholds.
+VERSION, CROSS_VERSION = 2, 3
 #: Where the student lies in the files of a bundle.
 ONNX_FOLDER = "encoder"
 #: Knobs of ``prepare`` that say how files of documents are read; the others are about the run's own inputs.
@@ -108,16 +111,17 @@ def describe_files(files: Storage) -> dict[str, dict[str, Any]]:
 def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What bundle.json says. ``files``: as :func:`describe_files` has them."""
     return {
-        "version": VERSION,
+        "version": CROSS_VERSION if settings.reranking else VERSION,
         "folder": folder,
         "encoder": dataclasses.asdict(settings.encoder) | {"model": "the student of this bundle"},
         "onnx": settings.onnx,
         "lexical": dataclasses.asdict(settings.lexical),
         "index": {"gpu": settings.gpu_dtype is not None, "gpus_per_actor": settings.gpus_per_actor},
-        "predict": dataclasses.asdict(settings.predict),
+        "predict": _predict_note(settings.predict),
         "least_scores": dataclasses.asdict(settings.least_scores),
         "prepare": {name: getattr(settings.prepare, name) for name in (*READING, *READING_LABELS)},
         "probability": dataclasses.asdict(settings.probability) if settings.probability else None,
+        **({"cross_encoder": settings.reranking.note} if settings.reranking else {}),
         "label_fingerprint": settings.label_fingerprint,
         "shards": [dataclasses.asdict(shard) for shard in settings.shards],
         "files": dict(files),
@@ -125,6 +129,11 @@ def bundle_note(settings: TagSettings, folder: str, files: Mapping[str, Mapping[
         "removed": [],
         "changed": False,
     }
+
+
+def _predict_note(predict: PredictConfig) -> dict[str, Any]:
+    """Without a knob that older versions do not know, where it is off."""
+    return {name: value for name, value in dataclasses.asdict(predict).items() if name != "rerank" or value}
 
 
 def added_note(added: AddedLabels, folder: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -177,7 +186,13 @@ def open_bundle(where: str, overrides: Sequence[str] = ()) -> tuple[Storage, Tag
         ],
         told["removed"],
         config.index.gpus_per_actor,
+        CrossSettings.of_note(told["cross_encoder"]) if "cross_encoder" in told else None,
     )
+    if config.predict.rerank and settings.cross_encoder is None:
+        raise UserError(
+            f"predict.rerank is {config.predict.rerank}, but the bundle {where} has no cross-encoder: leave it out, or "
+            "export a run that was made with it."
+        )
     return files, settings, added
 
 
@@ -231,9 +246,10 @@ def read_bundle_note(storage: Storage) -> dict[str, Any]:
         raise UserError(f"{storage.root} is not a bundle: it has no {BUNDLE}.") from error
     except ValueError as error:
         raise _damaged(storage, BUNDLE, one_line(error, 120)) from error
-    if told.get("version") != VERSION:
+    if told.get("version") not in (VERSION, CROSS_VERSION):
         raise UserError(
-            f"The bundle {storage.root} is of version {told.get('version')}, and this ezxmc reads version {VERSION}: "
+            f"The bundle {storage.root} is of version {told.get('version')}, and this ezxmc reads {VERSION} and "
+            f"{CROSS_VERSION}: "
             "export it again with this version, or install the one that it was made with."
         )
     return told

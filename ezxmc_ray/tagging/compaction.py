@@ -92,8 +92,10 @@ def _written(bundle: OwnedBundle, parts: Sequence[_Part], staying: int) -> dict[
         made = bundle.write_search(files, table, _rows_alive(parts), staying)
         if staying:
             return changed | {"added": [added_note(made, folder, describe_files(files))]}
-        with bundle.parts[0].local(bundle.settings.encoder_folder) as encoder:
-            files.upload(encoder, bundle.settings.encoder_folder)
+        networks = [bundle.settings.encoder_folder, *([layout.CROSS_NETWORK] if bundle.settings.cross_encoder else [])]
+        for network in networks:
+            with bundle.parts[0].local(network) as there:
+                files.upload(there, network)
         return changed | {"folder": folder, "files": describe_files(files), **made.note}
 
 

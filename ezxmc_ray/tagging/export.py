@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ezxmc_ray import layout
+from ezxmc_ray.encoder.pairs import pair_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.lexical_files import LexicalSource, has_lexical_files, lexical_files, write_lexical_files
@@ -34,6 +35,7 @@ from ezxmc_ray.tagging.bundle import (
     was_changed,
 )
 from ezxmc_ray.tagging.bundle_lock import bundle_lock, remove_old_folders
+from ezxmc_ray.tagging.cross_encoder import CrossSettings
 from ezxmc_ray.tagging.known_labels import read_known_labels
 from ezxmc_ray.tagging.opening import open_for_tagging
 from ezxmc_ray.tagging.settings import TagSettings
@@ -134,6 +136,8 @@ def _export(
             read_known_labels(source, settings.label_fingerprint)  # whose vectors it took
             settings = dataclasses.replace(settings, label_fingerprint=written.fingerprint, shards=written.shards)
         _write_encoder(source, files, settings)
+        if settings.reranking:
+            _write_cross_encoder(source, files, settings, settings.reranking)
         _try(source, files, settings, write_labels is None)
         told = describe_files(files)
         target.write_bytes(README, _readme(files, settings, told).encode())
@@ -171,6 +175,21 @@ def _write_encoder(source: Storage, files: Storage, settings: TagSettings) -> No
                     files.upload(one, f"{layout.STUDENT}/{one.relative_to(student).as_posix()}")
 
 
+def _write_cross_encoder(source: Storage, files: Storage, settings: TagSettings, how: CrossSettings) -> None:
+    with checked(source, layout.CROSS_NETWORK, layout.CROSS_ENCODER) as network:
+        if not settings.onnx:
+            files.upload(network, layout.CROSS_NETWORK)
+            return
+        from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+        from ezxmc_ray.encoder.onnx_export import export_onnx_pairs
+
+        with temporary_folder() as written:
+            export_onnx_pairs(
+                CrossEncoder.load(str(network), pair_config(settings.encoder, how.config), "cpu"), written
+            )
+            files.upload(written, layout.CROSS_NETWORK)
+
+
 def _copy_file(source: Storage, files: Storage, name: str) -> None:
     with source.local(name) as path:
         files.upload(Path(path), name)
@@ -205,7 +224,9 @@ tags: [ezxmc-ray, multi-label-classification, tagging]
 
 # A tagger
 
-{_WRITTEN_BY} (ezxmc-ray {__version__}): an encoder, an index of {labels:,} labels and the labels' words,
+{_WRITTEN_BY} (ezxmc-ray {__version__}): an encoder, an index of {labels:,} labels and the labels' words{
+        ", and a cross-encoder that ranks the first labels anew" if settings.reranking else ""
+    },
 {size / 1e6:,.0f} MB. Labels may have come and gone since: `ezxmc labels list DIRECTORY` shows those that there are.
 It needs neither the LLM that taught it, nor Ray{", nor PyTorch" if settings.onnx else ""}.
 

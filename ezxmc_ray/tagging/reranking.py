@@ -36,6 +36,8 @@ from ezxmc_ray.verdicts.second_readout import SecondReadout
 #: Knobs of the teacher that may be others than the run's beside those of performance: engines answer the same, the
 #: threshold is no part of the question, and verdicts in another number format, which differ a little, are asked anew.
 OWN_KNOBS = ("engine", "yes_threshold", "dtype")
+#: The teacher ranks what the similarity proposes, by which its scale was fitted.
+WITHOUT_CROSS_ENCODER = ("predict.rerank=0",)
 #: Candidates for each label that is kept at most, where predict.rerank_candidates does not say.
 CANDIDATES_PER_LABEL = 2
 
@@ -121,7 +123,7 @@ def open_reranking(where: str, overrides: Sequence[str] = ()) -> tuple[Context, 
             f"--rerank asks the run's teacher, which an export does not know, and {where} is no run here: give the "
             "directory or URI of the run."
         )
-    context = open_context(where, overrides)
+    context = open_context(where, [*overrides, *WITHOUT_CROSS_ENCODER])
     settings = checked_settings(context)
     stored = stored_configuration(context.storage)
     _check_knobs(stored, context.config)

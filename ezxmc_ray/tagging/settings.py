@@ -9,6 +9,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import ClusterConfig, EncoderConfig, LexicalConfig, PredictConfig, PrepareConfig
 from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
+from ezxmc_ray.tagging.cross_encoder import CrossSettings
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class AddedLabels:
 class TagSettings:
     """How a run tags. ``predict`` and ``least_scores`` give ``min_score``, a similarity (index/hybrid.py).
 
+    ``cross_encoder``: what ranks the first ``predict.rerank`` labels anew, where that is not 0. Least scores and
+    chances of the scores that it gives are its own; ``least_scores`` and ``probability`` are of the similarity.
+
     ``gpu_dtype``: see :class:`ShardedIndex`. ``probability``: of a teacher's yes; None where it was not fitted.
     ``encoder_folder``: where the student lies; ``onnx``: it is there as onnx_export.py writes it. ``prepare``: names
     the columns of files that are tagged. ``cluster``: where many files are tagged, by actors of ``gpus_per_actor``.
@@ -55,8 +59,19 @@ class TagSettings:
     added: list[AddedLabels] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     gpus_per_actor: int = 1
+    cross_encoder: CrossSettings | None = None
     min_score: float = field(init=False)
 
     def __post_init__(self) -> None:
-        least = self.least_scores.choose(self.predict.min_score, self.predict.precision)
-        object.__setattr__(self, "min_score", least)
+        fitted = self.reranking.least_scores if self.reranking else self.least_scores
+        object.__setattr__(self, "min_score", fitted.choose(self.predict.min_score, self.predict.precision))
+
+    @property
+    def reranking(self) -> CrossSettings | None:
+        """The cross-encoder, if it is to be asked."""
+        return self.cross_encoder if self.predict.rerank else None
+
+    @property
+    def chances(self) -> ProbabilityCurve | None:
+        """Of a teacher's yes, by the score that a label has."""
+        return self.reranking.probability if self.reranking else self.probability

@@ -7,7 +7,7 @@ the stage ``predict``, the server and Python programs all tag by this class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.encoder.document_encoder import DocumentEncoder
+from ezxmc_ray.encoder.reranker import Reranker
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.hybrid import HybridSearcher
 from ezxmc_ray.index.label_texts import read_label_texts
@@ -29,6 +30,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, list_columns
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
+from ezxmc_ray.tagging.cross_encoder import load_pairs
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.known_labels import NAMES, read_known_names
 from ezxmc_ray.tagging.settings import TagSettings
@@ -37,7 +39,8 @@ from ezxmc_ray.tagging.why import Why, why
 
 @dataclass(frozen=True)
 class Tagged:
-    """A label of a text. ``score``: its similarity: the cosine, and what the words add (index/hybrid.py).
+    """A label of a text. ``score``: its similarity: the cosine, and what the words add (index/hybrid.py); and with
+    predict.rerank what the cross-encoder adds (encoder/reranker.py), then ``similarity`` is what it was without.
 
     ``probability``: of the teacher's yes at this score, by its verdicts on held-out documents; None where there were
     too few of them.
@@ -47,17 +50,20 @@ class Tagged:
     text: str
     score: float
     probability: float | None
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
 class Ranked:
     """Labels of documents: ``scores`` float32 and ``labels`` (label numbers) int32, [q, k], falling; ``counts`` int64
-    [q]: how many of a row pass the threshold, which are its first. ``truncated``: documents that were cut."""
+    [q]: how many of a row pass the threshold, which are its first. ``truncated``: documents that were cut.
+    ``similarity``: of the same labels, where a cross-encoder made their scores; None: it is the score."""
 
     scores: np.ndarray
     labels: np.ndarray
     counts: np.ndarray
     truncated: int
+    similarity: np.ndarray | None = None
 
     @property
     def passing(self) -> np.ndarray:
@@ -93,6 +99,7 @@ class Tagger:
         #: By label number; also of those that were removed.
         self.label_ids, self.label_texts = labels["id"].combine_chunks(), labels["text"].combine_chunks()
         self.settings = settings
+        self.reranker = self._load_reranker(storage)
         self.top_k, self.min_score = settings.predict.top_k, settings.min_score
 
     @classmethod
@@ -106,6 +113,14 @@ class Tagger:
         Errors: UserError for what is neither, is not finished, is damaged, or does not belong together.
         """
         return cls(*_open(where, overrides))
+
+    def _load_reranker(self, storage: Storage) -> Reranker | None:
+        """What ranks labels anew, where something does."""
+        how = self.settings.reranking
+        if how is None:
+            return None
+        pairs = load_pairs(storage, self.settings.encoder, how.config, self.settings.onnx)
+        return Reranker(pairs, self.label_texts, how.scale)
 
     def __enter__(self) -> Tagger:
         """The tagger itself."""
@@ -150,21 +165,31 @@ class Tagger:
         texts = as_texts(texts, "texts")
         titles = [""] * len(texts) if titles is None else as_texts(titles, "titles")
         ranked = self.rank(titles, texts, k, min_score, among=among)
-        curve = self.settings.probability
+        curve = self.settings.chances
         found = []
-        for ids, names, scores in zip(*(column.to_pylist() for column in self._lists(ranked)), strict=True):
+        columns = (column.to_pylist() for column in self._lists(ranked))
+        for row, (ids, names, scores) in enumerate(zip(*columns, strict=True)):
             chances = curve(scores).tolist() if curve else [None] * len(scores)
-            found.append([Tagged(*one) for one in zip(ids, names, scores, chances, strict=True)])
+            before = (
+                [None] * len(scores) if ranked.similarity is None else ranked.similarity[row, : len(scores)].tolist()
+            )
+            found.append([Tagged(*one) for one in zip(ids, names, scores, chances, before, strict=True)])
         return found
 
     def explain(
         self, texts: Sequence[str], tagged: Sequence[Sequence[Tagged]], titles: Sequence[str] | None = None
     ) -> list[list[Why]]:
-        """Why each of ``texts`` got the labels that :meth:`tag` gave it: the cosine, and the words that matched."""
+        """Why each of ``texts`` got the labels that :meth:`tag` gave it: the cosine, the words that matched, and what
+        the cross-encoder added."""
         whys = []
         for title, text, labels in zip(titles or [""] * len(texts), texts, tagged, strict=True):
             numbers = [self._number_of[label.label_id] for label in labels]
-            whys.append(why(self.searcher, title, text, numbers, [label.score for label in labels]))
+            before = [label.score if label.similarity is None else label.similarity for label in labels]
+            found = why(self.searcher, title, text, numbers, before)
+            if self.reranker:
+                added = [label.score - was for label, was in zip(labels, before, strict=True)]
+                found = [replace(one, cross_encoder=more) for one, more in zip(found, added, strict=True)]
+            whys.append(found)
         return whys
 
     def tag_table(
@@ -216,16 +241,25 @@ class Tagger:
         least = self.min_score if min_score is None else as_score(min_score)
         if len(titles) != len(texts):
             raise UserError(f"There are {len(titles):,} titles for {len(texts):,} texts: give as many, or none.")
-        k = min(k, int(self._counts.sum()))
         numbers = None if among is None else self.numbers_of(among)
         encoded = self.encoder.encode_documents(titles, texts)
+        first = self.settings.predict.rerank
+        wanted = min(max(k, self.reranker.depth(first)) if self.reranker else k, int(self._counts.sum()))
         if numbers is None:
-            scores, labels = self.searcher.search(encoded.vectors, titles, texts, k, excluded)
+            scores, labels = self.searcher.search(encoded.vectors, titles, texts, wanted, excluded)
         else:
-            scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, k, numbers)
+            scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, wanted, numbers)
+        similarity = None
+        if self.reranker:
+            anchors = None
+            if numbers is not None:
+                anchors = self.searcher.search(encoded.vectors, titles, texts, self.reranker.scale.anchor)[1]
+            found = self.reranker.rerank(titles, texts, scores, labels, first, anchors)
+            scores, labels, similarity = found.scores[:, :k], found.labels[:, :k], found.similarity[:, :k]
+            least = least if least > -1 else -np.inf  # what it makes of a similarity may be below
         keep = (labels != NO_LABEL) & (scores >= least) & has_text(titles, texts)[:, None]
         # What passes the threshold is a prefix of each row, since scores fall.
-        return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated)
+        return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated, similarity)
 
     def numbers_of(self, label_ids: Sequence[str]) -> np.ndarray:
         """The label numbers of ``label_ids``, rising, int32. Errors: UserError for ids that no label has."""

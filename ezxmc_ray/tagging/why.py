@@ -1,6 +1,6 @@
 """Why a text got a label: the cosine, the words that both have, and whether the label's whole name stands in the text.
 
-score = cosine + lexical.weight * (share + lexical.name_bonus * name) (index/hybrid.py).
+score = cosine + lexical.weight * (share + lexical.name_bonus * name) (index/hybrid.py) + cross_encoder.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from ezxmc_ray.index.parts import PartedSearcher
 @dataclass(frozen=True)
 class Why:
     """``share``: of the label's words, by weight, that the document names, 0 to 1; ``name``: how much its whole name
-    stands there, 0 to 1 (names.Named); ``words``: of the document, in lower case (LexicalTable.named)."""
+    stands there, 0 to 1 (names.Named); ``words``: of the document, in lower case (LexicalTable.named);
+    ``cross_encoder``: what it added to the score; None: there is none."""
 
     cosine: float
     share: float
     name: float
     words: list[str]
+    cross_encoder: float | None = None
 
 
 def why(searcher: PartedSearcher, title: str, text: str, labels: Sequence[int], scores: Sequence[float]) -> list[Why]:

@@ -187,6 +187,35 @@ def cycle_stages(number: int, cycles: int, readout: str, model: str) -> dict[str
     return {name: manifest for name, manifest in stages.items() if not (last and name == "student")}
 
 
+def reranking(chosen: int | None) -> Manifest:
+    """What the stage cross_encoder leaves behind."""
+    details = {
+        "documents": 1200,
+        "steps": 300,
+        "workers": 2,
+        "batch_size": 4,
+        "loss_curve": loss_curve(1, 60),
+        "documents_per_s": 1.3,
+        "training_seconds": 920.0,
+        "truncated_readings": 88,
+        "loss": "listwise",
+        "target": "fusion",
+        "per_score": 0.02,
+        "anchor": 10,
+        "min_score": 0.287,
+        "held_out": {
+            "documents": 150,
+            "similarity": 61.25,
+            "reranked": 63.5,
+            "difference": 2.25,
+            "standard_error": 0.75,
+        },
+        "student": "commit",
+        "encoder": 0 if chosen is None else chosen + 1,
+    }
+    return Manifest("cross_encoder", "f", 1200, 980.0, details=details, versions=VERSIONS)
+
+
 SCRIPT = "How a bank's <script>alert('x')</script> roof grows. "
 SAMPLE = [
     {
@@ -211,7 +240,10 @@ SAMPLE = [
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """``make_run(cycles, chosen, readout, model, without)`` -> storage and configuration of such a run."""
+    """``make_run(cycles, chosen, readout, model, without, rerank)`` -> storage and configuration of such a run.
+
+    ``rerank``: the first labels that a cross-encoder ranks anew; P@1 is then 5 points more than the chosen encoder's.
+    """
 
     def make(
         cycles: int = 2,
@@ -219,12 +251,17 @@ def make_run(tmp_path: Path) -> MakeRun:
         readout: str = "yes_no",
         model: str = "Qwen/Qwen2.5-0.5B-Instruct",
         without: tuple[str, ...] = (),
+        rerank: int = 0,
     ) -> tuple[Storage, Config]:
         storage = Storage(str(tmp_path / "runs" / "library"))
         manifests = run_stages(cycles, chosen, readout)
         for number in range(cycles + 1):
             stages = cycle_stages(number, cycles, readout, model)
             manifests |= {f"cycle-{number}/{name}": manifest for name, manifest in stages.items()}
+        if rerank:
+            manifests["cross_encoder"] = reranking(chosen)
+            found = manifests["evaluation"].details["metrics"]
+            found["reranked"] = metrics(5 + found["untrained" if chosen is None else f"cycle_{chosen}"]["P@1"])
         for folder, manifest in manifests.items():
             if folder not in without:
                 write_manifest(storage, f"{folder}", manifest)
@@ -243,6 +280,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             f"curriculum.cycles={cycles}",
             f"teacher.model={model}",
             f"teacher.readout={readout}",
+            f"predict.rerank={rerank}",
         ]
         return storage, load_config(None, overrides)
 

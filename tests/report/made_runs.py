@@ -60,9 +60,11 @@ def made_run(
     labels: int = LABEL_COUNT,
     gold: str = "all",
     overrides: tuple[str, ...] = (),
+    reranked: float | None = None,
 ) -> str:
     """A run whose encoder number n puts gold first with the probability ``skills[n]``; returns its directory.
 
+    ``reranked``: that of a cross-encoder, if there is one.
     ``rows``: documents(0) unless given; ``cuts``: where a new shard begins; ``gold``: all, test or none of it is given.
     Cycle n judges labels n to n + 4 of every train document, so each cycle after the first adds a pair to each.
     """
@@ -74,9 +76,10 @@ def made_run(
     storage.write_bytes("config.yaml", yaml.safe_dump(to_dict(config)).encode())
     texts = [{"id": f"label-{n}", "text": f"label {n}", "description": ""} for n in range(labels)]
     storage.write_table("labels.parquet", pa.Table.from_pylist(texts, LABELS_SCHEMA))
+    rankings = skills if reranked is None else (*skills, reranked)
     for number, shard in enumerate(shards):
-        _write_shard(storage, layout.shard_name(number), shard, skills, gold)
-    _write_manifests(storage, skills, chosen, len(shards), labels, gold)
+        _write_shard(storage, layout.shard_name(number), shard, rankings, gold)
+    _write_manifests(storage, skills, chosen, len(shards), labels, gold, reranked is not None)
     return str(root)
 
 
@@ -97,7 +100,13 @@ def _write_shard(storage: Storage, name: str, rows: list[dict[str, Any]], skills
 
 
 def _write_manifests(
-    storage: Storage, skills: tuple[float, ...], chosen: int | None, shards: int, labels: int, gold: str
+    storage: Storage,
+    skills: tuple[float, ...],
+    chosen: int | None,
+    shards: int,
+    labels: int,
+    gold: str,
+    is_reranked: bool,
 ) -> None:
     fingerprints: dict[str, str | None] = dict.fromkeys(
         ("document_fingerprint", "label_fingerprint", "gold_fingerprint"), "f"
@@ -114,13 +123,16 @@ def _write_manifests(
         if cycle < len(skills) - 1:
             cycles[layout.cycle_student(cycle)] = Manifest("train", "f", 20, 30.0)
     names = ["untrained", *(f"cycle_{n}" for n in range(len(skills) - 1))]
+    if is_reranked:
+        names.append("reranked")
+        cycles[layout.CROSS_ENCODER] = Manifest("cross_encoder", "f", 80, 300.0)
     evaluated = {
         "metrics": None if gold == "none" else {name: {} for name in names},
         "documents": 0 if gold == "none" else TEST_DOCUMENTS,
         "student": student.commit,
         "commits": {folder: manifest.commit for folder, manifest in cycles.items()},
     } | fingerprints
-    files = [layout.shard_file(layout.ranking(n), shard) for n in range(len(skills)) for shard in range(shards)]
+    files = [layout.shard_file(layout.ranking(n), shard) for n in range(len(names)) for shard in range(shards)]
     manifests = cycles | {
         "documents": Manifest("prepare", "f", 60, 1.0, details=prepared),
         "student": student,

@@ -42,7 +42,7 @@ Ezxmc = Callable[..., Any]  # conftest.ezxmc
 
 def steps_in(output: str) -> list[str]:
     """Names of the steps that a command reports as executed, in order."""
-    return re.findall(r"^([a-z0-9 ]+): [\d,]+ [a-z -]+ in [\d,.]+ s$", output, re.M)
+    return re.findall(r"^([a-z0-9_ ]+): [\d,]+ [a-z -]+ in [\d,.]+ s$", output, re.M)
 
 
 def test_every_stage_ran_once_and_in_order(project: Project) -> None:
@@ -214,6 +214,21 @@ def test_with_other_gold_labels_what_is_lost_is_made_anew_as_it_was(
     assert copy.rows("gold") != project.rows("gold")
     reports = [json.loads((one.run / "report.json").read_text()) for one in (project, copy)]
     assert reports[0]["metrics"]["chosen"] != reports[1]["metrics"]["chosen"]
+
+
+def test_a_cross_encoder_is_trained_by_ray_train_and_ranks_anew(
+    project: Project, tmp_path: Path, ezxmc: Ezxmc, joins_ray: None
+) -> None:
+    """By two workers; test_cross_encoder.py has the rest."""
+    copy = project.copy(tmp_path / "copy")
+    done = ezxmc("run", *copy.arguments, "predict.rerank=6", "cross_encoder.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert steps_in(done.stdout) == ["cross_encoder", "predict", "evaluate", "report"]
+    details = copy.manifest("cross_encoder")["details"]
+    assert details["workers"] == 2 and details["held_out"]["documents"] > 0
+    ids = [[row["label_ids"] for row in one.rows("predictions")] for one in (project, copy)]
+    assert ids[0] != ids[1]
+    assert json.loads((copy.run / "report.json").read_text())["metrics"]["reranked"]["documents"] == 24
 
 
 def test_status_names_what_is_missing(project: Project, tmp_path: Path, ezxmc: Ezxmc) -> None:

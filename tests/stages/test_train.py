@@ -18,7 +18,8 @@ from ezxmc_ray.config import ClusterConfig, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages.train import check_training, count_workers
 from ezxmc_ray.stages.train_worker import cpu_threads
-from ezxmc_ray.steps import RunPlan, Step
+from ezxmc_ray.step import Step
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash

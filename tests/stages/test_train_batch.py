@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
 from ezxmc_ray.stages import train
 from ezxmc_ray.stages.train import begun_batch_size, useful_workers
@@ -25,4 +26,6 @@ def test_a_training_keeps_the_batch_that_it_was_begun_with(tmp_path: Path, monke
     for gpus, name, documents in ((4, "training-a", 192), (2, "training-a", 192), (2, "training-b", 96)):
         monkeypatch.setattr(train, "cluster_gpus", lambda gpus=gpus: gpus)
         monkeypatch.setattr(train, "cluster_limit", lambda kind, gpus=gpus: gpus)
-        assert begun_batch_size(storage, 0, name, config, 1_000_000) == documents
+        assert begun_batch_size(storage, layout.cycle_folder(0), name, config, 1_000_000) == documents
+    # The training of another place is another one.
+    assert begun_batch_size(storage, layout.CROSS_ENCODER, "training-a", config, 1_000_000) == 96

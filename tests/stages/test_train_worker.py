@@ -8,20 +8,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from ezxmc_ray import layout
 from ezxmc_ray.config import load_config
+from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.stages import train_worker
-from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.stages.train_settings import CROSS_PLACE, TrainingPlace, TrainSettings
 from ezxmc_ray.stages.train_worker import TrainWorker
 from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.cross_training import cross_encoder_training
 from ezxmc_ray.student.loop import StudentTrainer
+from ezxmc_ray.student.pair_loop import PairTrainer
 from tests.stages.test_train import SETTINGS, write_examples
 from tests.student.toy import SCALE, save_tiny_bert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+OF_CYCLE = TrainingPlace.of_cycle(0)
 
 
 class SimulatedRayTrain:
@@ -65,13 +73,18 @@ def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedRayTr
     return found
 
 
-def worker_of(folder: Path, encoder: Path, batch_size: int, steps: int, *knobs: str) -> TrainWorker:
+def worker_of(
+    folder: Path, encoder: Path, batch_size: int, steps: int, *knobs: str, place: TrainingPlace = OF_CYCLE
+) -> TrainWorker:
     config = load_config(None, [f"run={folder}", f"encoder.model={encoder}", *SETTINGS, *knobs])
     storage = Storage(config.run)
     if not storage.exists("labels.parquet"):
         write_examples(storage, held_out=0)
-    settings = TrainSettings(config, storage, 0, steps, batch_size, SCALE, 0.5, [], "command")
-    return TrainWorker(settings, folder, time.monotonic() - 100)
+    if place.is_cross_encoder:
+        config = cross_encoder_training(config)
+    settings = TrainSettings(place, config, storage, 0, steps, batch_size, SCALE, 0.5, [], "command")
+    (folder / "worker").mkdir(exist_ok=True)
+    return TrainWorker(settings, folder / "worker", time.monotonic() - 100)
 
 
 def test_checkpoints_are_counted_and_training_goes_on_from_the_last(
@@ -117,3 +130,33 @@ def test_a_step_of_many_workers_has_its_documents_and_its_learning_rate(encoder:
     worker.train()
     assert worker.progress["documents"] == 40  # 32, and the 8 that are left
     assert worker.progress["loss_curve"][0]["learning_rate"] == pytest.approx(2e-3)
+
+
+def test_a_cross_encoder_begins_as_the_student_and_is_written_to_its_own_place(
+    encoder: Path, tmp_path: Path, simulated: SimulatedRayTrain
+) -> None:
+    student = Encoder.load(str(encoder), load_config(None, SETTINGS).encoder, "cpu")
+    with torch.no_grad():
+        for weights in student.module.parameters():
+            weights.add_(0.01)  # what it learned
+    student.save(tmp_path / layout.STUDENT)
+    knobs = ["cross_encoder.max_document_tokens=16", "student.trackers=[tensorboard]"]
+    first = worker_of(tmp_path, encoder, 4, 8, *knobs, place=CROSS_PLACE)
+    assert isinstance(first.trainer, PairTrainer)
+    begun = first.trainer.encoder.module[0].state_dict()
+    assert all(torch.equal(begun[name], weights) for name, weights in student.module[0].state_dict().items())
+    first.train()
+    again = worker_of(tmp_path, encoder, 4, 8, *knobs, place=CROSS_PLACE)
+    assert again.progress["resumed_at"] == [7] == simulated.steps[-1:]
+    again.train()
+    again.finish()
+    losses = [[point["loss"] for point in one.progress["loss_curve"]] for one in (again, first)]
+    assert len(losses[0]) == 8 and losses[0] == pytest.approx(losses[1])
+    written = CrossEncoder.load(str(tmp_path / layout.CROSS_NETWORK), first.trainer.encoder.config, "cpu")
+    texts = (["", ""], ["river tax", "law"], [["glass", "salt"], ["cloud"]])
+    expected, found = (np.concatenate(one.pairs.scores(*texts)) for one in (first.trainer.encoder, written))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    storage = again.storage
+    assert storage.read_json(layout.training_outcome(layout.CROSS_ENCODER, "training-simulated"))["documents"] == 32
+    assert storage.list(layout.tensorboard(layout.CROSS_ENCODER)) and not storage.list(layout.tensorboard("cycle-0"))
+    assert not storage.list(layout.cycle_student(0))

@@ -1,0 +1,86 @@
+"""Scores of (document, label) pairs by a network that reads both together: a cross-encoder, whatever runs it.
+
+Comes in: documents, and labels of each. Goes out: a score a pair, the more the better; those of one document are
+comparable, those of two are not (Nogueira and Cho, "Passage Re-ranking with BERT", arXiv 1901.04085). The network is a
+:class:`DocumentEncoder` whose vectors have one number: :class:`ezxmc_ray.encoder.cross_encoder.CrossEncoder` in
+PyTorch, or what onnx_export.py wrote of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
+from ezxmc_ray.encoder.document_encoder import DocumentEncoder, uncut
+from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.tokens import Chunks, Tokens
+
+#: Labels whose tokens are kept; a million of them take about 300 MB.
+CACHED_LABELS = 1_000_000
+#: A document's text and a label's.
+Pair = tuple[str, str]
+
+
+def pair_config(encoder: EncoderConfig, cross_encoder: CrossEncoderConfig) -> EncoderConfig:
+    """How a cross-encoder reads texts: as the encoder whose weights it began with, but for the documents' length."""
+    return replace(encoder, max_document_tokens=cross_encoder.max_document_tokens, vector_dtype="float32")
+
+
+def tokens_between(tokenizer: Any) -> list[int]:
+    """Ids of the special tokens that a fast tokenizer puts between two texts."""
+    encoded = tokenizer("a", "a")
+    of_text = encoded.sequence_ids(0)
+    first = max(place for place, number in enumerate(of_text) if number == 0)
+    ids: list[int] = encoded["input_ids"]
+    return ids[first + 1 : of_text.index(1)]
+
+
+class PairReader:
+    """Joins the token ids of documents and labels, as ``encoder`` reads them; ``between``: :func:`tokens_between`."""
+
+    def __init__(self, encoder: DocumentEncoder, between: Sequence[int]) -> None:
+        self.between = list(between)
+        self._lead, self._after = len(encoder.reader.lead("")), len(encoder.reader.after)
+
+    def join(self, document: Sequence[int], label: Sequence[int]) -> list[int]:
+        """The token ids of a pair, special tokens included, of those of its texts."""
+        return [*document[: len(document) - self._after], *self.between, *label[self._lead :]]
+
+
+class PairNetwork:
+    """A cross-encoder: ``network`` gives a number for each text that ``reader`` joins."""
+
+    def __init__(self, network: DocumentEncoder, reader: PairReader) -> None:
+        self.network, self.reader = network, reader
+        self._labels: dict[str, list[int]] = {}
+
+    def scores(self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Of each document the scores of its ``labels`` (their texts): float32 [k].
+
+        Errors: UserError where one is not finite, or memory runs out.
+        """
+        documents = [document_text(title, text) for title, text in zip(titles, texts, strict=True)]
+        pairs = [(document, label) for document, own in zip(documents, labels, strict=True) for label in own]
+        found = self.network.encode(pairs, "", self._read).vectors[:, 0]
+        return np.split(found, np.cumsum([len(own) for own in labels])[:-1]) if len(labels) else []
+
+    def _read(self, pairs: Sequence[Pair]) -> Chunks:
+        """The token ids of ``pairs``; those of one document come one after the other."""
+        documents = list(dict.fromkeys(document for document, _ in pairs))
+        read = self.network.document_tokens(documents)
+        of_documents = dict(zip(documents, read.token_ids, strict=True))
+        of_labels = self._label_ids([label for _, label in pairs])
+        joined = [self.reader.join(of_documents[document], of_labels[label]) for document, label in pairs]
+        return uncut(Tokens(joined, 0, 0))
+
+    def _label_ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids of labels by text, of these at least; several threads may ask."""
+        known = self._labels if len(self._labels) <= CACHED_LABELS else {}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known |= zip(new, self.network.label_tokens(new).token_ids, strict=True)
+        self._labels = known
+        return known

@@ -1,0 +1,190 @@
+"""Stage ``cross_encoder``: train a cross-encoder on the verdicts, and find what its scores are worth (predict.rerank).
+
+    ezxmc cross_encoder conf.yaml
+
+In: student/, the examples of all cycles, documents/. Out: cross_encoder/network/, a directory that CrossEncoder of
+sentence-transformers loads, and cross_encoder/held-out-*.parquet, its scores of the held-out documents' shortlists. It
+begins with the weights of the chosen student, and is trained as students are, with Ray Train, on the same targets
+(student/pair_loop.py). The least score of a label and its chance of a yes are fitted anew by what it says of the
+held-out documents, and how it orders these by the teacher's judgment is told beside the similarity. Gold is not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ezxmc_ray import layout
+from ezxmc_ray.cluster.board import report_done, report_phase, watched
+from ezxmc_ray.cluster.pools import HELD, Done, WorkItem, encoder_pool, map_files
+from ezxmc_ray.cluster.session import run_task
+from ezxmc_ray.config import Config, to_dict
+from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.encoder.pairs import pair_config
+from ezxmc_ray.encoder.reranker import fit_scale
+from ezxmc_ray.index.label_texts import all_texts
+from ezxmc_ray.metrics.thresholds import fit_scores
+from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.train import ask_a_node, check_workers, train_at
+from ezxmc_ray.stages.train_settings import CROSS_PLACE
+from ezxmc_ray.storage import Storage
+from ezxmc_ray.student.cross_training import cross_encoder_training
+from ezxmc_ray.student.summary import draws_of, half_of
+from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.validation import gains_of, graded_ndcg
+from ezxmc_ray.tables import CROSS_HELD_OUT_SCHEMA, DOCUMENTS_SCHEMA, HELD_OUT_SCHEMA, rows_of
+from ezxmc_ray.tagging.cross_encoder import load_pairs
+from ezxmc_ray.verdicts.examples import example_groups
+
+#: Held-out documents that its scores are looked at on, at most: each has a shortlist of pairs.
+FITTED_DOCUMENTS = 1000
+
+
+def cross_encoder(context: Context) -> StageResult:
+    """Train it and fit what it adds; returns documents seen, files and details of the manifest."""
+    config, storage = context.config, context.storage
+    check_cross_encoder(config)
+    learning = dataclasses.replace(context, config=cross_encoder_training(config))
+    student = context.manifest(layout.STUDENT)
+    trained = train_at(CROSS_PLACE, learning, context.cycles - 1, [student.commit])
+    chosen = int(student.details["encoder"])
+    groups = len(example_groups(context.shards))
+    items: list[WorkItem] = [{"shard": group, "file": layout.cross_held_out(group)} for group in range(groups)]
+    for item in items:  # of another network, where a damaged one was trained anew
+        storage.remove(item["file"])
+    limit = -(-FITTED_DOCUMENTS // groups)
+    with watched(StageProgress("cross-encoder, held-out documents", "documents")) as progress:
+        arguments = (storage, config, chosen, context.halves_held_out, limit)
+        for done in map_files(storage, items, HeldOutWorker, arguments, encoder_pool()):
+            progress.advance(done["documents"], HELD in done)
+    judged = context.judged(chosen)
+    fitted = run_task(fit_reranking, storage, config, groups, judged.scale, judged.yes_threshold)
+    _tell(fitted["held_out"])
+    made = {"student": student.commit, "encoder": chosen, "settings": to_dict(config.cross_encoder)}
+    details = {**trained, **fitted, **made}
+    files = [
+        name
+        for name in storage.list(layout.CROSS_ENCODER, recursive=True)
+        if name.startswith((f"{layout.CROSS_NETWORK}/", f"{layout.CROSS_ENCODER}/{layout.HELD_OUT}"))
+    ]
+    return StageResult(int(trained["documents"]), files, details)
+
+
+def check_cross_encoder(config: Config) -> None:
+    """Refuse what its training would tell late, or wait for without end. Errors: UserError."""
+    check_workers(config)
+    ask_a_node("the encoder", _check_pair_tokens, config)
+
+
+def _check_pair_tokens(config: Config) -> None:
+    """Task: students have the base encoder's tokenizer and positions."""
+    from ezxmc_ray.encoder.cross_encoder import check_pair_tokens
+    from ezxmc_ray.encoder.encoder import Encoder
+
+    encoder = Encoder.load(config.encoder.model, config.encoder, "cpu")
+    check_pair_tokens(encoder, pair_config(config.encoder, config.cross_encoder))
+
+
+def _tell(held_out: dict[str, Any]) -> None:
+    """Say so where the teacher's judgment finds the new order worse beyond noise."""
+    if held_out["difference"] < -held_out["standard_error"]:
+        say(
+            f"By the teacher's judgment of {held_out['documents']:,} held-out documents the cross-encoder makes their "
+            f"order worse (nDCG@5 {held_out['similarity']:.1f} -> {held_out['reranked']:.1f}): predict.rerank=0 tags "
+            "without it."
+        )
+
+
+class HeldOutWorker:
+    """Actor: what the cross-encoder says of the held-out documents of a group of shards, of ``limit`` of them at most.
+
+    ``chosen``: the encoder whose shortlists they are; ``is_half``: cycles.halves_held_out.
+    """
+
+    def __init__(self, storage: Storage, config: Config, chosen: int, is_half: bool, limit: int) -> None:
+        self.storage, self.chosen, self.is_half, self.limit = storage, chosen, is_half, limit
+        self.size = config.shortlist.size
+        report_phase("loading the cross-encoder")
+        self.pairs = load_pairs(storage, config.encoder, config.cross_encoder)
+        self.label_texts = all_texts(storage)
+
+    def __call__(self, item: WorkItem) -> Done:
+        """Do one item; returns its counts."""
+        table = self.storage.read_table(layout.held_out(self.chosen, int(item["shard"])), HELD_OUT_SCHEMA)
+        table = half_of(table, of_training=False) if self.is_half else table
+        table = table.take(np.sort(np.argsort(draws_of(table), kind="stable")[: self.limit]))
+        titles, texts = self._documents(table)
+        labels = [self.label_texts.take(one.values).to_pylist() for one in table["labels"]]
+        self.pairs.network.on_part = lambda pairs: report_done(item["file"], pairs // self.size)
+        found = self.pairs.scores(titles, texts, labels)
+        scores = pa.array(found, pa.list_(pa.float32()))
+        columns = [*(table[name] for name in CROSS_HELD_OUT_SCHEMA.names[:-1]), scores]
+        counts = {"documents": len(table)}
+        self.storage.write_table(item["file"], pa.table(columns, schema=CROSS_HELD_OUT_SCHEMA), counts)
+        return counts
+
+    def _documents(self, table: pa.Table) -> tuple[list[str], list[str]]:
+        """Titles and texts of the rows of ``table``, which lie shard after shard."""
+        titles, texts = list[str](), list[str]()
+        shards = table["shard"].to_numpy()
+        for shard in np.unique(shards):
+            rows = table["row"].to_numpy()[shards == shard]
+            documents = self.storage.read_shard(layout.DOCUMENTS, int(shard), DOCUMENTS_SCHEMA, ["title", "text"])
+            found = rows_of(documents, rows)
+            titles += [title or "" for title in found["title"].to_pylist()]
+            texts += [text or "" for text in found["text"].to_pylist()]
+        return titles, texts
+
+
+def fit_reranking(
+    storage: Storage, config: Config, groups: int, scale: TargetScale, yes_threshold: float
+) -> dict[str, Any]:
+    """Task: what the cross-encoder's scores are worth, by the held-out documents.
+
+    ``per_score``, ``anchor``: as RerankScale; ``min_score``, ``precision_thresholds``, ``probability`` and its error:
+    as the selection's, of the new scores; ``held_out``: mean nDCG@5 by the teacher's judgment of the order that the
+    similarity gives the shortlists, and of the new one, 0 to 100, with the paired difference and its standard error.
+    """
+    tables = [storage.read_table(layout.cross_held_out(group), CROSS_HELD_OUT_SCHEMA) for group in range(groups)]
+    table = pa.concat_tables(tables)
+    names = ("similarity", "verdict", "score", "base_similarity")
+    columns = [[one.values.to_numpy().astype(np.float32) for one in table[name]] for name in names]
+    lists = [one for one in zip(*columns, strict=True) if len(one[0])]
+    how = fit_scale(
+        [(similarity, score) for similarity, _, score, _ in lists], config.cross_encoder.weight, config.shortlist.size
+    )
+    fused = [how.fuse(similarity, score) for similarity, _, score, _ in lists]
+    scores, verdicts = (np.concatenate([np.zeros(0, np.float32), *some]) for some in (fused, [one[1] for one in lists]))
+    fitted = fit_scores(scores, verdicts >= yes_threshold)
+    target = "verdict" if config.student.target == "verdict" else "fusion"
+    temperature = config.student.target_temperature
+    orders = [
+        _ndcgs(target_scores(verdict, base, target, scale), (similarity, new), temperature)
+        for (similarity, verdict, _, base), new in zip(lists, fused, strict=True)
+    ]
+    return {**dataclasses.asdict(how), **fitted, "held_out": _compared(orders)}
+
+
+def _ndcgs(target: np.ndarray, orders: tuple[np.ndarray, np.ndarray], temperature: float) -> tuple[float, float]:
+    """nDCG@5, 0 to 1, of a document's shortlist by two scores, under the gains of ``target`` (float32 [k] each)."""
+    gains = gains_of(np.nan_to_num(target, nan=-np.inf), temperature)
+    first, second = (gains[np.argsort(-one, kind="stable")].tolist() for one in orders)
+    return graded_ndcg(first, gains.tolist()), graded_ndcg(second, gains.tolist())
+
+
+def _compared(orders: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    values = 100 * np.array(orders, np.float64).reshape(-1, 2)
+    if not len(values):
+        return {"documents": 0, "similarity": 0.0, "reranked": 0.0, "difference": 0.0, "standard_error": 0.0}
+    apart = values[:, 1] - values[:, 0]
+    return {
+        "documents": len(values),
+        "similarity": float(values[:, 0].mean()),
+        "reranked": float(values[:, 1].mean()),
+        "difference": float(apart.mean()),
+        "standard_error": float(apart.std() / np.sqrt(max(1, len(apart) - 1))),
+    }
