@@ -248,9 +248,8 @@ def read_bundle_note(storage: Storage) -> dict[str, Any]:
         raise _damaged(storage, BUNDLE, one_line(error, 120)) from error
     if told.get("version") not in (VERSION, CROSS_VERSION):
         raise UserError(
-            f"The bundle {storage.root} is of version {told.get('version')}, and this ezxmc reads {VERSION} and "
-            f"{CROSS_VERSION}: "
-            "export it again with this version, or install the one that it was made with."
+            f"The bundle {storage.root} is of version {told.get('version')}, and this ezxmc reads versions {VERSION} "
+            f"and {CROSS_VERSION}: export it again with this version, or install the one that it was made with."
         )
     return told
 

@@ -104,7 +104,7 @@ def test_a_bundle_of_another_version_and_other_settings_are_refused(bundle: Path
     shutil.copytree(bundle, tmp_path / "copy")
     storage = Storage(str(tmp_path / "copy"))
     storage.write_note("bundle.json", storage.read_note("bundle.json") | {"version": 99})
-    with pytest.raises(UserError, match="is of version 99, and this ezxmc reads version 2"):
+    with pytest.raises(UserError, match="is of version 99, and this ezxmc reads versions 2 and 3"):
         Tagger.load(str(tmp_path / "copy"))
     (tmp_path / "copy" / "bundle.json").write_text("{")
     with pytest.raises(UserError, match=r"The bundle is damaged: .*bundle\.json"):
