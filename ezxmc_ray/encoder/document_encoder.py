@@ -60,6 +60,8 @@ class DocumentEncoder(ABC):
 
     def __init__(self, reader: TextReader, config: EncoderConfig, name: str) -> None:
         self.reader, self.config, self.name = reader, config, name
+        #: The knob that bounds what it reads of a document.
+        self.length_key = "encoder.max_document_tokens"
         #: Told after every part how many texts of the call are done.
         self.on_part: Callable[[int], object] = lambda done: None
 
@@ -150,7 +152,7 @@ class DocumentEncoder(ABC):
         Errors: UserError where one is not finite, or memory runs out.
         """
         vectors = np.empty((len(part.chunks.token_ids), self.dimension), dtype=np.float32)
-        remedy = f"set encoder.batch_tokens lower than {self.batch_tokens:,}, or encoder.max_document_tokens lower"
+        remedy = f"set encoder.batch_tokens lower than {self.batch_tokens:,}, or {self.length_key} lower"
         with memory_errors(f"when the encoder {self.name} encoded", remedy):
             vectors[np.concatenate([group for group, _ in part.groups])] = self.forward([one for _, one in part.groups])
         if not np.isfinite(vectors).all():

@@ -21,8 +21,8 @@ from ezxmc_ray.encoder.tokens import Chunks, Tokens
 
 #: Labels whose tokens are kept; a million of them take about 300 MB.
 CACHED_LABELS = 1_000_000
-#: A document's text and a label's.
-Pair = tuple[str, str]
+#: A document's token ids, and a label's text.
+Pair = tuple[list[int], str]
 
 
 def pair_config(encoder: EncoderConfig, cross_encoder: CrossEncoderConfig) -> EncoderConfig:
@@ -56,26 +56,31 @@ class PairNetwork:
 
     def __init__(self, network: DocumentEncoder, reader: PairReader) -> None:
         self.network, self.reader = network, reader
+        network.length_key = "cross_encoder.max_document_tokens"
         self._labels: dict[str, list[int]] = {}
 
     def scores(self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Of each document the scores of its ``labels`` (their texts): float32 [k].
+        """Of each document the scores of its ``labels`` (their texts): float32 [k]. Errors: as :meth:`read`."""
+        return self.read(titles, texts, labels)[0]
 
-        Errors: UserError where one is not finite, or memory runs out.
+    def read(
+        self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]
+    ) -> tuple[list[np.ndarray], int]:
+        """As :meth:`scores`, and how many of the documents were cut.
+
+        Errors: UserError where a score is not finite, or memory runs out.
         """
         documents = [document_text(title, text) for title, text in zip(titles, texts, strict=True)]
-        pairs = [(document, label) for document, own in zip(documents, labels, strict=True) for label in own]
-        found = self.network.encode(pairs, "", self._read).vectors[:, 0]
-        return np.split(found, np.cumsum([len(own) for own in labels])[:-1]) if len(labels) else []
+        tokens = self.network.document_tokens(documents)
+        pairs = [(ids, label) for ids, own in zip(tokens.token_ids, labels, strict=True) for label in own]
+        found = self.network.encode(pairs, "", self._join).vectors[:, 0]
+        counts = [len(own) for own in labels]
+        return np.split(found, np.cumsum(counts)[:-1]) if counts else [], tokens.truncated
 
-    def _read(self, pairs: Sequence[Pair]) -> Chunks:
-        """The token ids of ``pairs``; those of one document come one after the other."""
-        documents = list(dict.fromkeys(document for document, _ in pairs))
-        read = self.network.document_tokens(documents)
-        of_documents = dict(zip(documents, read.token_ids, strict=True))
+    def _join(self, pairs: Sequence[Pair]) -> Chunks:
+        """The token ids of ``pairs``."""
         of_labels = self._label_ids([label for _, label in pairs])
-        joined = [self.reader.join(of_documents[document], of_labels[label]) for document, label in pairs]
-        return uncut(Tokens(joined, 0, 0))
+        return uncut(Tokens([self.reader.join(document, of_labels[label]) for document, label in pairs], 0, 0))
 
     def _label_ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Token ids of labels by text, of these at least; several threads may ask."""

@@ -56,11 +56,12 @@ def _spread(lists: Sequence[np.ndarray]) -> float:
 @dataclass(frozen=True)
 class Reordered:
     """``scores`` float32 and ``labels`` int32 [q, k], scores falling; ``similarity`` float32 [q, k]: of the same
-    labels."""
+    labels. ``truncated``: documents that the cross-encoder cut."""
 
     scores: np.ndarray
     labels: np.ndarray
     similarity: np.ndarray
+    truncated: int
 
 
 class Reranker:
@@ -87,14 +88,15 @@ class Reranker:
         ``similarity`` float32 and ``labels`` int32 [q, k], falling, -inf and below 0 where there is none, of
         :meth:`depth` labels at least if there are so many. ``anchors``: int32 [q, a], the first labels of each document
         where ``labels`` are not the first of all; None: they are. A label that is not ranked anew has the score of the
-        last that is, if its similarity is above that. Errors: UserError as PairNetwork.scores.
+        last that is, if its similarity is above that. Errors: UserError as PairNetwork.read.
         """
         read = [row[row >= 0] for row in labels[:, : first if anchors is not None else self.depth(first)]]
         of_all = [row[row >= 0] for row in anchors] if anchors is not None else [row[:0] for row in labels]
         asked = [np.concatenate(both) for both in zip(read, of_all, strict=True)]
         texts_of = [self._label_texts.take(pa.array(one, pa.int32())).to_pylist() for one in asked]
         scores, order = similarity.copy(), np.tile(np.arange(labels.shape[1]), (len(labels), 1))
-        for row, found in enumerate(self.network.scores(titles, texts, texts_of)):
+        scored, truncated = self.network.read(titles, texts, texts_of)
+        for row, found in enumerate(scored):
             count = min(first, len(read[row]))
             zero = found if anchors is None else found[len(read[row]) :]
             fused = self.scale.fuse(similarity[row, :count], found[:count], zero)
@@ -102,4 +104,5 @@ class Reranker:
             scores[row, :count] = fused[order[row, :count]]
         # What follows must not lead again.
         scores = np.minimum.accumulate(scores, axis=1)
-        return Reordered(scores, *(np.take_along_axis(one, order, axis=1) for one in (labels, similarity)))
+        in_order = [np.take_along_axis(one, order, axis=1) for one in (labels, similarity)]
+        return Reordered(scores, in_order[0], in_order[1], truncated)

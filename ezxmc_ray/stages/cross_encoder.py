@@ -24,6 +24,7 @@ from ezxmc_ray.cluster.pools import HELD, Done, WorkItem, encoder_pool, map_file
 from ezxmc_ray.cluster.session import run_task
 from ezxmc_ray.config import Config, to_dict
 from ezxmc_ray.context import Context, StageResult
+from ezxmc_ray.cycles import MIN_DOCUMENTS
 from ezxmc_ray.encoder.pairs import pair_config
 from ezxmc_ray.encoder.reranker import fit_scale
 from ezxmc_ray.index.label_texts import all_texts
@@ -91,7 +92,7 @@ def _check_pair_tokens(config: Config) -> None:
 
 def _tell(held_out: dict[str, Any]) -> None:
     """Say so where the teacher's judgment finds the new order worse beyond noise."""
-    if held_out["difference"] < -held_out["standard_error"]:
+    if held_out["documents"] >= MIN_DOCUMENTS and held_out["difference"] < -held_out["standard_error"]:
         say(
             f"By the teacher's judgment of {held_out['documents']:,} held-out documents the cross-encoder makes their "
             f"order worse (nDCG@5 {held_out['similarity']:.1f} -> {held_out['reranked']:.1f}): predict.rerank=0 tags "

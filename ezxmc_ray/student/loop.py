@@ -81,6 +81,10 @@ class StudentTrainer:
     one need a process group. Errors: UserError if ``student.max_document_tokens`` is more than the encoder reads.
     """
 
+    #: What a user may do where memory runs out, and where the training breaks down.
+    batch_key = "student.batch_size"
+    remedy = "lower student.learning_rate, set student.dtype=float32, or raise student.temperature"
+
     def __init__(
         self,
         encoder: Encoder,
@@ -141,7 +145,7 @@ class StudentTrainer:
         out, and before the weights change when the loss or the gradients are not finite.
         """
         rest = "lower student.batch_tokens" if self.config.gradient_cache else "set student.gradient_cache=true"
-        with memory_errors(f"at step {self.step_number + 1} of the training", f"{rest}, or lower student.batch_size"):
+        with memory_errors(f"at step {self.step_number + 1} of the training", f"{rest}, or lower {self.batch_key}"):
             return self._step(texts)
 
     def _step(self, texts: StepInput) -> StepResult:
@@ -161,7 +165,7 @@ class StudentTrainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
                 f"Training broke down at step {self.step_number + 1}: the loss is {loss}, the norm of the gradients "
-                f"{norm}; lower student.learning_rate, set student.dtype=float32, or raise student.temperature."
+                f"{norm}; {self.remedy}."
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -23,6 +23,8 @@ class PairTrainer(StudentTrainer):
     """As :class:`StudentTrainer`, around a cross-encoder; ``objective``: of cross_training.cross_encoder_training."""
 
     encoder: CrossEncoder
+    batch_key = "cross_encoder.batch_size"
+    remedy = "lower cross_encoder.learning_rate, or set student.dtype=float32"
 
     def __init__(
         self,

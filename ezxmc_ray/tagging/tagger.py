@@ -249,17 +249,18 @@ class Tagger:
             scores, labels = self.searcher.search(encoded.vectors, titles, texts, wanted, excluded)
         else:
             scores, labels = self.searcher.search_among(encoded.vectors, titles, texts, wanted, numbers)
-        similarity = None
+        similarity, truncated = None, encoded.truncated
         if self.reranker:
             anchors = None
             if numbers is not None:
                 anchors = self.searcher.search(encoded.vectors, titles, texts, self.reranker.scale.anchor)[1]
             found = self.reranker.rerank(titles, texts, scores, labels, first, anchors)
             scores, labels, similarity = found.scores[:, :k], found.labels[:, :k], found.similarity[:, :k]
+            truncated = max(truncated, found.truncated)  # the one that reads less cuts all that the other one does
             least = least if least > -1 else -np.inf  # what it makes of a similarity may be below
         keep = (labels != NO_LABEL) & (scores >= least) & has_text(titles, texts)[:, None]
         # What passes the threshold is a prefix of each row, since scores fall.
-        return Ranked(scores, labels, keep.sum(axis=1), encoded.truncated, similarity)
+        return Ranked(scores, labels, keep.sum(axis=1), truncated, similarity)
 
     def numbers_of(self, label_ids: Sequence[str]) -> np.ndarray:
         """The label numbers of ``label_ids``, rising, int32. Errors: UserError for ids that no label has."""

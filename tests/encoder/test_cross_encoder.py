@@ -112,6 +112,7 @@ def test_a_long_document_is_cut_and_its_label_is_whole(tiny_bert: Path) -> None:
         network = begin(tiny_bert, replace(config, long_documents=how))
         labels = [label, "river wave steel law", f"{label} soil"]
         (found,) = network.pairs.scores([""], [long], [labels])
+        assert network.pairs.read(["", ""], [long, "short"], [labels, labels])[1] == 1  # each document counts once
         expected = slow_scores(network, [[" ".join(read), one] for one in (labels[0], labels[1], labels[0])])
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert abs(found[0] - found[1]) > 1e-4  # the label's last word is read

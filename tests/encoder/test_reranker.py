@@ -24,11 +24,13 @@ class FakePairs(PairNetwork):
         self.made_up = made_up
         self.asked: list[list[str]] = []
 
-    def scores(self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    def read(
+        self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]
+    ) -> tuple[list[np.ndarray], int]:
         self.asked += [list(own) for own in labels]
         assert len(titles) == len(texts) == len(labels)
         numbers = [[int(label.removeprefix("label ")) for label in own] for own in labels]
-        return [self.made_up[text][own].astype(np.float32) for text, own in zip(texts, numbers, strict=True)]
+        return [self.made_up[text][own].astype(np.float32) for text, own in zip(texts, numbers, strict=True)], 0
 
 
 def rerank(
