@@ -39,6 +39,8 @@ NOTES = (
     "verdict and similarity, which is what ezxmc's student learns of other documents. title and segments learn from "
     "the texts of the train documents (the pairs of MACLR and RTS, without their clustering and label "
     "regularization). tfidf counts words in train documents and labels.",
+    "ezxmc_reranked: as ezxmc, and a cross-encoder that begins with its student's weights and learns from the same "
+    "verdicts ranks its first 30 labels anew (predict.rerank=30). pairs/s: of its ranking, on the machine as it was.",
     "A budget's share is that of the train documents that each cycle draws, others in each; of the held-out documents "
     "the same share is kept. lmtx's last student learns from its own cycle's, ezxmc's from those of all cycles. The "
     "least pairs that reach lmtx are a comparison of values, not of intervals, and priors are apart.",

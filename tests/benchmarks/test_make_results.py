@@ -33,6 +33,14 @@ def test_a_file_is_what_one_call_measured_or_compares_such_files() -> None:
         assert not calls, f"{path.name} holds what several calls measured"
 
 
+def test_of_a_cross_encoder_what_it_adds_is_told() -> None:
+    """The rows have what ezxmc is ahead of it by, which is below 0."""
+    measure = {"value": -2.5, "low": -3.7, "high": -1.4}
+    rows = [{"method": "ezxmc_reranked", "dataset": "d", "metrics": {"P@1": measure, "R@10": measure}}]
+    told = headline({"command": "python benchmarks/quality.py --name n", "differences": rows})
+    assert told.endswith("points: d: P@1 +2.5 (+1.4 to +3.7), R@10 +2.5 (+1.4 to +3.7)")
+
+
 def test_quality_is_told_against_the_closest_student_not_against_what_judges_the_ranked_documents() -> None:
     def row(method: str, gain: float) -> dict[str, object]:
         metrics = {name: {"value": gain, "low": gain - 1, "high": gain + 1} for name in ("P@1", "nDCG@5", "R@10")}

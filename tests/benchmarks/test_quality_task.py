@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -192,3 +194,29 @@ def test_missing_data_is_one_sentence_and_status_2(
     monkeypatch.setattr(sys, "argv", ["quality.py", "--name", "n", "--runs", str(tmp_path)])
     assert quality.main() == 2
     assert "--data or EZXMC_DATA" in capsys.readouterr().err
+
+
+def test_a_method_that_was_done_alike_is_taken_over_only_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[str]()
+
+    def run_module(module: str, words: list[str], output: Path, log: Path) -> dict[str, Any]:
+        calls.append(module)
+        answer = {"error": "no"} if len(calls) == 4 else {"pairs": len(calls)}
+        output.write_text(json.dumps(answer))
+        return answer
+
+    monkeypatch.setattr("quality_bench.bench.run_module", run_module)
+    one, other = bench(tmp_path), bench(tmp_path, "student.epochs=3")
+    row = one.identity("ezxmc", 0)
+    one.given.resume = True
+    assert one.do(row)["pairs"] == one.do(row)["pairs"] == 1
+    one.given.resume = False
+    assert one.do(row)["pairs"] == 2
+    other.given.resume = True
+    assert other.do(row)["pairs"] == other.do(row)["pairs"] == 3  # of other knobs
+    one.given.resume = True
+    with pytest.raises(UserError, match="failed"):
+        one.do(row)
+    assert one.do(row)["pairs"] == 5  # what failed is not taken over
