@@ -105,7 +105,7 @@ def test_a_bundle_of_the_hub_tags_on_a_cluster(ezxmc: Ezxmc, monkeypatch: pytest
     """Its name is no path, and each actor has it from the hub."""
     places: list[tuple[str, str]] = []
     monkeypatch.setattr("ezxmc_ray.checks.check_shared", lambda config, what, place: places.append((what, place)))
-    settings = SimpleNamespace(cluster=ClusterConfig())
+    settings = SimpleNamespace(cluster=ClusterConfig(), reranking=None)
     monkeypatch.setattr("ezxmc_ray.tagging.tagger.open_settings", lambda run, knobs: (None, settings, []))
     monkeypatch.setattr("ezxmc_ray.cluster.session.ray_cluster", lambda cluster: contextlib.nullcontext())
     counts = files.TagCounts(documents=2, rejected=1)

@@ -19,13 +19,15 @@ from unittest import mock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sentence_transformers import CrossEncoder as PlainCrossEncoder
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from common.simulated_ray import simulated_ray
 from ezxmc_ray import cli
-from ezxmc_ray.config import load_config
+from ezxmc_ray.config import EncoderConfig, load_config
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import resolve_model
 from ezxmc_ray.serving.live import export_of
 from ezxmc_ray.stages import judge_worker
 from ezxmc_ray.steps import RunPlan
@@ -56,6 +58,15 @@ def call(*arguments: str) -> str:
     return said.getvalue()
 
 
+def save_small_bert(folder: Path) -> Path:
+    """An encoder with random weights and MiniLM's tokenizer: what is shown here does not depend on what it knows."""
+    AutoTokenizer.from_pretrained(resolve_model(EncoderConfig.model)).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(max_position_embeddings=192, initializer_range=0.2, **sizes)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, small_teacher_directory: str, new_project: Callable[..., Project]
@@ -66,6 +77,8 @@ def finished(
     text = (made.folder / "conf.yaml").read_text()
     text = re.sub(r"teacher: .*", f"teacher: {{model: {tiny}, max_document_tokens: 24}}", text)
     text = re.sub(r"student:\n.*?\n.*?\n", "student: {epochs: 2, batch_size: 16}\n", text)
+    encoder = save_small_bert(tmp_path_factory.mktemp("encoder"))
+    text = text.replace("encoder: {", f"encoder: {{model: {encoder}, ")
     (made.folder / "conf.yaml").write_text(text)
     start = mock.patch.object(judge_worker, "start_engine", lambda config: TransformersEngine(load_teacher(config)))
     with mock.patch.object(judge_worker, "start_watchdog", lambda: None), start:
@@ -148,6 +161,7 @@ def test_everyone_tags_as_the_run_predicted(reranked: Project, tagger: Tagger) -
     documents, predictions = reranked.rows("documents")[:12], reranked.rows("predictions")[:12]
     found = tagger.tag([row["text"] for row in documents], titles=[row["title"] for row in documents])
     assert [[label.label_id for label in row] for row in found] == [row["label_ids"] for row in predictions]
+    assert any(found)
     for row, told in zip(found, predictions, strict=True):
         np.testing.assert_allclose([label.score for label in row], told["scores"], atol=CLOSE)
 
@@ -202,6 +216,7 @@ def test_rerank_0_tags_without(finished: Project, reranked: Project) -> None:
     with Tagger.load(str(reranked.run), ["predict.rerank=0"]) as plain:
         found = plain.tag([row["text"] for row in documents], titles=[row["title"] for row in documents])
     assert [[label.label_id for label in row] for row in found] == [row["label_ids"] for row in predictions]
+    assert any(found)
     assert all(label.similarity is None for row in found for label in row)
 
 
@@ -211,20 +226,23 @@ def test_a_bundle_can_be_told_to_leave_it_out(exports: dict[str, str]) -> None:
     for where in exports.values():
         with Tagger.load(where, ["predict.rerank=0"]) as plain:
             assert plain.reranker is None
-            found.append([label.label_id for label in plain.tag(TEXTS[:1])[0]])
+            found.append([label.label_id for label in plain.tag(TEXTS[:1], min_score=-1)[0]])
     assert found[0] and found == [found[0]] * 3
 
 
 def test_a_bundle_whose_labels_are_compacted_keeps_it(exports: dict[str, str], tmp_path: Path) -> None:
     where, gone = str(shutil.copytree(exports["torch"], tmp_path / "export")), tmp_path / "gone.jsonl"
     with Tagger.load(where) as before:
-        wanted = [[label.label_id for label in row if label.label_id != "law"] for row in before.tag(TEXTS)]
+        wanted = [
+            [label.label_id for label in row if label.label_id != "law"] for row in before.tag(TEXTS, min_score=-1)
+        ]
     gone.write_text(json.dumps({"id": "law"}) + "\n")
     remove_labels(where, [str(gone)])
     compact_labels(where)
     with Tagger.load(where) as after:
         assert after.reranker is not None and len(after.labels) == 11
-        found = [[label.label_id for label in row] for row in after.tag(TEXTS)]
+        found = [[label.label_id for label in row] for row in after.tag(TEXTS, min_score=-1)]
+    assert wanted[0] and wanted[1]
     assert [row[: len(told)] for row, told in zip(found, wanted, strict=True)] == wanted
 
 

@@ -47,7 +47,7 @@ def test_only_what_is_searched_now_says_that_the_index_has_no_form_for_gpus(
     quiet = contextlib.nullcontext(StageProgress("predict", "documents"))
     fakes: dict[str, Any] = {
         "make_search_files": lambda *_: None,
-        "settings_of": lambda _: SimpleNamespace(min_score=0.0),
+        "settings_of": lambda _: SimpleNamespace(min_score=0.0, reranking=None),
         "watched": lambda _: quiet,
         "encoder_pool": lambda _: None,
         "map_files": lambda *_: iter(files),
