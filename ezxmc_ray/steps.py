@@ -11,6 +11,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import starmap
 from typing import Any
 
@@ -262,12 +263,15 @@ class RunPlan:
             return [*made_of, *settings, *(["halves"] if self.context.halves_held_out else [])]
 
         def tidy() -> None:
-            from ezxmc_ray.stages.train import remove_trainings
-
-            remove_trainings(self.storage, layout.cycle_folder(cycle))
+            self._remove_trainings(layout.cycle_folder(cycle))
 
         folder = layout.cycle_student(cycle)
         return Step(f"cycle {cycle} train", "train", folder, inputs, lambda: self._run("train", cycle), tidy)
+
+    def _remove_trainings(self, folder: str) -> None:
+        from ezxmc_ray.stages.train import remove_trainings
+
+        remove_trainings(self.storage, folder)
 
     def _select(self) -> Step:
         def inputs() -> list[Any]:
@@ -284,13 +288,9 @@ class RunPlan:
             return [self._commit(layout.STUDENT), examples, *settings, self.context.encoder_settings, judged]
 
         def tidy() -> None:
-            from ezxmc_ray.stages.train import remove_trainings
+            self._remove_trainings(layout.CROSS_ENCODER)
 
-            remove_trainings(self.storage, layout.CROSS_ENCODER)
-
-        def run() -> StageResult:
-            return self._run("cross_encoder")
-
+        run = partial(self._run, "cross_encoder")
         return Step("cross_encoder", "cross_encoder", layout.CROSS_ENCODER, inputs, run, tidy)
 
     def _index(self) -> Step:

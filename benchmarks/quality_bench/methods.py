@@ -20,12 +20,11 @@ from ezxmc_ray import curriculum, layout
 from ezxmc_ray.config import from_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
-from ezxmc_ray.encoder.reranker import Reranker
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.stages.select import score_encoders
 from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_pairs
+from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_reranker
 from quality_bench.lexical import bm25, tfidf
 from quality_bench.pairs import learn_pairs
 from quality_bench.task import (
@@ -113,8 +112,7 @@ def reranked_cycles(job: Job) -> Figures:
     encoder = f"{config.run}/{layout.STUDENT}" if selected["encoder"] else config.encoder.model
     similarity, labels = search(job, encoder)
     how = CrossSettings.of(trained)
-    pairs = load_pairs(context.storage, config.encoder, how.config)
-    reranker = Reranker(pairs, all_texts(context.storage).combine_chunks(), how.scale)
+    reranker = load_reranker(context.storage, config.encoder, how, all_texts(context.storage).combine_chunks())
     titles, bodies, _ = ranked_documents(job.base)
     began, first = time.perf_counter(), config.predict.rerank
     found = reranker.rerank(titles, bodies, similarity, labels, first).labels

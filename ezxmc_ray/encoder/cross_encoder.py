@@ -36,8 +36,7 @@ class CrossEncoder(Encoder):
         """
         check_pair_tokens(encoder, config)
         modules = [one for one in encoder.module if not isinstance(one, Normalize) and not is_truncation(one)]
-        width = int(encoder.module[0].get_embedding_dimension() if len(modules) == 1 else _width(modules))
-        head = Dense(width, 1, activation_function=nn.Identity(), module_output_name="scores")
+        head = Dense(_width(modules), 1, activation_function=nn.Identity(), module_output_name="scores")
         model = PairModel(
             modules=[*modules, head.to(encoder.device)], device=str(encoder.device), activation_fn=nn.Identity()
         )

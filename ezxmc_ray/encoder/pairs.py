@@ -8,7 +8,7 @@ PyTorch, or what onnx_export.py wrote of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,10 @@ class PairNetwork:
         self.network, self.reader = network, reader
         network.length_key = "cross_encoder.max_document_tokens"
         self._labels: dict[str, list[int]] = {}
+
+    def count_documents(self, told: Callable[[int], object], labels: int) -> None:
+        """Have ``told`` know after every part how many documents of a call are done, of so many ``labels`` each."""
+        self.network.on_part = lambda pairs: told(pairs // labels)
 
     def scores(self, titles: Sequence[str], texts: Sequence[str], labels: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Of each document the scores of its ``labels`` (their texts): float32 [k]. Errors: as :meth:`read`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,16 @@ from ezxmc_ray.encoder.reranker import fit_scale
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.progress import StageProgress, say
+from ezxmc_ray.stages.select import mean_and_error
 from ezxmc_ray.stages.train import ask_a_node, check_workers, train_at
 from ezxmc_ray.stages.train_settings import CROSS_PLACE
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.cross_training import cross_encoder_training
+from ezxmc_ray.student.data import texts_at
 from ezxmc_ray.student.summary import draws_of, half_of
-from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.targets import TargetScale, compared_by, target_scores
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
-from ezxmc_ray.tables import CROSS_HELD_OUT_SCHEMA, DOCUMENTS_SCHEMA, HELD_OUT_SCHEMA, rows_of
+from ezxmc_ray.tables import CROSS_HELD_OUT_SCHEMA, HELD_OUT_SCHEMA
 from ezxmc_ray.tagging.cross_encoder import load_pairs
 from ezxmc_ray.verdicts.examples import example_groups
 
@@ -48,7 +51,6 @@ FITTED_DOCUMENTS = 1000
 def cross_encoder(context: Context) -> StageResult:
     """Train it and fit what it adds; returns documents seen, files and details of the manifest."""
     config, storage = context.config, context.storage
-    check_cross_encoder(config)
     learning = dataclasses.replace(context, config=cross_encoder_training(config))
     student = context.manifest(layout.STUDENT)
     trained = train_at(CROSS_PLACE, learning, context.cycles - 1, [student.commit])
@@ -118,27 +120,16 @@ class HeldOutWorker:
         table = self.storage.read_table(layout.held_out(self.chosen, int(item["shard"])), HELD_OUT_SCHEMA)
         table = half_of(table, of_training=False) if self.is_half else table
         table = table.take(np.sort(np.argsort(draws_of(table), kind="stable")[: self.limit]))
-        titles, texts = self._documents(table)
+        documents = texts_at(self.storage, *(table[name].to_numpy() for name in ("shard", "row")))
+        titles, texts = ([one[place] for one in documents] for place in (0, 1))
         labels = [self.label_texts.take(one.values).to_pylist() for one in table["labels"]]
-        self.pairs.network.on_part = lambda pairs: report_done(item["file"], pairs // self.size)
+        self.pairs.count_documents(partial(report_done, item["file"]), self.size)
         found = self.pairs.scores(titles, texts, labels)
         scores = pa.array(found, pa.list_(pa.float32()))
         columns = [*(table[name] for name in CROSS_HELD_OUT_SCHEMA.names[:-1]), scores]
         counts = {"documents": len(table)}
         self.storage.write_table(item["file"], pa.table(columns, schema=CROSS_HELD_OUT_SCHEMA), counts)
         return counts
-
-    def _documents(self, table: pa.Table) -> tuple[list[str], list[str]]:
-        """Titles and texts of the rows of ``table``, which lie shard after shard."""
-        titles, texts = list[str](), list[str]()
-        shards = table["shard"].to_numpy()
-        for shard in np.unique(shards):
-            rows = table["row"].to_numpy()[shards == shard]
-            documents = self.storage.read_shard(layout.DOCUMENTS, int(shard), DOCUMENTS_SCHEMA, ["title", "text"])
-            found = rows_of(documents, rows)
-            titles += [title or "" for title in found["title"].to_pylist()]
-            texts += [text or "" for text in found["text"].to_pylist()]
-        return titles, texts
 
 
 def fit_reranking(
@@ -161,7 +152,7 @@ def fit_reranking(
     fused = [how.fuse(similarity, score) for similarity, _, score, _ in lists]
     scores, verdicts = (np.concatenate([np.zeros(0, np.float32), *some]) for some in (fused, [one[1] for one in lists]))
     fitted = fit_scores(scores, verdicts >= yes_threshold)
-    target = "verdict" if config.student.target == "verdict" else "fusion"
+    target = compared_by(config.student.target)
     temperature = config.student.target_temperature
     orders = [
         _ndcgs(target_scores(verdict, base, target, scale), (similarity, new), temperature)
@@ -178,14 +169,12 @@ def _ndcgs(target: np.ndarray, orders: tuple[np.ndarray, np.ndarray], temperatur
 
 
 def _compared(orders: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    values = 100 * np.array(orders, np.float64).reshape(-1, 2)
-    if not len(values):
-        return {"documents": 0, "similarity": 0.0, "reranked": 0.0, "difference": 0.0, "standard_error": 0.0}
-    apart = values[:, 1] - values[:, 0]
+    before, after = np.array(orders, np.float64).reshape(-1, 2).T
+    difference, error = mean_and_error(after - before)
     return {
-        "documents": len(values),
-        "similarity": float(values[:, 0].mean()),
-        "reranked": float(values[:, 1].mean()),
-        "difference": float(apart.mean()),
-        "standard_error": float(apart.std() / np.sqrt(max(1, len(apart) - 1))),
+        "documents": len(orders),
+        "similarity": mean_and_error(before)[0],
+        "reranked": mean_and_error(after)[0],
+        "difference": difference,
+        "standard_error": error,
     }

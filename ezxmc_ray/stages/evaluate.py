@@ -52,7 +52,7 @@ from ezxmc_ray.tables import (
     lengths,
     rows_of,
 )
-from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_pairs
+from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_reranker
 from ezxmc_ray.tagging.opening import cross_settings
 
 if TYPE_CHECKING:
@@ -205,14 +205,13 @@ class RankWorker:
     ) -> np.ndarray:
         """``labels`` int32 [q, k], of falling ``similarity``, in the order that the cross-encoder gives them."""
         first = self.config.predict.rerank
-        reranker.network.network.on_part = lambda pairs: report_done(file, pairs // reranker.depth(first))
+        reranker.network.count_documents(partial(report_done, file), reranker.depth(first))
         return reranker.rerank(titles, texts, similarity, labels, first).labels
 
     def _load_reranker(self) -> Reranker:
         assert self.cross is not None  # else there is no such ranking
         report_phase("loading the cross-encoder")
-        pairs = load_pairs(self.storage, self.config.encoder, self.cross.config)
-        return Reranker(pairs, all_texts(self.storage).combine_chunks(), self.cross.scale)
+        return load_reranker(self.storage, self.config.encoder, self.cross, all_texts(self.storage).combine_chunks())
 
 
 @dataclass(frozen=True)

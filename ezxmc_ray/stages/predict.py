@@ -104,4 +104,4 @@ class PredictWorker:
         if reranker is None:
             self.tagger.encoder.on_part = partial(report_done, file)
         else:
-            reranker.network.network.on_part = lambda pairs: report_done(file, pairs // reranker.depth(first))
+            reranker.network.count_documents(partial(report_done, file), reranker.depth(first))

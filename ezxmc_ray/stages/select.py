@@ -37,7 +37,7 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.storage import Storage, copy_into
 from ezxmc_ray.student.summary import half_of
-from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.targets import TargetScale, compared_by, target_scores
 from ezxmc_ray.student.validation import SCORED_AT, gains_of, graded_ndcg
 from ezxmc_ray.tables import HELD_OUT_SCHEMA, flat
 from ezxmc_ray.verdicts.costs import pairs_asked
@@ -170,7 +170,7 @@ def score_group(
 ) -> tuple[int, np.ndarray]:
     """Task: the first of ``groups`` of shards, and nDCG@5 of their held-out documents by every encoder, float64
     [documents, encoders]."""
-    kind = "verdict" if config.student.target == "verdict" else "fusion"
+    kind = compared_by(config.student.target)
     values: list[list[float]] = []
     for group in groups:
         for lists in _held_out_lists(storage, len(scales), group, is_half):
@@ -209,7 +209,7 @@ def summarize(table: np.ndarray) -> dict[str, Any]:
     """Scores of the encoders, and the last one's lead, in percent; ``table``: nDCG@5, float64 [documents, encoders]."""
     newest = table.shape[1] - 1
     best = int(np.argmax(table[:, :newest].mean(axis=0))) if newest and len(table) else 0
-    difference, error = _mean(table[:, newest] - table[:, best])
+    difference, error = mean_and_error(table[:, newest] - table[:, best])
     lead = {"over": encoder_name(best), "difference": difference, "standard_error": error, "documents": len(table)}
     return {
         "documents": len(table),
@@ -218,7 +218,7 @@ def summarize(table: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """Mean of ``values`` (float64 [documents], shares) and its standard error, in percent; of none: zeros."""
     if not len(values):
         return 0.0, 0.0
@@ -230,8 +230,8 @@ def _summary(table: np.ndarray, encoder: int) -> dict[str, Any]:
     document a score of None."""
     if not len(table):
         return {"encoder": encoder_name(encoder), "score": None, "documents": 0}
-    score, error = _mean(table[:, encoder])
-    difference, difference_error = _mean(table[:, encoder] - table[:, 0])
+    score, error = mean_and_error(table[:, encoder])
+    difference, difference_error = mean_and_error(table[:, encoder] - table[:, 0])
     return {
         "encoder": encoder_name(encoder),
         "score": score,

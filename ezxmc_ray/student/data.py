@@ -256,19 +256,30 @@ def held_out_documents(
         (int(shard), int(row), one) for (_, shard, row, _), one in zip(places, _judged(tables, places), strict=True)
     ]
     label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
-    texts: list[dict[str, str | None]] = []
-    for shard in dict.fromkeys(shard for shard, _, _ in mine):
-        table = storage.read_shard(documents_dir, shard, DOCUMENTS_SCHEMA, ["title", "text"])
-        texts += rows_of(table, np.array([row for one, row, _ in mine if one == shard])).to_pylist()
+    shards, rows = (np.array([one[place] for one in mine], np.int64) for place in (0, 1))
+    texts = texts_at(storage, shards, rows, documents_dir)
     return [
         HeldOut(
-            document_text(text["title"] or "", text["text"] or ""),
+            document_text(*text),
             label_texts.take(pa.array(one.labels)).to_pylist(),
             one.verdict,
             one.similarity,
         )
         for text, (_, _, one) in zip(texts, mine, strict=True)
     ]
+
+
+def texts_at(
+    storage: Storage, shards: np.ndarray, rows: np.ndarray, documents_dir: str = layout.DOCUMENTS
+) -> list[tuple[str, str]]:
+    """Title and text of the documents in these ``rows`` of ``shards``, int [n] each, which come shard after shard."""
+    found: list[tuple[str, str]] = []
+    for shard in dict.fromkeys(shards.tolist()):
+        table = storage.read_shard(documents_dir, shard, DOCUMENTS_SCHEMA, ["title", "text"])
+        wanted = rows_of(table, rows[shards == shard])
+        columns = (pc.fill_null(wanted[name], "").to_pylist() for name in ("title", "text"))
+        found += zip(*columns, strict=True)
+    return found
 
 
 def _draw_held_out(

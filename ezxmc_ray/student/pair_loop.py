@@ -8,15 +8,16 @@ pair with another document's label is read.
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+from ezxmc_ray.encoder.pairs import PairReader
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.loop import StepInput, StudentTrainer
-from ezxmc_ray.student.objective import Objective
 
 
 class PairTrainer(StudentTrainer):
@@ -26,18 +27,9 @@ class PairTrainer(StudentTrainer):
     batch_key = "cross_encoder.batch_size"
     remedy = "lower cross_encoder.learning_rate, or set student.dtype=float32"
 
-    def __init__(
-        self,
-        encoder: CrossEncoder,
-        objective: Objective,
-        total_steps: int,
-        device: str | torch.device = "cpu",
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        super().__init__(encoder, objective, total_steps, device, seed, rank, world)
-        self._reader = encoder.pair_reader
+    @cached_property
+    def _reader(self) -> PairReader:
+        return self.encoder.pair_reader
 
     def tokenize(self, batch: Batch) -> StepInput:
         """What :meth:`step` takes: the judged pairs of this worker's documents, document after document."""

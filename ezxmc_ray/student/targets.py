@@ -43,6 +43,11 @@ class TargetScale:
     similarity_std: float
 
 
+def compared_by(target: str) -> str:
+    """What labels are worth where orders are compared, by student.target: its own verdict, else the fusion."""
+    return "verdict" if target == "verdict" else "fusion"
+
+
 def sums_of(verdict: np.ndarray, similarity: np.ndarray) -> TargetSums:
     """The sums of the pairs (float [n], aligned) whose verdict is not NaN."""
     judged = np.isfinite(verdict)

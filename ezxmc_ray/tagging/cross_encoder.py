@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from ezxmc_ray import layout
 from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
 from ezxmc_ray.encoder.pairs import PairNetwork, pair_config
-from ezxmc_ray.encoder.reranker import RerankScale
+from ezxmc_ray.encoder.reranker import Reranker, RerankScale
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
 from ezxmc_ray.storage import Storage
@@ -53,6 +55,13 @@ class CrossSettings:
             LeastScores(told["least_scores"]["best"], tuple(thresholds) if thresholds else None),
             ProbabilityCurve.of(told["probability"]),
         )
+
+
+def load_reranker(
+    storage: Storage, encoder: EncoderConfig, how: CrossSettings, label_texts: pa.StringArray, onnx: bool = False
+) -> Reranker:
+    """What ranks labels with these preferred texts (by label number) anew. Errors: as :func:`load_pairs`."""
+    return Reranker(load_pairs(storage, encoder, how.config, onnx), label_texts, how.scale)
 
 
 def load_pairs(storage: Storage, encoder: EncoderConfig, config: CrossEncoderConfig, onnx: bool = False) -> PairNetwork:

@@ -24,7 +24,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO
 from ezxmc_ray.models import is_hub_id
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
-from ezxmc_ray.student.targets import SCALES, TargetScale, target_scores
+from ezxmc_ray.student.targets import SCALES, TargetScale, compared_by, target_scores
 from ezxmc_ray.tagging.bundle import is_bundle
 from ezxmc_ray.tagging.opening import checked_settings
 from ezxmc_ray.tagging.settings import TagSettings
@@ -135,7 +135,7 @@ def open_reranking(where: str, overrides: Sequence[str] = ()) -> tuple[Context, 
         again,
         reading,
         TargetScale(**judged.details[SCALES[1]]),
-        "verdict" if context.config.student.target == "verdict" else "fusion",
+        compared_by(context.config.student.target),
         float(judged.details["yes_threshold"] if own is None else own),
         _candidates(context.config),
         # A fitted one foretells the teacher's yes, which is asked for here.

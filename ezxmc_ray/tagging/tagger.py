@@ -30,7 +30,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, PREDICTIONS_SCHEMA, list_columns
 from ezxmc_ray.tagging.arguments import as_count, as_score, as_texts, column_of, some_ids
 from ezxmc_ray.tagging.bundle import is_bundle, open_bundle
-from ezxmc_ray.tagging.cross_encoder import load_pairs
+from ezxmc_ray.tagging.cross_encoder import load_reranker
 from ezxmc_ray.tagging.hub_bundle import fetch_bundle
 from ezxmc_ray.tagging.known_labels import NAMES, read_known_names
 from ezxmc_ray.tagging.settings import TagSettings
@@ -119,8 +119,7 @@ class Tagger:
         how = self.settings.reranking
         if how is None:
             return None
-        pairs = load_pairs(storage, self.settings.encoder, how.config, self.settings.onnx)
-        return Reranker(pairs, self.label_texts, how.scale)
+        return load_reranker(storage, self.settings.encoder, how, self.label_texts, self.settings.onnx)
 
     def __enter__(self) -> Tagger:
         """The tagger itself."""

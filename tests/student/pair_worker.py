@@ -6,15 +6,12 @@ OUTPUT, an .npz file: loss and gradients by case.
 
 from __future__ import annotations
 
-import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from ezxmc_ray.config import load_config
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder
@@ -23,7 +20,7 @@ from ezxmc_ray.student.cross_training import cross_encoder_training
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.objective import Objective
 from ezxmc_ray.student.pair_loop import PairTrainer
-from tests.student.toy import ENCODER, SCALE, YES_THRESHOLD, gradients, learn, toy_batch
+from tests.student.toy import ENCODER, SCALE, YES_THRESHOLD, averaged_step, process_group, toy_batch
 
 SETTINGS = ["cross_encoder.learning_rate=1e-3", "cross_encoder.max_document_tokens=16", "student.batch_tokens=32"]
 SETTINGS += ["student.dtype=float32"]
@@ -60,17 +57,11 @@ def batch_of(case: str, rank: int | None) -> Batch:
 def take_pair_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
     """Take a step of every case, as one of the two workers: loss and gradients by case."""
     found: dict[str, np.ndarray] = {}
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    for case, (_, _, knobs) in CASES.items():
-        one = pair_trainer(model, 3, rank=rank, world=2, max_gradient_norm=1e9, **knobs)
-        one.module = DistributedDataParallel(one.module)
-        found[f"{case}/loss"] = np.array(learn(one, batch_of(case, rank)).loss)
-        found |= {f"{case}/{name}": gradient for name, gradient in gradients(one).items()}
-    # One that outlives its group ends it with Python's lock in hand, for which a thread of the group may wait.
-    del one
-    gc.collect()
-    distributed.destroy_process_group()
+    with process_group(folder / "store", rank, 2):
+        for case, (_, _, knobs) in CASES.items():
+            one = pair_trainer(model, 3, rank=rank, world=2, max_gradient_norm=1e9, **knobs)
+            found |= averaged_step(one, batch_of(case, rank), case)
+            del one
     return found
 
 

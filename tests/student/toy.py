@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ezxmc_ray.config import EncoderConfig, StudentConfig
@@ -99,3 +105,40 @@ def gradients(trained: StudentTrainer) -> dict[str, np.ndarray]:
     """By the names of the weights."""
     named = trained.encoder.module.named_parameters()
     return {name: one.grad.numpy() for name, one in named if one.grad is not None}
+
+
+def assert_resumes(make: Callable[[], StudentTrainer], disturb: Callable[[StudentTrainer], object]) -> None:
+    """A trainer that goes on from the state of one has its losses, rates, weights; ``disturb``: done to it before."""
+    undisturbed = make()
+    expected = [learn(undisturbed, toy_batch(step)) for step in range(6)]
+    first = make()
+    found = [learn(first, toy_batch(step)) for step in range(3)]
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second = make()
+    disturb(second)
+    second.load_state(torch.load(file, weights_only=True))
+    torch.rand(17)  # whatever else the process draws changes nothing
+    found += [learn(second, toy_batch(step)) for step in range(3, 6)]
+    np.testing.assert_allclose([one.loss for one in found], [one.loss for one in expected], atol=1e-6)
+    assert [one.learning_rate for one in found] == [one.learning_rate for one in expected]
+    for name, weights in undisturbed.encoder.module.state_dict().items():
+        np.testing.assert_allclose(second.encoder.module.state_dict()[name], weights, atol=1e-6)
+
+
+@contextmanager
+def process_group(store: Path, rank: int, world: int) -> Iterator[None]:
+    """The block is one of ``world`` processes that meet in the file ``store``; no trainer may outlive it."""
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    yield
+    # One that outlives its group ends it with Python's lock in hand, for which a thread of the group may wait.
+    gc.collect()
+    distributed.destroy_process_group()
+
+
+def averaged_step(one: StudentTrainer, batch: Batch, name: str) -> dict[str, np.ndarray]:
+    """Take a step in a :func:`process_group`: loss and averaged gradients, under names that begin with ``name``."""
+    one.module = DistributedDataParallel(one.module)
+    found = {f"{name}/loss": np.array(learn(one, batch).loss)}
+    return found | {f"{name}/{weights}": gradient for weights, gradient in gradients(one).items()}

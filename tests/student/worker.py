@@ -6,15 +6,12 @@ gradients by number of workers and case.
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
@@ -22,7 +19,7 @@ from ezxmc_ray.student.data import Batch, ExampleReader, Gather, alone
 from ezxmc_ray.student.forward import gathered_on_cpus
 from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
-from tests.student.toy import LABELS, LOSSES, TOPICS, gradients, learn, toy_batch, trainer
+from tests.student.toy import LABELS, LOSSES, TOPICS, averaged_step, process_group, toy_batch, trainer
 
 #: Numbers of workers that take the steps, one after the other.
 WORLDS = (3, 2)
@@ -79,21 +76,14 @@ def take_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
     for world in WORLDS:
         if rank >= world:
             continue
-        store = f"file://{folder}/store-{world}"
-        distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-        gather = gathered_on_cpus()
-        batches = {name: batch_read(folder, lanes, rank, world, gather) for name, lanes in READ.items()}
-        if world == len(PARTS):
-            batches |= {name: batch_of(knobs["loss"], rank) for name, knobs in CASES.items()}
-        for name, batch in batches.items():
-            one = trainer(model, 3, rank=rank, world=world, max_gradient_norm=1e9, **CASES.get(name, {}))
-            one.module = DistributedDataParallel(one.module)
-            found[f"{world}/{name}/loss"] = np.array(learn(one, batch).loss)
-            found |= {f"{world}/{name}/{weights}": gradient for weights, gradient in gradients(one).items()}
-        # One that outlives its group ends it with Python's lock in hand, for which a thread of the group may wait.
-        del one
-        gc.collect()
-        distributed.destroy_process_group()
+        with process_group(folder / f"store-{world}", rank, world):
+            gather = gathered_on_cpus()
+            batches = {name: batch_read(folder, lanes, rank, world, gather) for name, lanes in READ.items()}
+            if world == len(PARTS):
+                batches |= {name: batch_of(knobs["loss"], rank) for name, knobs in CASES.items()}
+            for name, batch in batches.items():
+                knobs = {"rank": rank, "world": world, "max_gradient_norm": 1e9, **CASES.get(name, {})}
+                found |= averaged_step(trainer(model, 3, **knobs), batch, f"{world}/{name}")
     return found
 
 
