@@ -133,7 +133,10 @@ def tag_lines(tagger: Tagger) -> None:
         print("Type a text and press Enter to get its tags; Ctrl-D ends.", file=sys.stderr)
     lines = (line.strip() for line in iter(sys.stdin.readline, ""))
     texts = (line for line in lines if line)
-    cut = 0
+    settings, cut = tagger.settings, 0
+    least = (
+        "scores high enough, by similarity and cross-encoder together" if settings.reranking else "is similar enough"
+    )
     while batch := _next(texts, 1 if interactive else LINES_PER_BATCH):
         tags, truncated = tagger.tag_columns([str(number) for number in range(len(batch))], [""] * len(batch), batch)
         cut += truncated
@@ -143,15 +146,15 @@ def tag_lines(tagger: Tagger) -> None:
             for label_id, label_text, score in zip(row["label_ids"], row["label_texts"], row["scores"], strict=True):
                 print(f"  {score:.3f}\t{shown(label_text, one_line=True)}\t({shown(label_id, one_line=True)})")
             if not row["label_ids"]:
-                print("  no label is similar enough (predict.min_score)")
+                print(f"  no label {least} (predict.min_score)")
             print(flush=True)
     if cut:
-        print(f"{cut:,} texts were cut at encoder.max_document_tokens.", file=sys.stderr)
+        print(f"{cut:,} texts were cut at {settings.cut_at}.", file=sys.stderr)
 
 
-def say_tagged(counts: TagCounts, output: str, lacking: str = "of at least predict.min_score") -> None:
-    """What tagging files into ``output`` (a file, or FOLDER/) did; ``lacking``: the label that a document without any
-    has not."""
+def say_tagged(counts: TagCounts, output: str, cut_at: str, lacking: str = "of at least predict.min_score") -> None:
+    """What tagging files into ``output`` (a file, or FOLDER/) did; ``cut_at``: as TagSettings has it; ``lacking``: the
+    label that a document without any has not."""
     from ezxmc_ray.places import without_query
     from ezxmc_ray.progress import say
 
@@ -161,7 +164,7 @@ def say_tagged(counts: TagCounts, output: str, lacking: str = "of at least predi
     for count, what in (
         (counts.without_labels, f"documents have no label {lacking}"),
         (counts.without_text, "documents have a title only"),
-        (counts.truncated, "documents were cut at encoder.max_document_tokens"),
+        (counts.truncated, f"documents were cut at {cut_at}"),
         (counts.rejected, f"bad rows were left out; {listed} which and why"),
     ):
         if count:

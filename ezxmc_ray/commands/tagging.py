@@ -95,7 +95,7 @@ def tag(
             return
         counts = tag_files(tagger, files, target)
     if target != STDOUT:
-        say_tagged(counts, target)
+        say_tagged(counts, target, tagger.settings.cut_at)
     elif counts.rejected:  # the standard output has tags and nothing else
         print(f"{counts.rejected:,} bad rows were left out; with --output FILE they are listed.", file=sys.stderr)
 
@@ -126,7 +126,8 @@ def _tag_folder(run: str, knobs: list[str], files: list[str], folder: str, kind:
     from ezxmc_ray.stages.tag_folder import tag_folder
 
     with ray_cluster(settings.cluster):
-        say_tagged(tag_folder(run, knobs, settings, files, folder, f".{kind}"), folder)
+        counts = tag_folder(run, knobs, settings, files, folder, f".{kind}")
+        say_tagged(counts, folder, settings.cut_at)
 
 
 def _update_folder(run: str, knobs: list[str], files: list[str], folder: str, kind: str) -> None:
@@ -148,7 +149,7 @@ def _update_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
 
     with ray_cluster(settings.cluster):
         counts, asked = update_folder(run, knobs, settings, files, folder, f".{kind}")
-        say_tagged(counts, folder)
+        say_tagged(counts, folder, settings.cut_at)
     say(
         f"{asked.new:,} documents were asked about the labels that came or went, {asked.all:,} about all labels, "
         f"{asked.none:,} about none."
@@ -196,7 +197,7 @@ def _rerank_folder(run: str, knobs: list[str], files: list[str], folder: str, ki
 
     with ray_cluster(config.cluster):
         counts = rerank_folder(opened, knobs, files, folder, f".{kind}")
-        say_tagged(counts, folder, "that the teacher says yes to")
+        say_tagged(counts, folder, opened[1].cut_at, "that the teacher says yes to")
 
 
 @app.command(

@@ -75,3 +75,9 @@ class TagSettings:
     def chances(self) -> ProbabilityCurve | None:
         """Of a teacher's yes, by the score that a label has."""
         return self.reranking.probability if self.reranking else self.probability
+
+    @property
+    def cut_at(self) -> str:
+        """The knob of how much of a document is read, of that network that reads less."""
+        reads_less = self.reranking and self.reranking.config.max_document_tokens < self.encoder.max_document_tokens
+        return f"{'cross_encoder' if reads_less else 'encoder'}.max_document_tokens"

@@ -23,6 +23,8 @@ from tests.conftest import Ezxmc
 class FakeTagger:
     """Answers each text with its own words as labels, none for "nothing", and says that one text a call was cut."""
 
+    settings = SimpleNamespace(reranking=None, cut_at="encoder.max_document_tokens")
+
     def tag_columns(self, ids: list[str], titles: list[str], texts: list[str]) -> tuple[pa.Table, int]:
         words = [[] if text == "nothing" else text.split() for text in texts]
         scores = [[1 / (n + 1) for n in range(len(found))] for found in words]
@@ -100,12 +102,27 @@ def test_tag_without_input_reads_one_text_a_line(
     assert done.stderr == "1 texts were cut at encoder.max_document_tokens.\n"
 
 
+def test_where_a_cross_encoder_ranks_it_takes_part_in_what_no_label_has(
+    ezxmc: Ezxmc, tagged_with: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = SimpleNamespace(reranking="a cross-encoder", cut_at="cross_encoder.max_document_tokens")
+    monkeypatch.setattr(FakeTagger, "settings", told)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("nothing\n"))
+    done = ezxmc("tag", "runs/mine")
+    assert done.stdout == (
+        "nothing\n  no label scores high enough, by similarity and cross-encoder together (predict.min_score)\n\n"
+    )
+    assert done.stderr == "1 texts were cut at cross_encoder.max_document_tokens.\n"
+    done = ezxmc("tag", "runs/mine", "--input", "a.jsonl")
+    assert done.stdout.endswith("\n1 documents were cut at cross_encoder.max_document_tokens.\n")
+
+
 @pytest.mark.parametrize("way", [[], ["--new-labels"]])
 def test_a_bundle_of_the_hub_tags_on_a_cluster(ezxmc: Ezxmc, monkeypatch: pytest.MonkeyPatch, way: list[str]) -> None:
     """Its name is no path, and each actor has it from the hub."""
     places: list[tuple[str, str]] = []
     monkeypatch.setattr("ezxmc_ray.checks.check_shared", lambda config, what, place: places.append((what, place)))
-    settings = SimpleNamespace(cluster=ClusterConfig(), reranking=None)
+    settings = SimpleNamespace(cluster=ClusterConfig(), reranking=None, cut_at="encoder.max_document_tokens")
     monkeypatch.setattr("ezxmc_ray.tagging.tagger.open_settings", lambda run, knobs: (None, settings, []))
     monkeypatch.setattr("ezxmc_ray.cluster.session.ray_cluster", lambda cluster: contextlib.nullcontext())
     counts = files.TagCounts(documents=2, rejected=1)

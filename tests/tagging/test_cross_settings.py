@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ezxmc_ray.config import CrossEncoderConfig, PredictConfig, load_config
+from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig, PredictConfig, load_config
 from ezxmc_ray.encoder.reranker import RerankScale
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
@@ -90,3 +90,11 @@ def test_with_reranking_a_tagger_cuts_by_the_new_scores() -> None:
 def test_where_no_chances_were_fitted_none_of_the_similarity_are_told() -> None:
     cross = CrossSettings.of(DETAILS | {"probability": None})
     assert settings_of(PredictConfig(rerank=30), cross).chances is None
+
+
+@pytest.mark.parametrize(("more", "reads_less"), [(-1, "cross_encoder"), (0, "encoder"), (1, "encoder")])
+def test_the_knob_that_documents_are_cut_at_is_of_the_network_that_reads_less(more: int, reads_less: str) -> None:
+    tokens = EncoderConfig.max_document_tokens + more
+    cross = CrossSettings.of(DETAILS | {"settings": dataclasses.asdict(CONFIG) | {"max_document_tokens": tokens}})
+    assert settings_of(PredictConfig(rerank=30), cross).cut_at == f"{reads_less}.max_document_tokens"
+    assert settings_of(PredictConfig(), cross).cut_at == "encoder.max_document_tokens"
