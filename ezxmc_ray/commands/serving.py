@@ -29,6 +29,7 @@ BatchWait = Annotated[float, typer.Option(help="for how long a text waits for ot
 MaxBodyBytes = Annotated[int, typer.Option(help="bytes of a request")]
 MaxTexts = Annotated[int, typer.Option(help="texts of a request")]
 MaxCharacters = Annotated[int, typer.Option(help="characters of a request's texts")]
+MaxPairs = Annotated[int, typer.Option(help="pairs that a cross-encoder reads for a request, where one ranks")]
 Timeout = Annotated[float, typer.Option(help="seconds for a request")]
 Reload = Annotated[float, typer.Option(help="seconds between two looks for a new export")]
 Drain = Annotated[float, typer.Option(help="seconds after SIGTERM in which new requests are still answered")]
@@ -49,6 +50,7 @@ def serve(
     max_body_bytes: MaxBodyBytes = ServeSettings.max_body_bytes,
     max_texts: MaxTexts = ServeSettings.max_texts,
     max_characters: MaxCharacters = ServeSettings.max_characters,
+    max_pairs: MaxPairs = ServeSettings.max_pairs,
     timeout_s: Timeout = ServeSettings.timeout_s,
     reload_s: Reload = ServeSettings.reload_s,
     drain_s: Drain = ServeSettings.drain_s,
@@ -69,6 +71,7 @@ def serve(
         max_body_bytes=max_body_bytes,
         max_texts=max_texts,
         max_characters=max_characters,
+        max_pairs=max_pairs,
         timeout_s=timeout_s,
         reload_s=reload_s,
         drain_s=drain_s,

@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ezxmc_ray.serving.batching import Batcher
-from ezxmc_ray.serving.contract import Answer, Refused, TagRequest, openapi, read_limit, read_request
+from ezxmc_ray.serving.contract import Answer, Refused, TagRequest, check_pairs, openapi, read_limit, read_request
 from ezxmc_ray.serving.in_process import Backend
 from ezxmc_ray.serving.metrics import Metrics
 from ezxmc_ray.serving.settings import LOOPBACK, ServeSettings
@@ -107,7 +107,7 @@ class Service:
 
     async def _answer(self, request: Request, asked: TagRequest) -> Answer:
         """Errors: Refused where it takes too long; ClientDisconnect where nobody waits for it any more."""
-        work = asyncio.ensure_future(self.batcher.tag(asked))
+        work = asyncio.ensure_future(self._tagged(asked))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({work, gone}, timeout=self.settings.timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -120,6 +120,14 @@ class Service:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _tagged(self, asked: TagRequest) -> Answer:
+        """Errors: Refused for more pairs than a request may have; those of the batcher."""
+        if len(asked.texts) > 1:  # a text by itself is always read
+            among = asked.options.among
+            pairs = await self.backend.pairs_of_text(None if among is None else len(among))
+            check_pairs(len(asked.texts), pairs, self.settings)
+        return await self.batcher.tag(asked)
 
     async def labels(self, request: Request) -> Response:
         """GET /v1/labels."""

@@ -126,6 +126,17 @@ def _check_size(titles: Sequence[str], texts: Sequence[str], settings: ServeSett
         )
 
 
+def check_pairs(texts: int, pairs: int, settings: ServeSettings) -> None:
+    """Errors: Refused for more than one text, of so many ``pairs`` each, if they are too many together."""
+    if texts > 1 and texts * pairs > settings.max_pairs:
+        most = max(1, settings.max_pairs // pairs)
+        raise Refused(
+            413,
+            f"{texts:,} texts of {pairs:,} pairs each are more than the {settings.max_pairs:,} pairs that the "
+            f"cross-encoder reads for a request (--max-pairs): send {most:,} text{'s' * (most > 1)} at a time.",
+        )
+
+
 def _check_names(asked: BaseModel, where: str) -> None:
     unknown = list(asked.model_extra or {})
     if unknown:

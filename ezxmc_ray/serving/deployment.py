@@ -122,6 +122,13 @@ class Replica:
             time.sleep(OTHER_EXPORT_S)
         return answer
 
+    async def pairs_of_text(self, among: int | None) -> int | None:
+        """As LiveTagger.pairs_of_text; None: it cannot tag."""
+        if self._live is None:
+            await asyncio.sleep(WITHOUT_EXPORT_S)
+            return None
+        return self._live.pairs_of_text(among)
+
     async def find_labels(self, query: str, limit: int) -> dict[str, Any] | None:
         """As LiveTagger.find_labels; None: it cannot tag."""
         return await asyncio.to_thread(self._live.find_labels, query, limit) if self._live else None
@@ -145,6 +152,11 @@ class OnRayServe:
         """See :class:`Backend`."""
         answer: Answer = await self._call("tag", asked)
         return answer
+
+    async def pairs_of_text(self, among: int | None) -> int:
+        """See :class:`Backend`."""
+        pairs: int = await self._call("pairs_of_text", among)
+        return pairs
 
     async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """See :class:`Backend`."""

@@ -20,6 +20,9 @@ class Backend(Protocol):
     async def tag(self, asked: TagRequest) -> Answer:
         """The labels of a batch. Errors: Refused (503) where nobody can tag now."""
 
+    async def pairs_of_text(self, among: int | None) -> int:
+        """As LiveTagger.pairs_of_text."""
+
     async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """As LiveTagger.find_labels."""
 
@@ -43,6 +46,10 @@ class InProcess:
     async def tag(self, asked: TagRequest) -> Answer:
         """See :class:`Backend`."""
         return await asyncio.get_running_loop().run_in_executor(self._tags, self._live.tag, asked)
+
+    async def pairs_of_text(self, among: int | None) -> int:
+        """See :class:`Backend`."""
+        return self._live.pairs_of_text(among)
 
     async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """See :class:`Backend`."""

@@ -149,6 +149,10 @@ class LiveTagger:
                 raise
             return Answer(now.export, [], str(error))
 
+    def pairs_of_text(self, among: int | None) -> int:
+        """As Tagger.pairs_of_text, of the export that tags now."""
+        return self._now.tagger.pairs_of_text(among)
+
     def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """The first ``limit`` labels that have ``query`` in their text or id, in whatever case; how many do.
 

@@ -20,8 +20,8 @@ class ServeSettings:
     cluster), ``replica_gpus``; ``max_batch_size``: texts that one encodes together; ``batch_wait_ms``: for how long a
     text waits for others while a replica is free; ``reload_s``: seconds between two looks for a new export.
     Of a request: ``max_body_bytes``, ``max_texts``, ``max_characters`` of all its titles and texts, ``max_k``,
-    ``max_labels`` of its answer (texts times k), and of ``among``; ``body_s``: within which its body is there,
-    ``timeout_s``: within which it is answered.
+    ``max_labels`` of its answer (texts times k), and of ``among``; ``max_pairs`` that a cross-encoder reads for it,
+    where one ranks; ``body_s``: within which its body is there, ``timeout_s``: within which it is answered.
     Of all: ``max_waiting_texts``; ``max_held_bytes`` of bodies that came and are not answered; ``max_connections``,
     beyond which the one is closed that has waited longest for its client; ``header_s``: within which a client says what
     it wants; ``drain_s``: for how long new requests are still answered after SIGTERM.
@@ -41,6 +41,7 @@ class ServeSettings:
     max_characters: int = 2_000_000
     max_k: int = 1000
     max_labels: int = 100_000
+    max_pairs: int = 3000  # a core reads 50 to 75 a second
     body_s: float = 20
     timeout_s: float = 60
     max_waiting_texts: int = 8192
@@ -56,7 +57,8 @@ class ServeSettings:
 
     def check(self) -> None:
         """Errors: UserError for a value that makes no sense."""
-        for name in ("replicas", "max_batch_size", "max_body_bytes", "max_texts", "max_characters", "timeout_s"):
+        bounds = ("max_batch_size", "max_body_bytes", "max_texts", "max_characters", "max_pairs", "timeout_s")
+        for name in ("replicas", *bounds):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} makes no sense: give 1 or more.")
         for name in ("replica_cpus", "replica_gpus", "batch_wait_ms", "drain_s"):

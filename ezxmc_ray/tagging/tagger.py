@@ -261,6 +261,15 @@ class Tagger:
         # What passes the threshold is a prefix of each row, since scores fall.
         return Ranked(scores, labels, keep.sum(axis=1), truncated, similarity)
 
+    def pairs_of_text(self, among: int | None = None) -> int:
+        """Pairs that the cross-encoder reads of a text, ``among`` so many labels or all, at most; 0: there is none."""
+        if self.reranker is None:
+            return 0
+        first, labels = self.settings.predict.rerank, int(self._counts.sum())
+        if among is None:
+            return min(self.reranker.depth(first), labels)
+        return min(first, among) + min(self.reranker.scale.anchor, labels)
+
     def numbers_of(self, label_ids: Sequence[str]) -> np.ndarray:
         """The label numbers of ``label_ids``, rising, int32. Errors: UserError for ids that no label has."""
         label_ids = as_texts(label_ids, "among")

@@ -26,14 +26,15 @@ LABELS = {"short": "Short texts", "long": "Long texts", HOSTILE: HOSTILE}
 
 class FakeTagger:
     """Every label, with the text's length, the label's place and ``bonus`` in its score; takes ``seconds`` a call.
+    A text costs so many ``pairs`` of a cross-encoder, with ``among`` one more for each label that is named.
 
     The first label's probability is a half, others have none.
     """
 
     top_k, min_score = 2, float("-inf")
 
-    def __init__(self, bonus: float = 0, seconds: float = 0) -> None:
-        self.bonus, self.seconds = bonus, seconds
+    def __init__(self, bonus: float = 0, seconds: float = 0, pairs: int = 0) -> None:
+        self.bonus, self.seconds, self.pairs = bonus, seconds, pairs
         self.calls: list[list[str]] = []
         self.threads: set[str] = set()
 
@@ -64,6 +65,9 @@ class FakeTagger:
             for t in whole
         ]
         return [[one for one in row if min_score is None or one.score >= min_score] for row in rows]
+
+    def pairs_of_text(self, among: int | None) -> int:
+        return self.pairs and self.pairs + (among or 0)
 
     def explain(
         self, texts: Sequence[str], tagged: Sequence[Sequence[Tagged]], titles: Sequence[str]

@@ -145,6 +145,30 @@ def test_labels_of_an_answer_have_a_limit_without_k_too(
     )
 
 
+@pytest.mark.parametrize(
+    ("texts", "asked", "pairs", "refused"),
+    [
+        (100, {}, 30, ""),
+        (101, {}, 30, "101 texts of 30 pairs each are more than the 3,000 pairs {}: send 100 texts at a time."),
+        (101, {}, 0, ""),
+        (97, {"among": ["long"]}, 30, "97 texts of 31 pairs each are more than the 3,000 pairs {}: send 96 texts {}."),
+        (2, {}, 3001, "2 texts of 3,001 pairs each are more than the 3,000 pairs {}: send 1 text at a time."),
+        (1, {}, 3001, ""),
+        (0, {}, 30, ""),
+    ],
+)
+def test_where_a_cross_encoder_ranks_a_request_is_bounded_by_its_pairs(
+    talks: Talks, texts: int, asked: dict[str, Any], pairs: int, refused: str
+) -> None:
+    tagger = FakeTagger(pairs=pairs)
+    answer = posted(talks, {"texts": ["a"] * texts, **asked}, tagger)
+    assert answer.status_code == (413 if refused else 200), answer.text
+    if refused:
+        told = refused.replace("send 96 texts {}", "send 96 texts at a time")
+        assert answer.json()["error"] == told.format("that the cross-encoder reads for a request (--max-pairs)")
+        assert not tagger.calls
+
+
 def test_a_large_answer_lets_others_have_their_turn() -> None:
     labels = [{"label_id": HOSTILE, "text": "ü", "score": 0.6658567190170288, "probability": None}] * 1000
     turns = 0

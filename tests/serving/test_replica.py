@@ -41,6 +41,7 @@ def test_one_that_is_started_while_there_is_no_export_takes_the_next(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # no GPU was asked for
     mistake = asyncio.run(replica.mistake())
     assert str(place) in mistake and asyncio.run(replica.tag(ASKED)) is None
+    assert asyncio.run(replica.pairs_of_text(None)) is None
     assert asyncio.run(replica.failed()) == f"A replica waits for an export: {mistake}"
     make_run(tmp_path / "run")
     export_bundle(str(tmp_path / "run"), str(place))
@@ -49,6 +50,7 @@ def test_one_that_is_started_while_there_is_no_export_takes_the_next(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert [len(row) for row in answer.results] == [1, 1]
+    assert asyncio.run(replica.pairs_of_text(None)) == 0  # it has no cross-encoder
     assert asyncio.run(replica.mistake()) == asyncio.run(replica.failed()) == ""
     assert replica._live is not None
     replica._live.close()
