@@ -38,6 +38,7 @@ from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.step import Step
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, check_writable, read_manifest
+from ezxmc_ray.tagging.cross_encoder import trained_network
 from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
 from ezxmc_ray.verdicts.calibration import resolve_calibration
 
@@ -190,7 +191,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     reference, machine = reference_rates()
     teacher, calibration, questions = _teacher_in_words(config)
     priors = calibration == "label_prior"
-    steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), priors, questions)
+    how = (priors, questions, _has_network(plan, done))
+    steps = estimate(config, amounts, reference | measured, done, _cycles_known(plan, done), *how)
     others = sum(step["label priors"] or 0 for step in steps)
     stages = {step.stage for step in steps_of_all}
     assumed = [stage for stage in reference if stage in stages and stage not in measured]
@@ -213,6 +215,14 @@ def dry_run(config: Config) -> dict[str, Any]:
         "estimated_from": " and ".join(sources),
         "steps": steps,
     }
+
+
+def _has_network(plan: RunPlan, done: dict[str, bool]) -> bool:
+    """Whether the step cross_encoder is due, but its network is trained."""
+    if not plan.config.predict.rerank or "select" not in done or "cross_encoder" in done:
+        return False
+    step = next(one for one in plan.steps_of(0) if one.stage == "cross_encoder")
+    return trained_network(plan.storage, step.files_fingerprint()) is not None
 
 
 def _teacher_in_words(config: Config) -> tuple[str, str, int]:

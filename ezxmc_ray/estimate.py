@@ -88,13 +88,15 @@ def estimate(
     cycles: int,
     label_priors: bool = True,
     questions: int = 1,
+    has_network: bool = False,
 ) -> list[dict[str, Any]]:
     """A row for every step: its name, the documents, labels and pairs it works on, the label priors that it asks,
     prompt tokens, whether it is done, and the seconds that it may take.
 
     ``rates`` units a second by stage; ``done`` by step name; ``cycles`` of the run, fewer than configured where the
-    stop rule has ended them; ``label_priors``: whether they are asked for; ``questions`` a pair. A cycle's select is
-    with its encoder's label vectors, and what it compares by. Pairs are the most that a step can ask.
+    stop rule has ended them; ``label_priors``: whether they are asked for; ``questions`` a pair; ``has_network``: the
+    cross-encoder is trained, and only fitted anew. A cycle's select is with its encoder's label vectors, and what it
+    compares by. Pairs are the most that a step can ask.
     """
     rows = [_row("prepare", {"prepare": amounts.documents}, documents=amounts.documents)]
     held_out, pairs = held_out_judged(config, amounts.held_out), pairs_per_document(config, amounts.labels)
@@ -119,7 +121,7 @@ def estimate(
         if cycle < cycles:
             seen = round(config.student.epochs * _taught(config, amounts, trained[: cycle + 1]))
             rows.append(_row(f"cycle {cycle} train", {"train": seen}, seen))
-    rows += _ending(config, amounts, trained, cycles)
+    rows += _ending(config, amounts, trained, cycles, has_network)
     for row in rows:
         work = row.pop("work")
         row["tokens"] = _tokens(row, amounts, questions) if row["pairs"] is not None else None
@@ -128,11 +130,15 @@ def estimate(
     return rows
 
 
-def _ending(config: Config, amounts: Amounts, trained: Sequence[int], cycles: int) -> list[dict[str, Any]]:
+def _ending(
+    config: Config, amounts: Amounts, trained: Sequence[int], cycles: int, has_network: bool
+) -> list[dict[str, Any]]:
     """The rows of the steps after the ``cycles``, which ``trained`` on so many documents each."""
     held_out, first = held_out_judged(config, amounts.held_out), min(config.predict.rerank, amounts.labels)
     rows = [_row("select", {"select": held_out * (cycles + 1)}, held_out)]
-    if config.predict.rerank:
+    if has_network:
+        rows.append(_row("cross_encoder", {"select": min(held_out, FITTED_DOCUMENTS)}))
+    elif config.predict.rerank:
         seen = round(config.cross_encoder.epochs * _taught(config, amounts, trained[: max(1, cycles)]))
         fitted = min(held_out, FITTED_DOCUMENTS)
         work = {"cross_encoder": seen, "predict": reranking_work(fitted, pairs_per_document(config, amounts.labels))}

@@ -151,7 +151,9 @@ def checked(storage: Storage, folder: str, written_by: str = "") -> Iterator[Pat
 
     Errors: UserError for what is damaged.
     """
-    manifest = read_manifest(storage, written_by or folder)
+    manifest = read_manifest(storage, folder)
+    if manifest is None and written_by:
+        manifest = read_manifest(storage, written_by)
     with storage.local(folder) as path:
         for name, written in (manifest.checksums if manifest else {}).items():
             file = path / name.removeprefix(f"{folder}/")

@@ -22,6 +22,7 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.step import Step
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import read_manifest
+from ezxmc_ray.tagging.cross_encoder import trained_network
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.readout import resolve_readout
 
@@ -51,7 +52,8 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
         from ezxmc_ray.stages.train import check_training
 
         check_training(config)
-    if "cross_encoder" in ahead:
+    is_trained = step.stage == "cross_encoder" and trained_network(plan.storage, step.files_fingerprint())
+    if "cross_encoder" in ahead and not is_trained:
         from ezxmc_ray.stages.cross_encoder import check_cross_encoder
 
         check_cross_encoder(config)

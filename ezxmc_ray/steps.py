@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import starmap
@@ -281,17 +281,20 @@ class RunPlan:
         return Step("select", "select", layout.STUDENT, inputs, lambda: self._run("select"))
 
     def _cross_encoder(self) -> Step:
-        def inputs() -> list[Any]:
+        own = self._settings("cross_encoder")
+        of_files = {name: value for name, value in own.items() if name != "weight"}  # which is fitted by them
+
+        def inputs(own: dict[str, Any]) -> list[Any]:
             examples = [self._commit(layout.examples(cycle)) for cycle in range(self.context.cycles + 1)]
-            settings = [self._settings(section) for section in ("student", "cross_encoder")]
+            settings = [self._settings("student"), own, self.context.encoder_settings]
             judged = [self._target(), self.config.shortlist.size, self.config.seed, SELECT_VERSION]
-            return [self._commit(layout.STUDENT), examples, *settings, self.context.encoder_settings, judged]
+            return [self._commit(layout.STUDENT), examples, *settings, judged]
 
         def tidy() -> None:
             self._remove_trainings(layout.CROSS_ENCODER)
 
-        run = partial(self._run, "cross_encoder")
-        return Step("cross_encoder", "cross_encoder", layout.CROSS_ENCODER, inputs, run, tidy)
+        does = partial(inputs, own), partial(self._run, "cross_encoder"), tidy, partial(inputs, of_files)
+        return Step("cross_encoder", "cross_encoder", layout.CROSS_ENCODER, *does)
 
     def _index(self) -> Step:
         def inputs() -> list[Any]:
@@ -333,22 +336,22 @@ class RunPlan:
         before, damaged = read_manifest(self.storage, step.folder), self.damage(step)
         if before is None and self.storage.exists(layout.manifest(step.folder)):
             say(f"{self.storage.path(layout.manifest(step.folder))} is damaged: {step.name} is done anew.")
-        if step.stage == "prepare":  # which replaces its output only when the new one is whole
-            mark = step.fingerprint()
-        else:  # without the old manifest, whose teacher's dtype is of no account any more
-            self.storage.remove(layout.manifest(step.folder))
-            mark = step.fingerprint()
-            self._keep_only(step.folder, mark)
+        if step.stage != "prepare":  # which replaces its output only when the new one is whole
+            # The manifest last: without it nothing would tell that a file is damaged.
+            self._remove([*damaged, layout.manifest(step.folder)])
+        # Without the old manifest, whose teacher's dtype is of no account any more.
+        mark = step.fingerprint()
+        files_mark = step.files_fingerprint() if step.made_of else mark
+        is_kept = step.stage != "prepare" and self._keep_only(step.folder, files_mark)
         is_repair = before is not None and before.fingerprint == mark and bool(damaged)
         if is_repair:
             say(f"{step.name}: damaged, and made anew: {in_words(damaged)}")
-            for name in damaged:
-                self.storage.remove(name)
-        with seconds_spent(self.storage, step.folder, mark) as earlier_s, StageProgress(step.name):
+            self._remove(damaged if step.stage == "prepare" else [])
+        with seconds_spent(self.storage, step.folder, files_mark) as earlier_s, StageProgress(step.name):
             done = step.run()
         sizes = written_sizes(self.storage, done.files)
         checksums = checksums_of(self.storage, sizes, self._run_tasks(sum(sizes.values())))
-        if before is not None and is_repair:
+        if before is not None and (is_repair or is_kept):
             earlier_s += before.seconds
         seconds, used = earlier_s + time.monotonic() - began, versions()
         commit = fingerprint([mark, checksums])
@@ -369,11 +372,19 @@ class RunPlan:
 
         return run_tasks
 
-    def _keep_only(self, folder: str, mark: str) -> None:
-        """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good."""
-        if begun_with(self.storage, folder) != mark:
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.storage.remove(name)
+
+    def _keep_only(self, folder: str, mark: str) -> bool:
+        """Remove what ``folder`` holds unless it was begun with the same fingerprint: then its files are still good.
+
+        Returns whether they are kept.
+        """
+        if is_other := begun_with(self.storage, folder) != mark:
             self.storage.remove(folder)
             note_begun(self.storage, folder, mark)
+        return not is_other
 
     def damage(self, step: Step) -> dict[str, str]:
         """Files of ``step`` that are missing, of another size than they had, or were found damaged by a verification,

@@ -13,7 +13,7 @@ class CrossEncoderConfig:
 
     weight: float = knob(
         0.5,
-        "of its score beside the similarity, both by how far they lie apart within a document; another one trains anew",
+        "of its score beside the similarity, both by how far they lie apart within a document; another one is fitted anew, not trained",
         above=0,
     )
     epochs: float = knob(4.0, "passes over the examples", above=0)

@@ -7,11 +7,15 @@ sentence-transformers loads, and cross_encoder/held-out-*.parquet, its scores of
 begins with the weights of the chosen student, and is trained as students are, with Ray Train, on the same targets
 (student/pair_loop.py). The least score of a label and its chance of a yes are fitted anew by what it says of the
 held-out documents, and how it orders these by the teacher's judgment is told beside the similarity. Gold is not read.
+
+A network that is trained has a manifest of its own. While it and the stage's folder stay as they were (step.made_of),
+only the last part is done anew, the fit, which ``cross_encoder.weight`` enters; or the scores that are missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,27 +26,29 @@ import pyarrow as pa
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_phase, watched
 from ezxmc_ray.cluster.pools import HELD, Done, WorkItem, encoder_pool, map_files
-from ezxmc_ray.cluster.session import run_task
+from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, to_dict
 from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.cycles import MIN_DOCUMENTS
 from ezxmc_ray.encoder.pairs import pair_config
 from ezxmc_ray.encoder.reranker import fit_scale
 from ezxmc_ray.index.label_texts import all_texts
+from ezxmc_ray.integrity import begun_with, checksums_of, written_sizes
 from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.select import mean_and_error
 from ezxmc_ray.stages.train import ask_a_node, check_workers, train_at
 from ezxmc_ray.stages.train_settings import CROSS_PLACE
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Manifest, Storage, write_manifest
 from ezxmc_ray.student.cross_training import cross_encoder_training
 from ezxmc_ray.student.data import texts_at
 from ezxmc_ray.student.summary import draws_of, half_of
 from ezxmc_ray.student.targets import TargetScale, compared_by, target_scores
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
 from ezxmc_ray.tables import CROSS_HELD_OUT_SCHEMA, HELD_OUT_SCHEMA
-from ezxmc_ray.tagging.cross_encoder import load_pairs
+from ezxmc_ray.tagging.cross_encoder import load_pairs, trained_network
 from ezxmc_ray.verdicts.examples import example_groups
+from ezxmc_ray.versions import versions
 
 #: Held-out documents that its scores are looked at on, at most: each has a shortlist of pairs.
 FITTED_DOCUMENTS = 1000
@@ -51,14 +57,11 @@ FITTED_DOCUMENTS = 1000
 def cross_encoder(context: Context) -> StageResult:
     """Train it and fit what it adds; returns documents seen, files and details of the manifest."""
     config, storage = context.config, context.storage
-    learning = dataclasses.replace(context, config=cross_encoder_training(config))
     student = context.manifest(layout.STUDENT)
-    trained = train_at(CROSS_PLACE, learning, context.cycles - 1, [student.commit])
     chosen = int(student.details["encoder"])
     groups = len(example_groups(context.shards))
     items: list[WorkItem] = [{"shard": group, "file": layout.cross_held_out(group)} for group in range(groups)]
-    for item in items:  # of another network, where a damaged one was trained anew
-        storage.remove(item["file"])
+    trained = _trained_before(context, items) or _train_anew(context, student.commit)
     limit = -(-FITTED_DOCUMENTS // groups)
     with watched(StageProgress("cross-encoder, held-out documents", "documents")) as progress:
         arguments = (storage, config, chosen, context.halves_held_out, limit)
@@ -68,13 +71,46 @@ def cross_encoder(context: Context) -> StageResult:
     fitted = run_task(fit_reranking, storage, config, groups, judged.scale, judged.yes_threshold)
     _tell(fitted["held_out"])
     made = {"student": student.commit, "encoder": chosen, "settings": to_dict(config.cross_encoder)}
-    details = {**trained, **fitted, **made}
-    files = [
-        name
-        for name in storage.list(layout.CROSS_ENCODER, recursive=True)
-        if name.startswith((f"{layout.CROSS_NETWORK}/", f"{layout.CROSS_ENCODER}/{layout.HELD_OUT}"))
-    ]
-    return StageResult(int(trained["documents"]), files, details)
+    files = [*trained.files, *(item["file"] for item in items)]
+    return StageResult(trained.rows, files, {**trained.details, **fitted, **made})
+
+
+def _trained_before(context: Context, items: list[WorkItem]) -> Manifest | None:
+    """The manifest of the network that is there, if every byte of it is as it was written; else the scores of
+    ``items``, which are of another one, are removed."""
+    storage, mark = context.storage, begun_with(context.storage, layout.CROSS_ENCODER)
+    found = trained_network(storage, mark)
+    if found and checksums_of(storage, found.sizes, run_tasks) == found.checksums:
+        there = set(storage.list(layout.CROSS_ENCODER, ".parquet"))
+        missing = sum(item["file"] not in there for item in items)
+        scores = (
+            f"and scores held-out documents anew ({missing} of {len(items)} files)" if missing else "with its scores"
+        )
+        weight = context.config.cross_encoder.weight
+        say(f"cross_encoder: the trained network stays, {scores}; fitted anew by cross_encoder.weight={weight:g}")
+        return found
+    for item in items:
+        storage.remove(item["file"])
+    return None
+
+
+def _train_anew(context: Context, student: str) -> Manifest:
+    """Train the network, which begins as the ``student`` (a commit); the manifest that it is given.
+
+    Scores of another network must be gone.
+    """
+    storage, began = context.storage, time.monotonic()
+    mark = begun_with(storage, layout.CROSS_ENCODER) or ""
+    learning = dataclasses.replace(context, config=cross_encoder_training(context.config))
+    details = train_at(CROSS_PLACE, learning, context.cycles - 1, [student])
+    own = layout.manifest(layout.CROSS_NETWORK)
+    files = [name for name in storage.list(layout.CROSS_NETWORK, recursive=True) if name != own]
+    sizes = written_sizes(storage, files)
+    written = (sizes, checksums_of(storage, sizes, run_tasks))
+    told = (int(details["documents"]), time.monotonic() - began, files, details, versions(), *written)
+    manifest = Manifest("cross_encoder", mark, *told)
+    write_manifest(storage, layout.CROSS_NETWORK, manifest)
+    return manifest
 
 
 def check_cross_encoder(config: Config) -> None:

@@ -16,9 +16,9 @@ from ezxmc_ray import layout
 from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
 from ezxmc_ray.encoder.pairs import PairNetwork, pair_config
 from ezxmc_ray.encoder.reranker import Reranker, RerankScale
-from ezxmc_ray.integrity import checked
+from ezxmc_ray.integrity import checked, damaged_files
 from ezxmc_ray.metrics.thresholds import LeastScores, ProbabilityCurve
-from ezxmc_ray.storage import Storage
+from ezxmc_ray.storage import Manifest, Storage, read_manifest
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ class CrossSettings:
             LeastScores(told["least_scores"]["best"], tuple(thresholds) if thresholds else None),
             ProbabilityCurve.of(told["probability"]),
         )
+
+
+def trained_network(storage: Storage, mark: str | None) -> Manifest | None:
+    """The manifest of a run's network, if it was trained in a folder that was begun with the fingerprint ``mark``
+    (integrity.note_begun), and no file of it is missing or of another size; of older versions None."""
+    found = read_manifest(storage, layout.CROSS_NETWORK)
+    if found is None or found.fingerprint != mark or damaged_files(storage, found):
+        return None
+    return found
 
 
 def load_reranker(

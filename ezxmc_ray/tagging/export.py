@@ -170,15 +170,20 @@ def _write_encoder(source: Storage, files: Storage, settings: TagSettings) -> No
                 export_onnx(Encoder.load(str(student), settings.encoder, "cpu"), written)
                 files.upload(written, ONNX_FOLDER)
         else:
-            for one in sorted(path for path in student.rglob("*") if path.is_file() and not path.name.startswith(".")):
-                if one.name != layout.MANIFEST:
-                    files.upload(one, f"{layout.STUDENT}/{one.relative_to(student).as_posix()}")
+            _upload(files, student, layout.STUDENT)
+
+
+def _upload(files: Storage, network: Path, target: str) -> None:
+    """Copy the directory ``network`` of a run to ``target``, without what a stage notes in it."""
+    for one in sorted(path for path in network.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        if one.name != layout.MANIFEST:
+            files.upload(one, f"{target}/{one.relative_to(network).as_posix()}")
 
 
 def _write_cross_encoder(source: Storage, files: Storage, settings: TagSettings, how: CrossSettings) -> None:
     with checked(source, layout.CROSS_NETWORK, layout.CROSS_ENCODER) as network:
         if not settings.onnx:
-            files.upload(network, layout.CROSS_NETWORK)
+            _upload(files, network, layout.CROSS_NETWORK)
             return
         from ezxmc_ray.encoder.cross_encoder import CrossEncoder
         from ezxmc_ray.encoder.onnx_export import export_onnx_pairs

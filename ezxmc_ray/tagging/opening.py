@@ -65,10 +65,12 @@ def _check_cross_encoder(context: Context) -> None:
             "`ezxmc run` with that knob trains one, and predict.rerank=0 tags without."
         )
     if found.config != config.cross_encoder:
-        other = ", ".join(differences(to_dict(found.config), to_dict(config.cross_encoder), "cross_encoder."))
+        other = differences(to_dict(found.config), to_dict(config.cross_encoder), "cross_encoder.")
+        is_fitted = replace(found.config, weight=config.cross_encoder.weight) == config.cross_encoder
+        does = "fits it anew, without a training" if is_fitted else "trains another one"
         raise UserError(
-            f"The cross-encoder of {config.run} was trained with other settings ({other}): leave them out, or give "
-            "`ezxmc run` with them, which trains another one."
+            f"The cross-encoder of {config.run} was made with other settings ({', '.join(other)}): leave them out, or "
+            f"give `ezxmc run` with them, which {does}."
         )
 
 

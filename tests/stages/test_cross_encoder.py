@@ -10,8 +10,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,16 +17,14 @@ from unittest import mock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from sentence_transformers import CrossEncoder as PlainCrossEncoder
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModelForCausalLM
 
-from common.simulated_ray import simulated_ray
-from ezxmc_ray import cli
-from ezxmc_ray.config import EncoderConfig, load_config
+from ezxmc_ray import curriculum
+from ezxmc_ray.config import CrossEncoderConfig, load_config
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.models import resolve_model
 from ezxmc_ray.serving.live import export_of
+from ezxmc_ray.stages import cross_encoder as stage
 from ezxmc_ray.stages import judge_worker
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage
@@ -38,33 +34,26 @@ from ezxmc_ray.tagging.export import export_bundle
 from ezxmc_ray.tagging.tagger import Tagger
 from ezxmc_ray.teacher.engine import load_teacher
 from ezxmc_ray.teacher.transformers_engine import TransformersEngine
+from ezxmc_ray.verification import verify
+from tests.stages.cross_runs import (
+    FIRST,
+    KNOBS,
+    TEACHER,
+    Project,
+    call,
+    damage,
+    files_of,
+    run_counted,
+    save_small_bert,
+    steps_of,
+)
 from tests.teacher.tiny import save_tiny_llm
 
-Project = Any  # tests.stages.conftest.Project
 Ezxmc = Callable[..., Any]  # tests.conftest.ezxmc
-FIRST = 6
-TEACHER = ["teacher.engine=transformers", "teacher.readout=yes_no", "teacher.second_readout=none"]
-KNOBS = [f"predict.rerank={FIRST}", "cross_encoder.epochs=2", "cross_encoder.batch_size=8"]
 TEXTS = ["The bishop and the pawn of the endgame.", "Yeast and flour for the oven.", ""]
+WEIGHT = CrossEncoderConfig.weight
 #: Their scores are sums of vectors in other batches.
 CLOSE = 2e-4
-
-
-def call(*arguments: str) -> str:
-    """``ezxmc`` in this process, with Ray simulated; what it printed."""
-    with simulated_ray(), redirect_stdout(StringIO()) as said, redirect_stderr(said), pytest.raises(SystemExit) as left:
-        cli.main(list(arguments))
-    assert left.value.code == 0, said.getvalue()[-3000:]
-    return said.getvalue()
-
-
-def save_small_bert(folder: Path) -> Path:
-    """An encoder with random weights and MiniLM's tokenizer: what is shown here does not depend on what it knows."""
-    AutoTokenizer.from_pretrained(resolve_model(EncoderConfig.model)).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(max_position_embeddings=192, initializer_range=0.2, **sizes)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +98,6 @@ def tagger(request: pytest.FixtureRequest, exports: dict[str, str]) -> Iterator[
     """Of the run, and of its exports."""
     with Tagger.load(exports[request.param]) as loaded:
         yield loaded
-
-
-def steps_of(output: str) -> list[str]:
-    return re.findall(r"^([a-z0-9_ ]+): [\d,]+ [a-z -]+ in [\d,.]+ s$", output, re.M)
 
 
 def test_a_finished_run_does_the_new_step_and_what_follows_it(finished: Project, reranked: Project) -> None:
@@ -198,10 +183,23 @@ def test_a_label_scores_alike_whichever_others_are_asked_about(tagger: Tagger) -
         assert label.score == pytest.approx(whole[label.label_id], abs=CLOSE)
 
 
-def test_other_settings_than_it_was_trained_with_are_refused(reranked: Project) -> None:
-    for knob in ("max_document_tokens=64", "weight=1"):
-        with pytest.raises(UserError, match=f"trained with other settings .cross_encoder.{knob.partition('=')[0]}"):
-            Tagger.load(str(reranked.run), [f"cross_encoder.{knob}"])
+@pytest.mark.parametrize("among", [None, ["chess"], ["chess", "music", "law"]])
+def test_a_text_costs_as_many_pairs_as_are_told(tagger: Tagger, among: list[str] | None) -> None:
+    assert tagger.reranker is not None
+    network = tagger.reranker.network
+    with mock.patch.object(network, "read", wraps=network.read) as read:
+        tagger.tag(TEXTS[:2], k=2, among=among)
+    told = tagger.pairs_of_text(among and len(among))
+    assert [len(labels) for labels in read.call_args.args[2]] == [told] * 2 and told >= 5
+
+
+def test_other_settings_than_it_was_made_with_are_refused(reranked: Project) -> None:
+    for knob, value, does in (
+        ("max_document_tokens", 64, "trains another one"),
+        ("weight", 1, "fits it anew, without a training"),
+    ):
+        with pytest.raises(UserError, match=rf"made with other settings .cross_encoder\.{knob}.* which {does}\.$"):
+            Tagger.load(str(reranked.run), [f"cross_encoder.{knob}={value}"])
     with Tagger.load(str(reranked.run), ["predict.rerank=0", "cross_encoder.weight=1"]) as plain:
         assert plain.reranker is None
 
@@ -262,6 +260,79 @@ def test_another_way_to_train_redoes_it_alone(reranked: Project) -> None:
     assert done_with(reranked, *KNOBS) == {"cross_encoder": True, "select": True, "index": True, "predict": True}
     changed = done_with(reranked, *KNOBS, "cross_encoder.epochs=3")
     assert changed == {"cross_encoder": False, "select": True, "index": True, "predict": True}
+
+
+def test_another_weight_is_fitted_anew_without_a_training(reranked: Project, tmp_path: Path) -> None:
+    made = reranked.copy(tmp_path / "project")
+    heavy = "cross_encoder.weight=2"
+    plan = {
+        step["step"]: step
+        for step in curriculum.dry_run(load_config(made.arguments[0], [*TEACHER, *KNOBS, heavy]))["steps"]
+    }
+    assert not plan["cross_encoder"]["done"] and plan["cross_encoder"]["seconds"] < 2
+    steps, did, said = run_counted(made, heavy)
+    assert steps == ["cross_encoder", "predict", "evaluate", "report"] and did == ["fit_reranking"]
+    assert f"the trained network stays, with its scores; fitted anew by {heavy}" in said
+    assert files_of(made) == files_of(reranked)
+    before, after = (project.manifest("cross_encoder") for project in (reranked, made))
+    assert after["details"]["per_score"] == pytest.approx(2 / WEIGHT * before["details"]["per_score"])
+    assert after["details"]["loss_curve"] == before["details"]["loss_curve"]
+    assert after["seconds"] > before["seconds"] and after["commit"] != before["commit"]
+    assert {row["id"]: row["scores"] for row in made.rows("predictions")} != {
+        row["id"]: row["scores"] for row in reranked.rows("predictions")
+    }
+    assert "Nothing to do" in call("run", *made.arguments, *TEACHER, *KNOBS, heavy)
+    export_bundle(str(made.run), str(tmp_path / "export"), "torch")
+    note = json.loads((tmp_path / "export" / "bundle.json").read_text())
+    assert note["cross_encoder"]["config"]["weight"] == 2
+    assert not any(name.endswith("manifest.json") for name in note["files"])
+    with pytest.raises(UserError, match=r"cross_encoder\.weight is a knob of runs"):
+        Tagger.load(str(tmp_path / "export"), ["cross_encoder.weight=1"])
+    # Given back, it is as it was.
+    assert run_counted(made)[1] == ["fit_reranking"]
+    assert made.manifest("cross_encoder")["commit"] == before["commit"]
+
+
+@pytest.mark.parametrize("weight", [WEIGHT, 2])
+@pytest.mark.parametrize(
+    ("how", "does"),
+    [
+        ("no scores", ["HeldOutWorker", "fit_reranking"]),
+        ("cut scores", ["HeldOutWorker", "fit_reranking"]),
+        ("no network", ["train_at", "HeldOutWorker", "fit_reranking"]),
+        ("flipped network", ["train_at", "HeldOutWorker", "fit_reranking"]),
+    ],
+)
+def test_what_is_damaged_of_it_is_made_anew_and_no_more(
+    reranked: Project, tmp_path: Path, how: str, does: list[str], weight: float
+) -> None:
+    made = reranked.copy(tmp_path / "project")
+    damage(made, how)
+    if how == "flipped network" and weight == WEIGHT:  # else nobody knows
+        assert verify(str(made.run)).damaged.keys() == {"cross_encoder/network/model.safetensors"}
+    steps, did, said = run_counted(made, f"cross_encoder.weight={weight}")
+    assert steps[0] == "cross_encoder" and did == does
+    assert ("the trained network stays, and scores held-out documents anew (1 of " in said) == (len(does) == 2)
+    assert files_of(made).keys() == files_of(reranked).keys() and not verify(str(made.run)).damaged
+    if does[0] != "train_at":
+        assert made.rows("cross_encoder") == reranked.rows("cross_encoder")
+        assert steps == ["cross_encoder"] + ["predict", "evaluate", "report"] * (weight != WEIGHT)
+
+
+@pytest.mark.parametrize("where", ["train_at", "HeldOutWorker", "fit_reranking"])
+def test_a_killed_step_goes_on_with_another_weight(reranked: Project, tmp_path: Path, where: str) -> None:
+    """What is there by then is of the network that is there, whichever weight the killed step had."""
+    made = reranked.copy(tmp_path / "project")
+    damage(made, "no network")
+    with mock.patch.object(stage, where, mock.Mock(side_effect=KeyboardInterrupt)), pytest.raises(AssertionError):
+        call("run", *made.arguments, *TEACHER, *KNOBS, "cross_encoder.weight=2")
+    assert not (made.run / "cross_encoder" / "manifest.json").exists()
+    _, did, _ = run_counted(made, "cross_encoder.weight=3")
+    order = ["train_at", "HeldOutWorker", "fit_reranking"]
+    assert did == order[order.index(where) :]
+    network = PlainCrossEncoder(str(made.run / "cross_encoder" / "network"), device="cpu")
+    assert network is not None and not verify(str(made.run)).damaged
+    assert made.manifest("cross_encoder")["details"]["settings"]["weight"] == 3
 
 
 def test_without_the_knob_the_run_is_as_it_was(finished: Project, reranked: Project) -> None:
