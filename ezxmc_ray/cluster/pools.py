@@ -11,16 +11,17 @@ their GPUs. Without work a kept actor holds no model and no CPU.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from threading import Thread
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.data
 
 from ezxmc_ray.cluster.at_work import actors_at_work
 from ezxmc_ray.cluster.board import report_waiting
@@ -52,6 +53,9 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage, damage_error
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 __all__ = [
     "ENCODER_CPUS",
@@ -118,13 +122,14 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
     """
     if not items:
         return
+    data = _ray_data()
     pool = pool.capped(len(items))
     if pool.gpus:
         wait_for_gpus()
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+    dataset = data.from_items(items, override_num_blocks=len(items)).map(
         UserErrorBoundary,
         fn_constructor_args=(worker, arguments),
-        compute=ray.data.ActorPoolStrategy(
+        compute=data.ActorPoolStrategy(
             size=pool.size,
             max_tasks_in_flight_per_actor=ENGINE_IN_FLIGHT,
             max_concurrent_calls_per_actor=ENGINE_IN_FLIGHT,
@@ -140,7 +145,18 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
     yield from map(_checked, _while_there_is_room(rows, made))
 
 
-def _executors(dataset: ray.data.Dataset) -> list[Any]:
+def _ray_data() -> ModuleType:
+    """Ray Data, which prints nothing. It takes as long to import as Ray, and tasks, encoders and taggers go without it."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data
+
+
+def _executors(dataset: Dataset) -> list[Any]:
     """What runs ``dataset``, once it does: Ray Data tells of it only when there is a first row."""
     made: list[Any] = []
     create = dataset._create_executor

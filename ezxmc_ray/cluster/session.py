@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-import ray.data
 from ray import exceptions
 from ray.autoscaler.v2.sdk import get_cluster_status
 
@@ -109,10 +108,6 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
                     start_local_ray(config, **quiet)
                 else:
                     join_ray(address, **quiet)
-            context = ray.data.DataContext.get_current()
-            context.enable_progress_bars = False
-            context.print_on_execution_start = False
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
             try:
                 yield
             finally:
