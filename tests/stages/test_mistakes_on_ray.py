@@ -25,18 +25,11 @@ def test_more_training_workers_than_the_cluster_has_are_one_sentence(
     assert not (folder / "run" / "documents").exists()  # refused before the first stage
 
 
-@pytest.mark.parametrize(
-    ("mistake", "sentence"),
-    [
-        ("encoder.dimensions=999", "encoder.dimensions=999 is more than the 384"),
-        ("index.factory=IVF8,PQ7", "index.factory=IVF8,PQ7 is not a FAISS factory string for vectors of length 384"),
-    ],
-)
-def test_what_an_encoder_or_an_index_cannot_be_is_told_before_the_first_stage(
-    folder: Path, ezxmc: Ezxmc, joins_ray: None, mistake: str, sentence: str
-) -> None:
+def test_what_an_index_cannot_be_is_told_before_the_first_stage(folder: Path, ezxmc: Ezxmc, joins_ray: None) -> None:
+    """A node loads the encoder for it; test_shortlist_worker.py has what that refuses by itself."""
     documents = f"prepare.documents=[{folder}/documents.jsonl]"
-    assert_one_sentence(ezxmc("run", "conf.yaml", mistake, documents, *on_the_cluster(folder)), sentence)
+    done = ezxmc("run", "conf.yaml", "index.factory=IVF8,PQ7", documents, *on_the_cluster(folder))
+    assert_one_sentence(done, "index.factory=IVF8,PQ7 is not a FAISS factory string for vectors of length 384")
     assert not (folder / "run" / "documents").exists() and not (folder / "run" / "config.yaml").exists()
 
 

@@ -27,7 +27,6 @@ from ezxmc_ray.cluster.teacher_dtype import of_cluster
 from ezxmc_ray.config import ClusterConfig, Config, load_config
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
-from ezxmc_ray.stages import train
 from ezxmc_ray.storage import Storage
 
 pytestmark = pytest.mark.timeout(300)
@@ -65,6 +64,14 @@ class Holder:
 
     def ready(self) -> None:
         """Answers when it is there."""
+
+
+@pytest.fixture
+def train() -> Any:
+    """stages.train. Not at the top: Ray's processes import this file, and would import torch with it each."""
+    from ezxmc_ray.stages import train
+
+    return train
 
 
 @contextmanager
@@ -189,6 +196,7 @@ def training(config: Config, folder: Path) -> Any:
 @pytest.mark.parametrize(("least", "workers"), [(0, 1), (1, 2)])
 def test_a_training_without_room_ends(
     waits: Callable[[int], Config],
+    train: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     least: int,
@@ -219,7 +227,7 @@ def works_on(told: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_training_that_works_for_longer_than_the_wait_is_left_alone(
-    waits: Callable[[int], Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    waits: Callable[[int], Config], train: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(train, "_train_worker", works_on)
     monkeypatch.setattr(train, "cluster_gpus", lambda: 0)  # the pretended GPU computes nothing

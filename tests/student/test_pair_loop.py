@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,12 +12,10 @@ from ezxmc_ray.student.cross_training import cross_encoder_training
 from ezxmc_ray.student.data import Batch
 from ezxmc_ray.student.loop import StudentTrainer
 from ezxmc_ray.student.targets import target_scores
-from tests.student.pair_worker import CASES, batch_of, pair_trainer, take_pair_steps
+from tests.student.pair_toy import pair_trainer
 from tests.student.toy import LABELS, SCALE, assert_resumes, gradients, learn, save_tiny_bert, toy_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -129,30 +124,6 @@ def test_a_part_without_documents_or_judged_pairs_has_no_loss(model: Path, cache
         found = trained.step(texts)
         assert (found.loss, found.documents, found.gradient_norm) == (0.0, documents, 0.0)
         assert len(gradients(trained)) > 20
-
-
-@pytest.fixture(scope="module")
-def workers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    """What two processes found, of which this one is the first."""
-    folder = tmp_path_factory.mktemp("workers")
-    script = str(Path(__file__).with_name("pair_worker.py"))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    other = subprocess.Popen([sys.executable, script, str(model), str(folder), f"{folder}/1.npz"], env=environment)
-    own = take_pair_steps(0, model, folder)
-    assert other.wait(240) == 0
-    return [own, dict(np.load(folder / "1.npz"))]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_two_workers_find_the_gradients_of_one(case: str, model: Path, workers: list[dict[str, np.ndarray]]) -> None:
-    alone = pair_trainer(model, 3, max_gradient_norm=1e9)
-    expected = learn(alone, batch_of(case, None))
-    assert np.mean([found[f"{case}/loss"] for found in workers]) == pytest.approx(expected.loss, rel=1e-5)
-    own = gradients(alone)
-    assert max(float(np.abs(gradient).max()) for gradient in own.values()) > 1e-2
-    for name, gradient in own.items():
-        for found in workers:  # which DDP has averaged
-            np.testing.assert_allclose(found[f"{case}/{name}"], gradient, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_a_resumed_training_has_the_losses_of_the_undisturbed_one(with_dropout: Path) -> None:

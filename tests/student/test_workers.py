@@ -12,6 +12,8 @@ import pytest
 
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.data import Batch
+from ezxmc_ray.student.loop import StudentTrainer
+from tests.student.pair_toy import PAIR_CASES, PAIR_WORLD, pair_batch, pair_trainer
 from tests.student.toy import gradients, learn, save_tiny_bert, trainer
 from tests.student.worker import CASES, PARTS, READ, WORLDS, batch_of, batch_read, take_steps, write_run
 
@@ -65,12 +67,23 @@ def test_workers_that_read_their_parts_find_the_gradients_of_one_that_reads_all(
     assert_gradients(model, batch, workers[:world], f"{world}/{case}")
 
 
+@pytest.mark.parametrize("case", PAIR_CASES)
+def test_two_workers_find_the_gradients_of_one_on_pairs(case: str, model: Path, workers: Found) -> None:
+    """Of a cross-encoder."""
+    alone = pair_trainer(model, 3, max_gradient_norm=1e9)
+    assert_averaged(alone, pair_batch(case, None), workers[:PAIR_WORLD], case)
+
+
 def assert_gradients(model: Path, batch: Batch, workers: Found, case: str, **knobs: object) -> None:
-    alone = trainer(model, 3, max_gradient_norm=1e9, **knobs)
+    assert_averaged(trainer(model, 3, max_gradient_norm=1e9, **knobs), batch, workers, case)
+
+
+def assert_averaged(alone: StudentTrainer, batch: Batch, workers: Found, case: str) -> None:
+    """What the ``workers`` found of ``case`` is what ``alone`` finds of the whole ``batch``."""
     expected = learn(alone, batch)
     assert np.mean([found[f"{case}/loss"] for found in workers]) == pytest.approx(expected.loss, rel=1e-5)
     own = gradients(alone)
     assert max(float(np.abs(gradient).max()) for gradient in own.values()) > 1e-2
     for name, gradient in own.items():
         for found in workers:  # which DDP has averaged
-            np.testing.assert_allclose(found[f"{case}/{name}"], gradient, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(found[f"{case}/{name}"], gradient, atol=1e-5, rtol=1e-5, err_msg=name)

@@ -1,7 +1,8 @@
 """One of several real processes (gloo) that take the same steps: ``worker.py RANK MODEL FOLDER OUTPUT``.
 
 FOLDER: with a run that has judged examples (:func:`write_run`), for all processes. OUTPUT, an .npz file: loss and
-gradients by number of workers and case.
+gradients by number of workers and case. The first two take those of a cross-encoder's training as well (pair_toy.py):
+a process of its own would import for ten seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ezxmc_ray.student.data import Batch, ExampleReader, Gather, alone
 from ezxmc_ray.student.forward import gathered_on_cpus
 from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
+from tests.student.pair_toy import PAIR_WORLD, take_pair_steps
 from tests.student.toy import LABELS, LOSSES, TOPICS, averaged_step, process_group, toy_batch, trainer
 
 #: Numbers of workers that take the steps, one after the other.
@@ -84,7 +86,7 @@ def take_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
             for name, batch in batches.items():
                 knobs = {"rank": rank, "world": world, "max_gradient_norm": 1e9, **CASES.get(name, {})}
                 found |= averaged_step(trainer(model, 3, **knobs), batch, f"{world}/{name}")
-    return found
+    return found | (take_pair_steps(rank, model, folder) if rank < PAIR_WORLD else {})
 
 
 if __name__ == "__main__":

@@ -40,9 +40,16 @@ def classified(model: str) -> tuple[list[float], int, int, list[float]]:
     return scores[0], judged.prompt_tokens, judged.computed_tokens, scores[1]
 
 
-def test_a_head_of_two_words_gives_their_softmax(small_teacher: str, one_engine: Any) -> None:
+@pytest.fixture(scope="module")
+def in_a_process(small_teacher: str, one_engine: Any) -> tuple[Any, list[Any]]:
+    """What ``classified`` and ``read_from_heads`` found, in one process: vLLM takes it 15 s to import."""
     with one_engine(), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        scores, prompt_tokens, computed_tokens, second = process.submit(classified, small_teacher).result()
+        heads = process.map(read_from_heads, HEADS)
+        return process.submit(classified, small_teacher).result(), list(heads)
+
+
+def test_a_head_of_two_words_gives_their_softmax(small_teacher: str, in_a_process: tuple[Any, list[Any]]) -> None:
+    scores, prompt_tokens, computed_tokens, second = in_a_process[0]
     config = config_of(small_teacher, "classify")
     reference = TransformersEngine(load_teacher(config))
     np.testing.assert_allclose(scores, np.asarray(reference.judge(FEW).table["raw"]), atol=1e-3)
@@ -53,6 +60,8 @@ def test_a_head_of_two_words_gives_their_softmax(small_teacher: str, one_engine:
     assert computed_tokens < 0.6 * prompt_tokens
 
 
+#: What a checkpoint may have vLLM do to a head's logits.
+HEADS = ("PoolerIdentity", "PoolerClassify", "PoolerMultiLabelClassify")
 #: Logits of heads with one class, and with two of which the last one means relevant.
 LOGITS = [[[4.1], [-1.9], [0.0]], [[0.5, 3.0], [2.0, -1.0], [0.0, 0.0]]]
 
@@ -71,11 +80,9 @@ def read_from_heads(activation: str) -> list[list[float]]:
     return scores
 
 
-def test_a_heads_logits_are_read_as_the_other_engines_read_them() -> None:
+def test_a_heads_logits_are_read_as_the_other_engines_read_them(in_a_process: tuple[Any, list[Any]]) -> None:
     """Whatever a checkpoint would have vLLM do to them (activation_fn, problem_type)."""
-    kinds = ("PoolerIdentity", "PoolerClassify", "PoolerMultiLabelClassify")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        found = list(process.map(read_from_heads, kinds))
+    found = in_a_process[1]
     for scores in found:
         for logits, read in zip(LOGITS, scores, strict=True):
             np.testing.assert_allclose(read, chances_of_relevant(torch.tensor(logits).double()), atol=1e-6)

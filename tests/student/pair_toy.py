@@ -1,12 +1,7 @@
-"""What the tests of the cross-encoder's training share; and the second of two real processes (gloo) that take the same
-steps: ``pair_worker.py MODEL FOLDER OUTPUT``.
-
-OUTPUT, an .npz file: loss and gradients by case.
-"""
+"""What the tests of the cross-encoder's training share: a trainer, and the steps that worker.py takes of it."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +19,9 @@ from tests.student.toy import ENCODER, SCALE, YES_THRESHOLD, averaged_step, proc
 
 SETTINGS = ["cross_encoder.learning_rate=1e-3", "cross_encoder.max_document_tokens=16", "student.batch_tokens=32"]
 SETTINGS += ["student.dtype=float32"]
+PAIR_WORLD = 2
 #: By case what the two workers have of three documents, of which of these nothing was judged, and knobs.
-CASES: dict[str, tuple[tuple[slice, slice], list[int], dict[str, object]]] = {
+PAIR_CASES: dict[str, tuple[tuple[slice, slice], list[int], dict[str, object]]] = {
     "two and one": ((slice(0, 2), slice(2, 3)), [], {}),
     "none and all": ((slice(0, 0), slice(0, 3)), [], {}),
     "one that is not judged": ((slice(0, 2), slice(2, 3)), [0], {}),
@@ -42,9 +38,9 @@ def pair_trainer(directory: Path, total_steps: int, rank: int = 0, world: int = 
     return PairTrainer(cross, Objective(student, SCALE, YES_THRESHOLD), total_steps, "cpu", 7, rank, world)
 
 
-def batch_of(case: str, rank: int | None) -> Batch:
+def pair_batch(case: str, rank: int | None) -> Batch:
     """A worker's part of three documents (None: all)."""
-    parts, unjudged, _ = CASES[case]
+    parts, unjudged, _ = PAIR_CASES[case]
     part = slice(None) if rank is None else parts[rank]
     batch = toy_batch(1, documents=3, part=part)
     batch.best_verdict[unjudged] = -np.inf
@@ -57,14 +53,9 @@ def batch_of(case: str, rank: int | None) -> Batch:
 def take_pair_steps(rank: int, model: Path, folder: Path) -> dict[str, np.ndarray]:
     """Take a step of every case, as one of the two workers: loss and gradients by case."""
     found: dict[str, np.ndarray] = {}
-    with process_group(folder / "store", rank, 2):
-        for case, (_, _, knobs) in CASES.items():
-            one = pair_trainer(model, 3, rank=rank, world=2, max_gradient_norm=1e9, **knobs)
-            found |= averaged_step(one, batch_of(case, rank), case)
+    with process_group(folder / "store-pairs", rank, PAIR_WORLD):
+        for case, (_, _, knobs) in PAIR_CASES.items():
+            one = pair_trainer(model, 3, rank=rank, world=PAIR_WORLD, max_gradient_norm=1e9, **knobs)
+            found |= averaged_step(one, pair_batch(case, rank), case)
             del one
     return found
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    np.savez(sys.argv[3], **take_pair_steps(1, Path(sys.argv[1]), Path(sys.argv[2])))
