@@ -9,8 +9,10 @@ encoder of --larger, untrained: what an embedding model that is asked as it is w
 ``title`` (MACLR: sentences, then titles as labels of their texts), ``segments`` (RTS: two parts of a document),
 ``lmtx`` (the published recipe through this project's curriculum), ``lmtx_words`` (the same student, ranking with the
 words as ezxmc does), ``llm_rerank`` (the teacher judges the base encoder's shortlists of the *test* documents: costly,
-no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how good is what students learn?) and ``ezxmc``
-(this project's defaults, but for --cycles), ``ezxmc_once`` (the same with a teacher that is read once).
+no student), ``llm_fusion`` (the same, ranked by verdict and similarity: how good is what students learn?), ``icxml``
+(the same of the labels nearest to topics that the teacher writes of each test document), ``ezxmc`` (this project's
+defaults, but for --cycles), ``ezxmc_once`` (the same with a teacher that is read once) and ``ezxmc_reranked`` (with a
+cross-encoder that ranks the first labels anew).
 
 Parts (--parts): ``methods``; ``cycles``: every encoder of ezxmc's and lmtx's runs with the first seed; ``budget``:
 both (and lmtx_words) with a share of the documents a cycle, their differences at the same share, and the least pairs

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 Result: TypeAlias = "dict[str, Any]"
 #: No rivals of the student: methods that judge the very documents that are ranked, and ezxmc in another way.
 RERANKED = "ezxmc_reranked"
-NO_RIVALS = ("llm_rerank", "llm_fusion", "ezxmc_once", RERANKED)
+NO_RIVALS = ("icxml", "llm_rerank", "llm_fusion", "ezxmc_once", RERANKED)
 
 
 def benchmark_of(result: Result) -> str:

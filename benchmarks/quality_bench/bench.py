@@ -43,9 +43,11 @@ from student_bench.task import Job, ranked_documents, read_job, write_job
 
 #: The folder of the prepared documents, beside the methods' runs.
 BASE = "base"
-WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", LARGER, "llm_rerank", "llm_fusion")
+#: They judge the test documents themselves.
+BY_LLM = ("llm_rerank", "llm_fusion", "icxml")
+WITHOUT_SEEDS = ("untrained", "bm25", "tfidf", "words", LARGER, *BY_LLM)
 WITH_CYCLES = (*LMTX, ONCE, OURS, RERANKED)
-WITH_TEACHER = (*WITH_CYCLES, "llm_rerank", "llm_fusion")
+WITH_TEACHER = (*WITH_CYCLES, *BY_LLM)
 WITHOUT_ENCODER = ("bm25", "tfidf")
 ENCODER_ALONE = ("lexical.weight=0",)
 PAIRS = ("student.loss=infonce", "student.target=verdict")
@@ -77,8 +79,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "segments": (*ENCODER_ALONE, *PAIRS),
     PUBLISHED: (*ENCODER_ALONE, *RECIPE),
     PUBLISHED_WORDS: RECIPE,
-    "llm_rerank": TEST_DOCUMENTS_ALONE,
-    "llm_fusion": TEST_DOCUMENTS_ALONE,
+    **dict.fromkeys(BY_LLM, TEST_DOCUMENTS_ALONE),
     ONCE: (READ_ONCE,),
     RERANKED: ("predict.rerank=30",),
 }

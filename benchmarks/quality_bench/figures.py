@@ -30,7 +30,7 @@ LMTX = (PUBLISHED, PUBLISHED_WORDS)
 #: A larger encoder than the student's, untrained, with the words.
 LARGER = "larger_words"
 WITHOUT_LLM = ("untrained", "bm25", "tfidf", "words", LARGER, "title", "segments")
-METHODS = (*WITHOUT_LLM, *LMTX, "llm_rerank", "llm_fusion", ONCE, OURS, RERANKED)
+METHODS = (*WITHOUT_LLM, *LMTX, "icxml", "llm_rerank", "llm_fusion", ONCE, OURS, RERANKED)
 #: What names a row.
 IDENTITY = ("dataset", "labels", "method", "teacher", "student", "seed")
 #: What names the mean over the seeds of a method, and its difference from ezxmc.

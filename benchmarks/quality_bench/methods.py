@@ -39,6 +39,7 @@ from quality_bench.task import (
     share_verdicts,
     write_ranking,
 )
+from quality_bench.topics import propose_by_topics
 from student_bench.methods import DEPTH, do_job, ranking, search
 from student_bench.task import Job, ranked_documents
 
@@ -146,20 +147,29 @@ def llm_fusion(job: Job) -> Figures:
     return _judge_test_documents(job, "fusion")
 
 
-def _judge_test_documents(job: Job, target: str) -> Figures:
-    """In a run of their own, in which they are the train documents, and which ends after cycle 0's judge stage."""
+def icxml(job: Job) -> Figures:
+    """As llm_rerank, of the labels nearest to topics that the teacher writes of each document (topics.py)."""
+    return _judge_test_documents(job, "verdict", propose_by_topics)
+
+
+def _judge_test_documents(job: Job, target: str, propose: Callable[[Context], Figures] = lambda context: {}) -> Figures:
+    """In a run of their own, in which they are the train documents, and which ends after cycle 0's judge stage.
+
+    ``propose`` may put other labels into the shortlists.
+    """
     config = from_dict(job.config)
     _share(job)
     test = documents_of(job.base, "test")
     prepare(config, [{name: row[name] for name in ("id", "title", "text")} | {"split": "train"} for row in test])
-    for stage in ("shortlist", "judge"):
-        curriculum.run_stage(config, stage)
+    curriculum.run_stage(config, "shortlist")
     context = Context(config, Storage(config.run))
+    proposed = propose(context)
+    curriculum.run_stage(config, "judge")
     judged = judged_shortlists(context, target)
     start = ranking(job, config.encoder.model)
     ranked = [reranked(row, *judged[document["id"]]) for row, document in zip(start, test, strict=True)]
     _write(job, np.stack(ranked))
-    return paid(context, 1)
+    return paid(context, 1) | proposed
 
 
 def _share(job: Job) -> None:
@@ -185,6 +195,7 @@ METHODS: dict[str, Callable[[Job], Figures]] = {
     "segments": pairs,
     "lmtx": cycles,
     "lmtx_words": start_encoder,
+    "icxml": icxml,
     "llm_rerank": llm_rerank,
     "llm_fusion": llm_fusion,
     "ezxmc_once": cycles,

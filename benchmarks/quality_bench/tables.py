@@ -38,7 +38,9 @@ NOTES = (
     "the test documents themselves, and ranks what lies beyond the shortlist as words does; llm_fusion is the same by "
     "verdict and similarity, which is what ezxmc's student learns of other documents. title and segments learn from "
     "the texts of the train documents (the pairs of MACLR and RTS, without their clustering and label "
-    "regularization). tfidf counts words in train documents and labels.",
+    "regularization). tfidf counts words in train documents and labels. icxml judges the labels nearest to topics that "
+    "the LLM writes of the test document, as many as a shortlist has; it writes once, without demonstrations, and "
+    "judges each label by itself, where the paper's ranks a list.",
     "ezxmc_reranked: as ezxmc, and a cross-encoder that begins with its student's weights and learns from the same "
     "verdicts ranks its first 30 labels anew (predict.rerank=30). pairs/s: of its ranking, on the machine as it was.",
     "A budget's share is that of the train documents that each cycle draws, others in each; of the held-out documents "
