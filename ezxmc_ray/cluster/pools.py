@@ -146,7 +146,7 @@ def map_over_engines(items: list[WorkItem], worker: type, arguments: tuple[Any, 
 
 
 def _ray_data() -> ModuleType:
-    """Ray Data, which prints nothing. It takes as long to import as Ray, and tasks, encoders and taggers go without it."""
+    """Ray Data, which prints nothing. It takes as long to import as Ray; tasks, encoders and taggers go without it."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
