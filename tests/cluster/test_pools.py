@@ -148,7 +148,8 @@ def test_actors_that_always_die_end_the_mapping_with_one_sentence(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "MAX_DEATHS", 1)
-    with pytest.raises(UserError, match="2 processes with the encoder died one after the other"):
+    # Those count too that died in the same place in the mapping before, which may have been ended by the others.
+    with pytest.raises(UserError, match=r"^[2-4] processes with the encoder died one after the other"):
         list(map_items(items(1, dies="always"), DiesAt, (str(tmp_path),), POOL))
 
 

@@ -29,7 +29,7 @@ class FakeTagger:
     """Gives every document the label x."""
 
     def __init__(self, prepare: PrepareConfig | None = None) -> None:
-        self.settings = SimpleNamespace(prepare=prepare or PrepareConfig())
+        self.settings = SimpleNamespace(prepare=prepare or PrepareConfig(), reranking=None)
 
     def tag_columns(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> tuple[pa.Table, int]:
         labels = [{"id": i, "label_ids": ["x"], "label_texts": ["X"], "scores": [0.5]} for i in ids]
