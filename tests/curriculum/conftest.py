@@ -10,9 +10,9 @@ import pytest
 
 from ezxmc_ray import ready
 from ezxmc_ray.cluster import session as cluster
-from ezxmc_ray.stages import shortlist, train
+from ezxmc_ray.stages import cross_encoder, shortlist, train
 from ezxmc_ray.steps import RunPlan
-from tests.curriculum.fake_stages import DIMENSION, FakeStages, machine
+from tests.curriculum.fake_stages import DIMENSION, FakeStages, WritingStages, machine
 
 
 @pytest.fixture
@@ -43,3 +43,20 @@ def settings(tmp_path: Path) -> list[str]:
         f"teacher.model={tmp_path}/teacher",
         "curriculum.cycles=3",
     ]
+
+
+@pytest.fixture
+def writing(stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> WritingStages:
+    """Fakes that write; ``settings`` are then of a run of one cycle."""
+    fake = WritingStages()
+    monkeypatch.setattr(RunPlan, "_run", lambda work, *call: fake(work, *call))
+    settings[-1] = "curriculum.cycles=1"
+    return fake
+
+
+@pytest.fixture
+def reranking(writing: WritingStages, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> WritingStages:
+    """Fakes that write; ``settings`` are then of a run of one cycle with a cross-encoder."""
+    monkeypatch.setattr(cross_encoder, "check_cross_encoder", lambda config: None)
+    settings.append("predict.rerank=30")
+    return writing

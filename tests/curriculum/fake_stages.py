@@ -83,6 +83,24 @@ class FakeStages:
         return calls
 
 
+@dataclass
+class WritingStages(FakeStages):
+    """Writes the same two files in every execution of a stage, those that are not there; ``salt``: or others."""
+
+    salt: str = ""
+
+    def __call__(self, work: RunPlan, stage: str, *arguments: int) -> StageResult:
+        done = super().__call__(work, stage, *arguments)
+        folder = {"prepare": "documents"}.get(stage, "/".join([f"cycle-{n}" for n in arguments[:1]] + [stage]))
+        folder = folder.replace("judge", "examples").replace("train", "student")
+        folder = {"select": "student", "predict": "predictions", "evaluate": "evaluation"}.get(folder, folder)
+        files = [f"{folder}/part-{number}" for number in range(2)]
+        for file in files:
+            if not work.storage.exists(file):
+                work.storage.write_bytes(file, f"{file}{self.salt}".encode())
+        return replace(done, files=files)
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
     """From now on runs go on on a machine whose CPU computes in bfloat16, or does not."""
 

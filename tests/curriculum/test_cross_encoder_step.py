@@ -13,23 +13,10 @@ from ezxmc_ray import curriculum, verification
 from ezxmc_ray.config import load_config
 from ezxmc_ray.estimate import FITTED_DOCUMENTS, PAIR_ENCODING, START_SECONDS
 from ezxmc_ray.stages import cross_encoder
-from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
-from tests.curriculum.fake_stages import ENDING, FakeStages, cycle, held_out, run, states, storage_of
-from tests.curriculum.test_damage import WritingStages
+from tests.curriculum.fake_stages import ENDING, WritingStages, cycle, held_out, run, states, storage_of
 
 RERANKED = ["select", "cross_encoder", *ENDING[1:]]
-
-
-@pytest.fixture
-def reranking(stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> WritingStages:
-    """Fakes that write; ``settings`` are then of a run of one cycle with a cross-encoder."""
-    writing = WritingStages()
-    monkeypatch.setattr(RunPlan, "_run", lambda work, *call: writing(work, *call))
-    monkeypatch.setattr(cross_encoder, "check_cross_encoder", lambda config: None)
-    settings[-1] = "curriculum.cycles=1"
-    settings.append("predict.rerank=30")
-    return writing
 
 
 def test_it_is_trained_between_the_selection_and_the_index(reranking: WritingStages, settings: list[str]) -> None:

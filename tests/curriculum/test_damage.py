@@ -5,44 +5,20 @@ The stages are fakes that write a file each (fake_stages.py has the others); the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from ezxmc_ray import curriculum, verification
-from ezxmc_ray.context import StageResult
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.tagging.tagger import Tagger
-from tests.curriculum.fake_stages import ENDING, FakeStages, cycle, run, states, storage_of
+from tests.curriculum.fake_stages import ENDING, WritingStages, cycle, run, states, storage_of
 
 ONE_CYCLE = ["prepare", *cycle(0), "held-out shortlist 1", "judge 1", *ENDING]
 
 
-@dataclass
-class WritingStages(FakeStages):
-    """Writes the same two files in every execution of a stage, those that are not there; ``salt``: or others."""
-
-    salt: str = ""
-
-    def __call__(self, work: RunPlan, stage: str, *arguments: int) -> StageResult:
-        done = super().__call__(work, stage, *arguments)
-        folder = {"prepare": "documents"}.get(stage, "/".join([f"cycle-{n}" for n in arguments[:1]] + [stage]))
-        folder = folder.replace("judge", "examples").replace("train", "student")
-        folder = {"select": "student", "predict": "predictions", "evaluate": "evaluation"}.get(folder, folder)
-        files = [f"{folder}/part-{number}" for number in range(2)]
-        for file in files:
-            if not work.storage.exists(file):
-                work.storage.write_bytes(file, f"{file}{self.salt}".encode())
-        return replace(done, files=files)
-
-
 @pytest.fixture
-def finished(stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> WritingStages:
-    writing = WritingStages()
-    monkeypatch.setattr(RunPlan, "_run", lambda work, *call: writing(work, *call))
-    settings[-1] = "curriculum.cycles=1"
+def finished(writing: WritingStages, settings: list[str]) -> WritingStages:
     settings.append("curriculum.min_lead=null")
     run(settings)
     assert writing.took() == ONE_CYCLE

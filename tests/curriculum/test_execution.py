@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ezxmc_ray.storage import read_manifest, write_manifest
-from tests.curriculum.fake_stages import FakeStages, run, run_until_killed, storage_of
-from tests.curriculum.test_damage import WritingStages, finished
+from tests.curriculum.fake_stages import FakeStages, WritingStages, run, run_until_killed, storage_of
+from tests.curriculum.test_damage import finished
 
 __all__ = ["finished"]  # a fixture
 
