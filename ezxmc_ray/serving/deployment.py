@@ -139,6 +139,7 @@ class OnRayServe:
 
     def __init__(self, handle: DeploymentHandle, name: str, replicas: int) -> None:
         self._handle, self._name, self._running = handle, name, replicas
+        self._pairs = dict[int | None, int]()
         self._ends = threading.Event()
         self._looks = threading.Thread(target=self._look, name="replicas", daemon=True)
         self._looks.start()
@@ -154,9 +155,11 @@ class OnRayServe:
         return answer
 
     async def pairs_of_text(self, among: int | None) -> int:
-        """See :class:`Backend`."""
-        pairs: int = await self._call("pairs_of_text", among)
-        return pairs
+        """See :class:`Backend`; asked of a replica once between two looks, not before each request."""
+        known = self._pairs
+        if among not in known:
+            known[among] = await self._call("pairs_of_text", among)
+        return known[among]
 
     async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """See :class:`Backend`."""
@@ -179,6 +182,7 @@ class OnRayServe:
     def _look(self) -> None:
         said = ""
         while not self._ends.wait(LOOK_S):
+            self._pairs = {}  # of an export that may be another one by now
             try:
                 application = serve.status().applications.get(self._name)
                 told = application.deployments.values() if application else ()  # nothing runs of one that is gone

@@ -77,6 +77,31 @@ def test_why_a_replica_does_not_tag_is_said_once(monkeypatch: pytest.MonkeyPatch
     assert said == [answers[1]]
 
 
+def test_what_a_text_costs_is_asked_once_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before each request of several texts; and anew after a look, since another export may be there."""
+    from ezxmc_ray.serving import deployment
+
+    asked: list[int | None] = []
+
+    async def costs(among: int | None) -> int:
+        asked.append(among)
+        return 30 * len(asked)
+
+    monkeypatch.setattr(deployment.OnRayServe, "_look", lambda backend: None)  # the one below is its first
+    handle = SimpleNamespace(pairs_of_text=SimpleNamespace(remote=costs))
+    backend = deployment.OnRayServe(handle, "app", 2)  # type: ignore[arg-type]
+    monkeypatch.undo()
+
+    async def talk() -> list[int]:
+        return [await backend.pairs_of_text(among) for among in (None, None, 5, 5, None)]
+
+    assert asyncio.run(talk()) == [30, 30, 60, 60, 30] and asked == [None, 5]
+    monkeypatch.setattr(deployment, "LOOK_S", 0.01)
+    monkeypatch.setattr("ray.serve.status", lambda: backend.close())  # the only look
+    backend._look()
+    assert asyncio.run(talk()) == [90, 90, 120, 120, 90]
+
+
 class FakeServe:
     """In place of ray.serve: knows by name the applications that were run and not deleted; each has a replica."""
 
