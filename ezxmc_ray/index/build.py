@@ -143,7 +143,9 @@ def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
         os.replace(temporary, path)
     except (RuntimeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else one_line(error).rpartition("failed: ")[2]
-        raise UserError(f"Cannot write {path} ({reason}): make room or set run=<another directory>.") from error
+        raise UserError(
+            f"Cannot write {path} ({reason}): make room there, or set TMPDIR, on that machine, to a folder with some."
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -122,5 +122,7 @@ def test_a_saved_shard_is_a_plain_faiss_file(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(UserError, match=r"^Cannot write .*shard-000\.faiss \(.*\): make room or set run=.*\.$"):
+    with pytest.raises(
+        UserError, match=r"^Cannot write .*shard-000\.faiss \(.*\): make room there, or set TMPDIR, on that.*\.$"
+    ):
         save_shard(build_shard(unit_rows(5, 4), 0, "Flat"), tmp_path / "file" / "shard-000.faiss", 0)
