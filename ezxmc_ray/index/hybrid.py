@@ -19,6 +19,9 @@ from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.names import Named
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 
+#: Documents that are searched at once: their proposed labels, hundreds each, are held beside what scores them.
+BATCH_DOCUMENTS = 512
+
 
 class HybridSearcher:
     """An index over label vectors, and the words of the same labels."""
@@ -50,6 +53,24 @@ class HybridSearcher:
         """
         if self.lexical is None:
             return self.index.search(vectors, k, excluded)
+        found = []
+        for start in range(0, max(1, len(texts)), BATCH_DOCUMENTS):
+            some = slice(start, start + BATCH_DOCUMENTS)
+            banned = None if excluded is None else excluded[some]
+            found.append(self._search(vectors[some], titles[some], texts[some], k, banned))
+        scores, labels = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(labels)
+
+    def _search(
+        self,
+        vectors: np.ndarray,
+        titles: Sequence[str | None],
+        texts: Sequence[str],
+        k: int,
+        excluded: Sequence[Sequence[int]] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`search`, of some documents by encoder and words."""
+        assert self.lexical is not None
         cosine, labels = self.index.search(vectors, max(k, self.config.candidates), excluded)
         named = find_names(self.lexical, self.config, titles, texts)
         if named is not None:

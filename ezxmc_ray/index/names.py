@@ -30,8 +30,8 @@ MIN_LETTERS = 2
 #: word, and may be as long as its document.
 BATCH_DOCUMENTS = 512
 KEPT_WORDS, KEPT_LETTERS = 1 << 20, 64
-#: Places of the filter for each name.
-FILTER_PLACES = 8
+#: Places of the filter for each name; names that are put into it at once.
+FILTER_PLACES, BATCH_NAMES = 8, 1 << 20
 
 _COLON = regex.compile(r":\s")
 _MASK = (1 << 64) - 1
@@ -41,6 +41,8 @@ _LABELS = 1 << 31
 _FACTOR = 0x9E3779B97F4A7C15
 #: Stands between title and text and between documents; no word.
 _GAP = 0x5851F42D4C957F2D
+#: From the number of a bit to that of its byte, and to its place there; the value of each.
+_BYTE, _IN_BYTE, _BIT = np.uint64(3), np.uint64(7), np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,10 @@ class NameTable:
         # Nearly all runs of words are no name: the first bits of a hash say so without a search.
         bits = max(8, (FILTER_PLACES * len(arrays.hashes)).bit_length())
         self._shift = np.uint64(64 - bits)
-        self._may_be = np.zeros(1 << bits, bool)
-        self._may_be[arrays.hashes >> self._shift] = True
+        self._may_be = np.zeros(1 << (bits - 3), np.uint8)  # a bit a place
+        for start in range(0, len(arrays.hashes), BATCH_NAMES):
+            place = arrays.hashes[start : start + BATCH_NAMES] >> self._shift
+            np.bitwise_or.at(self._may_be, place >> _BYTE, _BIT[place & _IN_BYTE])
 
     def find(self, titles: Sequence[str | None], texts: Sequence[str]) -> Named:
         """The labels that each document names in its title, or in the first words of its text, DOCUMENT_WORDS with
@@ -231,7 +235,8 @@ class NameTable:
             runs = runs[: len(words) - length + 1] * np.uint64(_FACTOR) + words[length - 1 :]
             if length not in lengths:
                 continue
-            at = np.flatnonzero(self._may_be[runs >> self._shift])
+            place = runs >> self._shift
+            at = np.flatnonzero(self._may_be[place >> _BYTE] & _BIT[place & _IN_BYTE])
             begin = np.searchsorted(names, runs[at])
             counts = np.searchsorted(names, runs[at], side="right") - begin
             offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -55,6 +55,7 @@ def slowly(labels: list[str], language: str, title: str | None, text: str) -> di
 def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_DOCUMENTS", 7)
     monkeypatch.setattr(module, "KEPT_WORDS", 5)
+    monkeypatch.setattr(module, "BATCH_NAMES", 11)
     draw = random.Random(3)
     words = [
         "tool",
@@ -91,6 +92,13 @@ def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pyt
         assert strength[row, -1] == 0
         total += len(expected)
     assert len(texts) < total < len(texts) * len(labels) / 2
+
+
+def test_most_runs_of_words_need_no_search() -> None:
+    """A bit of the filter for each name at most, of eight places a name."""
+    labels = [f"name {number}" for number in range(3000)]
+    filled = np.unpackbits(table_of(labels)._may_be)
+    assert 2500 < filled.sum() <= 3000 and len(filled) >= 8 * 3000
 
 
 def test_named_labels_that_are_not_among_others() -> None:
