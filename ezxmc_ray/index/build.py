@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 
 from ezxmc_ray.config import IndexConfig
-from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.node_files import checksum
 from ezxmc_ray.leftovers import temporary_name
 
@@ -30,6 +30,8 @@ EXACT_FACTORY = "IDMap,Flat"
 TRAINING_LABELS = 64
 #: Labels that other kinds of index are trained on.
 OTHER_TRAINING_LABELS = 65_536
+#: Bytes that FAISS gives to a file at once.
+WRITTEN_AT_ONCE = 1 << 20
 
 #: Gives the vectors of a shard's labels anew, block by block: floats [m, d], unit rows.
 Blocks = Callable[[], Iterable[np.ndarray]]
@@ -138,13 +140,14 @@ def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
     temporary = Path(temporary_name(str(path)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        faiss.write_index(index, str(temporary))
+        with temporary.open("wb") as file:  # FAISS by itself leaves out what a full disk did not take at the end
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN_AT_ONCE))
         info = ShardInfo(path.name, first_label, index.ntotal, checksum(temporary), temporary.stat().st_size)
         os.replace(temporary, path)
-    except (RuntimeError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error).rpartition("failed: ")[2]
+    except OSError as error:
         raise UserError(
-            f"Cannot write {path} ({reason}): make room there, or set TMPDIR, on that machine, to a folder with some."
+            f"Cannot write {path} ({error.strerror}): the folder for temporary files must be writable and have room "
+            "for it; TMPDIR names another one."
         ) from error
     finally:
         if temporary.exists():

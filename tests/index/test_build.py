@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,29 @@ def test_a_saved_shard_is_a_plain_faiss_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inner.index.reconstruct(49), vectors[49])
 
 
+CANNOT_WRITE = (
+    r"^Cannot write .*shard-000\.faiss \({}\): the folder for temporary files must be writable and have room for it; "
+    r"TMPDIR names another one\.$"
+)
+
+
 def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(
-        UserError, match=r"^Cannot write .*shard-000\.faiss \(.*\): make room there, or set TMPDIR, on that.*\.$"
-    ):
+    with pytest.raises(UserError, match=CANNOT_WRITE.format("File exists")):
         save_shard(build_shard(unit_rows(5, 4), 0, "Flat"), tmp_path / "file" / "shard-000.faiss", 0)
+
+
+@pytest.mark.parametrize("missing", [1, 100, 3000])
+def test_a_shard_whose_last_bytes_found_no_room_is_none(tmp_path: Path, missing: int) -> None:
+    """FAISS's own file writer prints a sentence then, and goes on."""
+    index, path = build_shard(unit_rows(50, 16), 0, "IDMap,Flat"), tmp_path / "shard-000.faiss"
+    size = save_shard(index, path, 0).bytes
+    path.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, limits[1]))
+    try:
+        with pytest.raises(UserError, match=CANNOT_WRITE.format("File too large")):
+            save_shard(index, path, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
