@@ -141,7 +141,7 @@ def save_shard(index: faiss.Index, path: Path, first_label: int) -> ShardInfo:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:  # FAISS by itself leaves out what a full disk did not take at the end
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN_AT_ONCE))
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN_AT_ONCE))  # type: ignore[attr-defined]
         info = ShardInfo(path.name, first_label, index.ntotal, checksum(temporary), temporary.stat().st_size)
         os.replace(temporary, path)
     except OSError as error:

@@ -19,7 +19,7 @@ from ezxmc_ray.index.lexical import LexicalTable
 from ezxmc_ray.index.names import Named
 from ezxmc_ray.index.search import NO_LABEL, ShardedIndex
 
-#: Documents that are searched at once: their proposed labels, hundreds each, are held beside what scores them.
+#: Documents that are searched at once among all labels: hundreds are proposed to each, and held with their scores.
 BATCH_DOCUMENTS = 512
 
 
@@ -53,6 +53,7 @@ class HybridSearcher:
         """
         if self.lexical is None:
             return self.index.search(vectors, k, excluded)
+        assert len(vectors) == len(titles) == len(texts)
         found = []
         for start in range(0, max(1, len(texts)), BATCH_DOCUMENTS):
             some = slice(start, start + BATCH_DOCUMENTS)

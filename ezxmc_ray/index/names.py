@@ -30,7 +30,7 @@ MIN_LETTERS = 2
 #: word, and may be as long as its document.
 BATCH_DOCUMENTS = 512
 KEPT_WORDS, KEPT_LETTERS = 1 << 20, 64
-#: Places of the filter for each name; names that are put into it at once.
+#: Places of the filter for each name at least; names that are put into it at once.
 FILTER_PLACES, BATCH_NAMES = 8, 1 << 20
 
 _COLON = regex.compile(r":\s")

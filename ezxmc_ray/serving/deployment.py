@@ -139,7 +139,7 @@ class OnRayServe:
 
     def __init__(self, handle: DeploymentHandle, name: str, replicas: int) -> None:
         self._handle, self._name, self._running = handle, name, replicas
-        self._pairs = dict[int | None, int]()
+        self._pairs = dict[int | None, asyncio.Future[int]]()
         self._ends = threading.Event()
         self._looks = threading.Thread(target=self._look, name="replicas", daemon=True)
         self._looks.start()
@@ -157,9 +157,9 @@ class OnRayServe:
     async def pairs_of_text(self, among: int | None) -> int:
         """See :class:`Backend`; asked of a replica once between two looks, not before each request."""
         known = self._pairs
-        if among not in known:
-            known[among] = await self._call("pairs_of_text", among)
-        return known[among]
+        if among not in known or _has_failed(known[among]):
+            known[among] = asyncio.ensure_future(self._call("pairs_of_text", among))
+        return await asyncio.shield(known[among])  # others may wait for it too
 
     async def find_labels(self, query: str, limit: int) -> dict[str, Any]:
         """See :class:`Backend`."""
@@ -196,6 +196,10 @@ class OnRayServe:
     def close(self) -> None:
         """See :class:`Backend`."""
         self._ends.set()
+
+
+def _has_failed(asked: asyncio.Future[Any]) -> bool:
+    return asked.done() and (asked.cancelled() or asked.exception() is not None)
 
 
 @contextmanager

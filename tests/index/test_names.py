@@ -94,11 +94,17 @@ def test_what_is_named_is_what_a_slow_loop_finds(language: str, monkeypatch: pyt
     assert len(texts) < total < len(texts) * len(labels) / 2
 
 
-def test_most_runs_of_words_need_no_search() -> None:
-    """A bit of the filter for each name at most, of eight places a name."""
-    labels = [f"name {number}" for number in range(3000)]
-    filled = np.unpackbits(table_of(labels)._may_be)
+def test_most_runs_of_words_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter has a bit for each name, of eight places a name at least, and lets a run of eight through."""
+    table = table_of([f"name {number}" for number in range(3000)])
+    filled = np.unpackbits(table._may_be)
     assert 2500 < filled.sum() <= 3000 and len(filled) >= 8 * 3000
+    searched: list[int] = []
+    plain = np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda a, v, **how: searched.append(np.size(v)) or plain(a, v, **how))
+    runs = np.random.default_rng(0).integers(0, 1 << 64, 8000, np.uint64)
+    assert not len(table._look_up(runs)[0])
+    assert 0 < sum(searched) < 2 * len(table.arrays.lengths) * len(runs) / 7
 
 
 def test_named_labels_that_are_not_among_others() -> None:

@@ -78,13 +78,17 @@ def test_why_a_replica_does_not_tag_is_said_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_text_costs_is_asked_once_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before each request of several texts; and anew after a look, since another export may be there."""
+    """Not by each request of several texts, also of those that come together; and anew after a look, since another
+    export may be there."""
     from ezxmc_ray.serving import deployment
 
     asked: list[int | None] = []
 
     async def costs(among: int | None) -> int:
         asked.append(among)
+        await asyncio.sleep(0)
+        if among == 13:
+            raise RuntimeError("a fault")
         return 30 * len(asked)
 
     monkeypatch.setattr(deployment.OnRayServe, "_look", lambda backend: None)  # the one below is its first
@@ -92,14 +96,20 @@ def test_what_a_text_costs_is_asked_once_between_two_looks(monkeypatch: pytest.M
     backend = deployment.OnRayServe(handle, "app", 2)  # type: ignore[arg-type]
     monkeypatch.undo()
 
-    async def talk() -> list[int]:
-        return [await backend.pairs_of_text(among) for among in (None, None, 5, 5, None)]
+    async def talk(*among: int | None) -> list[Any]:
+        gone = asyncio.ensure_future(backend.pairs_of_text(None))
+        await asyncio.sleep(0)
+        gone.cancel()  # a client that leaves takes nothing from those that wait beside it
+        return await asyncio.gather(*map(backend.pairs_of_text, among), return_exceptions=True)
 
-    assert asyncio.run(talk()) == [30, 30, 60, 60, 30] and asked == [None, 5]
+    assert asyncio.run(talk(None, None, 5, 5, None)) == [30, 30, 60, 60, 30] and asked == [None, 5]
+    assert asyncio.run(talk(None, 5)) == [30, 60] and asked == [None, 5]
     monkeypatch.setattr(deployment, "LOOK_S", 0.01)
     monkeypatch.setattr("ray.serve.status", lambda: backend.close())  # the only look
     backend._look()
-    assert asyncio.run(talk()) == [90, 90, 120, 120, 90]
+    assert asyncio.run(talk(None)) == [90]
+    for count in (4, 5):  # a failure is not remembered
+        assert [str(one) for one in asyncio.run(talk(13, 13))] == ["a fault"] * 2 and len(asked) == count
 
 
 class FakeServe:
