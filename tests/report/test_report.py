@@ -13,6 +13,7 @@ import pytest
 from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.report.build import build_report
+from ezxmc_ray.report.model_card import model_card
 from ezxmc_ray.report.page import render, write_report
 from ezxmc_ray.storage import Manifest, read_manifest, write_manifest
 from tests.report.conftest import change_details
@@ -276,14 +277,29 @@ def test_a_run_that_trained_nothing_claims_no_comparison(make_run: Any) -> None:
 def test_without_held_out_documents_no_choice_is_claimed(make_run: Any) -> None:
     report = build_report(*make_run(cycles=1, chosen=0))
     assert "The choice goes by the teacher" in render(report)
-    assert "<td>0.4300</td><td>150</td>" in render(report)
+    assert "<td>0.43</td>\n<td>–</td><td>150</td>" in render(report)  # of an earlier version
     # Of an earlier version, and of today's.
     scores: list[dict[str, Any]] = [{"encoder": "untrained", "score": 0.0}, {"encoder": "cycle_0", "score": None}]
     nothing = {"documents": 0, "scores": [one | {"documents": 0} for one in scores]}
     text = render(report | {"selection": report["selection"] | nothing})
-    assert text.count("<td>–</td><td>0</td></tr>") == 2
+    assert text.count("<td>–</td>\n<td>–</td><td>0</td></tr>") == 2
     assert "There was no held-out document to compare the encoders by, so the last student is shipped." in text
     assert "The choice goes by the teacher" not in text
+
+
+def test_a_choice_by_few_documents_is_told_as_chance(make_run: Any) -> None:
+    storage, config = make_run(cycles=1, chosen=0)
+    report = build_report(storage, config)
+    for row, difference, error in zip(report["selection"]["scores"], (0.0, 3.6), (0.0, 3.59), strict=True):
+        row |= {"score": 92.666 + difference, "standard_error": 4.2}
+        row |= {"difference": difference, "difference_standard_error": error}
+    chance = {"page": "are so few that the choice is mostly chance", "card": "make the choice mostly one of chance"}
+    for documents in (150, 10, 9, 1):
+        report["selection"] |= {"documents": documents}
+        shown, card = (" ".join(text.split()) for text in (render(report), model_card(report)))
+        assert "<td>92.67 ± 4.20</td> <td>–</td>" in shown and "<td>96.27 ± 4.20</td> <td>+3.60 ± 3.59</td>" in shown
+        assert (chance["page"] in shown.replace("document is", "documents are")) == (documents < 10)
+        assert (chance["card"] in card) == (documents < 10)
 
 
 def test_without_gold_labels_there_are_no_metrics(make_run: Any) -> None:
