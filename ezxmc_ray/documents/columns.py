@@ -93,6 +93,20 @@ def absent_title(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     return told
 
 
+def check_text(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
+    """A sentence where none of the columns ``found`` is the text, so that titles are all that is read.
+
+    Errors: UserError where another of them looks like it.
+    """
+    if prepare.text_column in ("", *found):
+        return []
+    free = [name for name in found if name not in {getattr(prepare, key) for key in DOCUMENT_COLUMNS}]
+    if alike := lookalikes(prepare, {"text_column": DOCUMENT_COLUMNS["text_column"]}, free):
+        titles = f"prepare.text_column={prepare.title_column or 'title'}"
+        raise UserError(f"No document has a text: {alike[0]}; where titles are all there is, set {titles}.")
+    return [f"no file has a column {prepare.text_column!r} (prepare.text_column), so of documents the titles are read"]
+
+
 def lookalikes(prepare: PrepareConfig, columns: dict[str, tuple[str, ...]], found: Sequence[str]) -> list[str]:
     """A sentence for each column that is absent where an unused one looks like it. ``columns``: one of those above."""
     used = {getattr(prepare, key) for key in columns}

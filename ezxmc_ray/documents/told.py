@@ -70,11 +70,13 @@ def check_texts(prepare: PrepareConfig, inputs: Inputs, checked: Sequence[Checke
         return
     columns = _columns(checked)
     synonyms = {"text_column": DOCUMENT_COLUMNS["text_column"]}
-    others = "; ".join(lookalikes(prepare, synonyms, [one for one in columns if one != prepare.title_column]))
+    alike = "; ".join(lookalikes(prepare, synonyms, [one for one in columns if one != prepare.title_column]))
+    titles = f"prepare.text_column={prepare.title_column or 'title'}"
+    if alike:
+        raise UserError(f"No document has a text: {alike}; where titles are all there is, set {titles}.")
     raise UserError(
         f"No document has a text: the column {prepare.text_column!r} is empty or absent, and the columns are "
-        f"{listed(columns)}" + (f" ({others})" if others else "") + ": set prepare.text_column, where titles are all "
-        f"there is to prepare.text_column={prepare.title_column or 'title'}."
+        f"{listed(columns)}: set prepare.text_column, where titles are all there is to {titles}."
     )
 
 

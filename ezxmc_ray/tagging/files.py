@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import absent_title, check_ids, check_named
+from ezxmc_ray.documents.columns import absent_title, check_ids, check_named, check_text
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
 from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
@@ -148,12 +148,13 @@ def check_tagged(
 ) -> None:
     """UserError where ``inputs`` lacked the text that ``prepare`` names, or had no usable document.
 
-    Titles may be absent, but it is said where none was found under the name that was given, or under that of another.
-    So are files ``without`` rows.
+    Titles may be absent, and texts where no other column looks like them; but it is said where none was found under the
+    name that was given, or a title under that of another. So are files ``without`` rows.
     """
     if columns:
-        check_named(prepare, ["text_column"], list(columns), "--input")
-        for told in absent_title(prepare, list(columns)):
+        found = list(columns)
+        check_named(prepare, ["text_column"], found, "--input")
+        for told in [*check_text(prepare, found), *absent_title(prepare, found)]:
             say(f"Note: {told}.")
     if not counts.documents:
         raise UserError(_nothing(inputs, rejected))

@@ -129,15 +129,18 @@ def test_columns_that_look_like_one_that_is_absent_are_told_of(folder: Folder) -
 
 def test_documents_without_a_text(folder: Folder) -> None:
     folder.write("documents.jsonl", [{"id": 1, "title": "a", "body": "b"}, {"id": 2, "title": "c", "body": "d"}])
-    told = folder.refused()
-    assert told.startswith(
-        "No document has a text: the column 'text' is empty or absent, and the columns are id, title"
+    assert folder.refused() == (
+        "No document has a text: no file has a column 'text'; if 'body' is it, set prepare.text_column=body; where "
+        "titles are all there is, set prepare.text_column=title."
     )
-    assert "if 'body' is it, set prepare.text_column=body" in told
-    assert told.endswith("where titles are all there is to prepare.text_column=title.")
     found = folder.prepare(text_column="title", test_share=0, held_out_share=0)
     assert [one for one, _, _ in found] == ["1", "2"]
     assert folder.said[0].startswith("Read 2 documents: 0 with a title, 2 with a text")
+    folder.write("documents.jsonl", [{"id": 1, "title": "a", "text": ""}])
+    assert folder.refused() == (
+        "No document has a text: the column 'text' is empty or absent, and the columns are id, title, text: set "
+        "prepare.text_column, where titles are all there is to prepare.text_column=title."
+    )
 
 
 def test_files_and_folders_that_say_the_split(folder: Folder) -> None:

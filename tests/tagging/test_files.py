@@ -162,8 +162,31 @@ def test_a_text_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", {"id": "a", "title": "t", "abstract": "long"})
     with pytest.raises(UserError, match=r"No file of --input has a column 'Abstract' \(prepare.text_column; did"):
         tag_files(FakeTagger(PrepareConfig(text_column="Abstract")), [str(source)], f"{tmp_path}/a.csv")  # type: ignore[arg-type]
-    counts = tag_files(FakeTagger(), [str(source)], f"{tmp_path}/a.csv")  # type: ignore[arg-type]
-    assert (counts.documents, counts.without_text) == (1, 1)
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_titles_alone_are_tagged_where_no_column_looks_like_the_text_and_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the text lies in the other column, and the tags would be of the titles."""
+    out, looks_like = f"{tmp_path}/a.csv", write(tmp_path / "in.jsonl", {"id": "a", "title": "t", "Body": "long"})
+    for place in (out, f"{tmp_path}/-.jsonl"):
+        with pytest.raises(UserError) as refused:
+            tag_files(FakeTagger(), [str(looks_like)], place)  # type: ignore[arg-type]
+        assert str(refused.value) == (
+            "No document has a text: no file has a column 'text'; if 'Body' is it, set prepare.text_column=Body; where "
+            "titles are all there is, set prepare.text_column=title."
+        )
+        assert not Path(place).exists()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told == ""
+    for row in ({"title": "t"}, {"title": "t", "labels": "l", "publisher": "p"}):
+        counts = tag_files(FakeTagger(), [str(write(tmp_path / "in.jsonl", {"id": "a", **row}))], out)  # type: ignore[arg-type]
+        assert (counts.documents, counts.without_text) == (1, 1)
+        told = " ".join(capsys.readouterr().out.split())
+        assert told == "Note: no file has a column 'text' (prepare.text_column), so of documents the titles are read."
+    given = FakeTagger(PrepareConfig(text_column="title"))
+    assert tag_files(given, [str(looks_like)], out).without_text == 0  # type: ignore[arg-type]
 
 
 def test_a_title_column_that_was_named_and_is_not_there_is_told(
