@@ -148,7 +148,7 @@ def test_what_programs_read_is_json(
         (["status", "a", "b"], "Got unexpected extra argument(s) (b) (see ezxmc status --help)."),
         (
             ["judge", "none.yaml"],
-            "There is no configuration file none.yaml; give the path of a YAML file (see examples/).",
+            "There is no configuration file none.yaml; give the path of a YAML file (`ezxmc --help` has one).",
         ),
         (
             ["run", "CONF", "shortlist.sise=3"],

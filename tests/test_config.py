@@ -172,7 +172,8 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, sentence: str) -> None:
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert (
-        told(str(missing)) == f"There is no configuration file {missing}; give the path of a YAML file (see examples/)."
+        told(str(missing))
+        == f"There is no configuration file {missing}; give the path of a YAML file (`ezxmc --help` has one)."
     )
     (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\xfe")
     assert told(str(tmp_path / "bytes.yaml")).startswith(f"{tmp_path / 'bytes.yaml'} cannot be read as a YAML file: ")

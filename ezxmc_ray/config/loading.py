@@ -108,7 +108,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 def _read_yaml(path: str) -> dict[str, Any]:
     """The values in a file by dotted key; interpolations are kept as they are written."""
     if not Path(path).is_file():
-        raise UserError(f"There is no configuration file {path}; give the path of a YAML file (see examples/).")
+        raise UserError(
+            f"There is no configuration file {path}; give the path of a YAML file (`ezxmc --help` has one)."
+        )
     try:
         loaded = OmegaConf.load(path)
     except MarkedYAMLError as error:

@@ -18,6 +18,7 @@ from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.parquet_reader import column_values
 from ezxmc_ray.documents.readers import sample_rows
 from ezxmc_ray.documents.rejected import BadRow
+from ezxmc_ray.documents.told import without_text
 from ezxmc_ray.documents.values import as_split
 
 SAMPLE = 1000
@@ -36,13 +37,18 @@ class Survey:
 
 
 def survey(inputs: Inputs, prepare: PrepareConfig, max_document_tokens: int) -> Survey:
-    """Count the rows of every document file and look at some. Errors: UserError as in reading."""
-    documents, train, tokens = 0, 0.0, 0.0
-    for source in with_ids(inputs.documents, first_columns(inputs.documents)):
+    """Count the rows of every document file and look at some.
+
+    Errors: UserError as in reading, and where the first rows have no column of texts, nor any row that is looked at.
+    """
+    documents, train, tokens, has_text = 0, 0.0, 0.0, False
+    columns = first_columns(inputs.documents)
+    for source in with_ids(inputs.documents, columns):
         most = prepare.limit_documents - documents if prepare.limit_documents else _ALL
         count, rows = sample_rows(source.source, source.columns, source.required, SAMPLE, most)
         values = [row.values or {} for row in rows]
         documents += count
+        has_text |= any(one.get(source.text_column) for one in values)
         tokens += count * _mean(
             [min(max_document_tokens, _characters(source, one) / CHARACTERS_A_TOKEN) for one in values]
         )
@@ -52,6 +58,8 @@ def survey(inputs: Inputs, prepare: PrepareConfig, max_document_tokens: int) -> 
             splits = [one.get(source.split_column) for one in values]
         splits = splits or [None]
         train += count * _mean([_train(split, source, prepare) for split in splits])
+    if columns and prepare.text_column not in columns and not has_text:
+        raise without_text(prepare, columns)
     return Survey(documents, round(train), tokens / documents if documents else 0.0)
 
 

@@ -66,15 +66,18 @@ def check_one_separator(column: str, what: str, separators: dict[str, str]) -> N
 
 def check_texts(prepare: PrepareConfig, inputs: Inputs, checked: Sequence[CheckedSource], texts: int) -> None:
     """UserError where no document has a text. (Data sets of the Repository may hold titles alone.)"""
-    if texts or not inputs.has_columns:
-        return
-    columns = _columns(checked)
+    if not texts and inputs.has_columns:
+        raise without_text(prepare, _columns(checked))
+
+
+def without_text(prepare: PrepareConfig, columns: Sequence[str]) -> UserError:
+    """What is wrong where none of the ``columns`` has texts, and what to do."""
     synonyms = {"text_column": DOCUMENT_COLUMNS["text_column"]}
     alike = "; ".join(lookalikes(prepare, synonyms, [one for one in columns if one != prepare.title_column]))
     titles = f"prepare.text_column={prepare.title_column or 'title'}"
     if alike:
-        raise UserError(f"No document has a text: {alike}; where titles are all there is, set {titles}.")
-    raise UserError(
+        return UserError(f"No document has a text: {alike}; where titles are all there is, set {titles}.")
+    return UserError(
         f"No document has a text: the column {prepare.text_column!r} is empty or absent, and the columns are "
         f"{listed(columns)}: set prepare.text_column, where titles are all there is to {titles}."
     )

@@ -113,7 +113,10 @@ def _open(root: str, name: str) -> ComparedRun:
             "bring it up to date with `ezxmc run`."
         )
     if not evaluated.details.get("documents"):
-        raise UserError(f"{root} has no gold labels on its test documents, so there is nothing to compare it by.")
+        raise UserError(
+            f"{root} has no gold labels on its test documents, so there is nothing to compare it by: give some "
+            "documents those that are right, as ids in the column that prepare.labels_column names."
+        )
     config = read_configuration(storage)
     chosen, shards = student.details["chosen_cycle"], int(prepared.details["shards"])
     is_reranked = RERANKED in evaluated.details["metrics"]

@@ -135,8 +135,14 @@ def _check_rejected(
     if rejected.rows and config.prepare.on_bad_rows == "fail":
         raise UserError(stop_message(rejected, inputs.sources, where))
     if not plan:
-        why = f"all {rejected.rows} rows are bad, see {where}" if rejected.rows else "the files are empty"
-        raise UserError(f"There is no document in the {len(inputs.documents)} source files: {why}.")
+        first, more = inputs.documents[0].source.name, len(inputs.documents) - 1
+        files = first + (f" and {more:,} more file{'s' * (more > 1)}" if more else "")
+        why = (
+            f"all {rejected.rows:,} rows are bad, see {where}"
+            if rejected.rows
+            else "there is no row (a header is none)"
+        )
+        raise UserError(f"There is no document in {files}: {why}.")
 
 
 def _write_shards(

@@ -328,17 +328,16 @@ def test_tables_on_disks_of_other_nodes_leave_a_finished_run_as_it_was(
 def test_nothing_usable(write_jsonl: Callable[..., str], sequential_prepare: Callable[..., Any]) -> None:
     labels = write_jsonl("l.jsonl", LABEL_ROWS)
     cases: dict[str, tuple[list[Row | bytes], str]] = {
-        "empty": ([], "There is no document in the 1 source files: the files are empty."),
-        "bad": ([b"{", b"["], "There is no document in the 1 source files: all 2 rows are bad, see "),
+        "empty": ([], "There is no document in {}/empty.jsonl: there is no row (a header is none)."),
+        "bad": ([b"{", b"["], "There is no document in {}/bad.jsonl: all 2 rows are bad, see "),
         "test": ([{"id": 1, "text": "t", "split": "test"}], "None of the 1 documents is for training; lower prepare."),
     }
     for name, (rows, message) in cases.items():
-        config = Config(
-            prepare=PrepareConfig(documents=[write_jsonl(f"{name}.jsonl", rows)], labels=[labels], on_bad_rows="skip")
-        )
+        file = write_jsonl(f"{name}.jsonl", rows)
+        config = Config(prepare=PrepareConfig(documents=[file], labels=[labels], on_bad_rows="skip"))
         with pytest.raises(UserError) as raised:
             sequential_prepare(config)
-        assert str(raised.value).startswith(message)
+        assert str(raised.value).startswith(message.format(Path(file).parent))
 
 
 def test_a_run_in_an_object_store(config: Config, sequential_prepare: Callable[..., Any]) -> None:

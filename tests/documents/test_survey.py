@@ -15,6 +15,7 @@ import pytest
 from ezxmc_ray.config import load_config
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.survey import Survey, count_labels, survey
+from ezxmc_ray.errors import UserError
 
 
 def look(folder: Path, name: str, *settings: str) -> Survey:
@@ -56,6 +57,27 @@ def test_test_documents_at_the_end_of_a_file_are_not_taken_for_train_documents(t
 def test_of_a_small_file_every_row_is_looked_at(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, rows(1_201, 300))
     assert look(tmp_path, name).train == 1_201
+
+
+@pytest.mark.parametrize("name", ["documents.jsonl.gz", "documents.csv", "documents.parquet"])
+def test_files_without_texts_are_refused_as_a_run_would(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, [{"id": "1", "title": "t", "body": "b"}])
+    with pytest.raises(
+        UserError, match=r"^No document has a text: no file has a column 'text'; if 'body' is it, set pre"
+    ):
+        look(tmp_path, name)
+    assert look(tmp_path, name, "prepare.text_column=body").documents == 1
+    write(tmp_path, name, [{"id": "1", "title": "t"}])
+    with pytest.raises(
+        UserError, match=r"^No document has a text: the column 'text' is empty or absent, and the columns"
+    ):
+        look(tmp_path, name)
+    assert look(tmp_path, name, "prepare.text_column=title").documents == 1
+
+
+def test_texts_that_come_late_are_seen(tmp_path: Path) -> None:
+    write(tmp_path, "documents.jsonl.gz", [{"id": "1", "title": "t"}] * 900 + rows(5, 0))
+    assert look(tmp_path, "documents.jsonl.gz").documents == 905
 
 
 def test_files_count_by_their_rows(tmp_path: Path) -> None:

@@ -253,7 +253,10 @@ def test_a_run_that_cannot_be_compared_is_one_sentence_and_status_2(
 def test_gold_labels_one_label_set_and_two_runs_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, bare = made_run(tmp_path / "a"), made_run(tmp_path / "b", gold="none")
     wide = made_run(tmp_path / "c", labels=LABEL_COUNT + 1)
-    lacking = f"{bare} has no gold labels on its test documents, so there is nothing to compare it by."
+    lacking = (
+        f"{bare} has no gold labels on its test documents, so there is nothing to compare it by: give some documents "
+        "those that are right, as ids in the column that prepare.labels_column names."
+    )
     assert compare(capsys, first, bare) == (2, "", f"ezxmc: {lacking}\n")
     other = (
         f"The runs {first} and {wide} have different label sets, or in another order (30 and 31 labels), so their "
