@@ -33,7 +33,7 @@ from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import REJECTED_SCHEMA
 from ezxmc_ray.tagging.bundle_lock import bundle_lock
-from ezxmc_ray.tagging.files import TagCounts, check_tagged, rejected_name
+from ezxmc_ray.tagging.files import TagCounts, check_tagged, rejected_name, tell_divided
 from ezxmc_ray.tagging.settings import TagSettings
 
 NOTES = ".tagged"
@@ -124,9 +124,11 @@ class TaggedFiles:
 
 @dataclass
 class FolderTotals:
-    """What the files of a call add up to: counts, columns, the first bad row of each, those ``without`` rows."""
+    """What the files of a call add up to: counts, columns, the first bad row of each, those ``without`` rows;
+    ``alike``: a file with each list of columns."""
 
     columns: dict[str, None]
+    alike: dict[tuple[str, ...], str] = field(default_factory=dict)
     counts: TagCounts = field(default_factory=TagCounts)
     rejected: list[pa.Table] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
@@ -137,12 +139,15 @@ class FolderTotals:
         self.counts.add(counts)
         self.without += [told["source"][0]] if counts.is_rowless else []
         self.columns |= dict.fromkeys(told["columns"])
+        file, columns = told["source"][0], tuple(told["columns"])
+        self.alike[columns] = min(file, self.alike.get(columns, file))
         self.rejected.append(pa.Table.from_pylist(told["first_rejected"], REJECTED_SCHEMA))
 
     def check(self, prepare: PrepareConfig, inputs: Sequence[str]) -> TagCounts:
         """The counts. Errors: UserError as check_tagged."""
         rejected = pa.concat_tables(self.rejected)
         check_tagged(prepare, inputs, self.counts, self.columns, rejected, sorted(self.without))
+        tell_divided(prepare, dict(sorted(self.alike.items(), key=lambda one: one[1])))
         return self.counts
 
 

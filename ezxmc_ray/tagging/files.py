@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.columns import absent_title, check_ids, check_named, check_text
+from ezxmc_ray.documents.columns import (
+    DOCUMENT_COLUMNS,
+    absent_title,
+    check_ids,
+    check_named,
+    check_text,
+    divided,
+)
 from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
 from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
@@ -99,16 +106,20 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     sources, unread = documents_and_unread(prepare, inputs, "--input")
     for told in unread_files(unread):
         say(f"{told}.")
-    counts, columns = TagCounts(), dict[str, None]()
+    counts, columns, files = TagCounts(), dict[str, None](), dict[tuple[str, ...], str]()
     rejected, without = list[pa.Table](), list[str]()
     storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])
     with _to_stdout() if storage is None else open_output(storage, name) as write:
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
-            found, bad = tag_source(tagger.tag_columns, source, number, write, columns)
+            here = dict[str, None]()
+            found, bad = tag_source(tagger.tag_columns, source, number, write, here)
+            columns |= here
+            files.setdefault(tuple(here), source.source.name)
             counts.add(found)
             rejected.append(bad)
             without += [source.source.name] if found.is_rowless else []
         check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected), without)
+    tell_divided(prepare, files)
     if storage is not None:
         write_rejected(storage, name, pa.concat_tables(rejected))
     return counts
@@ -160,6 +171,13 @@ def check_tagged(
         raise UserError(_nothing(inputs, rejected))
     for told in rowless(without):
         say(f"{told}.")
+
+
+def tell_divided(prepare: PrepareConfig, files: Mapping[tuple[str, ...], str]) -> None:
+    """Say which file has titles or texts under another name than others. ``files``: by its columns, one with each."""
+    names = {key: DOCUMENT_COLUMNS[key] for key in ("title_column", "text_column")}
+    for told in divided(prepare, names, {file: columns for columns, file in files.items()}):
+        say(f"Warning: {told}.")
 
 
 def write_rejected(storage: Storage, name: str, rejected: pa.Table) -> None:

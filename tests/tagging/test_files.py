@@ -189,6 +189,21 @@ def test_titles_alone_are_tagged_where_no_column_looks_like_the_text_and_it_is_t
     assert tag_files(given, [str(looks_like)], out).without_text == 0  # type: ignore[arg-type]
 
 
+def test_a_file_whose_texts_have_another_name_than_the_others_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(write(tmp_path / f"{name}.jsonl", {"id": name, "title": "t", "text": "t"})) for name in "ab"]
+    names.append(str(write(tmp_path / "c.jsonl", {"id": "c", "title": "t", "Abstract": "long"})))
+    counts = tag_files(FakeTagger(), names, f"{tmp_path}/out.csv")  # type: ignore[arg-type]
+    assert (counts.documents, counts.without_text) == (3, 1)
+    assert " ".join(capsys.readouterr().out.split()) == (
+        f"Warning: {names[2]} has Abstract instead of 'text', which alone prepare.text_column names: give the column "
+        "one name in all rows and files."
+    )
+    tag_files(FakeTagger(), names[:2], f"{tmp_path}/out.csv")  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
 def test_a_title_column_that_was_named_and_is_not_there_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

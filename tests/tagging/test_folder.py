@@ -140,6 +140,24 @@ def test_files_of_which_none_can_be_used_are_refused(bundle: Path, tmp_path: Pat
         tag_folder(str(bundle), [], [str(tmp_path / "gone")], str(tmp_path / "out"), ".csv")
 
 
+def test_a_file_whose_texts_have_another_name_than_the_others_is_told(
+    bundle: Path, tmp_path: Path, worked_on: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        write(tmp_path / f"in/{name}.jsonl", *LABELS[:3])
+    for name in "dc":
+        (tmp_path / f"in/{name}.jsonl").write_text(json.dumps({"id": name, "title": "t", "body": "long"}) + "\n")
+    call = (str(bundle), [], [str(tmp_path / "in")], f"{tmp_path}/out/", ".parquet")
+    told = (
+        f"Warning: {tmp_path}/in/c.jsonl has body instead of 'text', which alone prepare.text_column names: give the "
+        "column one name in all rows and files."
+    )
+    for _ in range(2):  # also where all of it was done before
+        tag_folder(*call)
+        assert told in " ".join(capsys.readouterr().out.split())
+    assert len(worked_on) == 4
+
+
 def test_tags_stay_in_their_folder_however_the_files_are_named(
     bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
