@@ -93,6 +93,15 @@ def absent_title(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     return told
 
 
+def text_elsewhere(prepare: PrepareConfig, found: Sequence[str]) -> str:
+    """What to do where no document has a text, but one of the columns ``found`` looks like it; empty: none does."""
+    others = {getattr(prepare, key) for key in DOCUMENT_COLUMNS} - {prepare.text_column}
+    synonyms = {"text_column": DOCUMENT_COLUMNS["text_column"]}
+    alike = "; ".join(lookalikes(prepare, synonyms, [name for name in found if name not in others]))
+    titles = f"prepare.text_column={prepare.title_column or 'title'}"
+    return alike and f"No document has a text: {alike}; where titles are all there is, set {titles}."
+
+
 def check_text(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     """A sentence where none of the columns ``found`` is the text, so that titles are all that is read.
 
@@ -100,10 +109,8 @@ def check_text(prepare: PrepareConfig, found: Sequence[str]) -> list[str]:
     """
     if prepare.text_column in ("", *found):
         return []
-    free = [name for name in found if name not in {getattr(prepare, key) for key in DOCUMENT_COLUMNS}]
-    if alike := lookalikes(prepare, {"text_column": DOCUMENT_COLUMNS["text_column"]}, free):
-        titles = f"prepare.text_column={prepare.title_column or 'title'}"
-        raise UserError(f"No document has a text: {alike[0]}; where titles are all there is, set {titles}.")
+    if told := text_elsewhere(prepare, found):
+        raise UserError(told)
     return [f"no file has a column {prepare.text_column!r} (prepare.text_column), so of documents the titles are read"]
 
 

@@ -17,6 +17,7 @@ from ezxmc_ray.documents.columns import (
     check_named,
     divided,
     lookalikes,
+    text_elsewhere,
     unused,
 )
 from ezxmc_ray.documents.inputs import Inputs
@@ -72,14 +73,11 @@ def check_texts(prepare: PrepareConfig, inputs: Inputs, checked: Sequence[Checke
 
 def without_text(prepare: PrepareConfig, columns: Sequence[str]) -> UserError:
     """What is wrong where none of the ``columns`` has texts, and what to do."""
-    synonyms = {"text_column": DOCUMENT_COLUMNS["text_column"]}
-    alike = "; ".join(lookalikes(prepare, synonyms, [one for one in columns if one != prepare.title_column]))
-    titles = f"prepare.text_column={prepare.title_column or 'title'}"
-    if alike:
-        return UserError(f"No document has a text: {alike}; where titles are all there is, set {titles}.")
     return UserError(
-        f"No document has a text: the column {prepare.text_column!r} is empty or absent, and the columns are "
-        f"{listed(columns)}: set prepare.text_column, where titles are all there is to {titles}."
+        text_elsewhere(prepare, columns)
+        or f"No document has a text: the column {prepare.text_column!r} is empty or absent, and the columns are "
+        f"{listed(columns)}: set prepare.text_column, where titles are all there is to "
+        f"prepare.text_column={prepare.title_column or 'title'}."
     )
 
 
