@@ -106,8 +106,12 @@ def rowless(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     files = "1 file holds" if len(names) == 1 else f"{len(names):,} files hold"
-    first = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
-    return [f"Warning: {files} no row: {first}; if rows were to be there, write or copy them anew"]
+    return [f"Warning: {files} no row: {first_of(names)}; if rows were to be there, write or copy them anew"]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of ``names``, and whether there are more."""
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def none_usable(what: str, where: str, rejected: pa.Table) -> str:

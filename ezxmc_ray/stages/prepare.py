@@ -20,7 +20,7 @@ from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import Settled, settle
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, batches, check_sources, write_labels
-from ezxmc_ray.documents.rejected import RejectedSummary, stop_message
+from ezxmc_ray.documents.rejected import RejectedSummary, first_of, stop_message
 from ezxmc_ray.documents.shards import (
     Dropped,
     Piece,
@@ -135,8 +135,7 @@ def _check_rejected(
     if rejected.rows and config.prepare.on_bad_rows == "fail":
         raise UserError(stop_message(rejected, inputs.sources, where))
     if not plan:
-        first, more = inputs.documents[0].source.name, len(inputs.documents) - 1
-        files = first + (f" and {more:,} more file{'s' * (more > 1)}" if more else "")
+        files = first_of([one.source.name for one in inputs.documents])
         why = (
             f"all {rejected.rows:,} rows are bad, see {where}"
             if rejected.rows

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -106,18 +107,18 @@ def tag_files(tagger: Tagger, inputs: list[str], output: str) -> TagCounts:
     sources, unread = documents_and_unread(prepare, inputs, "--input")
     for told in unread_files(unread):
         say(f"{told}.")
-    counts, columns, files = TagCounts(), dict[str, None](), dict[tuple[str, ...], str]()
+    counts, files = TagCounts(), dict[tuple[str, ...], str]()
     rejected, without = list[pa.Table](), list[str]()
     storage, name = (None, "") if output == STDOUT else _target(output, [one.source for one in sources])
     with _to_stdout() if storage is None else open_output(storage, name) as write:
         for number, source in enumerate(with_ids(sources, first_columns(sources))):
             here = dict[str, None]()
             found, bad = tag_source(tagger.tag_columns, source, number, write, here)
-            columns |= here
             files.setdefault(tuple(here), source.source.name)
             counts.add(found)
             rejected.append(bad)
             without += [source.source.name] if found.is_rowless else []
+        columns = dict.fromkeys(chain.from_iterable(files))
         check_tagged(prepare, inputs, counts, columns, pa.concat_tables(rejected), without)
     tell_divided(prepare, files)
     if storage is not None:
