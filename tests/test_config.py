@@ -137,6 +137,10 @@ def test_the_value_of_an_override(override: str, expected: object) -> None:
         ("=3", "'=3' is not an override; write it as key=value, for example teacher.model=org/name."),
         ("run=", "run is empty; set it to a directory or an object-store URI, for example run=runs/mine."),
         ("run=${nothing}", f"run {HERE} cannot be resolved: Interpolation key 'nothing' not found."),
+        (
+            "prepare.documents=[a, '${nothing}']",
+            f"prepare.documents {HERE} cannot be resolved: Interpolation key 'nothing' not found.",
+        ),
         ("seed=???", f"seed {HERE} is still ???; give it a value."),
         ("seed=[1", "The value of the override 'seed=[1' cannot be read: did not find expected ',' or ']'."),
     ],

@@ -164,11 +164,12 @@ def _merge(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     for key in filter(changed.__contains__, types):  # the others have their defaults
         try:
             value = OmegaConf.select(merged, key, throw_on_missing=True)
+            value = OmegaConf.to_object(value) if OmegaConf.is_list(value) else value
         except OmegaConfBaseException as error:
             raise UserError(f"{key} {places[key]} cannot be resolved: {one_line(error).rstrip('.')}.") from error
         if types[key] == NUMBER_OR_AUTO:
             value = _number_or_auto(key, value, places[key])
-        _set(config, key, OmegaConf.to_object(value) if OmegaConf.is_list(value) else value)
+        _set(config, key, value)
     _check_values(config, places)
     return config
 

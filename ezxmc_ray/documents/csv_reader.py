@@ -33,9 +33,9 @@ def csv_rows(source: Source, columns: Sequence[str]) -> tuple[list[str], Iterato
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _Lines(source)
-    separator = source.csv_separator or _separator(lines, columns)
-    if separator == "\t" and (names := _annif_names(lines, columns)):
+    if source.csv_separator in (None, "\t") and (names := _annif_names(lines, columns)):
         return names, _annif_rows(lines, names)
+    separator = source.csv_separator or _separator(lines, columns)
     found = _header(source, lines, separator)
     header = _names(found)
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -134,6 +134,7 @@ def _annif_rows(lines: _Lines, names: list[str]) -> Iterator[RawRow]:
 
 def _separator(lines: _Lines, columns: Sequence[str]) -> str:
     """The sign by which the header has most of the wanted ``columns``, else most columns; as Excel's sep= says it."""
+    lines.taken.clear()
     for text in lines:
         if text.strip():
             break

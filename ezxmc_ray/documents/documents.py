@@ -17,7 +17,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.lists import Gold, ListReader
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_split, as_text, same_id
+from ezxmc_ray.documents.values import as_id, as_split, as_text, is_no_text, same_id
 from ezxmc_ray.tables import HASH_BYTES, content_hash
 
 
@@ -148,9 +148,19 @@ def document_name(values: dict[str, Any], source: DocumentSource, number: int) -
 
 
 def document_texts(values: dict[str, Any], source: DocumentSource) -> tuple[str, str]:
-    """Title and text of a row; BadRow for values that are none."""
-    title = as_text(values.get(source.title_column), source.title_column)
-    return title, as_text(values.get(source.text_column), source.text_column)
+    """Title and text of a row, "" where there is none; BadRow for values that are no text."""
+    title, text = (
+        "" if is_no_text(value := values.get(column), source.source.format) else as_text(value, column)
+        for column in (source.title_column, source.text_column)
+    )
+    return title, text
+
+
+def is_empty_by_sign(values: dict[str, Any], source: DocumentSource) -> bool:
+    """Whether title or text of a row is a sign that stands for none (values.is_no_text)."""
+    return any(
+        is_no_text(values.get(column), source.source.format) for column in (source.title_column, source.text_column)
+    )
 
 
 def _split(row: str | None, file: str | None) -> tuple[str, str]:

@@ -33,6 +33,8 @@ _ABOUT_DATA = {"dataset_info", "dataset_infos", "dataset_dict", "state", "readme
 _ABOUT_DATA |= {"dataset_metadata", "datapackage", "croissant", "package", "schema", "config", "manifest", "license"}
 _ABOUT_DATA |= {"citation", "info", "about", "stats", "statistics"}
 _MAGIC = frozenset("*?[")
+#: What lies beside the files of tables that keep removed rows.
+_TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 
 
 def find_sources(
@@ -45,11 +47,11 @@ def find_sources(
 ) -> list[Source]:
     """The files that ``patterns`` (paths, globs with ``**``, directories, URIs) name, sorted by name, each once.
 
-    A directory stands for the data files below it; hidden ones and those that begin with ``_`` are not data, and the
-    names of others that are not read (of another ending, or called as what tells of data) go to ``unread``.
+    A directory stands for the data files below it; hidden ones and those that begin with ``_`` are not data. The names
+    of files that are not read go to ``unread``, but for hidden ones and what marks a folder (_SUCCESS).
     ``wanted_format`` is "auto" or a format; ``key`` is the configuration key, for messages; ``more_formats``: endings
     besides FORMATS. UserError for a pattern that matches nothing, for a file whose format its name does not tell, for
-    one that is there compressed too, and as Source.of_file.
+    one that is there compressed too, for a directory that is a table of Delta Lake or the like, and as Source.of_file.
     """
     found: list[Source] = []
     for pattern in patterns:
@@ -144,8 +146,8 @@ def _match(pattern: str, wanted_format: str, unread: list[str]) -> Iterator[tupl
             is_folder = info.type == fs.FileType.Directory
             for file in _below(filesystem, info.path, set()) if is_folder else [info]:
                 name = display_name(pattern, file.path)
-                if is_folder and not _is_data(file.base_name, wanted_format):
-                    unread.append(name)
+                if is_folder and not _is_data(file.path[len(info.path) :].strip("/"), wanted_format):
+                    unread += [] if _is_mark(file.base_name) else [name]
                 elif file.type != fs.FileType.File:
                     _check_link(filesystem, file, name)
                     unread.append(name)
@@ -268,8 +270,10 @@ def _has_been(filesystem: fs.FileSystem, folder: str, been: set[str]) -> bool:
 
 
 def _is_data(name: str, wanted_format: str) -> bool:
-    """Whether a file of a directory is read, by its name."""
-    name = name.lower()
+    """Whether a file of a directory is read, by its ``name`` and those of the folders within that it lies in."""
+    *folders, name = name.lower().split("/")
+    if any(part.startswith("_") for part in [*folders, name]):
+        return False
     whole, ending = os.path.splitext(name)
     stem, ending = os.path.splitext(whole if ending in COMPRESSIONS else name)
     if ending == ".json" and stem in _ABOUT_DATA:
@@ -278,17 +282,37 @@ def _is_data(name: str, wanted_format: str) -> bool:
 
 
 def _below(filesystem: fs.FileSystem, folder: str, been: set[str]) -> Iterator[fs.FileInfo]:
-    """All files below ``folder`` but hidden ones and those that begin with ``_``, and what lies in such a folder."""
+    """All files below ``folder`` but hidden ones, and what lies in a hidden folder.
+
+    Errors: UserError for a table whose files hold rows that are no longer in it.
+    """
     if not isinstance(filesystem, fs.LocalFileSystem):  # one request for the whole of it
         for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
             below = info.path[len(folder.rstrip("/")) + 1 :].split("/")
-            if not any(part.startswith((".", "_")) for part in below):
+            _check_no_table(folder, below)
+            if not any(part.startswith(".") for part in below):
                 yield info
     elif not _has_been(filesystem, folder, been):
         for info in _listed(filesystem, folder):
-            if info.base_name.startswith((".", "_")):
+            _check_no_table(folder, [info.base_name])
+            if info.base_name.startswith("."):
                 continue
             if info.type == fs.FileType.Directory:
                 yield from _below(filesystem, info.path, been)
             else:
                 yield info
+
+
+def _check_no_table(folder: str, below: Sequence[str]) -> None:
+    """UserError where what lies ``below`` a ``folder``, by its names, says that this is a table of other software."""
+    for name, kind in _TABLES.items():
+        if name in below:
+            raise UserError(
+                f"{'/'.join([folder.rstrip('/'), *below[: below.index(name)]])} is a table of {kind}, whose files hold "
+                "rows that are no longer in it: write the table as it is now to Parquet files, and name these."
+            )
+
+
+def _is_mark(name: str) -> bool:
+    """Whether a file says something of its folder (_SUCCESS, _metadata, _committed_123), and no data, by its name."""
+    return name.startswith("_") and not _is_data(name.lstrip("_"), "auto")

@@ -1,8 +1,9 @@
 """Text files: a text a line, whose id is the row's number (the Repository's files) or, in a list, the text itself.
 Beside a label's text in the Repository's files an id may stand, which is none of the text.
 
-Comes in: a Source. Goes out: RawRow after RawRow. A list that is a table, JSON or fastText's format by all its first
-lines is refused: each line would be taken for a text, with the ids and labels in it.
+Comes in: a Source. Goes out: RawRow after RawRow. A list that is a table, JSON or fastText's format by most of its
+first lines is refused: each line would be taken for a text, with the ids and labels in it. (Not by all: documents
+without labels may be among them.)
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from ezxmc_ray.errors import UserError
 
 #: Bytes of a list that are looked at, and lines.
 _HEAD_BYTES, _HEAD_LINES = 1 << 16, 100
-_FASTTEXT = "__label__"
+#: A label of fastText's, at the beginning or the end of a line.
+_FASTTEXT = re.compile(r"__label__\S+\s|.*\s__label__\S+\s*$")
 #: A label's line: its row and a text, an id and a text, a text and a number; so many lines tell.
 _NUMBERED = re.compile(r"(?P<id>\d+)(?:\s*[,:;\t]\s*| +)(?P<text>\S.*)")
 _TAGGED = re.compile(r"(?P<id>\S+)\t(?P<text>[^\t]*[^\t\d\s][^\t]*)")
 _COUNTED = re.compile(r"(?P<text>[^\t]*[^\t\d\s][^\t]*)\t(?P<id>\d+)")
 _TELL_LINES = 2
 #: A document's line in other layouts: an id or label rows and a tab, or features.
-_ID_FIRST, _FEATURES = re.compile(r"\S+\t"), re.compile(r"(?:\d+:-?[\d.]+(?:e-?\d+)?\s*)+")
+_ID_FIRST, _FEATURES = re.compile(r"\S*\t"), re.compile(r"(?:\d+:-?[\d.]+(?:e-?\d+)?\s*)+")
 
 
 def list_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
@@ -88,7 +90,7 @@ def _pattern(source: Source) -> re.Pattern[str] | None:
         ids = [one["id"] for one in map(pattern.fullmatch, lines) if one]
         if len(ids) == len(lines) and (_are_rows(ids) if pattern is _NUMBERED else len(set(ids)) == len(ids)):
             return pattern
-    if all("\t" in line for line in lines):
+    if _are_most(["\t" in line for line in lines]):
         raise UserError(
             f"{source.name} has columns with tabs between: leave nothing but the labels' texts in its lines."
         )
@@ -96,17 +98,24 @@ def _pattern(source: Source) -> re.Pattern[str] | None:
 
 
 def check_texts_alone(source: Source) -> None:
-    """UserError for a file of documents whose lines at the beginning are all a table's, or features."""
-    lines = [line.strip() for line in _head(source)]
+    """UserError for a file of documents whose lines at the beginning are mostly a table's, fastText's, or features."""
+    lines = [line.strip(" ") for line in _head(source)]
     if len(lines) < _TELL_LINES:
         return
-    if all(map(_ID_FIRST.match, lines)):
+    if _are_most([_FASTTEXT.match(line) for line in lines]):
+        what = "labels beside the text of each line, as fastText has them; leave the texts alone in it"
+    elif _are_most([_ID_FIRST.match(line) for line in lines]):
         what = "an id, or labels, and a tab before the text of each line; leave the texts alone in it"
-    elif len(lines) > _TELL_LINES and all(map(_FEATURES.fullmatch, lines[1:])):
+    elif len(lines) > _TELL_LINES and all(map(_FEATURES.fullmatch, map(str.strip, lines[1:]))):
         what = "features (3:0.5) and no texts; give the data set's raw texts"
     else:
         return
     raise UserError(f"{source.name} has {what}.")
+
+
+def _are_most(signs: Sequence[object]) -> bool:
+    """Whether more than half of the lines have a sign."""
+    return 2 * sum(map(bool, signs)) > len(signs)
 
 
 def _head(source: Source) -> list[str]:
@@ -123,11 +132,11 @@ def _check_list(source: Source, columns: Sequence[str]) -> None:
     lines = _head(source)
     if not lines:
         return
-    if all(map(_is_json, lines)):
+    if _are_most(list(map(_is_json, lines))):
         told = "JSON: end its name in .jsonl"
-    elif all("\t" in line.strip() for line in lines):
+    elif _are_most(["\t" in line.strip() for line in lines]):
         told = "columns with tabs between: end its name in .tsv, and name the columns in its first line"
-    elif all(line.startswith(_FASTTEXT) for line in lines):
+    elif _are_most([_FASTTEXT.match(line) for line in lines]):
         told = "fastText's format: write JSON lines, with the text and a list of label ids"
     elif _is_numbered(lines):
         told = "a number before each: leave the texts alone in it, or end its name in .csv and name its columns"

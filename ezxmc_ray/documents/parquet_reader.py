@@ -55,7 +55,7 @@ def parquet_sample(parquet: pq.ParquetFile, columns: Sequence[str], size: int) -
 def column_values(source: Source, column: str, most: int) -> Iterator[Any]:
     """The first ``most`` values of a column of a Parquet file; none if it has no such column."""
     with source.filesystem.open_input_file(source.path) as file:
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True)
         wanted = _wanted(parquet, [column])
         batches = parquet.iter_batches(columns=_roots(parquet, wanted)) if wanted else iter(())
         yield from itertools.islice((value for batch in batches for value in _named(batch, column)), most)

@@ -16,7 +16,14 @@ import pyarrow as pa
 
 from ezxmc_ray import layout
 from ezxmc_ray.config import PrepareConfig
-from ezxmc_ray.documents.documents import Document, DocumentSource, LabelsById, LabelsOf, check_document
+from ezxmc_ray.documents.documents import (
+    Document,
+    DocumentSource,
+    LabelsById,
+    LabelsOf,
+    check_document,
+    is_empty_by_sign,
+)
 from ezxmc_ray.documents.fingerprints import table_fingerprint
 from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
 from ezxmc_ray.documents.lists import ListReader, separator_of
@@ -199,7 +206,7 @@ def _check_source(
 ) -> CheckedSource:
     parts = _PartWriter(storage, number, source.source.name)
     seen, columns, oddities = set[bytes](), dict[str, None](), Oddities()
-    line, full = 0, False
+    line, full, is_csv = 0, False, source.source.format == "csv"
     for index, row in enumerate(read_rows(source.source, source.columns, source.required, columns)):
         line = row.line
         try:
@@ -208,8 +215,9 @@ def _check_source(
             parts.reject(row, str(error))
             continue
         parts.add(document, unknown)
-        if row.lines > 1 or row.repeated:
-            oddities.take(row, source.source.name)
+        by_sign = is_csv and is_empty_by_sign(row.values or {}, source)
+        if row.lines > 1 or row.repeated or by_sign:
+            oddities.take(row, source.source.name, by_sign)
         if prepare.limit_documents:
             seen.add(document.id_hash)
             if full := len(seen) == prepare.limit_documents:

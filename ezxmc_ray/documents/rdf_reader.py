@@ -9,6 +9,7 @@ other labels in the file and no prefLabel is a bad one, and so is one without an
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 from collections import Counter
@@ -38,13 +39,12 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
     """
     try:
         import rdflib
-        from rdflib.namespace import SKOS
     except ImportError as error:
         raise UserError(
             f"{source.name} is RDF, which rdflib reads, and that is not installed: pip install rdflib."
         ) from error
     graph = rdflib.Graph()
-    content = source.read_bytes()
+    content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     if source.format == "rdfxml" and _NESTED_ENTITY.search(content):
         raise UserError(
             f"{source.name} defines an XML entity by others or by a file, which may be without end; write it without."
@@ -55,7 +55,7 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
     except UserError:
         raise
     except Exception as error:  # classes of rdflib, of its parsers and of expat
-        raise UserError(f"{source.name} cannot be read as {source.format}: {one_line(error)}.") from error
+        raise UserError(f"{source.name} cannot be read as {source.format}: {_fault(error)}.") from error
     concepts, deprecated = _concepts(graph)
     if deprecated:
         notes.append(f"{deprecated:,} concepts of {source.name} are left out: they are deprecated")
@@ -65,8 +65,8 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
     for number, concept in enumerate(order, 1):
         preferred = _texts(names[concept], language)
         definitions = [
-            *_texts(graph.objects(concept, SKOS.definition), language),
-            *_texts(graph.objects(concept, SKOS.scopeNote), language),
+            *_texts(_notes(graph, concept, "definition"), language),
+            *_texts(_notes(graph, concept, "scopeNote"), language),
         ]
         if isinstance(concept, rdflib.BNode):
             yield RawRow(number, None, "bad id: the concept has no address", preferred[0] if preferred else "")
@@ -83,6 +83,12 @@ def rdf_rows(source: Source, notes: list[str]) -> Iterator[RawRow]:
             yield RawRow(number, None, reason, str(concept))
 
 
+def _fault(error: Exception) -> str:
+    """What a parser says is wrong, and on which line; rdflib's for Turtle says it in two lines, the text below them."""
+    said = " ".join(str(error).partition(" at ^ in:")[0].replace(" of <>", "").split())
+    return one_line(ValueError(said)) if said else one_line(error)
+
+
 def _concepts(graph: Any) -> tuple[set[Any], int]:
     """The concepts that are labels, and how many are deprecated and none."""
     from rdflib import URIRef
@@ -97,12 +103,22 @@ def _concepts(graph: Any) -> tuple[set[Any], int]:
 
 def _labels(graph: Any, concept: Any, kind: str) -> list[Any]:
     """The concept's labels of a ``kind``: literals of SKOS, and those of the nodes that SKOS-XL has for them."""
-    from rdflib import URIRef
+    from rdflib import Literal, URIRef
     from rdflib.namespace import SKOS
 
     nodes = graph.objects(concept, URIRef(_XL + kind))
     forms = (one for node in nodes for one in graph.objects(node, URIRef(f"{_XL}literalForm")))
-    return [*graph.objects(concept, SKOS[kind]), *forms]
+    return [one for one in (*graph.objects(concept, SKOS[kind]), *forms) if isinstance(one, Literal)]
+
+
+def _notes(graph: Any, concept: Any, kind: str) -> list[Any]:
+    """The concept's notes of a ``kind``: literals, and the rdf:value of a node that stands for one (SKOS Primer, 4.2:
+    https://www.w3.org/TR/skos-primer/#secadvanceddocumentation)."""
+    from rdflib import Literal
+    from rdflib.namespace import RDF, SKOS
+
+    found = [one for note in graph.objects(concept, SKOS[kind]) for one in (note, *graph.objects(note, RDF.value))]
+    return [one for one in found if isinstance(one, Literal)]
 
 
 def _tag(literal: Any) -> str:

@@ -141,7 +141,7 @@ def _csv_rows(source: Source, columns: Sequence[str], required: Required, seen: 
 
 def _parquet_rows(source: Source, columns: Sequence[str], required: Required, seen: Columns) -> Iterator[RawRow]:
     with source.filesystem.open_input_file(source.path) as file:
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True)
         names = parquet_columns(source, parquet.schema_arrow)
         check_columns(source, names, required)
         seen.update({name: None for name in names if "." not in name or name in columns})

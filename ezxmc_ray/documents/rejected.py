@@ -109,6 +109,15 @@ def rowless(names: Sequence[str]) -> list[str]:
     return [f"Warning: {files} no row: {first_of(names)}; if rows were to be there, write or copy them anew"]
 
 
+def left_out(summary: RejectedSummary) -> list[str]:
+    """A sentence where prepare.on_bad_rows=skip leaves rows out."""
+    if not summary.rows:
+        return []
+    rows = "1 bad row is" if summary.rows == 1 else f"{summary.rows:,} bad rows are"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.by_reason.items())
+    return [f"Warning: {rows} left out ({reasons}), the first {summary.first[0]}; rejected.parquet has them"]
+
+
 def first_of(names: Sequence[str]) -> str:
     """The first of ``names``, and whether there are more."""
     return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

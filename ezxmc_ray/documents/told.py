@@ -195,7 +195,8 @@ def unread_files(names: Sequence[str], has_columns: bool = True) -> list[str]:
 
 
 def _oddities_told(oddities: Oddities) -> list[str]:
-    """Records of CSV that span lines: one of many lines may be rows that an open quote has swallowed; repeated keys."""
+    """Records of CSV that span lines: one of many lines may be rows that an open quote has swallowed; repeated keys;
+    signs for no text."""
     told = []
     if oddities.records:
         told.append(
@@ -206,6 +207,11 @@ def _oddities_told(oddities: Oddities) -> list[str]:
         told.append(
             f"{oddities.repeated:,} rows give a key of an object two values, of which the last counts "
             f"({oddities.first})"
+        )
+    if oddities.by_sign:
+        told.append(
+            f"{oddities.by_sign:,} rows of CSV have NA, NULL, \\N or the like for a text, the first "
+            f"{oddities.first_by_sign}: it is taken as empty"
         )
     return told
 

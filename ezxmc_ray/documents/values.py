@@ -22,6 +22,8 @@ _VISIBLE = re.compile(
 )
 #: Soft hyphens, blanks of no width, marks of order and of direction, as they come into ids. Joiners are spelling.
 _SHOW_NOTHING = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+#: What R, databases and pandas write into a cell of CSV where there is no text. ("None" and "N/A" may be answers.)
+_NO_TEXT = frozenset(("\\N", "NULL", "null", "NA", "<NA>", "NaN", "nan"))
 #: What a split may be called; documents for validation are taken for training, where some are held out.
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= {"eval": "test", "evaluation": "test"}  # as the data sets of Hugging Face have it
@@ -48,6 +50,11 @@ def as_text(value: Any, column: str) -> str:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
     _check_unicode(text, column)
     return text if _VISIBLE.search(text) else ""
+
+
+def is_no_text(value: Any, format_: str) -> bool:
+    """Whether a cell of a file of ``format_`` (sources.Source) holds what stands for no text there."""
+    return format_ == "csv" and isinstance(value, str) and value.strip() in _NO_TEXT
 
 
 def as_split(value: Any, column: str) -> str | None:

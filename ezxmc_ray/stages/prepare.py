@@ -20,7 +20,7 @@ from ezxmc_ray.documents.fingerprints import combined_fingerprint
 from ezxmc_ray.documents.inputs import Inputs, find_inputs
 from ezxmc_ray.documents.look import Settled, settle
 from ezxmc_ray.documents.parts import CheckedSource, LabelCounts, Part, batches, check_sources, write_labels
-from ezxmc_ray.documents.rejected import RejectedSummary, first_of, stop_message
+from ezxmc_ray.documents.rejected import RejectedSummary, first_of, left_out, stop_message
 from ezxmc_ray.documents.shards import (
     Dropped,
     Piece,
@@ -75,6 +75,7 @@ def prepare(context: Context) -> StageResult:
         check_unknown_gold(config.prepare, checked, shards)
         known = dropped.known
         told = what_was_read(config.prepare, inputs, labels, settled, checked, shards, dropped.united, known)
+        told += left_out(rejected)
         of_texts = {"known_test_documents": known.test, "known_held_out_documents": known.held_out}
         details = _details(inputs, labels, rejected, shards) | of_texts | {"read": told}
         _check_train(details)

@@ -97,8 +97,8 @@ class Folder:
         """(id, split, gold label ids) of the documents; ``details`` keeps the manifest's."""
         paths = {"documents": [str(self.path / documents)], "labels": [str(self.path / "labels.jsonl")]}
         self.said.clear()
-        (_, _, self.details), storage = self._run(Config(prepare=PrepareConfig(**(paths | knobs))))
-        return documents_of(storage)
+        (_, _, self.details), self.storage = self._run(Config(prepare=PrepareConfig(**(paths | knobs))))
+        return documents_of(self.storage)
 
     def refused(self, *files: str, **knobs: Any) -> str:
         with pytest.raises(UserError) as raised:

@@ -45,3 +45,26 @@ def test_a_pattern_would_find_what_it_finds(tmp_path: Path, monkeypatch: pytest.
 def test_what_has_no_wildcard_is_no_pattern() -> None:
     assert not is_glob("in/a.jsonl") and not would_find("in", str(Path("in/a.jsonl").absolute()))
     assert would_find("/*/a.csv", "/in/a.csv") and would_find("/**", "/a.csv") and not would_find("/x*/**", "/a.csv")
+
+
+def test_files_that_begin_with_an_underscore_are_named_and_marks_of_folders_are_not(tmp_path: Path) -> None:
+    names = ["a.jsonl", "_b.jsonl", "_new/c.jsonl", "_new/d.txt", "_SUCCESS", "in/_committed_12", ".hidden.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    unread: list[str] = []
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        unread.clear()
+        assert [one.path for one in find_sources([place], "auto", "--input", unread=unread)] == [f"{tmp_path}/a.jsonl"]
+        found = sorted(one.rpartition(f"{tmp_path}/")[2] for one in unread)
+        assert found == ["_b.jsonl", "_new/c.jsonl", "_new/d.txt"]
+
+
+@pytest.mark.parametrize(("mark", "kind"), [("_delta_log/0.json", "Delta Lake"), (".hoodie/x.commit", "Hudi")])
+def test_a_table_that_keeps_removed_rows_is_refused(tmp_path: Path, mark: str, kind: str) -> None:
+    for name in ("in/t/part-0.jsonl", f"in/t/{mark}"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    with pytest.raises(UserError, match=rf"{tmp_path}/in/t is a table of {kind}, whose files hold rows that are no"):
+        find_sources([f"{tmp_path}/in"], "auto", "--input")
+    assert len(find_sources([f"{tmp_path}/in/t/*.jsonl"], "auto", "--input")) == 1  # who names them has looked

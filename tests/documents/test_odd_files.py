@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -278,3 +279,76 @@ def test_rows_of_one_document_in_two_splits_are_not_united(folder: Folder) -> No
     assert "duplicate id: " in folder.refused("t*.jsonl")
     folder.write("test.jsonl", [{"id": "q", "text": "Of hives.", "labels": ["tax"]}])
     assert sorted(folder.prepare("t*.jsonl")) == [("p", "train", ["bees"]), ("q", "test", ["tax"])]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "__label__bees How much honey?\nNo label here.\n__label__tax __label__bees Of duties.\n",
+        "How much honey? __label__bees\nOf duties. __label__tax\nNo label here.\n",
+        "Of hives\t<http://v/bees>\nOf nothing\nOf duties\t<http://v/tax>\n",
+        '{"text": "Of hives"}\n{"text": "Of duties"}\nbroken\n',
+    ],
+)
+def test_a_document_without_labels_does_not_make_a_table_a_list_of_texts(folder: Folder, content: str) -> None:
+    """Its gold labels would be among the texts that are learned from."""
+    folder.write("documents.txt", content)
+    assert folder.refused("documents.txt").startswith("…/documents.txt is to have a text a line, and holds ")
+
+
+@pytest.mark.parametrize("first", ["Stars, planets", "text, and more", "a; b; c"])
+def test_annifs_corpus_whose_first_text_has_other_separators(folder: Folder, first: str) -> None:
+    folder.write("d.tsv", f"{first}\t<http://v/bees>\nMoss, wet\t<http://v/tax>\n")
+    labels = [folder.write("labels.tsv", "<http://v/bees>\tBees, wasps\n<http://v/tax>\tTaxes\n")]
+    found = folder.prepare("d.tsv", labels=labels, test_share=0)
+    assert found == [("0", "train", ["http://v/bees"]), ("1", "train", ["http://v/tax"])]
+    assert _texts(folder) == [("", first), ("", "Moss, wet")]
+
+
+def test_signs_for_no_text_in_csv_are_none(folder: Folder) -> None:
+    folder.write("documents.csv", "id,title,text\n1,NA,Of hives\n2,Hives,\\N\n3,NULL,nan\n4,None,N/A\n5,NATO,NA NA\n")
+    label_rows = "id,text,description,alternatives\nbees,Bees,NA,NA\ntax,NA,\\N,dues;NULL\n"
+    labels = {"labels": [folder.write("l.csv", label_rows)], "label_alternatives_column": "alternatives"}
+    found = folder.prepare("documents.csv", on_bad_rows="skip", test_share=0, **labels)
+    assert [one for one, *_ in found] == ["1", "2", "4", "5"]
+    assert _texts(folder) == [("", "Of hives"), ("Hives", ""), ("None", "N/A"), ("NATO", "NA NA")]
+    table = folder.storage.read_table("labels.parquet")
+    assert table["text"].to_pylist() == ["Bees", "NA"] and table["description"].to_pylist() == ["", ""]
+    assert table["alternatives"].to_pylist() == [[], ["dues", "NULL"]]
+    told = "4 rows of CSV have NA, NULL, \\N or the like for a text, the first "
+    assert [one.removeprefix(told) for one in folder.said if "NULL" in one] == [
+        f"{folder.path}/l.csv:2: it is taken as empty"
+    ]
+    assert folder.said[-1].startswith("Warning: 1 bad row is left out (empty document 1), the first ")
+    folder.write("documents.jsonl", [{"id": "1", "title": "NA", "text": "NULL"}])  # who writes JSON has null for that
+    assert folder.prepare(test_share=0) and _texts(folder) == [("NA", "NULL")]
+
+
+def test_rows_that_are_left_out_are_told(folder: Folder) -> None:
+    rows = [{"id": str(one), "text": "x", "split": "tset" if one else "train"} for one in range(40)]
+    folder.write("documents.jsonl", [*rows, {"id": "y", "text": ""}])
+    assert folder.prepare(on_bad_rows="skip") == [("0", "train", None)]
+    assert folder.said[-1] == (
+        "Warning: 40 bad rows are left out (bad split 39, empty document 1), the first "
+        f"{folder.path}/documents.jsonl:2: bad split: split is 'tset', it must be train, test or validation; "
+        "rejected.parquet has them"
+    )
+    assert folder.details["read"] == folder.said
+
+
+def test_a_damaged_page_of_parquet_with_checksums_is_told(folder: Folder) -> None:
+    path = folder.write("documents.parquet", b"")
+    rows = [{"id": str(one), "text": f"quick brown fox {one}"} for one in range(50)]
+    pq.write_table(pa.Table.from_pylist(rows), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content.replace(b"fox 30", b"fix 30", 1))
+    told = "…/documents.parquet cannot be read as Parquet: "
+    assert folder.refused("documents.parquet").startswith(told)
+    Path(path).write_bytes(content)
+    assert len(folder.prepare("documents.parquet")) == 50
+
+
+def _texts(folder: Folder) -> list[tuple[str, str]]:
+    names = folder.storage.list("documents", ".parquet")
+    tables = [folder.storage.read_table(name).to_pylist() for name in names]
+    return [(row["title"], row["text"]) for rows in tables for row in rows]

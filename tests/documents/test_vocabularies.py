@@ -169,3 +169,42 @@ def test_annifs_corpus_and_vocabulary(
     assert [(row["id"], row["text"]) for row in found] == [("0", 'A "quoted text'), ("1", "Of tides")]
     assert storage.read_table("gold/shard-00000.parquet")["labels"].to_pylist() == [[1], [0]]
     assert details["dropped_gold_labels"] == 1
+
+
+def test_what_is_no_literal_is_no_text(write: Callable[[str, str], Path]) -> None:
+    """A definition may be a node with an rdf:value; the name of a node that has none is new at each reading."""
+    head = "@prefix skos: <http://www.w3.org/2004/02/skos/core#> .\n@prefix v: <http://v.test/> .\n"
+    head += "@prefix rdf: <http://www.w3.org/1999/02/22-rdf-syntax-ns#> .\n"
+    file = write(
+        "v.ttl",
+        head
+        + 'v:a skos:prefLabel "Astronomy" ; skos:definition v:def ; skos:altLabel v:def .\n'
+        + 'v:def rdf:value "What is above the air." .\n'
+        + 'v:b skos:prefLabel "Botany" ; skos:definition [ rdf:value "Plants." ] .\n'
+        + 'v:c skos:prefLabel "Crafts" ; skos:definition [ rdf:value v:none ], v:none ; skos:scopeNote "By hand." .\n'
+        + "v:d skos:prefLabel v:none .\n",
+    )
+    found = _read(file)
+    assert _rows(found) == [
+        ("a", "Astronomy", "What is above the air."),
+        ("b", "Botany", "Plants."),
+        ("c", "Crafts", "By hand."),
+    ]
+    assert not found.alternatives
+    assert found.rejected["reason"].to_pylist() == ["empty label: no prefLabel in no language, only in none"]
+    assert found.table.equals(_read(file).table)
+
+
+def test_a_fault_of_turtle_is_named_and_a_mark_of_utf_8_is_none(write: Callable[[str, str], Path]) -> None:
+    with pytest.raises(UserError, match=r"v\.ttl cannot be read as turtle: at line 3: Bad syntax \(expected .* at end"):
+        _read(write("v.ttl", "@prefix v: <http://v.test/> .\nv:a v:b v:c\nv:d v:e v:f .\n"))
+    assert [row[0] for row in _rows(_read(write("v.ttl", f"\ufeff{TURTLE}"), label_language="en"))] == [
+        "bee",
+        "plain",
+        "sea",
+    ]
+
+
+def test_annifs_vocabulary_whose_first_label_has_commas(write: Callable[[str, str], Path]) -> None:
+    found = _read(write("v.tsv", "<http://v.test/a>\tStars, nebulae, comets\n<http://v.test/b>\tBotany; plants\n"))
+    assert _rows(found) == [("a", "Stars, nebulae, comets", ""), ("b", "Botany; plants", "")]
