@@ -34,7 +34,7 @@ class EncoderConfig:
     label_prompt: str = knob("", "text put before every label")
     pooling: str = knob(
         "auto",
-        "from a text's tokens to its vector: mean, cls (the first token), last (the last token); auto: the model's own, mean for a plain Hugging Face encoder",
+        "from a text's tokens to its vector: mean, cls (the first token), last (the last token); auto: the model's own, for a plain Hugging Face encoder mean, or last if it is causal",
         ("auto", "mean", "cls", "last"),
     )
     dimensions: int | None = knob(
@@ -113,7 +113,7 @@ class TeacherConfig:
     )
     yes_threshold: float | None = knob(
         None,
-        "the calibrated verdict from which a pair counts as a yes; null: fitted (Otsu's split of the verdicts); for yes_no with calibration=none it is a log ratio, so 0 is the LLM's own answer",
+        "the calibrated verdict from which a pair counts as a yes; null: fitted (Otsu's split of the verdicts); for yes_no with calibration=none and second_readout=none it is a log ratio, so 0 is the LLM's own answer",
         least=-1_000,
         most=1_000,
     )
@@ -273,7 +273,10 @@ class StudentConfig:
 class CurriculumConfig:
     """The cycles: shortlist, judge, train, select."""
 
-    cycles: int = knob(1, "cycles of shortlist, judge and train at most; with curriculum.pair_budget=auto 1 means 8")
+    cycles: int = knob(
+        1,
+        "cycles of shortlist, judge and train at most; with curriculum.pair_budget=auto 1 means 8; 0: no LLM is asked, nothing is trained, and the untrained encoder tags, with words and names",
+    )
     min_lead: float | None = knob(
         -1.0,
         "before train documents are judged for a later cycle, its encoder must lead the best one before it by more than so many standard errors (by the teacher, on held-out documents), else the cycles end; -1: ends what got worse beyond noise; 0: what is not better; 1: what is not better beyond noise; null: nothing",

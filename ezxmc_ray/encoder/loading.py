@@ -7,10 +7,14 @@ sentence-transformers' own modules, so a saved student gives the same vectors to
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ezxmc_ray.config import EncoderConfig
@@ -42,6 +46,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
             "Hugging Face encoder as encoder.model."
         ) from error
     _check_model(module, reference, config)
+    _read_texts_as_they_are(module, reference, path)
     _set_pooling(module, reference, config.pooling)
     _set_dimensions(module, reference, config.dimensions)
     if not isinstance(module[-1], Normalize):
@@ -51,13 +56,36 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     return module.eval()
 
 
+def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: str) -> None:
+    """Have a saved student be given texts as this encoder reads them, and not inside its tokenizer's chat template.
+
+    sentence-transformers 6 puts every text into the template where there is one, unless the model says otherwise (its
+    ``modality_config``: https://sbert.net/docs/package_reference/base/modules.html).
+    Errors: UserError for a model that says that it was trained so.
+    """
+    first = module[0]
+    if "message" not in first.modality_config:
+        return
+    file = cached_file(path, "sentence_bert_config.json", _raise_exceptions_for_missing_entries=False)
+    own = json.loads(Path(file).read_text("utf-8")) if file else {}
+    is_student = {"document", "label"} <= set(module.prompts)  # of a version that left it there
+    if "message" in own.get("modality_config", {}) and not is_student:
+        raise UserError(
+            f"The encoder {reference} reads texts inside its tokenizer's chat template (sentence_bert_config.json), "
+            "which ezxmc does not: give another one as encoder.model."
+        )
+    del first.modality_config["message"]
+    first.input_formatter.supported_modalities = list(first.modality_config)
+
+
 def pooling_of(module: SentenceTransformer) -> Pooling | None:
     """The module that makes one vector of a text's tokens, if it is one of its own."""
     return next((one for one in module if isinstance(one, Pooling)), None)
 
 
 def _set_pooling(module: SentenceTransformer, reference: str, pooling: str) -> None:
-    """Pool as configured; auto: as the model says (sentence-transformers gives a plain encoder the mean)."""
+    """Pool as configured; auto: as the model says (sentence-transformers gives a plain encoder the mean, a causal one
+    its last token)."""
     if pooling == "auto":
         return
     for place, one in enumerate(module):

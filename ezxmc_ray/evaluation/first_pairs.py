@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ezxmc_ray.evaluation.weakness import DOCUMENTS, PAIRS, weakness
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import SHORTLIST_SCHEMA, flat
+from ezxmc_ray.teacher.readout import second_teacher
 from ezxmc_ray.verdicts.calibration import calibrate, resolve_calibration
 from ezxmc_ray.verdicts.examples import label_scores
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
@@ -36,7 +37,10 @@ class FirstPairs:
 
     def __init__(self, context: Context, key: str, cycle: int, run_task: RunTask, is_second: bool = False) -> None:
         self._is_second = is_second
-        self._run_task, self.storage, self.key, self.config = run_task, context.storage, key, context.teacher
+        self._run_task, self.storage, self.key = run_task, context.storage, key
+        teacher = context.teacher
+        # A given threshold is of both read-outs together.
+        self.config = replace(teacher, yes_threshold=None) if second_teacher(teacher) else teacher
         wanted = max(DOCUMENTS, -(-PAIRS // context.config.shortlist.size))
         self.rows = run_task(spread_rows, self.storage, context.shards, wanted) if cycle == 0 else []
         self.found: dict[str, Any] | None = None

@@ -251,3 +251,9 @@ def test_one_that_is_damaged_is_one_sentence(cross: CrossEncoder, tmp_path: Path
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"^The cross-encoder .* cannot be loaded \(.*\)\.$"):
         CrossEncoder.load(str(tmp_path), PAIRS, "cpu")
+
+
+def test_a_tokenizer_that_puts_nothing_between_two_texts_is_refused(model: Callable[[str], Path]) -> None:
+    encoder = Encoder.load(str(model("none")), PAIRS, "cpu")
+    with pytest.raises(UserError, match=r"puts no token between two texts, so a cross-encoder could not tell"):
+        CrossEncoder.begin(encoder, PAIRS)

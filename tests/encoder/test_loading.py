@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from transformers import (
     GPT2Model,
     OPTConfig,
     OPTModel,
+    Qwen2ForCausalLM,
     RobertaConfig,
     RobertaModel,
 )
@@ -202,3 +205,37 @@ def test_an_encoder_that_does_not_fit_is_told_as_such(tiny_bert: Path, monkeypat
     monkeypatch.setattr("ezxmc_ray.encoder.loading.SentenceTransformer", fake_full_device)
     with pytest.raises(UserError, match=r"^The model .* does not fit into memory \(CUDA out of memory.*; take a"):
         Encoder.load(str(tiny_bert), exact(), "cpu")
+
+
+@pytest.fixture
+def chatty(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A plain causal network whose tokenizer has a chat template: sentence-transformers puts texts into it."""
+    shutil.copytree(tiny("qwen"), tmp_path / "chatty")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "chatty")
+    tokenizer.chat_template = "{% for one in messages %}a chat: {{ one['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "chatty")
+    Qwen2ForCausalLM(AutoModel.from_pretrained(tmp_path / "chatty").config).save_pretrained(tmp_path / "chatty")
+    return tmp_path / "chatty"
+
+
+def test_a_saved_student_of_a_model_with_a_chat_template_reads_texts_as_they_are(chatty: Path, tmp_path: Path) -> None:
+    assert "message" in SentenceTransformer(str(chatty), device="cpu")[0].modality_config
+    encoder = Encoder.load(str(chatty), exact(), "cpu")
+    found = encoder.encode_labels(LABELS).vectors
+    np.testing.assert_allclose(found, slow_vectors(chatty, "last"), atol=1e-5)
+    encoder.save(tmp_path / "student")
+    plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    np.testing.assert_allclose(plain.encode(LABELS, prompt_name="label"), found, atol=1e-5)
+    np.testing.assert_allclose(
+        Encoder.load(str(tmp_path / "student"), exact(), "cpu").encode_labels(LABELS).vectors, found, atol=1e-5
+    )
+
+
+def test_a_model_that_was_trained_inside_a_chat_template_is_refused(chatty: Path, tmp_path: Path) -> None:
+    SentenceTransformer(str(chatty), device="cpu").save(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"saved reads texts inside its tokenizer's chat template"):
+        Encoder.load(str(tmp_path / "saved"), exact(), "cpu")
+    told = json.loads((tmp_path / "saved/config_sentence_transformers.json").read_text())
+    told["prompts"] = {"document": "", "label": ""}  # as a student of an older version has it
+    (tmp_path / "saved/config_sentence_transformers.json").write_text(json.dumps(told))
+    Encoder.load(str(tmp_path / "saved"), exact(), "cpu")
