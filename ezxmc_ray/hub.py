@@ -45,6 +45,7 @@ def hub_commit(hub_id: str, cached_commit: str = "") -> str:
                 f"The Hugging Face hub has no model {hub_id} for you (and there is no such directory here): check its "
                 "name; for a private or gated one, log in with `hf auth login`."
             ) from error
+        _tell_cached(hub_id, cached, cached_commit, error)
         return cached
     except HfHubHTTPError as error:
         cached = _cached_commit(hub_id, cached_commit)
@@ -53,6 +54,8 @@ def hub_commit(hub_id: str, cached_commit: str = "") -> str:
                 f"The Hugging Face hub does not say which commit of {hub_id} it has ({_reason(error)}), and it is not "
                 "in the local cache: try again in a minute, or give a directory."
             ) from error
+        if cached:
+            _tell_cached(hub_id, cached, cached_commit, error)
         return cached  # of a mirror that does not tell "": loading will show
     except Exception as error:  # of the library that speaks HTTP, which is another in every generation of the hub's
         if not (cached := _cached_commit(hub_id, cached_commit)):
@@ -132,6 +135,15 @@ def _cached_commit(hub_id: str, commit: str) -> str:
     cached = (try_to_load_from_cache(hub_id, name, revision=commit or None) for name in _FILES)
     # …/snapshots/<commit>/config.json
     return next((os.path.basename(os.path.dirname(path)) for path in cached if isinstance(path, str)), "")
+
+
+def _tell_cached(hub_id: str, commit: str, wanted: str, error: BaseException) -> None:
+    """Say that ``commit`` of the cache is taken, unless it was ``wanted``: the hub may have a newer one."""
+    if not wanted:
+        say(
+            f"The Hugging Face hub does not give {hub_id} ({_reason(error)}): it is taken from the local cache, commit "
+            f"{commit[:12]}, which may be older."
+        )
 
 
 def _work_offline() -> None:

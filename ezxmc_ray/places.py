@@ -10,7 +10,11 @@ import os
 from pyarrow import fs
 
 from ezxmc_ray import layout
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
+
+#: Levels of folders in an export of a run, itself included.
+_BUNDLE_LEVELS = 2
 
 
 def name_of(place: str) -> str:
@@ -38,6 +42,30 @@ def is_runs_own(run: Storage, filesystem: fs.FileSystem, path: str) -> bool:
     folder, file = (os.path.realpath(one) if run.is_local else one for one in (run.path(), path))
     inside = file.removeprefix(f"{folder.rstrip('/')}/")
     return inside != file and layout.is_written(inside)
+
+
+def check_apart(option: str, place: str, storage: Storage, name: str) -> None:
+    """Refuse a file, ``name`` in ``storage``, that would replace one of a run's own, or lie in an export, whichever.
+
+    ``option``, ``place``: how the user named it. Errors: UserError.
+    """
+    path = storage.path(name)
+    parts = (os.path.realpath(path) if storage.is_local else path).split("/")
+    for level in range(len(parts) - 1, 0, -1):
+        inside, above = "/".join(parts[level:]), "/".join(parts[:level]) or "/"
+        marks = (
+            f"{above.rstrip('/')}/{one}" for one in (layout.BUNDLE, layout.CONFIG, layout.manifest(layout.DOCUMENTS))
+        )
+        is_bundle, has_config, has_documents = (
+            info.type == fs.FileType.File for info in storage.filesystem.get_file_info(list(marks))
+        )
+        if has_config and has_documents and layout.is_written(inside):
+            raise UserError(
+                f"{option} {place} lies in the run directory {above} under a name that the run writes itself: name a "
+                "file elsewhere."
+            )
+        if is_bundle and level >= len(parts) - _BUNDLE_LEVELS:
+            raise UserError(f"{option} {place} lies in an export, which holds its own files alone: name another place.")
 
 
 def _divided(place: str) -> tuple[str, str]:

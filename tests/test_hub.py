@@ -125,7 +125,12 @@ def test_a_hub_that_is_there_says_which_commit_counts(tmp_path: Path, hub: tuple
     there = ask(tmp_path, endpoint, offline=True)
     answers.status = 503
     assert there.startswith("org/model yes_no")
-    assert ask(tmp_path, endpoint) == there
+    told, answer = ask(tmp_path, endpoint).split("\n", 1)
+    assert answer == there
+    assert told.startswith("The Hugging Face hub does not give org/model (Server error '503 Service Unavailable' ")
+    assert told.endswith("): it is taken from the local cache, commit 0123456789ab, which may be older.")
+    answers.status = 404
+    assert "it is taken from the local cache, commit 0123456789ab" in ask(tmp_path, endpoint)
 
 
 def test_a_busy_hub_is_asked_again_and_an_unknown_commit_is_not_taken_for_another(

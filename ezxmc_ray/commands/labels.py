@@ -84,7 +84,7 @@ def list_labels(
 ) -> None:
     """A JSON object a label."""
     from ezxmc_ray.documents.sources import real_path
-    from ezxmc_ray.places import folder_and_name
+    from ezxmc_ray.places import check_apart, folder_and_name
     from ezxmc_ray.storage import Storage, check_writable
     from ezxmc_ray.tagging.changes import knobs_of_list, listed_labels
 
@@ -100,6 +100,7 @@ def list_labels(
         raise UserError(f"--output {output} lies in the bundle, which holds its own files alone; name another place.")
     if storage.is_folder(name):
         raise UserError(f"--output {output} is a directory; name a file.")
+    check_apart("--output", output, storage, name)
     if not name.endswith(LINES):
         raise UserError(f"--output {output} must end in {' or '.join(LINES)}: it is read again by its name.")
     check_writable(storage)

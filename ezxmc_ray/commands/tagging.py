@@ -56,7 +56,10 @@ FromNewLabels = Annotated[
         "that came since",
     ),
 ]
-Kind = Annotated[str, typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet, jsonl or csv")]
+Kind = Annotated[
+    str | None,
+    typer.Option("--format", metavar="KIND", help="of the files in FOLDER/: parquet (if none is given), jsonl or csv"),
+]
 
 
 @app.command(help="Tag new documents, or texts from the terminal.")
@@ -67,7 +70,7 @@ def tag(
     output: Output = None,
     rerank: Rerank = False,
     new_labels: FromNewLabels = False,
-    kind: Kind = "parquet",
+    kind: Kind = None,
 ) -> None:
     """Tags for files, or for lines from the terminal."""
     knobs = [word for word in overrides or [] if "=" in word]
@@ -82,8 +85,13 @@ def tag(
     target = output or "tags.parquet"
     if not name_of(target):
         how = _rerank_folder if rerank else _update_folder if new_labels else _tag_folder
-        how(run, knobs, files, target, kind)
+        how(run, knobs, files, target, kind or "parquet")
         return
+    if kind is not None:
+        raise UserError(
+            f"--format {kind} is for the files in a folder (--output FOLDER/); that of a file is told by its name: "
+            f"--output {target.rpartition('.')[0] or 'tags'}.{kind}."
+        )
     from ezxmc_ray.progress import data_on_stdout
     from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger

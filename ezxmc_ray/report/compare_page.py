@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.metrics import MEASURES, PROPENSITY_MEASURES, Interval
-from ezxmc_ray.places import folder_and_name
+from ezxmc_ray.places import check_apart, folder_and_name
 from ezxmc_ray.report import plots
 from ezxmc_ray.report.compare import Comparison, Entry, Student
 from ezxmc_ray.report.compared_run import UNTRAINED
@@ -168,6 +168,7 @@ def write_text(path: str, option: str, text: str) -> None:
     storage, name = folder_and_name(path)
     if not name or storage.is_folder(name):
         raise UserError(f"{option} {path} is a directory; name a file in it.")
+    check_apart(option, path, storage, name)
     try:
         storage.write_bytes(name, text.encode())
     except OSError as error:

@@ -27,22 +27,27 @@ from ezxmc_ray.tagging.tagger import Tagger
 
 #: Looks that an export is left alone for at most, after it could not be loaded: loading reads all of its files.
 MAX_PAUSE = 16
+#: Of the fingerprint of what a run predicts by, in the name of its export.
+_PREDICT_DIGITS = 8
 
 
 def export_of(where: str) -> str:
-    """A name of what is there now: another one for another export; of a run by its index, and its cross-encoder where
-    that is asked. Empty: none is whole."""
+    """A name of what is there now: another one for another export; of a run by its index, its cross-encoder where that
+    is asked, and how it predicts. Empty: none is whole."""
     storage = Storage(where)
     if is_bundle(storage):
         return state_of(storage)
     index, cross = (read_manifest(storage, folder) for folder in (layout.INDEX, layout.CROSS_ENCODER))
     if index is None:
         return ""
-    if cross is None:
-        return index.commit
-    from ezxmc_ray.context import stored_configuration  # what runs are made by, which a bundle does without
+    # What runs are made by, which a bundle does without.
+    from ezxmc_ray.config import fingerprint, fingerprinted_settings
+    from ezxmc_ray.context import stored_configuration
 
-    return f"{index.commit}+{cross.commit}" if stored_configuration(storage).predict.rerank else index.commit
+    config = stored_configuration(storage)
+    made = [index, cross if config.predict.rerank else None]
+    how = fingerprint(fingerprinted_settings(config, "predict"))[:_PREDICT_DIGITS]
+    return "+".join([*(one.commit for one in made if one), how])
 
 
 class Patience:

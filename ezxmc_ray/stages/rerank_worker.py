@@ -215,7 +215,7 @@ def write_tags(work: Storage, output: Storage, files: Sequence[Done], made_by: s
                 documents = work.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id"])
                 write(_table(documents["id"], found, ids, texts))
                 counts.add(TagCounts(labels=len(found.labels), without_labels=int((found.counts == 0).sum())))
-        names = ("source", "id_prefix", "row_ids", "columns", "first_rejected")
+        names = ("source", "place", "id_prefix", "row_ids", "columns", "first_rejected")
         kept: Done = {name: told[name] for name in names if name in told}
         done.append(note_done(output, file, {"made_by": made_by, "counts": vars(counts), **kept}))
         for name in shard_files(told):

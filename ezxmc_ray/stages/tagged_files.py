@@ -106,10 +106,13 @@ class TaggedFiles:
         notes = dict(zip(files, read_notes(storage, [known[file] for file in files]), strict=True))
         for number, (source, file) in enumerate(zip(self.sources, self.names, strict=True)):
             told = notes.get(file, {})
-            if told and not _is_same(told["source"][0], source.source):
+            if told and not _is_same(told, source.source):
+                names = told["source"][0], source.source.name
+                if names[0] == names[1]:  # given in two directories
+                    names = told["place"], place_of(source.source)
                 raise UserError(
-                    f"{storage.path(file)} holds the tags of {told['source'][0]}, which those of {source.source.name} "
-                    "would replace: name another folder as --output."
+                    f"{storage.path(file)} holds the tags of {names[0]}, which those of {names[1]} would replace: name "
+                    "another folder as --output."
                 )
             fits = is_of(told, source) and told.get("bytes") == there.get(file)
             if fits and told["made_by"] == self.made_by:
@@ -169,6 +172,7 @@ def told_of(
     return {
         "made_by": made_by,
         "source": state_of(source),
+        "place": place_of(source.source),
         **_ids_of(source),
         "counts": dataclasses.asdict(counts),
         "columns": list(columns),
@@ -192,7 +196,7 @@ def is_whole(storage: Storage, file: str, note: Done) -> bool:
 def note_begun(storage: Storage, file: str, source: DocumentSource) -> None:
     """Commit, in place of the note of the tags ``file``, that they are being made of ``source``: they are not done, and
     are ours."""
-    storage.write_note(note_of(file), {"source": [source.source.name]})
+    storage.write_note(note_of(file), {"source": [source.source.name], "place": place_of(source.source)})
 
 
 def read_notes(storage: Storage, notes: Sequence[str]) -> list[Done]:
@@ -241,9 +245,17 @@ def _ids_of(source: DocumentSource) -> dict[str, Any]:
     return {"id_prefix": source.id_prefix, "row_ids": source.row_ids}
 
 
-def _is_same(name: str, source: Source) -> bool:
-    """Whether ``name`` names the file, as another call may have."""
+def _is_same(told: Done, source: Source) -> bool:
+    """Whether a note is of the file, whatever either command called it and whichever directory it was given in."""
+    if "place" in told:
+        return bool(told["place"] == place_of(source))
+    name = told["source"][0]  # of an older version, which noted no more
     return name == source.name or open_location(name)[1] == source.path
+
+
+def place_of(source: Source) -> str:
+    """Where a file lies: its path from the root, links resolved; of an object store as the store has it."""
+    return real_path(source.filesystem, source.path)
 
 
 def state_of(source: DocumentSource) -> list[Any]:

@@ -45,7 +45,7 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.cross_encoder import CrossSettings
 from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
-BUNDLE, README = "bundle.json", "README.md"
+BUNDLE, README = layout.BUNDLE, "README.md"
 #: How the folder of the files begins, what it is called, and the same as a glob: other folders are somebody else's.
 FILES = "files-"
 FOLDER, FOLDER_GLOB = re.compile(rf"{FILES}[0-9a-f]{{16}}"), FILES + "[0-9a-f]" * 16

@@ -37,7 +37,7 @@ from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowl
 from ezxmc_ray.documents.sources import MAX_LINE_BYTES, RawRow, Source, real_path
 from ezxmc_ray.documents.told import unread_files
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.places import folder_and_name, name_of
+from ezxmc_ray.places import check_apart, folder_and_name, name_of
 from ezxmc_ray.progress import say
 from ezxmc_ray.shown import use_utf8
 from ezxmc_ray.storage import Storage, check_writable
@@ -195,7 +195,7 @@ def rejected_name(name: str) -> str:
 
 
 def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
-    """Where ``output`` is written; UserError for a directory, or one of ``sources``."""
+    """Where ``output`` is written; UserError for a directory, one of ``sources``, or what check_apart refuses."""
     storage, name = folder_and_name(output)
     if storage.is_folder(name):
         raise UserError(
@@ -205,6 +205,7 @@ def _target(output: str, sources: Sequence[Source]) -> tuple[Storage, str]:
     place = real_path(storage.filesystem, storage.path(name))
     if any(real_path(source.filesystem, source.path) == place for source in sources):
         raise UserError(f"--output {output} is one of the files to tag, which it would replace; name another file.")
+    check_apart("--output", output, storage, name)
     check_writable(storage)
     return storage, name
 

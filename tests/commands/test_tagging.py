@@ -138,3 +138,12 @@ def test_another_format_is_refused_by_its_own_name(ezxmc: Ezxmc) -> None:
     for way in ([], ["--new-labels"], ["--rerank"]):
         done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", "tags/", "--format", "xlsx", *way)
         assert (done.returncode, done.stderr) == (2, "ezxmc: --format xlsx must be one of parquet, jsonl, csv.\n")
+
+
+def test_a_format_for_a_file_that_says_its_own_is_refused(ezxmc: Ezxmc) -> None:
+    done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", "t.jsonl", "--format", "csv")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ezxmc: --format csv is for the files in a folder (--output FOLDER/); that of a file is told by its name: "
+        "--output t.csv.\n",
+    )

@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ezxmc_ray import layout
+from ezxmc_ray.config import apply_overrides, to_dict
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import memory_errors
+from ezxmc_ray.integrity import signed
 from ezxmc_ray.serving.contract import Options, TagRequest
 from ezxmc_ray.serving.live import LiveTagger, export_of
 from ezxmc_ray.storage import Storage
+from tests.tagging.made_run import make_run
 
 from .conftest import FakeTagger
 
@@ -152,3 +157,14 @@ def test_an_export_is_called_by_its_folder(tmp_path: Path) -> None:
     assert export_of(str(tmp_path)) == ""
     Storage(str(tmp_path)).write_note("bundle.json", {"folder": "files-1"})
     assert export_of(str(tmp_path)) == "files-1"
+
+
+def test_a_run_that_predicts_otherwise_is_another_export(tmp_path: Path) -> None:
+    """It is taken over, and never joined with answers of before."""
+    config = make_run(tmp_path)
+    names = []
+    for knobs in ([], ["predict.top_k=2"], ["predict.min_score=0.9"], ["cluster.max_gpus=0"]):
+        changed = to_dict(apply_overrides(config, knobs))
+        Storage(str(tmp_path)).write_bytes(layout.CONFIG, signed(yaml.safe_dump(changed)))
+        names.append(export_of(str(tmp_path)))
+    assert len(set(names)) == 3 and names[3] == names[0]

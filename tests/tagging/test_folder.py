@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.progress import StageProgress
 from ezxmc_ray.stages import tag_folder as stage
 from ezxmc_ray.stages.tagged_files import what_counts
+from ezxmc_ray.storage import CHECKSUM
 from ezxmc_ray.tagging.files import TagCounts
 from ezxmc_ray.tagging.tagger import Tagger, open_settings
 from tests.student.toy import LABELS
@@ -223,3 +225,26 @@ def test_what_tags_depend_on_is_what_it_was(run: str, bundle: Path) -> None:
         *("encoder", "lexical", "shards", "predict", "least_scores", "label_fingerprint", "gpu_dtype", "probability"),
         *("encoder_folder", "onnx", "prepare", "cluster", "added", "removed", "min_score"),
     }
+
+
+def test_a_file_of_the_same_name_in_another_directory_is_another(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By size and time it may be the same: copies keep both."""
+    for place, text in (("one", LABELS[0]), ("two", LABELS[0][::-1])):
+        write(tmp_path / place / "day/a.jsonl", text)
+        os.utime(tmp_path / place / "day/a.jsonl", (1_700_000_000, 1_700_000_000))
+    call = (str(bundle), [], ["day/a.jsonl"], f"{tmp_path}/out/", ".jsonl")
+    monkeypatch.chdir(tmp_path / "one")
+    assert tag_folder(*call).documents == 1
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(UserError, match=r"the tags of .*/one/day/a\.jsonl, which those of .*/two/day/a\.jsonl would"):
+        tag_folder(*call)
+    tag_folder(str(bundle), [], [f"{tmp_path}/one/day/a.jsonl"], *call[3:])
+    assert worked_on == ["a.jsonl.jsonl"]  # kept: it is the file
+    note = tmp_path / "out/.tagged/a.jsonl.jsonl.json"
+    told = json.loads(note.read_text())
+    del told["place"], told[CHECKSUM]
+    note.write_text(json.dumps(told))  # as an older version noted it
+    monkeypatch.chdir(tmp_path / "one")
+    assert tag_folder(*call).documents == 1 and len(worked_on) == 1
