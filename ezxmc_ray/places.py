@@ -6,6 +6,7 @@ What a URI asks for behind ``?`` (region, endpoint, keys) belongs to the store a
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from pyarrow import fs
 
@@ -13,8 +14,8 @@ from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 
-#: Levels of folders in an export of a run, itself included.
-_BUNDLE_LEVELS = 2
+#: Levels of folders in an export of a run, and in a run, itself included.
+_BUNDLE_LEVELS, _RUN_LEVELS = 2, 4
 
 
 def name_of(place: str) -> str:
@@ -51,21 +52,27 @@ def check_apart(option: str, place: str, storage: Storage, name: str) -> None:
     """
     path = storage.path(name)
     parts = (os.path.realpath(path) if storage.is_local else path).split("/")
-    for level in range(len(parts) - 1, 0, -1):
-        inside, above = "/".join(parts[level:]), "/".join(parts[:level]) or "/"
-        marks = (
-            f"{above.rstrip('/')}/{one}" for one in (layout.BUNDLE, layout.CONFIG, layout.manifest(layout.DOCUMENTS))
-        )
-        is_bundle, has_config, has_documents = (
-            info.type == fs.FileType.File for info in storage.filesystem.get_file_info(list(marks))
+    for depth in range(1, min(len(parts), _RUN_LEVELS + 1)):
+        above, inside = "/".join(parts[:-depth]), "/".join(parts[-depth:])
+        is_bundle, has_config, has_documents = _are_there(
+            storage.filesystem, above, (layout.BUNDLE, layout.CONFIG, layout.manifest(layout.DOCUMENTS))
         )
         if has_config and has_documents and layout.is_written(inside):
             raise UserError(
                 f"{option} {place} lies in the run directory {above} under a name that the run writes itself: name a "
                 "file elsewhere."
             )
-        if is_bundle and level >= len(parts) - _BUNDLE_LEVELS:
+        if is_bundle and depth <= _BUNDLE_LEVELS:
             raise UserError(f"{option} {place} lies in an export, which holds its own files alone: name another place.")
+
+
+def _are_there(filesystem: fs.FileSystem, folder: str, names: Sequence[str]) -> list[bool]:
+    """Which files of these ``names`` a folder has; none where one may not look, as outside a prefix of a bucket."""
+    try:
+        infos = filesystem.get_file_info([f"{folder}/{name}" for name in names])
+    except OSError:
+        return [False] * len(names)
+    return [info.type == fs.FileType.File for info in infos]
 
 
 def _divided(place: str) -> tuple[str, str]:

@@ -59,6 +59,8 @@ TIMED_FILES = 50
 def main(arguments: Sequence[str]) -> int:
     """Measure and publish; returns the exit status (2 for what the user can mend)."""
     given = parse(arguments)
+    if given.scratch:
+        given.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ezxmc-scale-", dir=given.scratch) as folder:
         try:
             summary_s = make_run(Storage(folder), given.shards, given.labels, *read_texts(given.data))
