@@ -34,8 +34,9 @@ EVALUATION_SAMPLE = "evaluation/sample.parquet"
 #: How many documents each label is gold for, while rankings are measured.
 LABEL_COUNTS = "evaluation/label_counts.parquet"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-#: What an export of a run is known by; it holds its own files alone (tagging/bundle.py).
-BUNDLE = "bundle.json"
+#: What an export of a run is known by, and its folder there (tagging/bundle.py).
+BUNDLE, FILES = "bundle.json", "files-"
+BUNDLE_FOLDER = re.compile(rf"{FILES}[0-9a-f]{{16}}")
 #: Who works on the run.
 OWNER = ".owner.json"
 _MADE = {STUDENT, CROSS_ENCODER, INDEX, PREDICTIONS, EVALUATION, REPORT}

@@ -5,6 +5,7 @@ What a URI asks for behind ``?`` (region, endpoint, keys) belongs to the store a
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 
-#: Levels of folders in an export of a run, and in a run, itself included.
+#: Levels of folders in an export of a run that hold files, and in a run, itself included.
 _BUNDLE_LEVELS, _RUN_LEVELS = 2, 4
 
 
@@ -46,24 +47,34 @@ def is_runs_own(run: Storage, filesystem: fs.FileSystem, path: str) -> bool:
 
 
 def check_apart(option: str, place: str, storage: Storage, name: str) -> None:
-    """Refuse a file, ``name`` in ``storage``, that would replace one of a run's own, or lie in an export, whichever.
+    """Refuse a file, ``name`` in ``storage``, that would replace one of a run's own, or of an export's, whichever.
 
     ``option``, ``place``: how the user named it. Errors: UserError.
     """
     path = storage.path(name)
     parts = (os.path.realpath(path) if storage.is_local else path).split("/")
     for depth in range(1, min(len(parts), _RUN_LEVELS + 1)):
-        above, inside = "/".join(parts[:-depth]), "/".join(parts[-depth:])
-        is_bundle, has_config, has_documents = _are_there(
-            storage.filesystem, above, (layout.BUNDLE, layout.CONFIG, layout.manifest(layout.DOCUMENTS))
-        )
-        if has_config and has_documents and layout.is_written(inside):
+        above, inside = "/".join(parts[:-depth]), parts[-depth:]
+        marks = (layout.BUNDLE, layout.CONFIG, layout.manifest(layout.DOCUMENTS))
+        is_bundle, has_config, has_documents = _are_there(storage.filesystem, above, marks)
+        if has_config and has_documents and layout.is_written("/".join(inside)):
             raise UserError(
                 f"{option} {place} lies in the run directory {above} under a name that the run writes itself: name a "
                 "file elsewhere."
             )
-        if is_bundle and depth <= _BUNDLE_LEVELS:
+        is_own = depth == 1 or (depth == _BUNDLE_LEVELS and layout.BUNDLE_FOLDER.fullmatch(inside[0]))
+        if is_bundle and is_own and _is_export(storage.filesystem, f"{above}/{layout.BUNDLE}"):
             raise UserError(f"{option} {place} lies in an export, which holds its own files alone: name another place.")
+
+
+def _is_export(filesystem: fs.FileSystem, file: str) -> bool:
+    """Whether the ``bundle.json`` at a path tells of an export: others write files of that name too."""
+    try:
+        with filesystem.open_input_stream(file) as stream:
+            told = json.loads(stream.read())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and layout.BUNDLE_FOLDER.fullmatch(str(told.get("folder"))) is not None
 
 
 def _are_there(filesystem: fs.FileSystem, folder: str, names: Sequence[str]) -> list[bool]:

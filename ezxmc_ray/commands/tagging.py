@@ -87,15 +87,15 @@ def tag(
         how = _rerank_folder if rerank else _update_folder if new_labels else _tag_folder
         how(run, knobs, files, target, kind or "parquet")
         return
-    if kind is not None:
-        raise UserError(
-            f"--format {kind} is for the files in a folder (--output FOLDER/); that of a file is told by its name: "
-            f"--output {target.rpartition('.')[0] or 'tags'}.{kind}."
-        )
     from ezxmc_ray.progress import data_on_stdout
     from ezxmc_ray.tagging.files import STDOUT, check_output, tag_files
     from ezxmc_ray.tagging.tagger import Tagger
 
+    if kind is not None and not (name_of(target).endswith(f".{kind}") or (target, kind) == (STDOUT, "jsonl")):
+        raise UserError(
+            f"--format {kind} is for the files in a folder (--output FOLDER/); that of a file is told by its name "
+            "(.parquet, .jsonl or .csv), and the standard output has JSON lines."
+        )
     check_output(target)
     with data_on_stdout(target == STDOUT or not files), Tagger.load(run, knobs) as tagger:
         if not files:

@@ -101,8 +101,17 @@ def _annif_names(lines: _Lines, columns: Sequence[str]) -> list[str]:
     ``columns``: of labels id and text come first; of documents id, title, text, labels.
     """
     lines.taken.clear()
-    head = [text.rstrip("\r\n").split("\t") for text in itertools.islice(lines, _ANNIF_LINES)]
-    lines.put_back(0)
+    head = list(itertools.islice(lines, _ANNIF_LINES))
+    first = next((number for number, text in enumerate(head) if text.strip()), 0)
+    excel = _EXCEL.fullmatch(head[first]) if head else None
+    kept = first + 1 if excel and excel[1] == "\t" else 0
+    names = _names_by_rows([text.rstrip("\r\n").split("\t") for text in head[kept:]], columns)
+    lines.put_back(kept if names else 0)
+    return names
+
+
+def _names_by_rows(head: Sequence[list[str]], columns: Sequence[str]) -> list[str]:
+    """As :func:`_annif_names`, by the fields of the first lines."""
     rows = [fields for fields in head if any(map(str.strip, fields))]
     if rows and len(rows[0]) >= 2 and _ADDRESS.fullmatch(rows[0][0]):
         return [*columns[:2], *(f"field {number}" for number in range(3, max(map(len, rows)) + 1))]

@@ -116,7 +116,7 @@ def check_document(
     title, text = document_texts(values, source)
     document_id = document_name(values, source, number)
     if not title and not text:
-        raise BadRow(f"empty document: title and text of {shown(document_id)} are both empty")
+        raise BadRow(empty_document(document_id, values, source))
     said = as_split(values.get(source.split_column), source.split_column)
     if said or source.split:
         split, split_from = _split(said, source.split)
@@ -154,6 +154,12 @@ def document_texts(values: dict[str, Any], source: DocumentSource) -> tuple[str,
         for column in (source.title_column, source.text_column)
     )
     return title, text
+
+
+def empty_document(document_id: str, values: dict[str, Any], source: DocumentSource) -> str:
+    """The reason of a row that has neither title nor text."""
+    signs = "; NA, NULL and the like stand for none in CSV" if is_empty_by_sign(values, source) else ""
+    return f"empty document: title and text of {shown(document_id)} are both empty{signs}"
 
 
 def is_empty_by_sign(values: dict[str, Any], source: DocumentSource) -> bool:

@@ -293,23 +293,37 @@ def _below(filesystem: fs.FileSystem, folder: str, been: set[str]) -> Iterator[f
             if not any(part.startswith(".") for part in below):
                 yield info
     elif not _has_been(filesystem, folder, been):
+        apart: list[str] = []
         for info in _listed(filesystem, folder):
             _check_no_table(folder, [info.base_name])
             if info.base_name.startswith("."):
                 continue
-            if info.type == fs.FileType.Directory:
-                yield from _below(filesystem, info.path, been)
-            else:
+            if info.type != fs.FileType.Directory:
                 yield info
+            elif info.base_name.startswith("_"):
+                apart.append(info.path)
+            else:
+                yield from _below(filesystem, info.path, been)
+        for place in apart:
+            yield from _only_named(place)
+
+
+def _only_named(folder: str) -> Iterator[fs.FileInfo]:
+    """What lies in a local folder of which no file is read: nothing there is opened, followed, or a reason to stop."""
+    for place, _, names in os.walk(folder):
+        yield from (fs.FileInfo(f"{place}/{name}", fs.FileType.File) for name in names if not name.startswith("."))
 
 
 def _check_no_table(folder: str, below: Sequence[str]) -> None:
     """UserError where what lies ``below`` a ``folder``, by its names, says that this is a table of other software."""
     for name, kind in _TABLES.items():
-        if name in below:
+        if name not in below:
+            continue
+        above = below[: below.index(name)]
+        if not any(part.startswith((".", "_")) for part in above):  # else nothing there is read
             raise UserError(
-                f"{'/'.join([folder.rstrip('/'), *below[: below.index(name)]])} is a table of {kind}, whose files hold "
-                "rows that are no longer in it: write the table as it is now to Parquet files, and name these."
+                f"{'/'.join([folder.rstrip('/'), *above])} is a table of {kind}, whose files hold rows that are no "
+                "longer in it: write the table as it is now to Parquet files, and name these."
             )
 
 

@@ -156,10 +156,11 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
         bad = RejectedRows(source.source.name, number)
         rejected.append(bad)
         start, seen, row = len(labels.numbers), dict[str, None](), None
+        is_csv = source.source.format == "csv"
         for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
-                by_sign = _is_empty_by_sign(row.values or {}, source)
+                by_sign = is_csv and _is_empty_by_sign(row.values or {}, source)
                 if row.lines > 1 or row.repeated or by_sign:
                     oddities.take(row, source.source.name, by_sign)
             except BadRow as error:

@@ -20,14 +20,14 @@ from ezxmc_ray.errors import UserError
 #: Bytes of a list that are looked at, and lines.
 _HEAD_BYTES, _HEAD_LINES = 1 << 16, 100
 #: A label of fastText's, at the beginning or the end of a line.
-_FASTTEXT = re.compile(r"__label__\S+\s|.*\s__label__\S+\s*$")
+_FASTTEXT = re.compile(r"__label__\S+(\s|$)|.*\s__label__\S+\s*$")
 #: A label's line: its row and a text, an id and a text, a text and a number; so many lines tell.
 _NUMBERED = re.compile(r"(?P<id>\d+)(?:\s*[,:;\t]\s*| +)(?P<text>\S.*)")
 _TAGGED = re.compile(r"(?P<id>\S+)\t(?P<text>[^\t]*[^\t\d\s][^\t]*)")
 _COUNTED = re.compile(r"(?P<text>[^\t]*[^\t\d\s][^\t]*)\t(?P<id>\d+)")
 _TELL_LINES = 2
 #: A document's line in other layouts: an id or label rows and a tab, or features.
-_ID_FIRST, _FEATURES = re.compile(r"\S*\t"), re.compile(r"(?:\d+:-?[\d.]+(?:e-?\d+)?\s*)+")
+_ID_FIRST, _FEATURES = re.compile(r"\S+\t\s*\S"), re.compile(r"(?:\d+:-?[\d.]+(?:e-?\d+)?\s*)+")
 
 
 def list_rows(source: Source, columns: Sequence[str], required: Required, seen: dict[str, None]) -> Iterator[RawRow]:
@@ -90,7 +90,7 @@ def _pattern(source: Source) -> re.Pattern[str] | None:
         ids = [one["id"] for one in map(pattern.fullmatch, lines) if one]
         if len(ids) == len(lines) and (_are_rows(ids) if pattern is _NUMBERED else len(set(ids)) == len(ids)):
             return pattern
-    if _are_most(["\t" in line for line in lines]):
+    if _are_columns(lines):
         raise UserError(
             f"{source.name} has columns with tabs between: leave nothing but the labels' texts in its lines."
         )
@@ -103,9 +103,11 @@ def check_texts_alone(source: Source) -> None:
     if len(lines) < _TELL_LINES:
         return
     if _are_most([_FASTTEXT.match(line) for line in lines]):
-        what = "labels beside the text of each line, as fastText has them; leave the texts alone in it"
-    elif _are_most([_ID_FIRST.match(line) for line in lines]):
-        what = "an id, or labels, and a tab before the text of each line; leave the texts alone in it"
+        what = "labels beside the texts of most lines, as fastText has them; leave the texts alone in it"
+    elif any(map(_ID_FIRST.match, lines)) and _are_most(
+        [line.startswith("\t") or _ID_FIRST.match(line) for line in lines]
+    ):
+        what = "an id, or labels, and a tab before the texts of most lines; leave the texts alone in it"
     elif len(lines) > _TELL_LINES and all(map(_FEATURES.fullmatch, map(str.strip, lines[1:]))):
         what = "features (3:0.5) and no texts; give the data set's raw texts"
     else:
@@ -116,6 +118,16 @@ def check_texts_alone(source: Source) -> None:
 def _are_most(signs: Sequence[object]) -> bool:
     """Whether more than half of the lines have a sign."""
     return 2 * sum(map(bool, signs)) > len(signs)
+
+
+def _are_columns(lines: Sequence[str]) -> bool:
+    """Whether all lines have tabs; or most, as many of them each, and behind the last one an id, or addresses."""
+    tabbed = [line for line in lines if "\t" in line]
+    if len(tabbed) == len(lines) or not _are_most(["\t" in line for line in lines]):
+        return len(tabbed) == len(lines)
+    last = [line.rpartition("\t")[2].split() for line in tabbed]
+    alike = len({line.count("\t") for line in tabbed}) == 1
+    return alike and all(len(words) == 1 or all("://" in word for word in words) for words in last)
 
 
 def _head(source: Source) -> list[str]:
@@ -134,7 +146,7 @@ def _check_list(source: Source, columns: Sequence[str]) -> None:
         return
     if _are_most(list(map(_is_json, lines))):
         told = "JSON: end its name in .jsonl"
-    elif _are_most(["\t" in line.strip() for line in lines]):
+    elif _are_columns([line.strip() for line in lines]):
         told = "columns with tabs between: end its name in .tsv, and name the columns in its first line"
     elif _are_most([_FASTTEXT.match(line) for line in lines]):
         told = "fastText's format: write JSON lines, with the text and a list of label ids"

@@ -7,8 +7,10 @@ sentence-transformers' own modules, so a saved student gives the same vectors to
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -66,8 +68,8 @@ def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: s
     first = module[0]
     if "message" not in first.modality_config:
         return
-    file = cached_file(path, "sentence_bert_config.json", _raise_exceptions_for_missing_entries=False)
-    own = json.loads(Path(file).read_text("utf-8")) if file else {}
+    modules = _read_json(path, "modules.json")
+    own = _read_json(path, "sentence_bert_config.json", modules[0].get("path", "") if modules else "")
     is_student = {"document", "label"} <= set(module.prompts)  # of a version that left it there
     if "message" in own.get("modality_config", {}) and not is_student:
         raise UserError(
@@ -76,6 +78,15 @@ def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: s
         )
     del first.modality_config["message"]
     first.input_formatter.supported_modalities = list(first.modality_config)
+
+
+def _read_json(path: str, name: str, folder: str = "") -> Any:
+    """What a file of a model, in a ``folder`` of it, holds; {} where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        file = cached_file(path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False)
+        if file:
+            return json.loads(Path(file).read_text("utf-8"))
+    return {}
 
 
 def pooling_of(module: SentenceTransformer) -> Pooling | None:

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import fs
 
 from ezxmc_ray.cluster.pools import Done, WorkItem
 from ezxmc_ray.config import Config, PrepareConfig, fingerprint, fingerprinted_settings
@@ -28,6 +29,7 @@ from ezxmc_ray.documents.sources import Source, common_folders, open_location, r
 from ezxmc_ray.documents.told import unread_files
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import checksum_of
+from ezxmc_ray.places import check_apart
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
@@ -109,7 +111,7 @@ class TaggedFiles:
             if told and not _is_same(told, source.source):
                 names = told["source"][0], source.source.name
                 if names[0] == names[1]:  # given in two directories
-                    names = told["place"], place_of(source.source)
+                    names = told["place"], source.source.path
                 raise UserError(
                     f"{storage.path(file)} holds the tags of {names[0]}, which those of {names[1]} would replace: name "
                     "another folder as --output."
@@ -158,9 +160,10 @@ class FolderTotals:
 def owned_folder(folder: str) -> Iterator[Storage]:
     """A folder of tags, for this command alone: two would each note what the other wrote.
 
-    Errors: UserError where another command writes to it, or nothing can be written.
+    Errors: UserError where another command writes to it, where nothing can be written, and as check_apart.
     """
     storage = Storage(folder)
+    check_apart("--output", folder, storage, "tags")
     with bundle_lock(storage):
         yield storage
 
@@ -172,7 +175,7 @@ def told_of(
     return {
         "made_by": made_by,
         "source": state_of(source),
-        "place": place_of(source.source),
+        "place": source.source.path,
         **_ids_of(source),
         "counts": dataclasses.asdict(counts),
         "columns": list(columns),
@@ -196,7 +199,7 @@ def is_whole(storage: Storage, file: str, note: Done) -> bool:
 def note_begun(storage: Storage, file: str, source: DocumentSource) -> None:
     """Commit, in place of the note of the tags ``file``, that they are being made of ``source``: they are not done, and
     are ours."""
-    storage.write_note(note_of(file), {"source": [source.source.name], "place": place_of(source.source)})
+    storage.write_note(note_of(file), {"source": [source.source.name], "place": source.source.path})
 
 
 def read_notes(storage: Storage, notes: Sequence[str]) -> list[Done]:
@@ -246,16 +249,17 @@ def _ids_of(source: DocumentSource) -> dict[str, Any]:
 
 
 def _is_same(told: Done, source: Source) -> bool:
-    """Whether a note is of the file, whatever either command called it and whichever directory it was given in."""
-    if "place" in told:
-        return bool(told["place"] == place_of(source))
-    name = told["source"][0]  # of an older version, which noted no more
-    return name == source.name or open_location(name)[1] == source.path
+    """Whether a note is of the file, whatever either command called it and whichever directory it was given in.
 
-
-def place_of(source: Source) -> str:
-    """Where a file lies: its path from the root, links resolved; of an object store as the store has it."""
-    return real_path(source.filesystem, source.path)
+    A file of the same name is another one where the first is still there; else it has moved.
+    """
+    name = told["source"][0]
+    place = told.get("place", open_location(name)[1])
+    if source.path == place or real_path(source.filesystem, source.path) == real_path(source.filesystem, place):
+        return True
+    if "place" not in told:  # of an older version, which noted no more
+        return bool(name == source.name)
+    return bool(name == source.name) and source.filesystem.get_file_info(place).type == fs.FileType.NotFound
 
 
 def state_of(source: DocumentSource) -> list[Any]:

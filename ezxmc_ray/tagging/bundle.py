@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,8 +46,7 @@ from ezxmc_ray.tagging.settings import AddedLabels, TagSettings
 
 BUNDLE, README = layout.BUNDLE, "README.md"
 #: How the folder of the files begins, what it is called, and the same as a glob: other folders are somebody else's.
-FILES = "files-"
-FOLDER, FOLDER_GLOB = re.compile(rf"{FILES}[0-9a-f]{{16}}"), FILES + "[0-9a-f]" * 16
+FILES, FOLDER, FOLDER_GLOB = layout.FILES, layout.BUNDLE_FOLDER, layout.FILES + "[0-9a-f]" * 16
 #: Raise when a bundle is no longer what older versions read. One with a cross-encoder has a version of its own, since
 #: these would tag without it, by its thresholds.
 VERSION, CROSS_VERSION = 2, 3

@@ -29,7 +29,7 @@ from ezxmc_ray.documents.columns import (
     check_text,
     divided,
 )
-from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts
+from ezxmc_ray.documents.documents import DocumentSource, document_name, document_texts, empty_document
 from ezxmc_ray.documents.inputs import documents_and_unread
 from ezxmc_ray.documents.look import first_columns, with_ids
 from ezxmc_ray.documents.readers import read_rows
@@ -344,5 +344,5 @@ def _document(row: RawRow, source: DocumentSource, number: int) -> tuple[str, st
     document_id = document_name(row.values, source, number)
     title, text = document_texts(row.values, source)
     if not title and not text:
-        raise BadRow(f"empty document: title and text of {document_id!r} are both empty")
+        raise BadRow(empty_document(document_id, row.values, source))
     return document_id, title, text

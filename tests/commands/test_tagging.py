@@ -141,9 +141,10 @@ def test_another_format_is_refused_by_its_own_name(ezxmc: Ezxmc) -> None:
 
 
 def test_a_format_for_a_file_that_says_its_own_is_refused(ezxmc: Ezxmc) -> None:
-    done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", "t.jsonl", "--format", "csv")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "ezxmc: --format csv is for the files in a folder (--output FOLDER/); that of a file is told by its name: "
-        "--output t.csv.\n",
-    )
+    for output in ("t.jsonl", "-", "s3://b/t.jsonl?region=x.csv"):
+        done = ezxmc("tag", "org/tagger", "--input", "a.jsonl", "--output", output, "--format", "csv")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "ezxmc: --format csv is for the files in a folder (--output FOLDER/); that of a file is told by its name "
+            "(.parquet, .jsonl or .csv), and the standard output has JSON lines.\n",
+        )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
-from ezxmc_ray.documents.finding import find_sources, is_glob, would_find
+from ezxmc_ray.documents.finding import _below, find_sources, is_glob, would_find
 from ezxmc_ray.errors import UserError
 
 FILES = ["a.jsonl", "in/a.jsonl", "in/b.csv", "in/deep/a.jsonl", "in/deep/er/b.csv", "in/.h/a.jsonl", "in/_u/a.jsonl"]
@@ -49,7 +50,7 @@ def test_what_has_no_wildcard_is_no_pattern() -> None:
 
 def test_files_that_begin_with_an_underscore_are_named_and_marks_of_folders_are_not(tmp_path: Path) -> None:
     names = ["a.jsonl", "_b.jsonl", "_new/c.jsonl", "_new/d.txt", "_SUCCESS", "in/_committed_12", ".hidden.jsonl"]
-    for name in names:
+    for name in [*names, "_new/.h.jsonl"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}\n")
     unread: list[str] = []
@@ -68,3 +69,35 @@ def test_a_table_that_keeps_removed_rows_is_refused(tmp_path: Path, mark: str, k
     with pytest.raises(UserError, match=rf"{tmp_path}/in/t is a table of {kind}, whose files hold rows that are no"):
         find_sources([f"{tmp_path}/in"], "auto", "--input")
     assert len(find_sources([f"{tmp_path}/in/t/*.jsonl"], "auto", "--input")) == 1  # who names them has looked
+    (tmp_path / "in/t").rename(tmp_path / "in/_old")  # of which nothing is read
+    (tmp_path / "in/a.jsonl").write_text("{}\n")
+    assert len(find_sources([f"{tmp_path}/in"], "auto", "--input")) == 1
+
+
+def test_a_link_into_a_folder_that_is_not_read_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "_releases/v3").mkdir(parents=True)
+    (tmp_path / "_releases/v3/a.jsonl").write_text("{}\n")
+    (tmp_path / "current").symlink_to("_releases/v3")
+    [found] = find_sources([str(tmp_path)], "auto", "--input")
+    assert found.path == f"{tmp_path}/current/a.jsonl"
+
+
+def test_an_object_stores_folders_are_told_apart_alike() -> None:
+    """By paths alone, where one request lists all of them."""
+    kept = ["a.jsonl", "_b.jsonl", "_old/t/_delta_log/0.json", ".trash/_delta_log/0.json", "in/c.jsonl"]
+    store = SimulatedStore([*kept])
+    found = [one.path.removeprefix("bucket/") for one in _below(store, "bucket", set())]
+    assert found == ["a.jsonl", "_b.jsonl", "_old/t/_delta_log/0.json", "in/c.jsonl"]
+    with pytest.raises(UserError, match="bucket/in/t is a table of Delta Lake"):
+        list(_below(SimulatedStore([*kept, "in/t/_delta_log/0.json"]), "bucket", set()))
+
+
+class SimulatedStore:
+    """The listing of an object store."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def get_file_info(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        assert selector.recursive
+        return [fs.FileInfo(f"{selector.base_dir}/{name}", fs.FileType.File) for name in self.names]

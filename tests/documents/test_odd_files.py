@@ -48,6 +48,7 @@ def test_lines_that_end_in_carriage_returns(folder: Folder) -> None:
         ('["Bees", "Taxes"]\n', "JSON: end its name in .jsonl"),
         ("bees\tBees\ntax\tTaxes\n", "columns with tabs between: end its name in .tsv, and name the columns in its"),
         ("__label__bees Of hives.\n__label__tax Of duties.\n", "fastText's format: write JSON lines"),
+        ("__label__bees\n__label__tax\n", "fastText's format: write JSON lines"),
         ("1 Bees\n2 Taxes\n3 The sea\n", "a number before each: leave the texts alone in it, or end its name in .csv"),
         ("\ufefftext;id\nBees;bees\n", "a header of columns: end its name in .csv."),
     ],
@@ -62,6 +63,8 @@ def test_a_list_that_is_none(folder: Folder, content: str, why: str) -> None:
 def test_a_list_may_hold_signs_of_all_kinds(folder: Folder) -> None:
     folder.write("documents.txt", '{not json}\n[\nid, text\nwith\ta tab\n__label__x\n"quoted"\n')
     assert [one for one, *_ in folder.prepare("documents.txt", test_share=0)] == ["0", "1", "2", "3", "4", "5"]
+    folder.write("documents.txt", "Fig. 1:\tThe hive\nOf bees\nFig. 2:\tThe comb\n")  # columns, but of texts
+    assert len(folder.prepare("documents.txt", test_share=0)) == 3
 
 
 @pytest.mark.parametrize(
@@ -305,6 +308,13 @@ def test_annifs_corpus_whose_first_text_has_other_separators(folder: Folder, fir
     assert _texts(folder) == [("", first), ("", "Moss, wet")]
 
 
+def test_annifs_corpus_behind_excels_line(folder: Folder) -> None:
+    folder.write("d.tsv", "sep=\t\nOf hives\t<http://v/bees>\nOf duties\t<http://v/tax>\n")
+    labels = [folder.write("labels.tsv", "sep=\t\n<http://v/bees>\tBees\n<http://v/tax>\tTaxes\n")]
+    found = folder.prepare("d.tsv", labels=labels, test_share=0)
+    assert found == [("0", "train", ["http://v/bees"]), ("1", "train", ["http://v/tax"])]
+
+
 def test_signs_for_no_text_in_csv_are_none(folder: Folder) -> None:
     folder.write("documents.csv", "id,title,text\n1,NA,Of hives\n2,Hives,\\N\n3,NULL,nan\n4,None,N/A\n5,NATO,NA NA\n")
     label_rows = "id,text,description,alternatives\nbees,Bees,NA,NA\ntax,NA,\\N,dues;NULL\n"
@@ -316,10 +326,12 @@ def test_signs_for_no_text_in_csv_are_none(folder: Folder) -> None:
     assert table["text"].to_pylist() == ["Bees", "NA"] and table["description"].to_pylist() == ["", ""]
     assert table["alternatives"].to_pylist() == [[], ["dues", "NULL"]]
     told = "4 rows of CSV have NA, NULL, \\N or the like for a text, the first "
-    assert [one.removeprefix(told) for one in folder.said if "NULL" in one] == [
+    assert [one.removeprefix(told) for one in folder.said if "taken as empty" in one] == [
         f"{folder.path}/l.csv:2: it is taken as empty"
     ]
     assert folder.said[-1].startswith("Warning: 1 bad row is left out (empty document 1), the first ")
+    told = "documents.csv:4: empty document: title and text of '3' are both empty; NA, NULL and the like stand for none"
+    assert told in folder.refused("documents.csv", **labels)
     folder.write("documents.jsonl", [{"id": "1", "title": "NA", "text": "NULL"}])  # who writes JSON has null for that
     assert folder.prepare(test_share=0) and _texts(folder) == [("NA", "NULL")]
 

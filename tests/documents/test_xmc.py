@@ -315,11 +315,14 @@ def test_columns_in_the_repositorys_labels_are_refused(tmp_path: Path, sequentia
 @pytest.mark.parametrize(
     ("texts", "why"),
     [
-        ("0,1\tOf hives.\n1\tOf boats.\n", "an id, or labels, and a tab before the text of each line"),
-        ("B01\tOf hives.\nB02\tOf boats.\n", "an id, or labels, and a tab before the text of each line"),
-        ("0,1\tOf hives.\n\tOf nothing.\n", "an id, or labels, and a tab before the text of each line"),
-        ("0,1\tOf hives.\nOf a line that broke\n2\tOf boats.\n", "an id, or labels, and a tab before the text"),
-        ("__label__0 Of hives.\nOf boats.\n__label__1 Of sails.\n", "labels beside the text of each line, as fastText"),
+        ("0,1\tOf hives.\n1\tOf boats.\n", "an id, or labels, and a tab before the texts of most lines"),
+        ("B01\tOf hives.\nB02\tOf boats.\n", "an id, or labels, and a tab before the texts of most lines"),
+        ("0,1\tOf hives.\n\tOf nothing.\n", "an id, or labels, and a tab before the texts of most lines"),
+        ("0,1\tOf hives.\nOf a line that broke\n2\tOf boats.\n", "an id, or labels, and a tab before the texts"),
+        (
+            "__label__0 Of hives.\nOf boats.\n__label__1 Of sails.\n",
+            "labels beside the texts of most lines, as",
+        ),
         ("2 5\n0:0.1 3:1e-5\n1:0.5\n", r"features \(3:0\.5\) and no texts"),
     ],
 )

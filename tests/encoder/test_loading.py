@@ -235,6 +235,16 @@ def test_a_model_that_was_trained_inside_a_chat_template_is_refused(chatty: Path
     SentenceTransformer(str(chatty), device="cpu").save(str(tmp_path / "saved"))
     with pytest.raises(UserError, match=r"saved reads texts inside its tokenizer's chat template"):
         Encoder.load(str(tmp_path / "saved"), exact(), "cpu")
+    (tmp_path / "saved/0_Transformer").mkdir()
+    modules = json.loads((tmp_path / "saved/modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    shutil.copytree(tmp_path / "saved", tmp_path / "within")
+    (tmp_path / "within/modules.json").write_text(json.dumps(modules))
+    for file in (tmp_path / "within").iterdir():
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(tmp_path / "within/0_Transformer" / file.name)
+    with pytest.raises(UserError, match=r"within reads texts inside its tokenizer's chat template"):
+        Encoder.load(str(tmp_path / "within"), exact(), "cpu")
     told = json.loads((tmp_path / "saved/config_sentence_transformers.json").read_text())
     told["prompts"] = {"document": "", "label": ""}  # as a student of an older version has it
     (tmp_path / "saved/config_sentence_transformers.json").write_text(json.dumps(told))

@@ -280,23 +280,29 @@ def test_ids_that_come_late_are_told_before_all_is_encoded(tmp_path: Path, monke
         next(given)
 
 
+FOLDER = "files-0123456789abcdef"
+
+
 def test_tags_replace_no_file_of_a_run_and_lie_in_no_export(tmp_path: Path) -> None:
     source = write(tmp_path / "d.jsonl", {"id": "a", "text": "one"})
     for name in ("run/config.yaml", "run/documents/manifest.json", "run/labels.parquet", "tagger/bundle.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("as it was")
-    (tmp_path / "tagger/files-1").mkdir()
+    (tmp_path / "tagger" / FOLDER).mkdir()
+    (tmp_path / "tagger/bundle.json").write_text(json.dumps({"folder": FOLDER}))
     (tmp_path / "link").symlink_to("run")
     for name in ("run/labels.parquet", "link/cycle-1/tags.csv", "run/cycle-0/tags.jsonl"):
         with pytest.raises(UserError, match=rf"--output .*{name} lies in the run directory .*/run under a name that"):
             tag(source, tmp_path / name)
-    for name in ("tagger/tags.jsonl", "tagger/files-1/tags.csv"):
+    for name in ("tagger/tags.jsonl", f"tagger/{FOLDER}/tags.csv"):
         with pytest.raises(UserError, match=rf"--output .*{name} lies in an export, which holds its own files alone"):
             tag(source, tmp_path / name)
     with pytest.raises(UserError, match=r"--html .*run/report\.html lies in the run directory"):
         write_text(f"{tmp_path}/run/report.html", "--html", "a comparison")
     assert (tmp_path / "run/labels.parquet").read_text() == "as it was"
-    for name in ("run/tags.jsonl", "run/mine/tags.jsonl", "tagger/files-1/mine/tags.jsonl"):
-        assert tag(source, tmp_path / name) == 1  # names of one's own; below what merely lies in an export
+    for name in ("run/tags.jsonl", "run/mine/tags.jsonl", "tagger/mine/tags.jsonl"):
+        assert tag(source, tmp_path / name) == 1  # names of one's own
+    (tmp_path / "tagger/bundle.json").write_text(json.dumps({"resourceType": "Bundle"}))  # of other software
+    assert tag(source, tmp_path / "tagger/tags.jsonl") == 1
     (tmp_path / "run/documents/manifest.json").unlink()  # some project with a config.yaml
     assert tag(source, tmp_path / "run/report/tags.jsonl") == 1

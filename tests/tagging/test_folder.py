@@ -248,3 +248,31 @@ def test_a_file_of_the_same_name_in_another_directory_is_another(
     note.write_text(json.dumps(told))  # as an older version noted it
     monkeypatch.chdir(tmp_path / "one")
     assert tag_folder(*call).documents == 1 and len(worked_on) == 1
+
+
+def test_tags_of_files_that_have_moved_and_of_a_link_that_leads_elsewhere_now_are_made_anew(
+    bundle: Path, tmp_path: Path, worked_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "one/day/a.jsonl", LABELS[0])
+    write(tmp_path / "next/a.jsonl", LABELS[1], LABELS[2])
+    call = (str(bundle), [], ["day/a.jsonl"], f"{tmp_path}/out/", ".jsonl")
+    monkeypatch.chdir(tmp_path / "one")
+    tag_folder(*call)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert tag_folder(*call).documents == 1 and worked_on == ["a.jsonl.jsonl"]  # the same file: kept
+    (tmp_path / "moved/link").symlink_to("day")
+    call = (*call[:2], ["link/a.jsonl"], f"{tmp_path}/others/", ".jsonl")
+    assert tag_folder(*call).documents == 1
+    (tmp_path / "moved/link").unlink()
+    (tmp_path / "moved/link").symlink_to(tmp_path / "next")
+    assert tag_folder(*call).documents == 2 and len(worked_on) == 3
+
+
+def test_a_folder_of_an_export_or_a_run_takes_no_tags(copy: Path, run: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", LABELS[0])
+    own = next(one for one in copy.iterdir() if one.is_dir())
+    places = {copy: "in an export", own: "in an export", Path(run) / "predictions": "in the run directory"}
+    for folder, why in places.items():
+        with pytest.raises(UserError, match=rf"--output .* lies {why}"):
+            tag_folder(str(copy), [], [f"{tmp_path}/a.jsonl"], f"{folder}/", ".jsonl")
