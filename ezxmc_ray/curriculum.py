@@ -23,7 +23,7 @@ from ezxmc_ray.checks import check_free, check_names
 from ezxmc_ray.config import Config, differences, to_dict
 from ezxmc_ray.context import encoder_name, open_context, stored_configuration
 from ezxmc_ray.credentials import without_credentials
-from ezxmc_ray.cycles import compares, numeric_budget, planned_cycles, stopped_at
+from ezxmc_ray.cycles import AUTO, MIN_LEARNED, check_counts, compares, numeric_budget, planned_cycles, stopped_at
 from ezxmc_ray.documents.inputs import find_inputs
 from ezxmc_ray.documents.shards import shards_of
 from ezxmc_ray.documents.survey import count_labels, survey
@@ -187,7 +187,9 @@ def dry_run(config: Config) -> dict[str, Any]:
     before = _configuration_before(config, storage)
     alike = [one for one in manifests if one and before and _works_alike(one, config, before)]
     measured = {one.stage: rate for one in alike if (rate := _rate(one))}
-    amounts = _amounts(config, plan if done.get("prepare") else None)
+    is_prepared = bool(done.get("prepare"))
+    amounts = _amounts(config, plan if is_prepared else None)
+    _check_amounts(config, amounts, is_prepared)
     reference, machine = reference_rates()
     teacher, calibration, questions = _teacher_in_words(config)
     priors = calibration == "label_prior"
@@ -285,6 +287,18 @@ def _rate(manifest: Manifest) -> float:
     # A small run is all start: what is left of it then says little, but never nothing.
     seconds = manifest.seconds + details.get("seconds_before", 0.0)
     return units / max(seconds - START_SECONDS[manifest.stage], seconds / 10)
+
+
+def _check_amounts(config: Config, amounts: Amounts, is_prepared: bool) -> None:
+    """As the run checks what ``prepare`` has found. Before it the documents are an expectation, so only what is wrong
+    whatever their numbers is refused. Errors: UserError."""
+    train, held_out = amounts.train, amounts.held_out
+    if not is_prepared:
+        if config.curriculum.pair_budget == AUTO:
+            return
+        held_out = max(held_out, int(config.prepare.held_out_share > 0))
+        train = max(train, held_out + MIN_LEARNED)
+    check_counts(config, train, held_out, amounts.labels)
 
 
 def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:

@@ -275,7 +275,7 @@ class CurriculumConfig:
 
     cycles: int = knob(
         1,
-        "cycles of shortlist, judge and train at most; with curriculum.pair_budget=auto 1 means 8; 0: no LLM is asked, nothing is trained, and the untrained encoder tags, with words and names",
+        "cycles of shortlist, judge and train at most; with curriculum.pair_budget=auto 1 means 8; 0: nothing is trained and the untrained encoder tags, with words and names; the LLM is asked about the held-out documents alone, which fit the least score, and with prepare.held_out_share=0 about none",
     )
     min_lead: float | None = knob(
         -1.0,

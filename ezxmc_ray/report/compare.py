@@ -196,8 +196,8 @@ def _notes(runs: list[ComparedRun], counted: LabelCounts, entries: list[Entry]) 
     for run, entry in zip(runs, entries, strict=True):
         if run.documents != first.documents:
             notes.append(
-                f"{run.name} was measured on other test documents or other gold labels than {first.name}, so there is "
-                "no paired difference."
+                f"{run.name} was measured on other test documents, or other gold or excluded labels, than "
+                f"{first.name}, so there is no paired difference."
             )
         if run.depth != first.depth:
             notes.append(f"{run.name} ranked {run.depth} labels a document, {first.name} {first.depth}.")

@@ -197,11 +197,12 @@ def _ranked_documents(storage: Storage, shards: int) -> tuple[str, NDArray[np.in
     texts: list[str] = []
     for shard in range(shards):
         rows = storage.read_shard(layout.ranking(0), shard, RANKINGS_SCHEMA, ["row"])["row"]
-        known = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash"])
+        known = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["id", "content_hash", "excluded"])
         for document, gold in zip(known.take(rows).to_pylist(), gold_of(storage, shard, rows), strict=True):
             if len(gold):
                 ids.append(document["id"])
-                texts.append(f"{document['id']} {document['content_hash'].hex()} {gold.tolist()}")
+                excluded = f" {sorted(document['excluded'])}" if document["excluded"] else ""
+                texts.append(f"{document['id']} {document['content_hash'].hex()} {gold.tolist()}{excluded}")
     order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
     return _fingerprint([texts[position] for position in order]), order
 

@@ -73,7 +73,9 @@ def teacher_part(judged: dict[int, dict[str, Any]], measured: dict[str, Any] | N
     measured = measured or {}
     cycles = [{"cycle": number, **_of_a_cycle(details)} for number, details in sorted(judged.items())]
     first = judged[min(judged)]
-    part: dict[str, Any] = {"model": None, "key": None, "readout": None} | dict(first.get("teacher") or {})
+    part: dict[str, Any] = {"model": None, "key": None, "readout": None, "by_hand": False} | dict(
+        first.get("teacher") or {}
+    )
     part |= {name: _sum(cycles, name) for name in _SUMS}
     part |= _speed(part, cycles)
     part["share_yes"] = _mean_share_yes(cycles)
@@ -97,6 +99,7 @@ def sentence(part: dict[str, Any]) -> str:
         _fusion(part),
         _yes(part),
         _drawn(part),
+        "Some or all of these verdicts were made by hand and imported." if part.get("by_hand") else "",
         _stand_in(part),
     ]
     return " ".join(text for text in parts if text)

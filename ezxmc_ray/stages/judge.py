@@ -34,7 +34,7 @@ from ezxmc_ray.verdicts.examples import Reading, example_groups, make_examples
 from ezxmc_ray.verdicts.relocate import relocate
 from ezxmc_ray.verdicts.second_readout import SECOND
 from ezxmc_ray.verdicts.shortlist_pairs import count_pending, plan_priors
-from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
+from ezxmc_ray.verdicts.store import BY_HAND, PRIORS, VerdictStore
 
 #: Documents a work item at most, and items an engine is to have at least, so that engines end together. An item reads
 #: its shard's files once and commits a file, so that few large ones are better where there is enough to share out.
@@ -56,6 +56,8 @@ def judge(context: Context, cycle: int) -> StageResult:
         details = with_second(details, second.of_all_starts(storage, cycle, made.rows))
         made.details[SECOND] |= {"first_pairs": second.details["first_pairs"]}
     details["teacher"] = {**run_task(describe, config), "key": first.key, "calibration": first.calibration}
+    if any(VerdictStore(storage, one.key).is_by_hand() for one in (first, second) if one):
+        details["teacher"][BY_HAND] = True
     storage.remove(layout.pending_priors(cycle))
     return StageResult(made.rows, made.files, details | made.details)
 

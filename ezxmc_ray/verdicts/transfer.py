@@ -47,6 +47,7 @@ from ezxmc_ray.teacher.engine import describe
 from ezxmc_ray.verdicts.calibration import READOUTS
 from ezxmc_ray.verdicts.placement import ShardLookup, each_pair_once
 from ezxmc_ray.verdicts.relocate import relocate
+from ezxmc_ray.verdicts.second_readout import LIKELIHOOD
 from ezxmc_ray.verdicts.store import ABSENT, BY_HAND, FOLDERS_AT_ONCE, PRIORS, VerdictStore, table_keys
 from ezxmc_ray.verdicts.summary import CONFIGURED, configured_teacher, held_key, lookup_of
 
@@ -157,7 +158,8 @@ def import_verdicts(context: Context, file: str, teacher: str | None) -> Importe
         if not storage.exists(layout.manifest(layout.DOCUMENTS)):
             raise UserError(f"The run {storage.root} has no documents yet: give ezxmc prepare first.")
         verdicts, description, costs = _verdicts_in(context, file, teacher)
-        _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file)
+        is_by_hand = bool(description.get(BY_HAND))
+        _check_scores(verdicts["raw"].to_numpy(), description.get("readout"), file, is_by_hand)
         verdicts = _each_once(verdicts, file)
         store = VerdictStore(storage, _checked_name(description.get("key", "")))
         if store.description() is None or (description.get(BY_HAND) and not store.is_by_hand()):
@@ -170,13 +172,22 @@ def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: 
     """Append what the folders of the verdicts' documents lack, at ``costs`` a pair; returns how many pairs."""
     documents = verdicts["document_hash"]
     is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
+    first = lookup.first(documents)
     rows_in = {layout.shard_name(shard): rows for shard, rows in lookup.rows_by_shard(documents).items()}
+    # A text may lie in several shards, and its verdicts were paid for once.
+    paid = {layout.shard_name(shard): first == shard for shard in np.unique(first[first >= 0])}
     rows_in[PRIORS] = np.flatnonzero(is_prior)
-    rows_in[ABSENT] = np.flatnonzero(~is_prior & (lookup.first(documents) < 0))
+    rows_in[ABSENT] = np.flatnonzero(~is_prior & (first < 0))
     is_new = np.zeros(len(verdicts), bool)
 
     def append(folder: str) -> np.ndarray:
-        return store.append_missing(folder, verdicts.take(pa.array(rows_in[folder])), costs)
+        rows = rows_in[folder]
+        is_paid = paid[folder][rows] if folder in paid else np.full(len(rows), folder in (PRIORS, ABSENT))
+        missing = np.zeros(len(rows), bool)
+        for some, each in ((is_paid, costs), (~is_paid, None)):
+            if some.any():
+                missing[some] = store.append_missing(folder, verdicts.take(pa.array(rows[some])), each)
+        return missing
 
     for rows, missing in zip(rows_in.values(), at_once(append, rows_in, FOLDERS_AT_ONCE), strict=True):
         is_new[rows] |= missing
@@ -294,12 +305,17 @@ def _hashes(ids: pa.ChunkedArray, table: pa.Table, file: str, mistake: str) -> p
     return hashes
 
 
-def _check_scores(raw: np.ndarray, readout: str | None, file: str) -> None:
-    """UserError for scores, float32 [n], that the read-out cannot give."""
+def _check_scores(raw: np.ndarray, readout: str | None, file: str, is_by_hand: bool) -> None:
+    """UserError for scores, float32 [n], that the read-out cannot give; of those made by hand also for yes and no (1
+    and 0) where it gives log likelihoods, of which 0 is the highest."""
     _refuse(np.flatnonzero(~np.isfinite(raw)), file, "have a raw score that is no finite number", lambda row: raw[row])
     if readout in PROBABILITIES:
         outside = np.flatnonzero((raw < 0) | (raw > 1))
         _refuse(outside, file, f"have a raw score outside [0, 1] (read-out {readout})", lambda row: raw[row])
+    elif readout == LIKELIHOOD:
+        what = "have a raw score that is no log likelihood, which is negative (read-out likelihood"
+        remedy = "; for verdicts of 0 and 1 set teacher.readout=yes_no)" if is_by_hand else ")"
+        _refuse(np.flatnonzero(raw >= 0 if is_by_hand else raw > 0), file, what + remedy, lambda row: raw[row])
 
 
 def _each_once(verdicts: pa.Table, file: str) -> pa.Table:

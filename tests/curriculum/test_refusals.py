@@ -265,3 +265,18 @@ def test_a_dry_run_shows_the_bounded_pairs_and_leaves_out_ended_cycles(stages: F
         "cycle 1 judge",
     ]
     assert all(step["done"] for step in plan["steps"])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        (
+            ["shortlist.documents_per_cycle=1"],
+            r"shortlist\.documents_per_cycle is 1, and a training takes 2 documents at",
+        ),
+        (["predict.rerank=30", "curriculum.cycles=0"], r"predict\.rerank is 30, .* but no cycle was trained"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(settings: list[str], knobs: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        curriculum.dry_run(load_config(None, [*settings, *knobs]))

@@ -104,13 +104,22 @@ def test_other_test_documents_are_noted_and_not_paired(tmp_path: Path) -> None:
     first, second = made_run(tmp_path / "a"), made_run(tmp_path / "b", rows=documents(1))
     comparison = compare_runs([first, second])
     assert [entry.over_first is None for entry in comparison.entries] == [False, True, True, True]
-    sentence = "b was measured on other test documents or other gold labels than a, so there is no paired difference."
-    assert sentence in comparison.notes
+    sentence = "b was measured on other test documents, or other gold or excluded labels, than a, so there is no paired"
+    assert f"{sentence} difference." in comparison.notes
 
 
 def test_other_gold_labels_of_the_same_documents_are_not_paired(tmp_path: Path) -> None:
     changed = documents(0)
     changed[-1]["gold"] = [0, 1, 2, 3]
+    comparison = compare_runs([made_run(tmp_path / "a"), made_run(tmp_path / "b", rows=changed)])
+    assert comparison.entries[-1].over_first is None
+
+
+def test_other_excluded_labels_of_the_same_documents_are_not_paired(tmp_path: Path) -> None:
+    """The same encoder proposes other labels then."""
+    changed = documents(0)
+    for row in changed:
+        row["excluded"] = []
     comparison = compare_runs([made_run(tmp_path / "a"), made_run(tmp_path / "b", rows=changed)])
     assert comparison.entries[-1].over_first is None
 

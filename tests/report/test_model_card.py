@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from ezxmc_ray import layout
 from ezxmc_ray.report import page
 from ezxmc_ray.report.build import build_report
 from ezxmc_ray.report.model_card import model_card, write_model_card
@@ -210,3 +211,15 @@ def test_names_are_text_and_no_html(make_run: Any) -> None:
     card = model_card(build_report(storage, config))
     assert r"# &lt;img src=x onerror=alert(1)&gt; A \| B \x1b[31m &amp; C" in card
     assert "<img" not in card and "\x1b" not in card
+
+
+def test_the_card_says_that_people_judged(make_run: Any) -> None:
+    storage, config = make_run()
+    report = build_report(storage, config)
+    assert report["teacher"]["by_hand"] is False and "made by hand" not in report["teacher"]["sentence"]
+    assert "from the verdicts of an LLM, not from people" in model_card(report)
+    by_hand = {"by_hand": True}
+    change_details(storage, layout.examples(0), lambda told: told | {"teacher": told["teacher"] | by_hand})
+    report = build_report(storage, config)
+    assert report["teacher"]["by_hand"] is True and "made by hand and imported" in report["teacher"]["sentence"]
+    assert "not from people" not in model_card(report) and "were made by hand" in model_card(report)

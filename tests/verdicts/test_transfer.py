@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ezxmc_ray import hardware
+from ezxmc_ray.config import apply_overrides
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.run_lock import run_lock
 from ezxmc_ray.storage import Storage
@@ -321,3 +322,31 @@ def test_a_run_without_verdicts_or_documents(
     (tmp_path / "run" / "documents" / "manifest.json").unlink()
     status, _, err = call(capsys, "import", run.path, by_hand(tmp_path / "b.parquet", **GOOD), "--teacher", "people")
     assert (status, err) == (2, f"ezxmc: The run {run.path} has no documents yet: give ezxmc prepare first.\n")
+
+
+def test_yes_and_no_are_no_log_likelihoods(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    """1 would be beyond the surest yes, and 0 the surest: people's no would count as a yes."""
+    run = make_run(OLD)
+    run.context = replace(run.context, config=apply_overrides(run.context.config, ["teacher.readout=likelihood"]))
+    pairs = {"document_id": [f"d{OLD[0]}"] * 2, "label_id": ["L0", "L1"]}
+    for raw in ([1.0, 0.0], [-2.0, 0.0]):
+        file = by_hand(tmp_path / "people.parquet", **pairs, raw=raw)
+        with pytest.raises(
+            UserError, match=r"no log likelihood, which is negative .*; for verdicts of 0 and 1 set teach"
+        ):
+            import_verdicts(run.context, file, "configured")
+    assert import_verdicts(run.context, by_hand(tmp_path / "l.parquet", **pairs, raw=[-2, -3]), "configured").new == 2
+
+
+def test_a_text_that_lies_in_several_shards_is_paid_for_once(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = make_run(OLD)
+    run.judge()
+    file = str(tmp_path / "out.parquet")
+    export_verdicts(run.context, file, None)
+    other = make_run([*OLD, *OLD], "other")
+    assert other.context.shards > run.context.shards
+    assert import_verdicts(other.context, file, None).new == len(OLD) * PAIRS
+    cost, told = (summary(one.context)[0] for one in (run, other))
+    assert told["pairs"] == cost["pairs"]
+    assert told["engine seconds"] == pytest.approx(cost["engine seconds"], abs=0.01)
+    assert other.pending() == 0
