@@ -84,14 +84,18 @@ class CrossEncoder(Encoder):
         self.module.save_pretrained(str(directory), create_model_card=False)
 
 
-def check_pair_tokens(encoder: Encoder, config: EncoderConfig) -> None:
-    """Refuse documents of ``cross_encoder.max_document_tokens`` beside which a label has no room, and a tokenizer that
-    puts nothing between the two texts of a pair, whose border the network could not see: UserError."""
+def check_border(encoder: Encoder) -> None:
+    """Refuse a tokenizer that puts nothing between the two texts of a pair, whose border the network could not see:
+    UserError."""
     if not tokens_between(encoder.reader.tokenizer):
         raise UserError(
             f"The tokenizer of the encoder {encoder.name} puts no token between two texts, so a cross-encoder could "
             "not tell a document from its label: set predict.rerank=0, or take an encoder of BERT's kind."
         )
+
+
+def check_pair_tokens(encoder: Encoder, config: EncoderConfig) -> None:
+    """Refuse documents of ``cross_encoder.max_document_tokens`` beside which a label has no room: UserError."""
     most = position_limit(encoder.module[0]) - config.max_label_tokens
     taken = len(encoder.reader.lead(config.document_prompt)) + len(encoder.reader.after)
     tokens, key = config.max_document_tokens, "cross_encoder.max_document_tokens"

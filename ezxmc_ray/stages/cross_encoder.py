@@ -121,10 +121,11 @@ def check_cross_encoder(config: Config) -> None:
 
 def _check_pair_tokens(config: Config) -> None:
     """Task: students have the base encoder's tokenizer and positions."""
-    from ezxmc_ray.encoder.cross_encoder import check_pair_tokens
+    from ezxmc_ray.encoder.cross_encoder import check_border, check_pair_tokens
     from ezxmc_ray.encoder.encoder import Encoder
 
     encoder = Encoder.load(config.encoder.model, config.encoder, "cpu")
+    check_border(encoder)
     check_pair_tokens(encoder, pair_config(config.encoder, config.cross_encoder))
 
 

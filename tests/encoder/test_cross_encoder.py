@@ -14,7 +14,7 @@ from transformers import BertModel
 
 from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
 from ezxmc_ray.encoder import pairs as pairs_module
-from ezxmc_ray.encoder.cross_encoder import CrossEncoder
+from ezxmc_ray.encoder.cross_encoder import CrossEncoder, check_border
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.pairs import PairReader, pair_config, tokens_between
@@ -254,6 +254,7 @@ def test_one_that_is_damaged_is_one_sentence(cross: CrossEncoder, tmp_path: Path
 
 
 def test_a_tokenizer_that_puts_nothing_between_two_texts_is_refused(model: Callable[[str], Path]) -> None:
-    encoder = Encoder.load(str(model("none")), PAIRS, "cpu")
     with pytest.raises(UserError, match=r"puts no token between two texts, so a cross-encoder could not tell"):
-        CrossEncoder.begin(encoder, PAIRS)
+        check_border(Encoder.load(str(model("none")), PAIRS, "cpu"))
+    for family in ("bert", "roberta", "t5"):
+        check_border(Encoder.load(str(model(family)), PAIRS, "cpu"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.teacher.engine import load_teacher
@@ -26,6 +27,8 @@ def vllm_engines(small_teacher: str, one_engine: Any) -> Iterator[dict[str, Vllm
     """By read-out: two engines over one vLLM."""
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+    # vLLM would take the group of a test that failed for its own, and wait for the others of it without end.
+    assert not torch.distributed.is_initialized()
     environment = dict(os.environ)
     other = load_teacher(config_of(small_teacher, "likelihood"))
     with one_engine():
