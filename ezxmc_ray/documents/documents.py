@@ -17,7 +17,7 @@ from ezxmc_ray.config import PrepareConfig
 from ezxmc_ray.documents.lists import Gold, ListReader
 from ezxmc_ray.documents.rejected import BadRow, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_split, as_text, is_no_text, same_id
+from ezxmc_ray.documents.values import as_id, as_split, as_text, cells, is_empty_by_sign, same_id
 from ezxmc_ray.tables import HASH_BYTES, content_hash
 
 
@@ -49,6 +49,11 @@ class DocumentSource:
     def columns(self) -> list[str]:
         """The columns of interest; no row has one that is called ""."""
         return [self.id_column, self.title_column, self.text_column, self.labels_column, self.split_column]
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Of these the ones whose cells are texts."""
+        return [self.title_column, self.text_column]
 
     @property
     def files(self) -> list[Source]:
@@ -149,24 +154,15 @@ def document_name(values: dict[str, Any], source: DocumentSource, number: int) -
 
 def document_texts(values: dict[str, Any], source: DocumentSource) -> tuple[str, str]:
     """Title and text of a row, "" where there is none; BadRow for values that are no text."""
-    title, text = (
-        "" if is_no_text(value := values.get(column), source.source.format) else as_text(value, column)
-        for column in (source.title_column, source.text_column)
-    )
+    title, text = map(as_text, cells(values, source.text_columns, source.source.format), source.text_columns)
     return title, text
 
 
 def empty_document(document_id: str, values: dict[str, Any], source: DocumentSource) -> str:
     """The reason of a row that has neither title nor text."""
-    signs = "; NA, NULL and the like stand for none in CSV" if is_empty_by_sign(values, source) else ""
+    by_sign = is_empty_by_sign(values, source.text_columns, source.source.format)
+    signs = "; NA, NULL and the like stand for none in CSV" if by_sign else ""
     return f"empty document: title and text of {shown(document_id)} are both empty{signs}"
-
-
-def is_empty_by_sign(values: dict[str, Any], source: DocumentSource) -> bool:
-    """Whether title or text of a row is a sign that stands for none (values.is_no_text)."""
-    return any(
-        is_no_text(values.get(column), source.source.format) for column in (source.title_column, source.text_column)
-    )
 
 
 def _split(row: str | None, file: str | None) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, none_usable, rowless, shown
 from ezxmc_ray.documents.sources import RawRow, Required, Source
-from ezxmc_ray.documents.values import as_id, as_text, compared, composed, is_no_text, same_id
+from ezxmc_ray.documents.values import as_id, as_text, cells, compared, composed, is_empty_by_sign, same_id
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES, content_hash
@@ -51,7 +51,12 @@ class LabelSource:
     @property
     def columns(self) -> list[str]:
         """The columns of interest."""
-        return [self.id_column, self.text_column, self.description_column, self.alternatives_column]
+        return [self.id_column, self.text_column, *self.further_columns]
+
+    @property
+    def further_columns(self) -> list[str]:
+        """Of these the ones whose cells may be empty."""
+        return [self.description_column, self.alternatives_column]
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def read_labels(sources: Sequence[LabelSource], repeated: str = "fail", list_sep
         for row in read_rows(source.source, source.columns, source.required, seen, notes):
             try:
                 labels.add(row, source, start)
-                by_sign = is_csv and _is_empty_by_sign(row.values or {}, source)
+                by_sign = is_csv and is_empty_by_sign(row.values or {}, source.further_columns, "csv")
                 if row.lines > 1 or row.repeated or by_sign:
                     oddities.take(row, source.source.name, by_sign)
             except BadRow as error:
@@ -189,27 +194,12 @@ def _check_label(row: RawRow, source: LabelSource, reader: AlternativesReader) -
     text = as_text(row.values.get(source.text_column), source.text_column)
     if not text:
         raise BadRow(f"empty label: {source.text_column} of {shown(label_id)} is empty")
-    description, others = _others(row.values, source)
+    description, others = cells(row.values, source.further_columns, source.source.format)
     description = as_text(description, source.description_column)
     if others is None:
         return _Label(label_id, text, description)
     where = f"{source.source.name}:{row.line}"
     return _Label(label_id, text, description, reader.read(others, source.alternatives_column, where))
-
-
-def _others(values: dict[str, Any], source: LabelSource) -> tuple[Any, Any]:
-    """The cells of description and alternatives; None for one that is empty by a sign (values.is_no_text)."""
-    description, others = (
-        None if is_no_text(value := values.get(column), source.source.format) else value
-        for column in (source.description_column, source.alternatives_column)
-    )
-    return description, others
-
-
-def _is_empty_by_sign(values: dict[str, Any], source: LabelSource) -> bool:
-    """Whether one of :func:`_others` is empty by a sign."""
-    columns = source.description_column, source.alternatives_column
-    return any(is_no_text(values.get(column), source.source.format) for column in columns)
 
 
 def _no_label(sources: Sequence[LabelSource], rejected: pa.Table) -> str:

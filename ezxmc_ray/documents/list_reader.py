@@ -123,7 +123,7 @@ def _are_most(signs: Sequence[object]) -> bool:
 def _are_columns(lines: Sequence[str]) -> bool:
     """Whether all lines have tabs; or most, as many of them each, and behind the last one an id, or addresses."""
     tabbed = [line for line in lines if "\t" in line]
-    if len(tabbed) == len(lines) or not _are_most(["\t" in line for line in lines]):
+    if len(tabbed) == len(lines) or 2 * len(tabbed) <= len(lines):
         return len(tabbed) == len(lines)
     last = [line.rpartition("\t")[2].split() for line in tabbed]
     alike = len({line.count("\t") for line in tabbed}) == 1

@@ -22,7 +22,6 @@ from ezxmc_ray.documents.documents import (
     LabelsById,
     LabelsOf,
     check_document,
-    is_empty_by_sign,
 )
 from ezxmc_ray.documents.fingerprints import table_fingerprint
 from ezxmc_ray.documents.labels import LabelNumbers, LabelSource, read_labels
@@ -31,6 +30,7 @@ from ezxmc_ray.documents.oddities import Oddities
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.documents.rejected import BadRow, RejectedRows, shown
 from ezxmc_ray.documents.sources import RawRow
+from ezxmc_ray.documents.values import is_empty_by_sign
 from ezxmc_ray.documents.xmc import LabelsByRow
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import ALTERNATIVES, DOCUMENTS_SCHEMA, HASH
@@ -215,7 +215,7 @@ def _check_source(
             parts.reject(row, str(error))
             continue
         parts.add(document, unknown)
-        by_sign = is_csv and is_empty_by_sign(row.values or {}, source)
+        by_sign = is_csv and is_empty_by_sign(row.values or {}, source.text_columns, "csv")
         if row.lines > 1 or row.repeated or by_sign:
             oddities.take(row, source.source.name, by_sign)
         if prepare.limit_documents:

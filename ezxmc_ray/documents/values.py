@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -55,6 +55,16 @@ def as_text(value: Any, column: str) -> str:
 def is_no_text(value: Any, format_: str) -> bool:
     """Whether a cell of a file of ``format_`` (sources.Source) holds what stands for no text there."""
     return format_ == "csv" and isinstance(value, str) and value.strip() in _NO_TEXT
+
+
+def cells(values: Mapping[str, Any], columns: Sequence[str], format_: str) -> list[Any]:
+    """The row's cells of ``columns``; None for one that is absent or stands for no text."""
+    return [None if is_no_text(value := values.get(column), format_) else value for column in columns]
+
+
+def is_empty_by_sign(values: Mapping[str, Any], columns: Sequence[str], format_: str) -> bool:
+    """Whether one of the row's cells of ``columns`` stands for no text."""
+    return any(is_no_text(values.get(column), format_) for column in columns)
 
 
 def as_split(value: Any, column: str) -> str | None:

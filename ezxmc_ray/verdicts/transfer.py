@@ -173,16 +173,17 @@ def _place(store: VerdictStore, lookup: ShardLookup, verdicts: pa.Table, costs: 
     documents = verdicts["document_hash"]
     is_prior = pc.equal(documents, pa.scalar(NO_DOCUMENT, HASH)).to_numpy()
     first = lookup.first(documents)
-    rows_in = {layout.shard_name(shard): rows for shard, rows in lookup.rows_by_shard(documents).items()}
-    # A text may lie in several shards, and its verdicts were paid for once.
-    paid = {layout.shard_name(shard): first == shard for shard in np.unique(first[first >= 0])}
+    by_shard = lookup.rows_by_shard(documents)
+    shard_of = {layout.shard_name(shard): shard for shard in by_shard}
+    rows_in = {folder: by_shard[shard] for folder, shard in shard_of.items()}
     rows_in[PRIORS] = np.flatnonzero(is_prior)
     rows_in[ABSENT] = np.flatnonzero(~is_prior & (first < 0))
     is_new = np.zeros(len(verdicts), bool)
 
     def append(folder: str) -> np.ndarray:
         rows = rows_in[folder]
-        is_paid = paid[folder][rows] if folder in paid else np.full(len(rows), folder in (PRIORS, ABSENT))
+        # A text may lie in several shards, and its verdicts were paid for once.
+        is_paid = first[rows] == shard_of[folder] if folder in shard_of else np.ones(len(rows), bool)
         missing = np.zeros(len(rows), bool)
         for some, each in ((is_paid, costs), (~is_paid, None)):
             if some.any():
