@@ -1,8 +1,8 @@
 """What an engine takes and gives, which engine a configuration means, and the key that its verdicts are stored under.
 
 Comes in: documents with the labels to judge them against (:class:`DocumentPairs`). Goes out: a table of verdicts with
-counts (:class:`JudgedBatch`). Two engines keep to this: vLLM (vllm_engine) and transformers (transformers_engine,
-slow, the reference); both see the very same prompts, made here.
+counts (:class:`JudgedBatch`). Three engines keep to this: vLLM (vllm_engine), transformers (transformers_engine,
+slow, the reference) and packed (packed_engine, many pairs a forward); all see the very same prompts, made here.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What both engines start from: where the model is, its prompts, and (all but likelihood) its answers' tokens.
+    """What every engine starts from: where the model is, its prompts, and (all but likelihood) its answers' tokens.
 
     ``classifier``: the checkpoint has a classification head of its own; ``architecture``: its class. The read-out of
     ``config`` is resolved.

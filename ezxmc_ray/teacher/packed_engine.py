@@ -60,7 +60,6 @@ class PackedEngine(TransformersEngine):
     """
 
     def __init__(self, teacher: TeacherSpec) -> None:
-        _check_settings(teacher)
         super().__init__(teacher, attn_implementation="sdpa")
         self._use_threads()
         _check_attention(self._model.config.get_text_config(), teacher)
@@ -233,16 +232,6 @@ def _finisher(config: Any) -> Any:
 def _body(model: Any) -> Any:
     """The network without its output layer."""
     return getattr(model, model.base_model_prefix)
-
-
-def _check_settings(teacher: TeacherSpec) -> None:
-    config = teacher.config
-    for key, value, plain in (
-        ("quantization", config.quantization, None),
-        ("tensor_parallel", config.tensor_parallel, 1),
-    ):
-        if value != plain:
-            raise UserError(f"teacher.engine=packed does not do teacher.{key}={value}: set teacher.engine=vllm.")
 
 
 def _check_attention(config: Any, teacher: TeacherSpec) -> None:

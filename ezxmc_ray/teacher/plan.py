@@ -21,9 +21,6 @@ from ezxmc_ray.teacher.prompts import DESCRIPTION, LABEL, PromptTemplate, fill
 #: What the document slot reads where a label's prior is asked for.
 NO_DOCUMENT_TEXT = "N/A"
 #: Raise when joining, cutting or rendering changes what the engine sees: it is part of the teacher key.
-#: 5: texts in the middle of a prompt begin without the space that some tokenizers put before every text; no line
-#: breaks before a chat's first mark; a document's runs of white space are the tokens that the model has for them;
-#: a space between a prompt's answer_prefix and the answers of worked examples. Answers are read in more spellings.
 PLAN_VERSION = 5
 #: Stand for the slots while a chat template renders: plain letters that no template trims or escapes.
 _DOCUMENT_MARK, _LABEL_MARK = "EZXMCDOCUMENTSLOT", "EZXMCLABELSLOT"

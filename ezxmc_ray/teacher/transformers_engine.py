@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.errors import UserError
 from ezxmc_ray.models import LOAD_ERRORS
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,
@@ -39,6 +41,7 @@ class TransformersEngine:
         """``options``: of from_pretrained, beside the dtype."""
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+        _check_settings(teacher.config)
         loader = AutoModelForSequenceClassification if teacher.classifier else AutoModelForCausalLM
         self.teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,6 +121,18 @@ class TransformersEngine:
         arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
         moved = {name: value.to(self._device) for name, value in arguments.items()}
         return self._model(**moved, logits_to_keep=kept, use_cache=False).logits
+
+
+def _check_settings(config: TeacherConfig) -> None:
+    """UserError for what vLLM alone does, and this engine and those made from it would leave undone without a word."""
+    for key, value, plain in (
+        ("quantization", config.quantization, None),
+        ("tensor_parallel", config.tensor_parallel, 1),
+    ):
+        if value != plain:
+            raise UserError(
+                f"teacher.engine={config.engine} does not do teacher.{key}={value}: set teacher.engine=vllm."
+            )
 
 
 def chances_of_relevant(logits: torch.Tensor) -> torch.Tensor:

@@ -176,8 +176,10 @@ def test_a_teacher_whose_pairs_see_each_other_is_refused(tiny_teacher: str, monk
 @pytest.mark.parametrize(
     ("settings", "architecture", "said"),
     [
-        ({"quantization": "awq"}, {}, r"does not do teacher\.quantization=awq"),
-        ({"tensor_parallel": 2}, {}, r"does not do teacher\.tensor_parallel=2"),
+        ({"quantization": "awq"}, {}, r"engine=packed does not do teacher\.quantization=awq"),
+        ({"tensor_parallel": 2}, {}, r"engine=packed does not do teacher\.tensor_parallel=2"),
+        ({"quantization": "awq", "engine": "transformers"}, {}, r"engine=transformers does not do .*quantization=awq"),
+        ({"tensor_parallel": 2, "engine": "transformers"}, {}, r"engine=transformers does not do .*parallel=2"),
         ({}, {"model_type": "mistral", "sliding_window": 16}, "does not look at all tokens of a prompt"),
     ],
 )
@@ -189,6 +191,7 @@ def test_what_it_cannot_do_is_one_sentence(
     config = json.loads((tmp_path / "config.json").read_text()) | architecture
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(config))
-    wanted = TeacherConfig(model=str(tmp_path), readout="yes_no", dtype="float32", engine="packed", **settings)
+    plain = {"readout": "yes_no", "dtype": "float32", "engine": "packed"}
+    wanted = TeacherConfig(model=str(tmp_path), **(plain | settings))
     with pytest.raises(UserError, match=said):
         start_engine(wanted)
