@@ -1,7 +1,8 @@
 """How well the student orders the shortlists of held-out documents, by the teacher's judgment; never by gold.
 
 Comes in: held-out documents with their verdicts, an encoder. Goes out: nDCG@5 under the gains that the target gives
-the labels, and from one evaluation after another when to stop and which weights were best.
+the labels, and from one evaluation after another when to stop and which weights were best. The target is the verdict
+alone or its fusion with the similarity, as where encoders are selected (targets.compared_by).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.metrics.ranking import discounts
 from ezxmc_ray.student.data import HeldOut
-from ezxmc_ray.student.targets import TargetScale, target_scores
+from ezxmc_ray.student.targets import TargetScale, compared_by, target_scores
 
 if TYPE_CHECKING:  # the selection, which measures by the same gains, needs no network
     from torch import Tensor, nn
@@ -52,7 +53,7 @@ def evaluate_held_out(
     vectors = encoder.encode_documents([""] * len(documents), [one.document_text for one in documents]).vectors
     total = 0.0
     for vector, document in zip(vectors, documents, strict=True):
-        target = target_scores(document.verdict, document.similarity, config.target, scale)
+        target = target_scores(document.verdict, document.similarity, compared_by(config.target), scale)
         gains = gains_of(target, config.target_temperature)
         scores = labels[[place[text] for text in document.label_texts]].astype(np.float32) @ vector.astype(np.float32)
         total += graded_ndcg(gains[np.argsort(-scores, kind="stable")].tolist(), gains.tolist())

@@ -26,14 +26,16 @@ def test_gains_are_a_softmax_of_the_target() -> None:
     assert gains.sum() == pytest.approx(1) and gains[0] / gains[1] == pytest.approx(np.exp(2))
 
 
-def test_a_look_is_the_mean_over_documents_of_the_order_of_their_shortlists(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["verdict", "fusion", "similarity"])
+def test_a_look_is_the_mean_over_documents_of_the_order_of_their_shortlists(tmp_path: Path, target: str) -> None:
+    """Also where the student learns the similarity alone it is the verdicts that say how good it has become."""
     encoder = trainer(save_tiny_bert(tmp_path, 0.1), 3).encoder
     random = np.random.default_rng(1)
     documents = [
         HeldOut(topic, LABELS[n : n + 5], random.random(5).astype(np.float32), random.random(5).astype(np.float32))
         for n, topic in enumerate(TOPICS[:4])
     ]
-    config = StudentConfig(target="verdict")
+    config = StudentConfig(target=target)
     total, count = evaluate_held_out(encoder, documents, config, SCALE)
     expected = 0.0
     for one in documents:
@@ -41,7 +43,11 @@ def test_a_look_is_the_mean_over_documents_of_the_order_of_their_shortlists(tmp_
             encoder.encode_labels(one.label_texts).vectors
             @ encoder.encode_documents([""], [one.document_text]).vectors[0]
         )
-        gains = np.exp((one.verdict.astype(float) - SCALE.verdict_mean) / SCALE.verdict_std / config.target_temperature)
+        wanted = (one.verdict.astype(float) - SCALE.verdict_mean) / SCALE.verdict_std
+        if target != "verdict":
+            similar = (one.similarity.astype(float) - SCALE.similarity_mean) / SCALE.similarity_std
+            wanted = (wanted + similar) / np.sqrt(2)
+        gains = np.exp(wanted / config.target_temperature)
         expected += ndcg_score([gains / gains.sum()], [scores], k=5)
     assert count == 4 and total == pytest.approx(expected, rel=1e-4)
     assert evaluate_held_out(encoder, [], config, SCALE) == (0.0, 0)
