@@ -30,6 +30,7 @@ from ezxmc_ray.context import Context, StageResult
 from ezxmc_ray.index.build import (
     AUTO,
     EXACT_FACTORY,
+    Blocks,
     ShardInfo,
     auto_factory,
     build_from_blocks,
@@ -216,6 +217,16 @@ def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built
     """Task: build and commit one shard. Of the label vectors only its own are read, a block at a time."""
     began = time.monotonic()
     blocks = partial(label_vector_blocks, storage, folder, labels.first, labels.stop)
+    info, measured, scores = build_shard(storage, blocks, labels, plan)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return Built(info, time.monotonic() - began, peak, measured, scores)
+
+
+def build_shard(
+    storage: Storage, blocks: Blocks, labels: Slice, plan: Plan
+) -> tuple[ShardInfo, dict[str, float], bool]:
+    """Build one shard of the vectors that ``blocks`` gives, and commit it: what it is, what auto measured of it, and
+    whether it can score single labels."""
     count, measured = labels.stop - labels.first, {}
     if plan.cells is not None:
         assert plan.nearest is not None
@@ -223,12 +234,11 @@ def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built
         measured = {"probes": probes, "refined": refined, "recall": found}
     else:
         built = build_from_blocks(blocks, count, labels.first, plan.factory, plan.probes)
-    name = f"shard-{labels.number:03d}.faiss"
+    name = layout.index_shard(labels.number)
     with temporary_folder() as scratch:
         info = save_shard(built, scratch / name, labels.first)
         storage.upload(scratch / name, f"{layout.INDEX}/{name}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    return Built(info, time.monotonic() - began, peak, measured, scores_pairs(built))
+    return info, measured, scores_pairs(built)
 
 
 def recall_of(storage: Storage, shards: list[ShardInfo], nearest: Nearest) -> dict[str, Any]:

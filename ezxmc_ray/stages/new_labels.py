@@ -19,15 +19,22 @@ from ezxmc_ray.documents.label_files import read_label_files
 from ezxmc_ray.documents.parts import label_fingerprint
 from ezxmc_ray.documents.told import label_notes
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, build_from_blocks, save_shard
+from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, auto_factory, is_exact
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.index.label_vectors import BLOCK_LABELS, map_label_vectors
 from ezxmc_ray.index.lexical_files import LexicalSource, tell_language, write_lexical_files
-from ezxmc_ray.index.measure import Nearest, build_auto, choose_cells, nearest_labels
+from ezxmc_ray.index.measure import Nearest, choose_cells, nearest_labels
 from ezxmc_ray.integrity import checked
-from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.progress import say
-from ezxmc_ray.stages.index import embed_documents, slices_of, tell_low_recall
+from ezxmc_ray.stages.index import (
+    Plan,
+    Slice,
+    build_shard,
+    embed_documents,
+    recall_of,
+    slices_of,
+    tell_low_recall,
+)
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA
 from ezxmc_ray.tagging.changes import reading_labels
@@ -104,26 +111,28 @@ class _Vectors:
 
 
 def _build(context: Context, files: Storage, vectors: _Vectors) -> list[ShardInfo]:
-    """The index, as the run's configuration has it; auto's cells are chosen anew, by documents of the run."""
-    config, texts = context.config.index, len(vectors.rows)
-    factory, nearest, cells = config.factory, None, 0
-    infos: list[ShardInfo] = []
-    if factory == AUTO and texts <= config.exact_below:
-        factory = EXACT_FACTORY
-    elif factory == AUTO:
-        queries = embed_documents(context.storage, vectors.encoder, context.shards)
-        k = min(max(1, context.config.lexical.candidates), texts)
-        nearest = Nearest(queries, nearest_labels(vectors.blocks(0, texts), 0, queries, k)[1])
-    with temporary_folder() as scratch:
-        for one in slices_of(texts, config.shard_labels):
-            blocks = partial(vectors.blocks, one.first, one.stop)
-            count, name = one.stop - one.first, f"shard-{one.number:03d}.faiss"
-            if nearest is None:
-                built = build_from_blocks(blocks, count, one.first, factory, config.probes)
-            else:
-                cells = cells or choose_cells(blocks, one.first, count, nearest, config.recall)[0]
-                built, _, _, found = build_auto(blocks, count, one.first, cells, nearest, config.recall)
-                tell_low_recall(found, config.recall)
-            infos.append(save_shard(built, scratch / name, one.first))
-            files.upload(scratch / name, f"{layout.INDEX}/{name}")
+    """The index, as the run's configuration has it for a machine without GPUs; auto's cells are chosen anew, by
+    documents of the run, and what the index finds is told by others of them."""
+    config = context.config.index
+    slices = slices_of(len(vectors.rows), config.shard_labels)
+    plan, told_by = _plan(context, vectors, slices[0])
+    infos = [build_shard(files, partial(vectors.blocks, one.first, one.stop), one, plan)[0] for one in slices]
+    if told_by is not None:
+        tell_low_recall(recall_of(files, infos, told_by)[f"at_{told_by.labels.shape[1]}"], config.recall)
     return infos
+
+
+def _plan(context: Context, vectors: _Vectors, first: Slice) -> tuple[Plan, Nearest | None]:
+    """How the shards are built, and what the recall is told by of one whose cells were chosen by the first slice."""
+    config, texts = context.config.index, len(vectors.rows)
+    if config.factory != AUTO:
+        return Plan(config.factory, config.probes, config.recall), None
+    if is_exact(config, texts, gpus=0):
+        return Plan(EXACT_FACTORY, config.probes, config.recall), None
+    queries = embed_documents(context.storage, vectors.encoder, context.shards)
+    k = min(max(1, context.config.lexical.candidates), texts)
+    nearest = Nearest(queries, nearest_labels(vectors.blocks(0, texts), 0, queries, k)[1])
+    chosen_by, told_by = nearest.halves()
+    blocks = partial(vectors.blocks, first.first, first.stop)
+    cells, _ = choose_cells(blocks, first.first, first.stop - first.first, chosen_by, config.recall)
+    return Plan(auto_factory(cells, queries.shape[1]), 0, config.recall, cells, chosen_by), told_by
