@@ -88,7 +88,10 @@ app = typer.Typer(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line ``argv`` (default: sys.argv); leaves by SystemExit with 0, 1 (a fault), 2 or 130."""
+    """Run the command line ``argv`` (default: sys.argv); leaves by SystemExit, or raises what is a fault.
+
+    Status 0; 1: ``verify`` found damage; 2: a mistake of the user's; 130, 143: stopped by a signal; 141: nobody reads.
+    """
     # Bars of libraries, such as those of a GGUF file's conversion; what a stage does is said by progress.py.
     os.environ.setdefault("TQDM_DISABLE", "1")
     sys.excepthook = _print_fault

@@ -1,4 +1,4 @@
-"""The curriculum: which stage comes next, on what, and whether it is done already.
+"""The curriculum: goes through the steps of a run in order, tells which are done, or what a run would do.
 
 In: a configuration. Out: the run directory, stage after stage: prepare; for each cycle shortlist, judge, train (from
 the second one on after a select that says whether it is worth it); one more shortlist and judge of the held-out

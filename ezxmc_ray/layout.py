@@ -39,6 +39,10 @@ BUNDLE, FILES = "bundle.json", "files-"
 BUNDLE_FOLDER = re.compile(rf"{FILES}[0-9a-f]{{16}}")
 #: Who works on the run.
 OWNER = ".owner.json"
+#: In a folder of label vectors: all of them as one array, and the note of what it is.
+VECTORS, VECTORS_NOTE = "vectors.npy", "vectors.json"
+#: How the folders begin that a training keeps its checkpoints in until it is done.
+TRAINING = "training-"
 _MADE = {STUDENT, CROSS_ENCODER, INDEX, PREDICTIONS, EVALUATION, REPORT}
 _REPLACED = {DOCUMENTS, GOLD, LABELS, REJECTED, LEXICAL} | _MADE
 _WRITTEN = _REPLACED | {CONFIG, VERDICTS, REPORT_JSON, REPORT_HTML, DAMAGE, SPENT, OWNER}
@@ -87,6 +91,16 @@ def cycle_folder(cycle: int) -> str:
 def label_vectors(encoder: int) -> str:
     """The folder of the vectors of all labels by encoder number ``encoder``."""
     return f"cycle-{encoder}/label_vectors"
+
+
+def label_vector_slice(folder: str, number: int) -> str:
+    """The file of one slice of label vectors, until all are one array in ``folder``."""
+    return f"{folder}/shard-{number:05d}.parquet"
+
+
+def index_shard(number: int) -> str:
+    """The file of one slice of labels in the folder of an index."""
+    return f"shard-{number:03d}.faiss"
 
 
 def shortlist(cycle: int) -> str:

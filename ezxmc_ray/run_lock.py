@@ -40,7 +40,7 @@ SETTLE_S = 1.0
 LOOK_S = 5.0
 LOCK = ".lock"
 #: What the lock on a file system leaves in the directory.
-LOCK_FILES = (LOCK, ".owner.json")
+LOCK_FILES = (LOCK, layout.OWNER)
 #: What flock says on a file system that does not have it: Lustre without the mount option flock, some of FUSE.
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -110,7 +110,7 @@ def _held(storage: Storage) -> Iterator[None]:
 def _noted_owner(storage: Storage) -> dict[str, Any]:
     """Who holds the kernel's lock; empty if that is not noted."""
     try:
-        return _parsed(storage.read_bytes(".owner.json"))
+        return _parsed(storage.read_bytes(layout.OWNER))
     except FileNotFoundError:
         return {}
 

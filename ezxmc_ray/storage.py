@@ -2,8 +2,7 @@
 
 Comes in: a directory or URI (``s3://bucket/run``). Goes out: files that are whole or absent. On a file system a file
 is written under a temporary name beside its target, flushed, and renamed; for an object store it is written to a local
-temporary file, and put when it is whole. A stage is done if, and only if, its manifest is there, carries the
-fingerprint of today's inputs and configuration, and every file that it lists exists.
+temporary file, and put when it is whole. A stage's manifest is written last (steps.py says when a stage is done).
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 )
 
 #: The output of ``ezxmc tag --rerank``. ``scores``: what the labels are ordered by, falling (tagging/reranking.py);
-#: ``similarities``: what ``scores`` are without it; ``verdicts``: the teacher's, calibrated.
+#: ``similarities``: the student's, of the same labels; ``verdicts``: the teacher's, calibrated.
 RERANKED_SCHEMA = pa.schema(
     [*PREDICTIONS_SCHEMA, ("similarities", pa.list_(pa.float32())), ("verdicts", pa.list_(pa.float32()))]
 )

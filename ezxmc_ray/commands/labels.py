@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: How the names of files end that hold JSON lines.
 LINES = (".jsonl", ".ndjson")
-app = typer.Typer(help="Add labels to an export of a run, remove, rename or list them.", no_args_is_help=True)
+app = typer.Typer(help="Add labels to an export of a run, remove, rename, list or compact them.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(metavar="BUNDLE", help="the directory or URI of an export of a run")]
 Files = Annotated[
     list[str],

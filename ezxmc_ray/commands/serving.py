@@ -22,7 +22,7 @@ Knobs = Annotated[list[str] | None, typer.Argument(metavar="a.b=c", help="knobs 
 Host = Annotated[str, typer.Option(help="address to listen at; the default is reached from this machine only")]
 Port = Annotated[int, typer.Option(help="port to listen at; 0: any that is free")]
 Replicas = Annotated[int, typer.Option(help="processes that tag")]
-ReplicaCpus = Annotated[int, typer.Option(help="CPUs of each; 0: an equal share of all")]
+ReplicaCpus = Annotated[int, typer.Option(help="CPUs of each; 0: as many as all can have alike, each on one node")]
 ReplicaGpus = Annotated[float, typer.Option(help="GPUs of each")]
 MaxBatchSize = Annotated[int, typer.Option(help="texts that a replica encodes together")]
 BatchWait = Annotated[float, typer.Option(help="for how long a text waits for others while a replica is free")]

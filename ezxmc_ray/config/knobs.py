@@ -44,8 +44,8 @@ def knob(
     """A field of a section: its default, what it does, the values that it may have.
 
     ``least``, ``above``, ``most``: see :class:`Bounds`. ``performance``: it changes how fast a stage is or what it
-    tells of itself, not what it writes for the next one, so a run that was stopped may go on with another value. (Of
-    the models the weights count, not where they lie.)
+    tells of itself, not what it writes for the next one, so a run that was stopped may go on with another value; or no
+    stage of a run reads it. (Of the models the weights count, not where they lie.)
     """
     metadata: dict[str, Any] = {"help": explanation, "choices": tuple(choices), "bounds": Bounds(least, above, most)}
     metadata["performance"] = performance

@@ -343,7 +343,7 @@ class ClusterConfig:
     address: str | None = knob(
         None, "Ray address; null: the cluster of this job if there is one, else a local one; local: always a local one"
     )
-    cpus: int = knob(0, "CPUs that a local Ray may use, 0 = all")
+    cpus: int = knob(0, "CPUs that a local Ray may use, 0 = all; 1 counts as 2, which training needs")
     max_gpus: int | None = knob(None, "GPUs that it may grow to (docs/cluster.md)", least=0, performance=True)
     wait_s: int = knob(
         3600,
@@ -359,7 +359,11 @@ class Config:
     """One run. ``run`` is a directory or an object-store URI; every knob has its explanation in ``ezxmc config``."""
 
     run: str = knob("runs/default", "directory or object-store URI that holds everything this configuration produces")
-    seed: int = knob(0, "of the splits, the order of training and every other draw", most=2**63 - 1)
+    seed: int = knob(
+        0,
+        "of the splits, of which documents are judged and audited, of training, of the intervals; an index is built alike for every seed",
+        most=2**63 - 1,
+    )
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     shortlist: ShortlistConfig = field(default_factory=ShortlistConfig)

@@ -23,8 +23,8 @@ from ezxmc_ray.index.node_files import checksum
 from ezxmc_ray.leftovers import temporary_name
 
 AUTO = "auto"
-#: Not IDMap2, as older versions wrote it: it can find a vector by its id, which nobody asks for, and holds a hash table
-#: for that in every process that reads the file (40 MB a million labels).
+#: Not IDMap2, which can find a vector by its id: nobody asks for that, and every process that reads the file holds a
+#: hash table for it (40 MB a million labels).
 EXACT_FACTORY = "IDMap,Flat"
 #: Labels that a cell's centroid is trained on: FAISS takes 256, which takes four times as long and finds no more.
 TRAINING_LABELS = 64
@@ -39,7 +39,10 @@ Blocks = Callable[[], Iterable[np.ndarray]]
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One file of a saved index: its name, its labels ``first_label`` to ``first_label + labels - 1``, its bytes."""
+    """One file of a saved index: its name, its rows ``first_label`` to ``first_label + labels - 1``, its bytes.
+
+    A row is a text of a label (index/label_texts.py).
+    """
 
     file: str
     first_label: int

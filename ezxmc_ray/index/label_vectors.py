@@ -1,7 +1,7 @@
 """The vectors of all labels by one encoder: one file, which every process of a machine maps.
 
 Comes in: slices that actors have embedded, a Parquet file each (label_vectors_schema). Goes out: ``vectors.npy``, all
-of them in the order of the label numbers, with a note of what it is (``vectors.json``); an array on the file, or the
+of them in the order of the label texts, with a note of what it is (``vectors.json``); an array on the file, or the
 vectors of some labels block by block.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ezxmc_ray import layout
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.node_files import FileNote, array_file, map_array
 from ezxmc_ray.prefetch import at_once
@@ -25,8 +26,9 @@ BLOCK_LABELS = 16_384
 
 @dataclass(frozen=True)
 class LabelVectors:
-    """What ``vectors.npy`` is: [labels, dimension] of ``dtype``, rows of unit length, by label number.
+    """What ``vectors.npy`` is: [labels, dimension] of ``dtype``, rows of unit length, a row a text of a label.
 
+    Without alternatives a label has one text, and its row is its number (index/label_texts.py).
     ``counts``: those of the slices, added up, and what was counted of all alike (the largest).
     """
 
@@ -39,7 +41,7 @@ class LabelVectors:
     @property
     def files(self) -> list[str]:
         """In the run."""
-        return [self.note.file, self.note.file.replace("vectors.npy", "vectors.json")]
+        return [self.note.file, self.note.file.replace(layout.VECTORS, layout.VECTORS_NOTE)]
 
     @property
     def row_bytes(self) -> int:
@@ -49,7 +51,7 @@ class LabelVectors:
 
 def find_label_vectors(storage: Storage, folder: str) -> LabelVectors | None:
     """What the vectors in ``folder`` are; None: they have not been joined, or are not there as the note says."""
-    note = f"{folder}/vectors.json"
+    note = f"{folder}/{layout.VECTORS_NOTE}"
     if not storage.exists(note):
         return None
     try:
@@ -75,7 +77,7 @@ def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
     first = storage.read_table(names[0])["vector"].type
     dtype, dimension = first.value_type.to_pandas_dtype(), first.list_size
     done = 0
-    with array_file(storage, f"{folder}/vectors.npy", (labels, dimension), dtype) as sink:
+    with array_file(storage, f"{folder}/{layout.VECTORS}", (labels, dimension), dtype) as sink:
         for name in names:
             table = storage.read_table(name)
             if len(table) and table["label"][0].as_py() != done:
@@ -86,9 +88,9 @@ def join_label_vectors(storage: Storage, folder: str) -> LabelVectors:
         **{name: sum(one.get(name, 0) for one in counts) for name in ("truncated", "unreadable")},
         "unused_prompts": max(one.get("unused_prompts", 0) for one in counts),  # older runs have none
     }
-    note = sink.note(f"{folder}/vectors.npy")
+    note = sink.note(f"{folder}/{layout.VECTORS}")
     vectors = LabelVectors(note, labels, dimension, np.dtype(dtype).name, joined)
-    storage.write_note(f"{folder}/vectors.json", dataclasses.asdict(vectors))
+    storage.write_note(f"{folder}/{layout.VECTORS_NOTE}", dataclasses.asdict(vectors))
     return vectors
 
 
@@ -123,5 +125,7 @@ def read_label_vectors(storage: Storage, folder: str, first: int, stop: int) -> 
 def _known(storage: Storage, folder: str) -> LabelVectors:
     found = find_label_vectors(storage, folder)
     if found is None:
-        raise damage_error(storage.path(f"{folder}/vectors.npy"), "it is not what vectors.json beside it says")
+        raise damage_error(
+            storage.path(f"{folder}/{layout.VECTORS}"), f"it is not what {layout.VECTORS_NOTE} beside it says"
+        )
     return found

@@ -41,7 +41,7 @@ class ServeSettings:
     max_characters: int = 2_000_000
     max_k: int = 1000
     max_labels: int = 100_000
-    max_pairs: int = 3000  # a core reads 50 to 75 a second
+    max_pairs: int = 3000  # which take about a minute on one core
     body_s: float = 20
     timeout_s: float = 60
     max_waiting_texts: int = 8192

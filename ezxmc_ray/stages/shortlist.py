@@ -156,7 +156,7 @@ def _embed_slices(context: Context, encoder: int, times: Times, progress: StageP
     """Write the slices of cycle-<encoder>/label_vectors/ that are not there yet."""
     texts, folder = context.prepared.label_texts, layout.label_vectors(encoder)
     items: list[WorkItem] = [
-        {"first": first, "stop": min(texts, first + LABEL_SLICE), "file": f"{folder}/shard-{number:05d}.parquet"}
+        {"first": first, "stop": min(texts, first + LABEL_SLICE), "file": layout.label_vector_slice(folder, number)}
         for number, first in enumerate(range(0, texts, LABEL_SLICE))
     ]
     arguments = (context.storage, context.config.encoder, context.encoder_folder(encoder))

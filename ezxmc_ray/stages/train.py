@@ -87,7 +87,7 @@ def train_at(place: TrainingPlace, context: Context, cycle: int, inputs: Sequenc
     is_half = context.halves_held_out
     halves = ["halves"] if is_half else []
     made_of = [fingerprinted_settings(config, "student"), config.seed, commit, *inputs, *halves]
-    name = "training-" + fingerprint(made_of)
+    name = layout.TRAINING + fingerprint(made_of)
     remove_trainings(storage, place.folder, kept=name)
     examples = int(known["rows"].sum())
     batch_size = begun_batch_size(storage, place.folder, name, config, examples)
@@ -143,7 +143,7 @@ def remove_trainings(storage: Storage, folder: str, kept: str = "") -> None:
     """Remove checkpoints and outcomes of the trainings in ``folder``, except those of the training named ``kept``."""
     for name in storage.folders(folder) + storage.list(folder, ".json"):
         training = name.removeprefix(f"{folder}/").removesuffix(".json")
-        if training.startswith("training-") and training != kept:
+        if training.startswith(layout.TRAINING) and training != kept:
             storage.remove(name)
 
 

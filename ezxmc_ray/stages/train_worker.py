@@ -26,6 +26,7 @@ from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.stages.shortlist import load_encoder
 from ezxmc_ray.stages.train_settings import TrainSettings
+from ezxmc_ray.stages.train_snapshot import STATE
 from ezxmc_ray.storage import copy_into
 from ezxmc_ray.student.batches import BatchPlan, Part, lanes_of, scaled_learning_rate
 from ezxmc_ray.student.checkpoints import CheckpointClock
@@ -222,7 +223,7 @@ class TrainWorker:
         with temporary_folder() as folder:
             if self.rank == 0:
                 state = {"trainer": self.trainer.state(), "progress": self.progress, "stopping": self.stopping.state()}
-                torch.save(state, os.path.join(folder, "state.pt"))
+                torch.save(state, os.path.join(folder, STATE))
                 checkpoint = ray_train.Checkpoint.from_directory(folder)
             ray_train.report({"step": self.trainer.step_number}, checkpoint=checkpoint)
         self._upload_events()
@@ -246,7 +247,7 @@ class TrainWorker:
         if checkpoint is None:
             return progress
         with checkpoint.as_directory() as folder:
-            state = torch.load(os.path.join(folder, "state.pt"), map_location="cpu", weights_only=True)
+            state = torch.load(os.path.join(folder, STATE), map_location="cpu", weights_only=True)
         self.trainer.load_state(state["trainer"])
         self.stopping.load_state(state["stopping"])
         progress |= state["progress"]

@@ -47,7 +47,7 @@ from ezxmc_ray.tagging.bundle_lock import owned_bundle
 from ezxmc_ray.tagging.settings import AddedLabels
 from ezxmc_ray.tagging.tagger import load_encoder, open_words
 
-#: From so many parts on a bundle should be made one again: each is searched by itself.
+#: With more parts than these a bundle should be made one again: each is searched by itself.
 MANY_PARTS = 16
 #: Those that name a column of a file of labels.
 COLUMNS = ("label_id_column", "label_text_column", "label_description_column", "label_alternatives_column")

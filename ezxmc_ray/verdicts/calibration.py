@@ -1,7 +1,7 @@
 """From stored raw scores to calibrated verdicts, and the thresholds that are fitted on them. Cheap, no LLM.
 
-Comes in: raw scores, label priors, similarities. Goes out: verdicts in a space where differences mean something, the
-verdict from which on a pair counts as yes, the similarity from which on a label is predicted. Methods:
+Comes in: raw scores, label priors. Goes out: verdicts in a space where differences mean something, and the verdict from
+which on a pair counts as yes. Methods:
 
 - ``none``: for ``yes_no`` and ``classify`` the logit of P(yes), clipped to [1e-6, 1 - 1e-6]; for ``likelihood`` the
   raw score;
