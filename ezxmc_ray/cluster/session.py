@@ -193,7 +193,7 @@ def wait_for_gpus() -> None:
     """
     if gpus_there() or not cluster_limit("GPU"):
         return
-    asked = ray.remote(_is_there).options(num_cpus=0, num_gpus=1).remote()
+    asked = ray.remote(num_cpus=0, num_gpus=1)(_is_there).remote()
     began = time.monotonic()
     while not ray.wait([asked], timeout=WAIT_S)[0]:
         doing(waits_for() or "waiting for GPUs")
@@ -268,7 +268,8 @@ def run_tasks(
 
     Errors: UserError where none of them has room for ``cluster.wait_s``.
     """
-    task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus)
+    # Where options() name a GPU, and not remote(), Ray keeps the process, and with it what it holds of the GPU.
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
     limit = 2 * cluster_cpus()
     waiting: list[Any] = []
     phase = function.__name__.strip("_").replace("_", " ")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray._private.state import actors
@@ -120,6 +121,15 @@ def test_the_teachers_number_format_waits_for_a_busy_gpu_with_an_end(
         "again; what is done is kept."
     )
     assert "Teacher: waiting for 1 GPU (0 of 1 free)" in capsys.readouterr().out
+
+
+def test_a_task_on_a_gpu_leaves_no_process_that_holds_some_of_it(waits: Callable[[int], Config]) -> None:
+    waits(20)
+    [pid] = run_tasks(lambda: os.getpid(), [()], gpus=1)
+    until = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid)
 
 
 def test_tasks_without_room_end(waits: Callable[[int], Config]) -> None:
