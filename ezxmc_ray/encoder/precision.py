@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -28,6 +29,15 @@ def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextMana
 def chosen_dtype(device: torch.device, dtype: str) -> torch.dtype:
     """The format on ``device`` that ``dtype`` names (auto: the one that it computes in fast)."""
     return _DTYPES[fast_dtype(device.type) if dtype == AUTO else dtype]
+
+
+def common_dtype(chosen: Iterable[str]) -> str:
+    """The format that processes which share their gradients compute in, where each alone would take one of ``chosen``.
+
+    float32 where these differ: float16 scales gradients and bfloat16 does not, so that their mean would be neither.
+    """
+    names = set(chosen)
+    return names.pop() if len(names) == 1 else "float32"
 
 
 def copy_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:

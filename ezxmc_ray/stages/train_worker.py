@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray import train as ray_train
 
@@ -21,6 +22,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import to_dict
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder
 from ezxmc_ray.encoder.pairs import pair_config
+from ezxmc_ray.encoder.precision import chosen_dtype, common_dtype
 from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
@@ -78,6 +80,7 @@ class TrainWorker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(self.config.seed)
         student = self.config.student
+        self.gather: Gather = gathered_on_cpus() if self.world > 1 else alone
         self.trainer = self._make_trainer()
         if self.world > 1:
             self.trainer.module = ray_train.torch.prepare_model(self.trainer.module)
@@ -89,7 +92,6 @@ class TrainWorker:
         self.reader = ExampleReader(self.storage, self.cycle, earlier_thresholds=settings.earlier_thresholds)
         lanes = lanes_of(student, settings.batch_size)
         self.plan = BatchPlan(self.reader.rows_of_shards, settings.batch_size, self.config.seed, lanes)
-        self.gather: Gather = gathered_on_cpus() if self.world > 1 else alone
         self.held_out: list[HeldOut] = []
         if student.validate_every_steps:
             share = (student.validation_documents, self.rank, self.world)
@@ -102,9 +104,9 @@ class TrainWorker:
     def _make_trainer(self) -> StudentTrainer:
         """Of the base encoder, or of a cross-encoder that begins as the chosen student."""
         settings, student = self.settings, self.config.student
-        learned = replace(student, learning_rate=scaled_learning_rate(student, settings.batch_size))
-        objective = Objective(learned, settings.scale, settings.yes_threshold)
-        device = ray_train.torch.get_device()
+        device = torch.device(ray_train.torch.get_device())
+        rate, dtype = scaled_learning_rate(student, settings.batch_size), self._dtype(device)
+        objective = Objective(replace(student, learning_rate=rate, dtype=dtype), settings.scale, settings.yes_threshold)
         rest = (objective, settings.steps, device, self.config.seed, self.rank, self.world)
         if not settings.place.is_cross_encoder:
             return StudentTrainer(load_encoder(self.storage, self.config.encoder, None), *rest)
@@ -112,6 +114,11 @@ class TrainWorker:
         return PairTrainer(
             CrossEncoder.begin(encoder, pair_config(self.config.encoder, self.config.cross_encoder)), *rest
         )
+
+    def _dtype(self, device: torch.device) -> str:
+        """The one format of all workers, whose GPUs may be of several kinds."""
+        own = str(chosen_dtype(device, self.config.student.dtype)).removeprefix("torch.")
+        return common_dtype(str(told) for (told,) in self.gather((np.array(own),)))
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the early stopping says so."""

@@ -104,6 +104,27 @@ def test_checkpoints_are_counted_and_training_goes_on_from_the_last(
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1])
 
 
+@pytest.mark.parametrize(
+    ("other", "common"), [("float16", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")]
+)
+def test_workers_on_gpus_of_several_kinds_train_in_one_format(
+    encoder: Path,
+    tmp_path: Path,
+    simulated: SimulatedRayTrain,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+    common: str,
+) -> None:
+    """One of two simulated workers computes in bfloat16: of scaled and other gradients the mean would be neither."""
+    two = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2, get_experiment_name=lambda: "simulated")
+    monkeypatch.setattr(simulated, "get_context", lambda: two)
+    simulated.torch.prepare_model = lambda module: module
+    monkeypatch.setattr(train_worker, "gathered_on_cpus", lambda: lambda own: [own, (np.array(other),)])
+    monkeypatch.setattr(train_worker, "chosen_dtype", lambda device, dtype: torch.bfloat16)
+    trainer = worker_of(tmp_path, encoder, 8, 10, "student.dtype=auto", "student.validate_every_steps=0").trainer
+    assert trainer.config.dtype == common
+
+
 def test_no_checkpoint_before_its_time(encoder: Path, tmp_path: Path, simulated: SimulatedRayTrain) -> None:
     worker = worker_of(tmp_path, encoder, 8, 5, "student.checkpoint_every_s=1000")
     worker.train()
