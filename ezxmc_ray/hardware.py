@@ -7,9 +7,11 @@ the encoder and the student alike. PyTorch is imported when one asks.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from ezxmc_ray.errors import UserError
 
@@ -17,6 +19,9 @@ AUTO = "auto"
 #: What libraries say where memory ends, in errors of kinds that say other things too: CUDA's and ROCm's, the CPU's of
 #: PyTorch and of ONNX Runtime, and that of libraries which CUDA leaves no room for.
 _FULL = ("out of memory", "DefaultCPUAllocator", "Failed to allocate memory", "STATUS_ALLOC_FAILED")
+
+#: What they say where a GPU has failed: PyTorch's and vLLM's, FAISS's, ROCm's.
+_FAULT = ("CUDA error", "CUDA driver error", "err == cudaSuccess", "HIP error", "device-side assert")
 
 
 def fast_dtype(device: str) -> str:
@@ -65,6 +70,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return False
     return isinstance(error, MemoryError) or any(words in str(error) for words in _FULL)
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether ``error`` says that a GPU failed under this process, which can then do nothing more with it.
+
+    Such errors (an illegal access, an uncorrectable ECC error, a GPU that is gone) stay with a process: whatever it
+    asks of the GPU afterwards fails too, and another process may find it well. Memory that ran out is none of them.
+    """
+    told = type(error).__name__ == "AcceleratorError" or any(words in str(error) for words in _FAULT)
+    return told and not isinstance(error, UserError) and not is_out_of_memory(error)
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """End this process at once, saying why: for one that cannot work any more, in whose place Ray starts another."""
+    with suppress(OSError):
+        print(f"this process ends: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def ends_with_its_gpu() -> Iterator[None]:
+    """End this process where the block meets a GPU that failed under it (:func:`is_device_fault`)."""
+    try:
+        yield
+    except Exception as error:
+        if is_device_fault(error):
+            end_process(error)
+        raise
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ezxmc_ray.cluster.board import MAX_DEATHS
 from ezxmc_ray.cluster.session import WAIT_S, at_end, check_wait
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.hardware import release_memory
+from ezxmc_ray.hardware import ends_with_its_gpu, release_memory
 
 USER_ERROR = "user_error"
 
@@ -116,6 +116,10 @@ class _Process:
 
         Returns what the worker does, and the seconds that it took to make the worker, if this item was its first.
         """
+        with ends_with_its_gpu():  # another process takes its place
+            return self._do(mapping, work, item)
+
+    def _do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: WorkItem) -> tuple[Done, float]:
         began, loaded = time.monotonic(), 0.0
         if self.worker is None or mapping != self.mapping:
             self.rest()

@@ -35,6 +35,7 @@ from ezxmc_ray.cluster.session import (
 )
 from ezxmc_ray.config import ClusterConfig, cluster_address
 from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hardware import ends_with_its_gpu
 from ezxmc_ray.progress import StageProgress, doing, say
 from ezxmc_ray.serving.contract import Answer, Refused, TagRequest
 from ezxmc_ray.serving.live import LiveTagger, Patience, export_of
@@ -116,7 +117,7 @@ class Replica:
         if self._live is None:
             time.sleep(WITHOUT_EXPORT_S)
             return None
-        with self._turn:
+        with self._turn, ends_with_its_gpu():  # Serve starts another replica
             answer = self._live.tag(asked)
         if asked.options.export not in (None, answer.export):
             time.sleep(OTHER_EXPORT_S)

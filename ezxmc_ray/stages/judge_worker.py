@@ -23,6 +23,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.cluster.board import report_done, report_item, report_phase, report_start
 from ezxmc_ray.cluster.pools import WorkItem
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.hardware import end_process, is_device_fault
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.teacher.engine import BatchPrompts, DocumentPairs, Engine, JudgedBatch
 from ezxmc_ray.teacher.start import start_engine
@@ -160,7 +161,7 @@ class JudgeWorker:
             for judged in engine.judge_stream(self._next_batches()):
                 self._done(self._held.popleft(), judged)
         except BaseException as error:
-            if type(error).__name__ == "EngineDeadError":
+            if type(error).__name__ == "EngineDeadError" or is_device_fault(error):
                 self._end_with_the_engine(error)
             with self._changed:
                 self._error = error
@@ -194,13 +195,12 @@ class JudgeWorker:
             self._changed.notify_all()
 
     def _end_with_the_engine(self, error: BaseException) -> None:
-        """A dead engine does not come back in its process. Ray replaces an actor that ends, and gives its items out
-        again; raising would hand the next item to the same dead engine."""
-        print(f"the engine died: {error}", file=sys.stderr, flush=True)
+        """A dead engine does not come back in its process, nor does a GPU that failed under it. Ray replaces an actor
+        that ends, and gives its items out again; raising would hand the next item to the same dead engine."""
         try:
             self._writer.close(LAST_FLUSH_S)
         finally:
-            os._exit(1)
+            end_process(error)
 
     def _flush_when_told_to_end(self) -> None:
         """On SIGTERM write what is judged, and go on to end as before (Ray makes the actor in its main thread)."""

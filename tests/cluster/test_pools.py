@@ -58,6 +58,10 @@ class DiesAt(Echo):
         if item.get("dies") and (item["dies"] == "always" or not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        failed = Path(self.folder, "failed")
+        if item.get("fails") and not failed.exists():
+            failed.touch()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().__call__(item)
 
 
@@ -126,8 +130,9 @@ def test_without_a_gpu_an_actor_has_threads_but_holds_no_cpu(cluster: None) -> N
 def test_an_actor_that_dies_is_replaced_and_each_item_is_done_once(cluster: None, tmp_path: Path) -> None:
     work = items(9)
     work[4]["dies"] = "once"
+    work[6]["fails"] = "with the GPU under it"
     done = list(map_items(work, DiesAt, (str(tmp_path),), POOL))
-    assert (tmp_path / "died").exists()
+    assert (tmp_path / "died").exists() and (tmp_path / "failed").exists()
     assert sorted(one["n"] for one in done) == list(range(9))
     again = list(map_items(items(40, seconds=0.3), Echo, (), POOL))
     assert len(pids(again)) == 2

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ezxmc_ray import layout
 from ezxmc_ray.cluster.pools import ENGINE_IN_FLIGHT, WorkItem
@@ -171,16 +172,25 @@ def test_sigterm_writes_what_is_judged(make_worker: Maker, tmp_path: Path, monke
     assert run.pending() == 0 and ended == [signal.SIGTERM]
 
 
-def test_a_dead_engine_ends_the_process_when_its_verdicts_are_written(
-    make_worker: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class EngineDeadError(Exception):
-        """Has the name of vLLM's."""
+class EngineDeadError(Exception):
+    """Has the name of vLLM's."""
 
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineDeadError("gone"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    ],
+)
+def test_a_dead_engine_ends_the_process_when_its_verdicts_are_written(
+    make_worker: Maker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     class DyingEngine(SimulatedEngine):
         def judged(self, prompts: BatchPrompts) -> JudgedBatch:
             if self.asked:
-                raise EngineDeadError("gone")
+                raise error
             return super().judged(prompts)
 
     ended = threading.Event()
