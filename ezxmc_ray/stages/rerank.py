@@ -34,7 +34,6 @@ from ezxmc_ray.stages.judge import work_items as items_of
 from ezxmc_ray.stages.judge_worker import LABEL_PRIORS, PAIRS
 from ezxmc_ray.stages.rerank_worker import (
     CYCLE,
-    LOOKUP,
     MAX_SHARDS,
     SHARD_DOCUMENTS,
     ProposeWorker,
@@ -47,7 +46,7 @@ from ezxmc_ray.stages.rerank_worker import (
     take_held,
     take_priors,
     work_folder,
-    write_lookup,
+    write_lookup_of_parts,
     write_tags,
 )
 from ezxmc_ray.stages.tagged_files import FolderTotals, TaggedFiles, is_of, owned_folder, read_notes
@@ -56,6 +55,7 @@ from ezxmc_ray.tagging.files import TagCounts
 from ezxmc_ray.tagging.reranking import WITHOUT_CROSS_ENCODER, Reranking
 from ezxmc_ray.tagging.settings import TagSettings
 from ezxmc_ray.verdicts.examples import write_label_priors
+from ezxmc_ray.verdicts.placement import LOOKUP, placement_of
 from ezxmc_ray.verdicts.relocate import FOLDERS_PER_TASK
 from ezxmc_ray.verdicts.second_readout import SECOND
 from ezxmc_ray.verdicts.shortlist_pairs import plan_priors
@@ -166,12 +166,9 @@ def _bring_held(job: _Job, key: str, proposed: Sequence[Done]) -> int:
     shards = [shard for told in fresh for shard in shards_of(told)]
     if not shards:
         return 0
-    held, known = VerdictStore(job.run, key), job.context.prepared
-    in_place = held.placement() == {
-        "document_fingerprint": known.document_fingerprint,
-        "shard_rows": known.shard_rows,
-    }
-    run_task(write_lookup, work, shards)
+    held = VerdictStore(job.run, key)
+    in_place = held.placement() == placement_of(job.context.prepared)
+    run_task(write_lookup_of_parts, work, shards)
     sources = [(job.run, held.folders(), in_place), (work, store.folders(), False)]
     tasks = [
         (source, work, key, part, shards, by_documents)

@@ -42,14 +42,12 @@ from ezxmc_ray.tagging.known_labels import read_known_labels
 from ezxmc_ray.tagging.reranking import Reranked, Reranking, rerank
 from ezxmc_ray.tagging.tagger import Ranked, Tagger
 from ezxmc_ray.verdicts.examples import read_label_priors, verdicts_of
-from ezxmc_ray.verdicts.placement import ShardLookup
+from ezxmc_ray.verdicts.placement import LOOKUP, ShardLookup
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs, count_pending
 from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes
 
 #: Documents of a shard of the work folder, and shards that a file may have.
 SHARD_DOCUMENTS, MAX_SHARDS = 4096, 100_000
-#: Which shard holds which document, for all tasks that bring verdicts.
-LOOKUP = ".shard_lookup.parquet"
 CYCLE = 0
 _TEXTS = ["id", "title", "text", "content_hash"]
 _CANDIDATES = ["row", "labels", "similarity"]
@@ -148,7 +146,7 @@ def copy_labels(run: Storage, work: Storage, fingerprint: str) -> None:
     work.write_table(layout.LABELS, read_known_labels(run, fingerprint).select(LABELS_SCHEMA.names))
 
 
-def write_lookup(work: Storage, shards: Sequence[int]) -> None:
+def write_lookup_of_parts(work: Storage, shards: Sequence[int]) -> None:
     """Task: note which of ``shards`` hold which document, by their places in that list."""
     hashes = [
         hash_bytes(work.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["content_hash"])["content_hash"])

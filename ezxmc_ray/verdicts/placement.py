@@ -8,11 +8,13 @@ hashes are read: 16 bytes a document are held, and the verdicts of a few folders
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
+from ezxmc_ray.context import Prepared
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, HASH, HASH_BYTES
@@ -27,6 +29,8 @@ from ezxmc_ray.verdicts.store import (
     table_keys,
 )
 
+#: Where a :class:`ShardLookup` lies, for all tasks to read, while verdicts are brought to their shards.
+LOOKUP = ".shard_lookup.parquet"
 _KEY = np.dtype((np.void, HASH_BYTES))
 _SCHEMA = pa.schema([("content_hash", HASH), ("shard", pa.int32())])
 
@@ -94,6 +98,11 @@ class ShardLookup:
         keys = np.ascontiguousarray(hash_bytes(document_hashes)).view(_KEY).reshape(-1)
         start = np.searchsorted(self._keys, keys)
         return start, np.searchsorted(self._keys, keys, side="right") - start
+
+
+def placement_of(known: Prepared) -> dict[str, Any]:
+    """In which shards a run's documents lie, as VerdictStore.write_placement notes it."""
+    return {"document_fingerprint": known.document_fingerprint, "shard_rows": known.shard_rows}
 
 
 def relocate_verdicts(store: VerdictStore, lookup: ShardLookup, folder: str) -> int:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from ezxmc_ray.context import Context, RunTasks
 from ezxmc_ray.progress import say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.verdicts.placement import ShardLookup, relocate_verdicts
+from ezxmc_ray.verdicts.placement import LOOKUP, ShardLookup, placement_of, relocate_verdicts
 from ezxmc_ray.verdicts.store import VerdictStore
 
-#: Which shard holds which document, for all tasks to read.
-LOOKUP = ".shard_lookup.parquet"
 #: Folders a task: each task reads the whole lookup first.
 FOLDERS_PER_TASK = 64
 
@@ -26,8 +24,7 @@ def relocate(context: Context, key: str, run_tasks: RunTasks) -> int:
     last, so that after a kill this is done again; what was appended already is found and not appended twice.
     """
     storage, store = context.storage, VerdictStore(context.storage, key)
-    known = context.prepared
-    placement = {"document_fingerprint": known.document_fingerprint, "shard_rows": known.shard_rows}
+    placement = placement_of(context.prepared)
     if store.placement() == placement:
         return 0
     added = 0
