@@ -24,7 +24,6 @@ from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import SHORTLIST_SCHEMA, flat
 from ezxmc_ray.teacher.readout import second_teacher
 from ezxmc_ray.verdicts.calibration import calibrate, resolve_calibration
-from ezxmc_ray.verdicts.examples import label_scores
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
 
 
@@ -97,8 +96,8 @@ def audit_first_pairs(
     similarities: list[np.ndarray] = []
     for shard, count in rows:
         pairs = shortlist_pairs.pairs(shard, 0, count)
-        scores = label_scores(shortlist_pairs, pairs, calibration)
-        verdict = calibrate(shortlist_pairs.raw(shard, pairs), scores, config.readout, calibration)
+        priors = shortlist_pairs.store.label_priors(pairs["label_hash"]) if calibration == "label_prior" else None
+        verdict = calibrate(shortlist_pairs.raw(shard, pairs), priors, config.readout, calibration)
         shortlist = storage.read_shard(layout.shortlist(0), shard, SHORTLIST_SCHEMA).slice(0, count)
         ends = np.cumsum([len(labels) for labels in shortlist["labels"].to_pylist()])[:-1]
         verdicts += np.split(verdict, ends)

@@ -20,11 +20,11 @@ from ezxmc_ray.context import Context, RunTasks, StageResult, shard_groups
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import Counts, SummaryPart, write_summary
 from ezxmc_ray.student.targets import SCALES, TargetSums, scale_of, sums_of
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, HASH, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, flat
 from ezxmc_ray.verdicts.calibration import additive, calibrate, yes_threshold
 from ezxmc_ray.verdicts.second_readout import LIKELIHOOD, SECOND, SecondReadout
 from ezxmc_ray.verdicts.shortlist_pairs import ShortlistPairs
-from ezxmc_ray.verdicts.store import PRIORS, VerdictStore
+from ezxmc_ray.verdicts.store import VerdictStore
 
 HISTOGRAM_BINS = 256
 #: Tasks that the shards are joined in, at most: each reads what all labels score by themselves.
@@ -118,8 +118,7 @@ def write_label_priors(storage: Storage, key: str, cycle: int) -> None:
     So a pair finds its label's by a number, where the store has to be read whole and sorted to find it by a hash.
     """
     hashes = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
-    raw = VerdictStore(storage, key).lookup(PRIORS, pa.array([NO_DOCUMENT] * len(hashes), HASH), hashes)
-    storage.write_table(layout.label_priors(cycle), pa.table({"raw": raw}))
+    storage.write_table(layout.label_priors(cycle), pa.table({"raw": VerdictStore(storage, key).label_priors(hashes)}))
 
 
 def join_examples(
@@ -211,13 +210,6 @@ def _join_shard(
         "low": float(verdict.min(initial=np.inf)),
         "high": float(verdict.max(initial=-np.inf)),
     }
-
-
-def label_scores(shortlist_pairs: ShortlistPairs, pairs: dict[str, list[Any]], calibration: str) -> np.ndarray | None:
-    """What the labels of ``pairs`` score by themselves, float [pairs], as ``calibration`` wants it; None for none."""
-    if calibration == "label_prior":
-        return shortlist_pairs.store.lookup(PRIORS, [NO_DOCUMENT] * len(pairs["label_hash"]), pairs["label_hash"])
-    return None
 
 
 def _verdicts(storage: Storage, cycle: int, shards: range) -> Iterator[np.ndarray]:

@@ -20,7 +20,7 @@ from ezxmc_ray import layout
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths, rows_of
 from ezxmc_ray.teacher.engine import DocumentPairs
-from ezxmc_ray.verdicts.store import PRIORS, VerdictStore, hash_bytes, pair_keys
+from ezxmc_ray.verdicts.store import VerdictStore, hash_bytes, pair_keys
 
 #: Labels that are asked for as one document when priors are: about as many as a shortlist has.
 PRIORS_PER_DOCUMENT = 16
@@ -76,7 +76,7 @@ def plan_priors(
 
     wanted = np.flatnonzero(marked([(shard, None) for shard in shards])).astype(np.int32)
     hashes = label_hashes.take(pa.array(wanted))
-    raw = VerdictStore(storage, key).lookup(PRIORS, [NO_DOCUMENT] * len(wanted), hashes)
+    raw = VerdictStore(storage, key).label_priors(hashes)
     is_first = marked(list(first))[wanted]
     order = np.concatenate([np.flatnonzero(is_first), np.flatnonzero(~is_first)])
     order = order[np.isnan(raw[order])]
@@ -170,7 +170,7 @@ class ShortlistPairs:
     def priors(self, numbers: pa.Array | pa.ChunkedArray) -> list[DocumentPairs]:
         """The labels ``numbers`` (int32) whose prior the store lacks, as pairs with no document, a few a document."""
         hashes = tuple(self.label_hashes.take(numbers).to_pylist())
-        raw = self.store.lookup(PRIORS, [NO_DOCUMENT] * len(hashes), list(hashes))
+        raw = self.store.label_priors(hashes)
         texts = (tuple(row.values()) for row in self.label_texts.take(numbers).to_pylist())
         first = {key: both for key, both, value in zip(hashes, texts, raw, strict=True) if np.isnan(value)}
         missing = [(key, *both) for key, both in first.items()]

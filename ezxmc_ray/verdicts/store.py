@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ezxmc_ray import layout
 from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import HASH, HASH_BYTES, VERDICTS_SCHEMA
+from ezxmc_ray.tables import HASH, HASH_BYTES, NO_DOCUMENT, VERDICTS_SCHEMA
 from ezxmc_ray.verdicts.calibration import READOUTS
 
 PRIORS, ABSENT = "priors", "absent"
@@ -164,6 +164,10 @@ class VerdictStore:
     def lookup(self, folder: str, document_hashes: Hashes, label_hashes: Hashes) -> np.ndarray:
         """Raw scores of the aligned pairs, float32 [n]; NaN where the store holds none."""
         return self.lookup_keys(folder, pair_keys(document_hashes, label_hashes))
+
+    def label_priors(self, label_hashes: Hashes) -> np.ndarray:
+        """What labels score by themselves, float32 [n]; NaN where the store holds none."""
+        return self.lookup(PRIORS, [NO_DOCUMENT] * len(label_hashes), label_hashes)
 
     def lookup_keys(self, folder: str, wanted: np.ndarray) -> np.ndarray:
         """:meth:`lookup` of the pairs with the keys ``wanted``, void32 [n]."""

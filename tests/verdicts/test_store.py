@@ -98,7 +98,7 @@ def test_an_empty_store_holds_nothing(store: VerdictStore) -> None:
 def test_priors_lie_beside_the_shards(store: VerdictStore) -> None:
     label = content_hash("", "a label")
     store.append(PRIORS, table_of([(NO_DOCUMENT, label)], [-2.5]))
-    assert store.lookup(PRIORS, [NO_DOCUMENT], [label]).tolist() == [-2.5]
+    assert store.label_priors([label]).tolist() == [-2.5]
     assert np.isnan(store.lookup("shard-00000", [NO_DOCUMENT], [label])).all()
 
 
