@@ -12,6 +12,7 @@ from typing import Any
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.storage import Storage, read_manifest
 
 #: Train documents of a cycle where nothing else is asked for: with small teachers more of them taught no more
@@ -22,10 +23,10 @@ DOCUMENTS_PER_CYCLE = 300
 AUTO, AUTO_CYCLES, AUTO_DOCUMENTS, AUTO_LEAD = "auto", 8, 100, 1.0
 #: Documents that a training takes at least: a batch of fewer has no in-batch negatives to speak of.
 MIN_LEARNED = 2
-#: Held-out documents under which no difference between encoders is believed.
-MIN_DOCUMENTS = 10
 #: Judged held-out documents from which on they are halved (:func:`halves_held_out`); of fewer a half says too little.
 HALVED_FROM = 4 * MIN_DOCUMENTS
+#: Held-out documents that a cross-encoder's scores are looked at on, at most: each has a shortlist of pairs.
+FITTED_DOCUMENTS = 1000
 
 
 def planned_cycles(config: Config) -> int:

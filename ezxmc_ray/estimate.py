@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ezxmc_ray.config import Config
-from ezxmc_ray.cycles import compares, documents_per_cycle, held_out_judged, pairs_per_document
+from ezxmc_ray.cycles import FITTED_DOCUMENTS, compares, documents_per_cycle, held_out_judged, pairs_per_document
 
 #: Units a second on 2 CPU cores, with all-MiniLM-L6-v2 and SmolLM2-135M by its likelihood (documents of about 100
 #: tokens): on a machine with AVX-512 BF16 or AMX, and on one without, where the network works in float32. Of a
@@ -38,8 +38,6 @@ SLOW_RATES = {
     "evaluate": 50.0,
 }
 LABEL_ENCODING, PAIR_ENCODING = 0.1, 1.3
-#: As stages/cross_encoder.py has it, which needs Ray.
-FITTED_DOCUMENTS = 1000
 #: Seconds that a stage takes before its work begins: actors, imports, models.
 START_SECONDS = {
     "prepare": 2.0,

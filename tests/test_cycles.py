@@ -9,7 +9,6 @@ import pytest
 
 from ezxmc_ray.config import load_config
 from ezxmc_ray.cycles import (
-    MIN_DOCUMENTS,
     check_counts,
     compares,
     documents_per_cycle,
@@ -20,6 +19,7 @@ from ezxmc_ray.cycles import (
     stops_by_held_out,
 )
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 
 
 def lead(difference: float, standard_error: float, documents: int = 150) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from ezxmc_ray.metrics.moments import Z_95
 from ezxmc_ray.metrics.ranking import Values
 
-#: A bootstrap interval over fewer documents is much too narrow to be shown.
+#: A spread over fewer documents says nothing: a bootstrap interval is much too narrow to be shown, and no difference
+#: between encoders is believed.
 MIN_DOCUMENTS = 10
 RESAMPLES = 2000
 #: Over more documents nothing is drawn: at a skewness of 10, as of hits on rare labels, the ends of the normal interval

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ezxmc_ray.cycles import MIN_DOCUMENTS
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 
 
 def templates(**options: Any) -> Environment:

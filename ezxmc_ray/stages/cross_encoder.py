@@ -29,11 +29,12 @@ from ezxmc_ray.cluster.pools import HELD, Done, WorkItem, encoder_pool, map_file
 from ezxmc_ray.cluster.session import run_task, run_tasks
 from ezxmc_ray.config import Config, to_dict
 from ezxmc_ray.context import Context, StageResult
-from ezxmc_ray.cycles import MIN_DOCUMENTS
+from ezxmc_ray.cycles import FITTED_DOCUMENTS
 from ezxmc_ray.encoder.pairs import pair_config
 from ezxmc_ray.encoder.reranker import fit_scale
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.integrity import begun_with, checksums_of, written_sizes
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.select import mean_and_error
@@ -49,9 +50,6 @@ from ezxmc_ray.tables import CROSS_HELD_OUT_SCHEMA, HELD_OUT_SCHEMA
 from ezxmc_ray.tagging.cross_encoder import load_pairs, trained_network
 from ezxmc_ray.verdicts.examples import example_groups
 from ezxmc_ray.versions import versions
-
-#: Held-out documents that its scores are looked at on, at most: each has a shortlist of pairs.
-FITTED_DOCUMENTS = 1000
 
 
 def cross_encoder(context: Context) -> StageResult:

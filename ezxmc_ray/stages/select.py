@@ -30,8 +30,9 @@ from ezxmc_ray.cluster.pools import run_with_encoder
 from ezxmc_ray.cluster.session import run_tasks
 from ezxmc_ray.config import Config
 from ezxmc_ray.context import Context, RunTasks, StageResult, encoder_name, shard_groups
-from ezxmc_ray.cycles import MIN_DOCUMENTS, cycles_end_by, held_out_judged, least_lead, stops
+from ezxmc_ray.cycles import cycles_end_by, held_out_judged, least_lead, stops
 from ezxmc_ray.leftovers import temporary_folder
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.stages.shortlist import load_encoder

@@ -11,7 +11,7 @@ from ezxmc_ray import curriculum, hardware
 from ezxmc_ray.cluster import teacher_dtype
 from ezxmc_ray.config import TeacherConfig, load_config
 from ezxmc_ray.context import StageResult
-from ezxmc_ray.cycles import MIN_DOCUMENTS
+from ezxmc_ray.metrics import MIN_DOCUMENTS
 from ezxmc_ray.stages.select import ADDED_UP
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage

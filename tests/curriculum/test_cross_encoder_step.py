@@ -11,8 +11,7 @@ import pytest
 
 from ezxmc_ray import curriculum, verification
 from ezxmc_ray.config import load_config
-from ezxmc_ray.estimate import FITTED_DOCUMENTS, PAIR_ENCODING, START_SECONDS
-from ezxmc_ray.stages import cross_encoder
+from ezxmc_ray.estimate import PAIR_ENCODING, START_SECONDS
 from ezxmc_ray.storage import Manifest, Storage, read_manifest, write_manifest
 from tests.curriculum.fake_stages import ENDING, WritingStages, cycle, held_out, run, states, storage_of
 
@@ -94,10 +93,6 @@ def test_the_dry_run_takes_its_rate_and_those_of_what_it_ranked(reranking: Writi
     assert found["cross_encoder"]["seconds"] == pytest.approx(learned + fitted)
     # Without a cross-encoder the same rates are of encoding alone.
     assert planned("student.epochs=2", "predict.rerank=0")[1]["predict"]["seconds"] == pytest.approx(1 + 300 * each)
-
-
-def test_as_many_held_out_documents_are_planned_as_are_scored() -> None:
-    assert FITTED_DOCUMENTS == cross_encoder.FITTED_DOCUMENTS
 
 
 def test_a_finished_run_tells_what_is_shipped_and_what_the_student_alone_reaches(tmp_path: Path) -> None:
