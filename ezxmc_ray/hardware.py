@@ -17,8 +17,8 @@ from ezxmc_ray.errors import UserError
 
 AUTO = "auto"
 #: What libraries say where memory ends, in errors of kinds that say other things too: CUDA's and ROCm's, the CPU's of
-#: PyTorch and of ONNX Runtime, and that of libraries which CUDA leaves no room for.
-_FULL = ("out of memory", "DefaultCPUAllocator", "Failed to allocate memory", "STATUS_ALLOC_FAILED")
+#: PyTorch and of ONNX Runtime, that of libraries which CUDA leaves no room for, and FAISS's.
+_FULL = ("out of memory", "DefaultCPUAllocator", "Failed to allocate memory", "STATUS_ALLOC_FAILED", "alloc fail")
 
 #: What they say where a GPU has failed: PyTorch's and vLLM's, FAISS's, ROCm's.
 _FAULT = ("CUDA error", "CUDA driver error", "err == cudaSuccess", "HIP error", "device-side assert")

@@ -17,10 +17,9 @@ import numpy as np
 from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
 from ezxmc_ray.encoder.document_encoder import DocumentEncoder, uncut
 from ezxmc_ray.encoder.document_text import document_text
+from ezxmc_ray.encoder.label_tokens import LabelTokens
 from ezxmc_ray.encoder.tokens import Chunks, Tokens
 
-#: Labels whose tokens are kept; a million of them take about 300 MB.
-CACHED_LABELS = 1_000_000
 #: A document's token ids, and a label's text.
 Pair = tuple[list[int], str]
 
@@ -57,7 +56,7 @@ class PairNetwork:
     def __init__(self, network: DocumentEncoder, reader: PairReader) -> None:
         self.network, self.reader = network, reader
         network.length_key = "cross_encoder.max_document_tokens"
-        self._labels: dict[str, list[int]] = {}
+        self._labels = LabelTokens(network)
 
     def count_documents(self, told: Callable[[int], object], labels: int) -> None:
         """Have ``told`` know after every part how many documents of a call are done, of so many ``labels`` each."""
@@ -83,13 +82,6 @@ class PairNetwork:
 
     def _join(self, pairs: Sequence[Pair]) -> Chunks:
         """The token ids of ``pairs``."""
-        of_labels = self._label_ids([label for _, label in pairs])
-        return uncut(Tokens([self.reader.join(document, of_labels[label]) for document, label in pairs], 0, 0))
-
-    def _label_ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        """Token ids of labels by text, of these at least; several threads may ask."""
-        known = self._labels if len(self._labels) <= CACHED_LABELS else {}
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        known |= zip(new, self.network.label_tokens(new).token_ids, strict=True)
-        self._labels = known
-        return known
+        of_labels = self._labels.of([label for _, label in pairs])
+        joined = [self.reader.join(document, label) for (document, _), label in zip(pairs, of_labels, strict=True)]
+        return uncut(Tokens(joined, 0, 0))

@@ -11,8 +11,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-#: Vectors in float16 that are float32 at once.
-BLOCK_LABELS = 65_536
+#: Labels that are compared with queries at once: so many vectors in float16 are float32 then.
+SEARCHED_AT_ONCE = 65_536
 
 
 class ExactShard:
@@ -29,8 +29,8 @@ class ExactShard:
             scores, labels = faiss.knn(queries, self.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
             return scores, labels + self.first_label
         best = faiss.ResultHeap(len(queries), k, keep_max=True)
-        for start in range(0, self.ntotal, BLOCK_LABELS):
-            block = self.vectors[start : start + BLOCK_LABELS].astype(np.float32)
+        for start in range(0, self.ntotal, SEARCHED_AT_ONCE):
+            block = self.vectors[start : start + SEARCHED_AT_ONCE].astype(np.float32)
             scores, labels = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
             best.add_result(scores, labels + start)
         best.finalize()

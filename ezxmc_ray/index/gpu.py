@@ -15,14 +15,13 @@ import numpy as np
 
 from ezxmc_ray.config import EncoderConfig, IndexConfig
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.hardware import memory_errors
-from ezxmc_ray.index.exact import BLOCK_LABELS, ExactShard, as_exact
+from ezxmc_ray.hardware import is_out_of_memory, memory_errors
+from ezxmc_ray.index.exact import SEARCHED_AT_ONCE, ExactShard, as_exact
 
 #: FAISS returns at most so many neighbors from a GPU.
 _MAX_NEIGHBORS = 2048
-#: FAISS's words for an index that has no form for GPUs, and what it and PyTorch say where memory ends.
+#: FAISS's words for an index that has no form for GPUs.
 _NO_FORM = ("not implemented on GPU", "not supported on GPU")
-_NO_ROOM = ("out of memory", "cudaMalloc", "alloc fail")
 #: What to do where labels fit, and then not the scores beside them and the encoder's activations.
 _MAKE_ROOM = (
     "set encoder.batch_tokens lower, encoder.vector_dtype=float16, index.gpus_per_actor higher, or index.gpu=false to "
@@ -39,8 +38,8 @@ class TorchShard:
         self.torch, self.device = torch, device
         self.first_label, self.ntotal = shard.first_label, shard.ntotal
         self.vectors = torch.empty(shard.vectors.shape, dtype=getattr(torch, np.dtype(dtype).name), device=device)
-        for start in range(0, shard.ntotal, BLOCK_LABELS):
-            block = np.array(shard.vectors[start : start + BLOCK_LABELS])  # a mapped one cannot be written to
+        for start in range(0, shard.ntotal, SEARCHED_AT_ONCE):
+            block = np.array(shard.vectors[start : start + SEARCHED_AT_ONCE])  # a mapped one cannot be written to
             self.vectors[start : start + len(block)] = torch.from_numpy(block).to(device)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,8 +63,8 @@ class TorchShard:
         scores = queries.new_empty((len(queries), 0))
         labels = scores.long()
         with self.torch.inference_mode():
-            for start in range(0, self.ntotal, BLOCK_LABELS):
-                block = queries @ self.vectors[start : start + BLOCK_LABELS].float().T
+            for start in range(0, self.ntotal, SEARCHED_AT_ONCE):
+                block = queries @ self.vectors[start : start + SEARCHED_AT_ONCE].float().T
                 best = block.topk(min(k, block.shape[1]), sorted=False)
                 scores, labels = (
                     self.torch.cat([scores, best.values], 1),
@@ -121,7 +120,7 @@ def max_neighbors(shard: Any) -> int:
 
 def gpu_error(error: RuntimeError, labels: int, exact: bool, dtype: Any) -> UserError:
     """The sentence for what was raised when ``labels`` labels were copied to GPUs."""
-    if not any(words in str(error) for words in _NO_ROOM):
+    if not is_out_of_memory(error):
         return UserError(f"The labels cannot be copied to the GPU ({one_line(error)}): set index.gpu=false.")
     smaller = "encoder.vector_dtype=float16, which takes half, or " if exact and np.dtype(dtype).itemsize > 2 else ""
     return UserError(

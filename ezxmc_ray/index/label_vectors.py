@@ -21,7 +21,7 @@ from ezxmc_ray.storage import Storage, damage_error
 from ezxmc_ray.tables import flat
 
 #: Labels whose vectors are read at once.
-BLOCK_LABELS = 16_384
+READ_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,15 @@ def map_label_vectors(storage: Storage, folder: str) -> np.ndarray:
 
 
 def label_vector_blocks(storage: Storage, folder: str, first: int, stop: int) -> Iterator[np.ndarray]:
-    """The vectors of the labels ``first`` to ``stop``, in blocks of BLOCK_LABELS: [m, d] as stored.
+    """The vectors of the labels ``first`` to ``stop``, in blocks of READ_AT_ONCE: [m, d] as stored.
 
     Only these labels' bytes are read, of an object store too.
     """
     vectors = _known(storage, folder)
     with storage.filesystem.open_input_file(storage.path(vectors.note.file)) as file:
         header = vectors.note.bytes - vectors.labels * vectors.row_bytes
-        for start in range(first, stop, BLOCK_LABELS):
-            rows = min(BLOCK_LABELS, stop - start)
+        for start in range(first, stop, READ_AT_ONCE):
+            rows = min(READ_AT_ONCE, stop - start)
             content = file.read_at(rows * vectors.row_bytes, header + start * vectors.row_bytes)
             yield np.frombuffer(content, vectors.dtype).reshape(rows, vectors.dimension)
 

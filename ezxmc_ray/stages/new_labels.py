@@ -21,7 +21,7 @@ from ezxmc_ray.documents.told import label_notes
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.index.build import AUTO, EXACT_FACTORY, ShardInfo, auto_factory, is_exact
 from ezxmc_ray.index.label_texts import all_texts
-from ezxmc_ray.index.label_vectors import BLOCK_LABELS, map_label_vectors
+from ezxmc_ray.index.label_vectors import READ_AT_ONCE, map_label_vectors
 from ezxmc_ray.index.lexical_files import LexicalSource, tell_language, write_lexical_files
 from ezxmc_ray.index.measure import Nearest, choose_cells, nearest_labels
 from ezxmc_ray.integrity import checked
@@ -102,8 +102,8 @@ class _Vectors:
 
     def blocks(self, first: int, stop: int) -> Iterator[np.ndarray]:
         """Those of the texts ``first`` to ``stop``, block by block: [m, d]."""
-        for start in range(first, stop, BLOCK_LABELS):
-            rows = self.rows[start : min(start + BLOCK_LABELS, stop)]
+        for start in range(first, stop, READ_AT_ONCE):
+            rows = self.rows[start : min(start + READ_AT_ONCE, stop)]
             block = np.empty((len(rows), self.old.shape[1]), self.old.dtype)
             is_old = rows < len(self.old)
             block[is_old], block[~is_old] = self.old[rows[is_old]], self.new[rows[~is_old] - len(self.old)]

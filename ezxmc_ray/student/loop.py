@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ezxmc_ray.config import StudentConfig
 from ezxmc_ray.encoder.encoder import Encoder
 from ezxmc_ray.encoder.groups import length_groups
+from ezxmc_ray.encoder.label_tokens import LabelTokens
 from ezxmc_ray.encoder.loading import check_length
 from ezxmc_ray.encoder.precision import autocast, chosen_dtype
 from ezxmc_ray.errors import UserError
@@ -35,8 +36,6 @@ from ezxmc_ray.student.forward import (
 )
 from ezxmc_ray.student.objective import Objective
 
-#: Labels whose tokens are kept; a million of them take about 300 MB.
-CACHED_LABELS = 1_000_000
 #: In float16 the loss is scaled up, so that small gradients are not zero, and half as much when large ones are
 #: infinite. At this scale the range of float16 is not why.
 MIN_SCALE = 1.0
@@ -100,7 +99,7 @@ class StudentTrainer:
         self.total_steps, self.seed, self.rank, self.world = total_steps, seed, rank, world
         self.device = torch.device(device)
         self.step_number = self.repeated_steps = 0
-        self._label_tokens: dict[str, list[int]] = {}
+        self._label_tokens = LabelTokens(encoder)
         self._own = GroupedForward(encoder.module, encoder.outputs).to(self.device)
         _freeze_unused(self._own.network, encoder.outputs, encoder.features(encoder.label_tokens(["a text"]).token_ids))
         self.module: nn.Module = self._own
@@ -238,15 +237,7 @@ class StudentTrainer:
     def _tokens_of_labels(self, batch: Batch) -> list[list[int]]:
         """Of this worker's slice."""
         first, share = self._slice(len(batch.label_texts))
-        return self._label_ids(batch.label_texts[first : first + share])
-
-    def _label_ids(self, wanted: list[str]) -> list[list[int]]:
-        """Token ids of labels' texts; one is tokenized once in a run (again where they are too many to keep)."""
-        if len(self._label_tokens) > CACHED_LABELS:
-            self._label_tokens.clear()
-        new = [text for text in dict.fromkeys(wanted) if text not in self._label_tokens]
-        self._label_tokens.update(zip(new, self.encoder.label_tokens(new).token_ids, strict=True))
-        return [self._label_tokens[text] for text in wanted]
+        return self._label_tokens.of(batch.label_texts[first : first + share])
 
     def _on_device(self, features: Features) -> Features:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in features.items()}

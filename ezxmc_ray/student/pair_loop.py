@@ -35,7 +35,7 @@ class PairTrainer(StudentTrainer):
         """What :meth:`step` takes: the judged pairs of this worker's documents, document after document."""
         documents, labels = _judged_pairs(batch)
         read = self.encoder.document_tokens(batch.document_texts or [""], self.config.max_document_tokens)
-        of_labels = self._label_ids([batch.label_texts[label] for label in labels])
+        of_labels = self._label_tokens.of([batch.label_texts[label] for label in labels])
         pairs = [
             self._reader.join(read.token_ids[document], label)
             for document, label in zip(documents, of_labels, strict=True)

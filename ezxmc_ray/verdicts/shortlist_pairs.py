@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ezxmc_ray import layout
+from ezxmc_ray.prefetch import at_once
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, NO_DOCUMENT, SHORTLIST_SCHEMA, flat, lengths, rows_of
 from ezxmc_ray.teacher.engine import DocumentPairs
@@ -24,8 +24,6 @@ from ezxmc_ray.verdicts.store import VerdictStore, hash_bytes, pair_keys
 
 #: Labels that are asked for as one document when priors are: about as many as a shortlist has.
 PRIORS_PER_DOCUMENT = 16
-#: Files that a task reads at once where it reads them all.
-READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -62,16 +60,16 @@ def plan_priors(
     """
     label_hashes = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["content_hash"])["content_hash"]
 
+    def labels_in(rows: tuple[int, int | None]) -> np.ndarray:
+        shard, count = rows
+        table = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA, ["labels"])
+        return flat(table.slice(0, count)["labels"])
+
     def marked(rows: list[tuple[int, int | None]]) -> np.ndarray:
         """Whether a label is in (shard, rows from its first on), bool [labels]."""
         is_in = np.zeros(len(label_hashes), bool)
-
-        def mark(shard: int, count: int | None) -> None:
-            table = storage.read_shard(layout.shortlist(cycle), shard, SHORTLIST_SCHEMA, ["labels"])
-            is_in[flat(table.slice(0, count)["labels"])] = True
-
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            list(pool.map(mark, *zip(*rows, strict=True))) if rows else []
+        for labels in at_once(labels_in, rows):
+            is_in[labels] = True
         return is_in
 
     wanted = np.flatnonzero(marked([(shard, None) for shard in shards])).astype(np.int32)

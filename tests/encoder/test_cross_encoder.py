@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import BertModel
 
 from ezxmc_ray.config import CrossEncoderConfig, EncoderConfig
-from ezxmc_ray.encoder import pairs as pairs_module
+from ezxmc_ray.encoder import label_tokens
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder, check_border
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.encoder.encoder import Encoder
@@ -129,7 +129,7 @@ def test_a_label_is_tokenized_once_or_again_where_they_are_too_many(
     distinct = {label for own in LABELS for label in own}
     assert sorted(asked) == sorted(distinct)
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate(first))
-    monkeypatch.setattr(pairs_module, "CACHED_LABELS", 2)
+    monkeypatch.setattr(label_tokens, "CACHED_LABELS", 2)
     np.testing.assert_array_equal(np.concatenate(network.scores(TITLES, TEXTS, LABELS)), np.concatenate(first))
     assert len(asked) == 2 * len(distinct)
 

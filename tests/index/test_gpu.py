@@ -26,8 +26,8 @@ def coarse_rows(rows: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_torch_finds_what_faiss_finds(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "BLOCK_LABELS", 64)
-    monkeypatch.setattr(exact, "BLOCK_LABELS", 50)
+    monkeypatch.setattr(gpu, "SEARCHED_AT_ONCE", 64)
+    monkeypatch.setattr(exact, "SEARCHED_AT_ONCE", 50)
     vectors, queries = coarse_rows(200, 0).astype(dtype), coarse_rows(1500, 1)
     slices = [(0, 70), (70, 200)]
     plain = ShardedIndex([ExactShard(vectors[start:stop], start) for start, stop in slices])
@@ -113,6 +113,7 @@ def test_gpus_are_used_as_configured() -> None:
     [
         ("CUDA out of memory. Tried to allocate", "float32", "set encoder.vector_dtype=float16, which takes half, or"),
         ("CUDA out of memory. Tried to allocate", "float16", "set index.gpus_per_actor higher, which divides"),
+        ("StandardGpuResources: alloc fail type FlatData dev 0", "float16", "do not fit into the GPU's memory"),
         ("Error: 'err == CUBLAS_STATUS_SUCCESS'", "float32", "cannot be copied to the GPU (Error: 'err =="),
     ],
 )
