@@ -314,9 +314,9 @@ def _amounts(config: Config, prepared: RunPlan | None) -> Amounts:
     return Amounts(seen.documents, seen.train, held_out, test, labels, seen.document_tokens, alternatives)
 
 
-def open_run(run: str, overrides: list[str] | None = None) -> RunPlan:
-    """The plan of a run that exists already, with its own configuration and ``overrides``."""
-    context = open_context(run, overrides or [])
+def open_run(run: str) -> RunPlan:
+    """The plan of a run that exists already, with its own configuration."""
+    context = open_context(run)
     return RunPlan(context.config, context.storage)
 
 

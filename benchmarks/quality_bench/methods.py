@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from common.run_files import label_texts
 from ezxmc_ray import curriculum, layout
 from ezxmc_ray.config import from_dict
 from ezxmc_ray.context import Context
 from ezxmc_ray.encoder.document_text import document_text
 from ezxmc_ray.index.label_texts import all_texts
 from ezxmc_ray.stages.select import score_encoders
-from ezxmc_ray.stages.shortlist import label_texts
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tagging.cross_encoder import CrossSettings, load_reranker
 from quality_bench.lexical import bm25, tfidf

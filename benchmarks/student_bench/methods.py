@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from common.publish import write_answer
+from common.run_files import label_texts
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import Config, from_dict
 from ezxmc_ray.encoder.encoder import Encoder
@@ -27,7 +28,7 @@ from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.metrics import evaluate
 from ezxmc_ray.models import resolve_model
 from ezxmc_ray.prefetch import prefetch
-from ezxmc_ray.stages.shortlist import hybrid_searcher, label_texts, lexical_table
+from ezxmc_ray.stages.shortlist import hybrid_searcher, lexical_table
 from ezxmc_ray.stages.train_worker import READ_AHEAD
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage

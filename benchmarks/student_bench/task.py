@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.data import Data, Row, Verdicts, simulated_verdicts
+from common.run_files import summarize_examples
 from ezxmc_ray import curriculum, layout
 from ezxmc_ray.cluster.session import ray_cluster, run_tasks
 from ezxmc_ray.config import Config, fingerprint, fingerprinted_settings, to_dict
@@ -43,7 +44,6 @@ from ezxmc_ray.stages.shortlist import lexical_table
 from ezxmc_ray.step import Step
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, GOLD_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA
 from ezxmc_ray.verdicts.examples import Reading, example_groups, make_examples
 from ezxmc_ray.verdicts.transfer import import_verdicts

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def length_groups(lengths: Sequence[int] | np.ndarray, max_tokens: int, longest_first: bool = True) -> list[np.ndarray]:
+def length_groups(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> list[np.ndarray]:
     """Cut texts of these ``lengths`` into groups of at most ``max_tokens`` tokens each, padding included.
 
     Args:
         lengths: tokens of each text, int [n].
         max_tokens: the most that a group's texts times its longest one may be; a longer text is a group by itself.
-        longest_first: the order of the groups; a group that does not fit in memory is met at once, not at the end.
 
     Returns:
-        int64 positions, longest text first, ties by position; every position is in exactly one group.
+        int64 positions, longest text first, ties by position; every position is in exactly one group. So a group that
+        does not fit in memory is met at once, not at the end.
     """
     tokens = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-tokens, kind="stable")
@@ -30,4 +30,4 @@ def length_groups(lengths: Sequence[int] | np.ndarray, max_tokens: int, longest_
         stop = start + max(1, max_tokens // longest)
         groups.append(order[start:stop])
         start = stop
-    return groups if longest_first else groups[::-1]
+    return groups

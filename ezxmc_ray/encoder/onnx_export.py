@@ -62,16 +62,16 @@ class _Network(nn.Module):
         return self._outputs(self.module, features)
 
 
-def export_onnx(encoder: Encoder, directory: Path, texts: Sequence[str] = ()) -> None:
+def export_onnx(encoder: Encoder, directory: Path) -> None:
     """Write ``encoder``, on a CPU and in float32, into the directory, which must be there.
 
-    ``texts``: more to try it with than :data:`TRIED`. Errors: UserError where the exporter is not installed, cannot
-    write such a network, or what it wrote gives other vectors.
+    Errors: UserError where the exporter is not installed, cannot write such a network, or what it wrote gives other
+    vectors.
     """
     config = dataclasses.replace(encoder.config, dtype="float32", vector_dtype="float32")
     reference = Encoder(encoder.module.to("cpu").float(), config, encoder.name)
     _write_files(reference, directory)
-    _try(reference, OnnxEncoder.load(directory, config), [*TRIED, *texts])
+    _try(reference, OnnxEncoder.load(directory, config), TRIED)
 
 
 def export_onnx_pairs(encoder: CrossEncoder, directory: Path) -> None:

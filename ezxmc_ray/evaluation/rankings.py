@@ -93,9 +93,9 @@ class _GoldCounts:
     counts: NDArray[np.int64]
 
 
-def label_counts(storage: Storage, shards: int, labels: int, run_tasks: RunTasks = starmap) -> LabelCounts:
+def label_counts(storage: Storage, shards: int, labels: int) -> LabelCounts:
     """How many documents each of ``labels`` labels is gold for; documents without given gold labels do not count."""
-    return _count_gold(storage, shards, labels, run_tasks)[0]
+    return _count_gold(storage, shards, labels, starmap)[0]
 
 
 def _count_gold(storage: Storage, shards: int, labels: int, run_tasks: RunTasks) -> tuple[LabelCounts, int]:

@@ -117,11 +117,6 @@ def label_vector_blocks(storage: Storage, folder: str, first: int, stop: int) ->
             yield np.frombuffer(content, vectors.dtype).reshape(rows, vectors.dimension)
 
 
-def read_label_vectors(storage: Storage, folder: str, first: int, stop: int) -> np.ndarray:
-    """The vectors of the labels ``first`` to ``stop``: [n, d] as stored."""
-    return np.concatenate(list(label_vector_blocks(storage, folder, first, stop)))
-
-
 def _known(storage: Storage, folder: str) -> LabelVectors:
     found = find_label_vectors(storage, folder)
     if found is None:

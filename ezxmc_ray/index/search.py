@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from ezxmc_ray.errors import UserError, one_line
-from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard
+from ezxmc_ray.index.build import ShardInfo
 from ezxmc_ray.index.exact import ExactShard
 from ezxmc_ray.index.gpu import TorchShard, max_neighbors, on_gpus
 from ezxmc_ray.index.label_texts import LabelTexts, best_of
@@ -77,26 +77,12 @@ class ShardedIndex:
         return bool(self._gpu_shards)
 
     @classmethod
-    def from_vectors(
-        cls,
-        vectors: np.ndarray,
-        factory: str = EXACT_FACTORY,
-        probes: int = 32,
-        shard_labels: int = 1_000_000,
-        gpu_dtype: Any = None,
-        texts: LabelTexts | None = None,
-    ) -> ShardedIndex:
-        """Search ``vectors`` (floats [n, d], unit rows; the row is the label number, or as ``texts`` says), exactly by
-        default.
+    def from_vectors(cls, vectors: np.ndarray, gpu_dtype: Any = None, texts: LabelTexts | None = None) -> ShardedIndex:
+        """Search ``vectors`` (floats [n, d], unit rows; the row is the label number, or as ``texts`` says) exactly.
 
-        Exact search leaves them where they are; other kinds hold what they need of them in memory.
+        They stay where they are.
         """
-        shards: list[Shard] = []
-        for start in range(0, len(vectors), shard_labels):
-            part = vectors[start : start + shard_labels]
-            exact = factory == EXACT_FACTORY
-            shards.append(ExactShard(part, start) if exact else build_shard(part, start, factory, probes))
-        return cls(shards, gpu_dtype, texts)
+        return cls([ExactShard(vectors)] if len(vectors) else [], gpu_dtype, texts)
 
     @classmethod
     def load(

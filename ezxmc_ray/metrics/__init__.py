@@ -12,7 +12,6 @@ from ezxmc_ray.metrics.bins import (
     LabelTallies,
     bin_of_labels,
     macro_by_bin,
-    measure_labels,
     tally_labels,
 )
 from ezxmc_ray.metrics.bootstrap import MAX_DRAWN, MIN_DOCUMENTS, Interval, bootstrap_intervals
@@ -70,7 +69,6 @@ __all__ = [
     "macro_by_bin",
     "means",
     "measure",
-    "measure_labels",
     "ndcg_at_k",
     "paired_differences",
     "per_document",

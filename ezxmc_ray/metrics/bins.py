@@ -88,11 +88,6 @@ def tally_labels(ranked: npt.NDArray[Any], gold: Gold) -> LabelTallies:
     return LabelTallies(labels.astype(np.int32), np.stack(counts).astype(np.int32))
 
 
-def measure_labels(ranked: npt.NDArray[Any], gold: Gold) -> LabelMeasures:
-    """Recall and precision label by label; ``ranked`` and ``gold`` as precision_at_k."""
-    return tally_labels(ranked, gold).measures()
-
-
 def macro_by_bin(measured: LabelMeasures, bins: npt.NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
     """For each of BINS its BIN_MEASURES, each ``value`` (None for a bin without gold) and 95 % ``interval``.
 

@@ -45,7 +45,7 @@ from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.integrity import checked
 from ezxmc_ray.progress import StageProgress, say
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema, rows_of
+from ezxmc_ray.tables import DOCUMENTS_SCHEMA, SHORTLIST_SCHEMA, label_vectors_schema, rows_of
 
 if TYPE_CHECKING:
     from ezxmc_ray.encoder.encoder import Encoder
@@ -263,12 +263,6 @@ def hybrid_searcher(
     """Search by ``index``, of the label vectors of ``encoder``, and the words, as far as they count beside it."""
     own = config.of_encoder(encoder)
     return HybridSearcher(index, table if own.weight else None, own)
-
-
-def label_texts(storage: Storage) -> list[str]:
-    """The preferred texts of all labels, by label number."""
-    texts: list[str] = storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"].to_pylist()
-    return texts
 
 
 class LabelWorker:

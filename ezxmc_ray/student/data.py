@@ -117,15 +117,8 @@ class ExampleReader:
     an earlier cycle's verdict calls right is then no negative of its document.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        cycle: int,
-        documents_dir: str = layout.DOCUMENTS,
-        earlier_thresholds: Sequence[float] = (),
-    ) -> None:
+    def __init__(self, storage: Storage, cycle: int, earlier_thresholds: Sequence[float] = ()) -> None:
         self.storage, self.cycle = storage, cycle
-        self.documents_dir = documents_dir
         self._earlier_thresholds = earlier_thresholds
         self._texts = _large(all_texts(storage))
         self._text_rows = read_label_texts(storage)
@@ -197,7 +190,7 @@ class ExampleReader:
         examples = usable(latest(newest, earlier.values()))
         judged = _judged_shortlists(examples)
         columns = ["title", "text", "excluded"]
-        table = self.storage.read_shard(self.documents_dir, number, DOCUMENTS_SCHEMA, columns)
+        table = self.storage.read_shard(layout.DOCUMENTS, number, DOCUMENTS_SCHEMA, columns)
         table = rows_of(table, examples["row"].to_numpy())
         titles, texts = (_large(pc.fill_null(table[name], "")) for name in ("title", "text"))
         return _Shard(
@@ -231,7 +224,6 @@ def held_out_documents(
     limit: int,
     rank: int = 0,
     world: int = 1,
-    documents_dir: str = layout.DOCUMENTS,
     is_half: bool = False,
     gather: Gather = alone,
 ) -> list[HeldOut]:
@@ -257,7 +249,7 @@ def held_out_documents(
     ]
     label_texts = _large(storage.read_table(layout.LABELS, LABELS_SCHEMA, ["text"])["text"])
     shards, rows = (np.array([one[place] for one in mine], np.int64) for place in (0, 1))
-    texts = texts_at(storage, shards, rows, documents_dir)
+    texts = texts_at(storage, shards, rows)
     return [
         HeldOut(
             document_text(*text),
@@ -269,13 +261,11 @@ def held_out_documents(
     ]
 
 
-def texts_at(
-    storage: Storage, shards: np.ndarray, rows: np.ndarray, documents_dir: str = layout.DOCUMENTS
-) -> list[tuple[str, str]]:
+def texts_at(storage: Storage, shards: np.ndarray, rows: np.ndarray) -> list[tuple[str, str]]:
     """Title and text of the documents in these ``rows`` of ``shards``, int [n] each, which come shard after shard."""
     found: list[tuple[str, str]] = []
     for shard in dict.fromkeys(shards.tolist()):
-        table = storage.read_shard(documents_dir, shard, DOCUMENTS_SCHEMA, ["title", "text"])
+        table = storage.read_shard(layout.DOCUMENTS, shard, DOCUMENTS_SCHEMA, ["title", "text"])
         wanted = rows_of(table, rows[shards == shard])
         columns = (pc.fill_null(wanted[name], "").to_pylist() for name in ("title", "text"))
         found += zip(*columns, strict=True)

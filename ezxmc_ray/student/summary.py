@@ -93,17 +93,6 @@ def write_summary(storage: Storage, cycle: int, parts: Sequence[Counts]) -> list
     return files
 
 
-def summarize_examples(storage: Storage, cycle: int, groups: Iterable[range]) -> list[str]:
-    """Make the summary of examples that are there; its files."""
-    parts = []
-    for number, shards in enumerate(groups):
-        part = SummaryPart(storage, cycle)
-        for shard in shards:
-            part.add(shard, storage.read_shard(layout.examples(cycle), shard, EXAMPLES_SCHEMA))
-        parts.append(part.write(number))
-    return write_summary(storage, cycle, parts)
-
-
 def read_shard_counts(storage: Storage, cycle: int, scope: str) -> dict[str, np.ndarray]:
     """The columns of SHARD_COUNTS_SCHEMA, int64 [shards] each."""
     table = storage.read_table(layout.shard_counts(cycle, scope), SHARD_COUNTS_SCHEMA)

@@ -10,16 +10,15 @@ def as_lists(groups: list[np.ndarray]) -> list[list[int]]:
     return [group.tolist() for group in groups]
 
 
-@pytest.mark.parametrize("longest_first", [True, False])
 @pytest.mark.parametrize("max_tokens", [1, 7, 64, 1000, 10**9])
-def test_every_position_is_in_one_group_that_fits(max_tokens: int, longest_first: bool) -> None:
+def test_every_position_is_in_one_group_that_fits(max_tokens: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 40, 500)
-    groups = length_groups(lengths, max_tokens, longest_first)
+    groups = length_groups(lengths, max_tokens)
     assert sorted(np.concatenate(groups).tolist()) == list(range(500))
     for group in groups:
         assert len(group) == 1 or len(group) * lengths[group].max() <= max_tokens
     longest = [int(lengths[group].max()) for group in groups]
-    assert longest == sorted(longest, reverse=longest_first)
+    assert longest == sorted(longest, reverse=True)
 
 
 def test_a_group_takes_as_many_texts_as_fit() -> None:
@@ -32,7 +31,6 @@ def test_a_group_takes_as_many_texts_as_fit() -> None:
 def test_texts_of_like_length_are_together_and_ties_are_by_position() -> None:
     lengths = [2, 9, 2, 9, 5, 2]
     assert as_lists(length_groups(lengths, 18)) == [[1, 3], [4, 0, 2], [5]]
-    assert as_lists(length_groups(lengths, 18, longest_first=False)) == [[5], [4, 0, 2], [1, 3]]
 
 
 def test_a_text_longer_than_the_budget_is_a_group_by_itself() -> None:

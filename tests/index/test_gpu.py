@@ -14,6 +14,7 @@ from ezxmc_ray.index.build import build_shard
 from ezxmc_ray.index.exact import ExactShard, as_exact
 from ezxmc_ray.index.gpu import TorchShard, divided, gpu_dtype, gpu_error, on_gpus
 from ezxmc_ray.index.search import ShardedIndex
+from tests.index.sharded import sharded_index
 
 #: First label, labels and GPU of the parts of five and of four labels on two GPUs.
 SHARES = [(0, 3, 0), (3, 2, 1), (5, 2, 0), (7, 2, 1)]
@@ -76,8 +77,8 @@ def test_labels_that_gpus_share_are_all_found(gpus: int, monkeypatch: pytest.Mon
         lambda shards, dtype: [TorchShard(part, "cpu", dtype) for part in divided(shards, gpus)],
     )
     vectors, queries = coarse_rows(200, 0), coarse_rows(9, 1)
-    plain = ShardedIndex.from_vectors(vectors, shard_labels=120)
-    shared = ShardedIndex.from_vectors(vectors, shard_labels=120, gpu_dtype="float32")
+    plain = sharded_index(vectors, shard_labels=120)
+    shared = sharded_index(vectors, shard_labels=120, gpu_dtype="float32")
     assert shared.is_on_gpus and shared.labels == 200
     for k in (5, 90):
         for one, other in zip(plain.search(queries, k), shared.search(queries, k), strict=True):

@@ -20,6 +20,7 @@ from ezxmc_ray.index.lexical_files import LexicalSource, open_lexical_table, wri
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import LABELS_SCHEMA, LABELS_WITH_ALTERNATIVES
+from tests.index.sharded import sharded_index
 
 LABELS = 60
 
@@ -75,7 +76,7 @@ def test_the_fold_is_exact(queries: int, factory: str, shard_labels: int, most: 
     for seed in range(2):
         texts = made_texts(seed, most)
         vectors, asked = coarse_rows(texts.rows, seed), coarse_rows(queries, seed + 100)
-        index = ShardedIndex.from_vectors(vectors, factory, 2, shard_labels, texts=texts)
+        index = sharded_index(vectors, shard_labels, factory, texts=texts)
         assert index.labels == LABELS
         everything = brute_force(asked, vectors, texts, LABELS, [[]] * queries)[1]
         excluded = [row[: number % 4] for number, row in enumerate(everything)]
@@ -94,7 +95,7 @@ def test_labels_that_crowd_out_others_are_answered_once_all_the_same(monkeypatch
     texts = LabelTexts(np.array([0, 0, 500, 500, 500]))
     angles = np.concatenate([[1.0, 0.3, 0.9, 0.8], np.linspace(0.0, 0.2, 500)])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    index = ShardedIndex.from_vectors(vectors, shard_labels=170, texts=texts)
+    index = sharded_index(vectors, shard_labels=170, texts=texts)
     query = np.array([[1.0, 0.0]] * 9, np.float32)
     assert index.search(query, 3)[1].tolist() == [[1, 3, 2]] * 9
     assert index.search(query, 3, [[1]] * 9)[1].tolist() == [[3, 2, 0]] * 9
@@ -105,7 +106,7 @@ def test_a_shard_full_of_one_labels_texts_is_asked_for_more() -> None:
     texts = LabelTexts(np.array([0, *[40] * 49, 41]))
     angles = np.concatenate([np.linspace(1.0, 1.5, 50), np.linspace(0.0, 0.1, 40), [0.2]])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    index = ShardedIndex.from_vectors(vectors, shard_labels=50, texts=texts)
+    index = sharded_index(vectors, shard_labels=50, texts=texts)
     assert index.search(np.array([[1.0, 0.0]], np.float32), 3)[1].tolist() == [[0, 49, 1]]
 
 

@@ -12,8 +12,8 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.label_vectors import (
     find_label_vectors,
     join_label_vectors,
+    label_vector_blocks,
     map_label_vectors,
-    read_label_vectors,
 )
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import label_vectors_schema
@@ -41,7 +41,7 @@ def test_vectors_that_are_cut_or_gone_are_joined_anew(joined: Storage, name: str
     with pytest.raises(UserError, match=r"vectors\.npy is damaged"):
         map_label_vectors(joined, FOLDER)
     with pytest.raises(UserError, match=r"vectors\.npy is damaged"):
-        read_label_vectors(joined, FOLDER, 0, 4)
+        next(label_vector_blocks(joined, FOLDER, 0, 4))
     join_label_vectors(joined, FOLDER)
     assert file.read_bytes() == whole
     np.testing.assert_array_equal(map_label_vectors(joined, FOLDER), np.arange(12).reshape(4, 3))

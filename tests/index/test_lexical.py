@@ -38,6 +38,7 @@ from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.index.words import DOCUMENT_WORDS, words_of
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, LABELS_SCHEMA
+from tests.index.sharded import sharded_index
 
 LABELS = ["Machine learning", "learning theory", "C", "Straßenbau", "machines, tools; machinery", "history of tools"]
 
@@ -301,7 +302,7 @@ def test_candidates_are_the_nearest_and_the_named_labels(factory: str) -> None:
     titles = [" ".join(draw.choice(vocabulary, 4)) if row % 3 else None for row in range(12)]
     texts = [" ".join(draw.choice(vocabulary, 30)) for _ in range(12)]
     excluded = [draw.choice(200, 20).tolist() for _ in range(12)]
-    index, words = ShardedIndex.from_vectors(vectors, factory, shard_labels=70), LexicalTable.from_texts(labels)
+    index, words = sharded_index(vectors, 70, factory), LexicalTable.from_texts(labels)
     config = LexicalConfig(weight=0.7, candidates=10)
     found, numbers = HybridSearcher(index, words, config).search(queries, titles, texts, 8, excluded)
     everything = np.tile(np.arange(200, dtype=np.int32), (12, 1))
@@ -341,7 +342,7 @@ def test_an_index_that_cannot_score_single_labels_proposes_none_by_name() -> Non
     far = int(np.argmin(vectors @ vectors[0]))
     found = []
     for factory in ("PQ8x4fs", "IDMap,Flat"):
-        index = ShardedIndex.from_vectors(vectors, factory)
+        index = sharded_index(vectors, len(vectors), factory)
         searcher = HybridSearcher(index, LexicalTable.from_texts(labels), LexicalConfig(weight=9.0, candidates=3))
         scores, numbers = searcher.search(
             vectors[:1], [""], [f"of {labels[far]}"], 5, [[*range(far), *range(far + 1, 300)]]

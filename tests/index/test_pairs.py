@@ -14,6 +14,7 @@ from ezxmc_ray.index.build import build_shard
 from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.pairs import pair_scores, scores_pairs
 from ezxmc_ray.index.search import ShardedIndex
+from tests.index.sharded import sharded_index
 
 
 def unit_rows(rows: int, seed: int) -> np.ndarray:
@@ -54,7 +55,7 @@ def test_labels_of_all_shards_and_texts(monkeypatch: pytest.MonkeyPatch, dtype: 
     monkeypatch.setattr(module, "MAX_PAIRS", 7)
     texts = LabelTexts(np.concatenate([[0], np.cumsum(np.arange(30) % 3)]))
     vectors, queries = unit_rows(texts.rows, 2).astype(dtype), unit_rows(4, 3)
-    index = ShardedIndex.from_vectors(vectors, shard_labels=25, texts=texts)
+    index = sharded_index(vectors, shard_labels=25, texts=texts)
     labels = np.array([[29, -1, 0], [-1, -1, -1], [4, 5, 28], [11, 11, 2]], np.int32)
     found = index.scores(queries, labels)
     for row, numbers in enumerate(labels):

@@ -15,6 +15,7 @@ from ezxmc_ray.index.label_texts import LabelTexts
 from ezxmc_ray.index.lexical import LexicalTable, OtherLabels, lexical_arrays
 from ezxmc_ray.index.parts import PartedSearcher
 from ezxmc_ray.index.search import ShardedIndex
+from tests.index.sharded import sharded_index
 from tests.index.test_search import brute_force, coarse_rows
 
 WORDS = ["salt", "lamp", "wheel", "bread", "iron", "cloud", "paint", "river", "wool"]
@@ -30,7 +31,7 @@ def texts_of(seed: int, count: int) -> list[str]:
 def test_removed_labels_are_as_labels_that_nobody_may_get(share: float, shard_labels: int) -> None:
     vectors, queries = coarse_rows(200, 0), coarse_rows(30, 1)
     removed = np.random.default_rng(2).random(200) < share
-    shards = ShardedIndex.from_vectors(vectors, shard_labels=shard_labels).shards
+    shards = sharded_index(vectors, shard_labels=shard_labels).shards
     for k in (1, 5, 150):
         found = ShardedIndex(shards, removed=removed).search(queries, k, [[7, 8]] * 30)
         gone = [*np.flatnonzero(removed).tolist(), 7, 8]

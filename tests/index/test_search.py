@@ -12,6 +12,7 @@ from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.build import EXACT_FACTORY, ShardInfo, build_shard, save_shard
 from ezxmc_ray.index.search import ShardedIndex, load_shard
 from ezxmc_ray.storage import Storage
+from tests.index.sharded import sharded_index
 
 
 def coarse_rows(rows: int, seed: int) -> np.ndarray:
@@ -36,7 +37,7 @@ def brute_force(
 @pytest.mark.parametrize("queries", [3, 40])  # faiss has two ways, for few queries and for many
 def test_search_is_brute_force_with_ties_by_label_number(shard_labels: int, queries: int) -> None:
     vectors, asked = coarse_rows(200, 0), coarse_rows(queries, 1)
-    index = ShardedIndex.from_vectors(vectors, shard_labels=shard_labels)
+    index = sharded_index(vectors, shard_labels=shard_labels)
     assert len(index.shards) == (1 if shard_labels == 1000 else 3) and index.labels == 200
     for k in (1, 7, 150):
         scores, labels = index.search(asked, k)
@@ -52,7 +53,7 @@ def test_excluded_labels_are_replaced_by_the_next(shard_labels: int) -> None:
     _, nearest = brute_force(queries, vectors, 12)
     excluded = [[*row[: number % 5].tolist(), 199] for number, row in enumerate(nearest)]
     excluded[4], excluded[7] = [], list(range(200))
-    scores, labels = ShardedIndex.from_vectors(vectors, shard_labels=shard_labels).search(queries, 5, excluded)
+    scores, labels = sharded_index(vectors, shard_labels=shard_labels).search(queries, 5, excluded)
     expected_scores, expected_labels = brute_force(queries, vectors, 5, excluded)
     np.testing.assert_array_equal(labels, expected_labels)
     np.testing.assert_array_equal(scores, expected_scores)
@@ -61,14 +62,14 @@ def test_excluded_labels_are_replaced_by_the_next(shard_labels: int) -> None:
 
 def test_identical_labels_come_in_the_order_of_their_numbers() -> None:
     vectors = np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (500, 1))
-    _, labels = ShardedIndex.from_vectors(vectors, shard_labels=300).search(vectors[:2], 4, [[0, 2], []])
+    _, labels = sharded_index(vectors, shard_labels=300).search(vectors[:2], 4, [[0, 2], []])
     assert labels.tolist() == [[1, 3, 4, 5], [0, 1, 2, 3]]
 
 
 def test_a_long_tie_is_searched_few_queries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ezxmc_ray.index.search.MAX_ANSWERS", 64)
     vectors, queries = np.repeat(coarse_rows(3, 0), 100, axis=0), coarse_rows(20, 1)
-    index = ShardedIndex.from_vectors(vectors, shard_labels=170)
+    index = sharded_index(vectors, shard_labels=170)
     widths: list[tuple[int, int]] = []
     once = index._search_once
 

@@ -43,7 +43,7 @@ def test_recall_and_precision_of_labels_equal_scikit_learn(seed: int) -> None:
         truth[row, wanted] = True
         found[row, labels[:10][labels[:10] >= 0]] = True
         proposed[row, labels[:5][labels[:5] >= 0]] = True
-    measured = metrics.measure_labels(ranked, gold)
+    measured = metrics.tally_labels(ranked, gold).measures()
     assert measured.labels.tolist() == np.flatnonzero(truth.any(axis=0)).tolist()
     recall = recall_score(truth, found, average=None, zero_division=0)
     precision = precision_score(truth, proposed, average=None, zero_division=0)
@@ -54,7 +54,7 @@ def test_recall_and_precision_of_labels_equal_scikit_learn(seed: int) -> None:
 def test_macro_is_the_mean_over_the_labels_of_a_bin_with_its_interval() -> None:
     ranked, gold = random_case(2)
     bins = np.arange(LABELS) % 2
-    measured = metrics.measure_labels(ranked, gold)
+    measured = metrics.tally_labels(ranked, gold).measures()
     even = measured.labels % 2 == 0
     rows = metrics.macro_by_bin(measured, bins, 7)
     assert [list(row) for row in rows] == [["macro-R@10", "macro-P@5"]] * 4
@@ -66,18 +66,18 @@ def test_macro_is_the_mean_over_the_labels_of_a_bin_with_its_interval() -> None:
 
 
 def test_a_bin_of_few_labels_has_a_value_and_no_interval() -> None:
-    measured = metrics.measure_labels(np.array([[0, 1]] * 20, np.int32), [np.array([0, 2])] * 20)
+    measured = metrics.tally_labels(np.array([[0, 1]] * 20, np.int32), [np.array([0, 2])] * 20).measures()
     (head, *_) = metrics.macro_by_bin(measured, np.zeros(3, np.int64), 0)
     assert head["macro-R@10"] == {"value": 50.0, "interval": None}
     assert head["macro-P@5"] == {"value": 50.0, "interval": None}
 
 
 def test_a_label_that_is_never_proposed_has_no_precision_and_no_recall() -> None:
-    measured = metrics.measure_labels(np.array([[0, 1]] * 4, np.int32), [np.array([0, 7])] * 4)
+    measured = metrics.tally_labels(np.array([[0, 1]] * 4, np.int32), [np.array([0, 7])] * 4).measures()
     assert measured.labels.tolist() == [0, 7]
     assert measured.recall.tolist() == [100.0, 0.0] and measured.precision.tolist() == [100.0, 0.0]
 
 
 def test_without_gold_no_label_is_measured() -> None:
-    measured = metrics.measure_labels(np.full((3, 0), -1, np.int32), [np.array([], np.int32)] * 3)
+    measured = metrics.tally_labels(np.full((3, 0), -1, np.int32), [np.array([], np.int32)] * 3).measures()
     assert len(measured.labels) == len(measured.recall) == len(measured.precision) == 0

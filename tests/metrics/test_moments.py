@@ -67,7 +67,7 @@ def test_tallies_of_parts_give_the_measures_of_all() -> None:
     draw = np.random.default_rng(6)
     ranked = np.array([draw.permutation(40)[:12] for _ in range(60)], np.int32)
     gold = [draw.permutation(40)[: draw.integers(0, 4)].astype(np.int32) for _ in range(60)]
-    whole = metrics.measure_labels(ranked, gold)
+    whole = metrics.tally_labels(ranked, gold).measures()
     parts = [metrics.tally_labels(ranked[start:stop], gold[start:stop]) for start, stop in ((0, 7), (7, 7), (7, 60))]
     added = (parts[0] + parts[1] + parts[2]).measures()
     for name in ("labels", "recall", "precision"):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from common.run_files import summarize_examples
 from ezxmc_ray import layout
 from ezxmc_ray.config import Config, load_config
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder
@@ -22,7 +23,7 @@ from ezxmc_ray.metrics.thresholds import fit_scores
 from ezxmc_ray.stages import cross_encoder as stage
 from ezxmc_ray.stages.cross_encoder import HeldOutWorker, fit_reranking
 from ezxmc_ray.storage import Manifest, Storage, checksum, write_manifest
-from ezxmc_ray.student.summary import draws_of, half_of, summarize_examples
+from ezxmc_ray.student.summary import draws_of, half_of
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import (
     ALTERNATIVES,

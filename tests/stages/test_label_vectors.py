@@ -11,7 +11,7 @@ import pytest
 from ezxmc_ray import layout
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.index.label_vectors import join_label_vectors, map_label_vectors, read_label_vectors
+from ezxmc_ray.index.label_vectors import join_label_vectors, label_vector_blocks, map_label_vectors
 from ezxmc_ray.index.search import ShardedIndex
 from ezxmc_ray.stages.shortlist import LabelWorker
 from ezxmc_ray.storage import Storage
@@ -43,7 +43,8 @@ def test_label_vectors_have_the_configured_format_and_are_found_again(
     expected = Encoder.load(config.model, config).encode_labels(TEXTS).vectors
     assert vectors.dtype == dtype and vectors.shape == (9, dimensions or 384)
     np.testing.assert_allclose(vectors, expected, atol=1e-3 if dtype == "float16" else 1e-6)
-    np.testing.assert_array_equal(read_label_vectors(storage, "cycle-0/label_vectors", 3, 7), vectors[3:7])
+    (block,) = label_vector_blocks(storage, "cycle-0/label_vectors", 3, 7)
+    np.testing.assert_array_equal(block, vectors[3:7])
 
     scores, labels = ShardedIndex.from_vectors(vectors).search(vectors, 3)
     exact = vectors.astype(np.float64) @ vectors.astype(np.float64).T

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.run_files import summarize_examples
 from ezxmc_ray.config import load_config
 from ezxmc_ray.cycles import stops
 from ezxmc_ray.stages.select import (
@@ -21,7 +22,6 @@ from ezxmc_ray.stages.select import (
     with_asked,
 )
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.student.validation import gains_of, graded_ndcg
 from ezxmc_ray.tables import EXAMPLES_SCHEMA

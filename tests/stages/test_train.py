@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from common.run_files import summarize_examples
 from ezxmc_ray.cluster import session
 from ezxmc_ray.cluster.session import ray_cluster
 from ezxmc_ray.config import ClusterConfig, load_config
@@ -21,7 +22,6 @@ from ezxmc_ray.stages.train_worker import cpu_threads
 from ezxmc_ray.step import Step
 from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Manifest, Storage, write_manifest
-from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 from tests.student.toy import LABELS as LABEL_TEXTS
 from tests.student.toy import TOPICS, save_tiny_bert

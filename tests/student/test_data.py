@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.run_files import summarize_examples
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import Part, Row
 from ezxmc_ray.student.data import ExampleReader, HeldOut, Told, held_out_documents
 from ezxmc_ray.student.negatives import in_batch_weights
-from ezxmc_ray.student.summary import draws_of, half_of, held_out_files, read_held_out, summarize_examples
+from ezxmc_ray.student.summary import draws_of, half_of, held_out_files, read_held_out
 from ezxmc_ray.tables import (
     DOCUMENTS_SCHEMA,
     EXAMPLES_SCHEMA,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.run_files import summarize_examples
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.summary import (
@@ -20,7 +21,6 @@ from ezxmc_ray.student.summary import (
     read_held_out,
     read_label_documents,
     read_shard_counts,
-    summarize_examples,
 )
 from ezxmc_ray.tables import EXAMPLES_SCHEMA, HELD_OUT_SCHEMA
 

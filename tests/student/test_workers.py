@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workers(model: Path, folder: Path) -> Found:
     """What each process found, of which this one is the first: loss and gradients by number of workers and case."""
     script = str(Path(__file__).with_name("worker.py"))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     others = range(1, max(WORLDS))
     started = [
         subprocess.Popen(

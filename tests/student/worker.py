@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from common.run_files import summarize_examples
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.batches import BatchPlan
 from ezxmc_ray.student.data import Batch, ExampleReader, Gather, alone
 from ezxmc_ray.student.forward import gathered_on_cpus
-from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, LABELS_SCHEMA, content_hash
 from tests.student.pair_toy import PAIR_WORLD, take_pair_steps
 from tests.student.toy import LABELS, LOSSES, TOPICS, averaged_step, process_group, toy_batch, trainer

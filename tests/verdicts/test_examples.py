@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.run_files import summarize_examples
 from ezxmc_ray.config import load_config
 from ezxmc_ray.context import JudgedCycle
 from ezxmc_ray.stages import select
 from ezxmc_ray.storage import Storage
-from ezxmc_ray.student.summary import summarize_examples
 from ezxmc_ray.student.targets import TargetScale
 from ezxmc_ray.tables import DOCUMENTS_SCHEMA, EXAMPLES_SCHEMA, SHORTLIST_SCHEMA, content_hash
 from ezxmc_ray.verdicts import examples
