@@ -9,6 +9,7 @@ a verdict does not depend on the day.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -20,15 +21,23 @@ from ezxmc_ray.teacher.prompts import DOCUMENT, LABEL, Example, PromptTemplate, 
 TODAY = date(2024, 7, 26)
 #: Before the answer where there is no chat template, unless the prompt has words of its own.
 PLAIN_CUE = "Answer:"
-#: How a thought begins and ends: Qwen3 and DeepSeek-R1, Seed-OSS, Magistral, Command A.
+#: How a thought begins and ends: Qwen3 and DeepSeek-R1, Seed-OSS, Magistral, Command A, MedGemma.
 THOUGHTS = {
     "<think>": "</think>",
     "<seed:think>": "</seed:think>",
     "[THINK]": "[/THINK]",
     "<|START_THINKING|>": "<|END_THINKING|>",
+    "<unused94>thought": "<unused95>",
 }
+#: A mark at the very end that begins a thought by its name: <thinking>, [REASON], ◁think▷, <|begin_of_thought|>, …
+_OPENS = re.compile(
+    r"(?P<left><\|?|\[|◁)(?P<name>[\w:.-]*(?:think|thought|reason|analysis)[\w:.-]*)(?P<right>\|?>|\]|▷)\s*\Z",
+    re.IGNORECASE,
+)
+_BEGIN_END = (("begin", "end"), ("BEGIN", "END"), ("start", "end"), ("START", "END"))
 #: gpt-oss opens a channel after the role; without one it would think. Its answers stand in the channel "final".
 _ROLE_WITHOUT_CHANNEL, _ANSWER_CHANNEL = "<|start|>assistant", "<|channel|>final<|message|>"
+_THOUGHT_CHANNEL = "<|channel|>analysis<|message|>"
 
 
 def chat_prompt(tokenizer: Any, template: PromptTemplate, document: str, label: str) -> str:
@@ -114,10 +123,30 @@ def _after_thought(end: str) -> str:
     """What ends the thought that the prompt's ``end`` opens, so that the next token is the answer's; mostly nothing."""
     if end.endswith(_ROLE_WITHOUT_CHANNEL):
         return _ANSWER_CHANNEL
-    for opens, closes in THOUGHTS.items():
-        if end.rfind(opens) > end.rfind(closes):
-            return f"\n{closes}\n\n" if end.endswith("\n") else closes
-    return ""
+    if end.endswith(_THOUGHT_CHANNEL):
+        return f"<|end|>{_ROLE_WITHOUT_CHANNEL}{_ANSWER_CHANNEL}"
+    closes = next((closes for opens, closes in THOUGHTS.items() if end.rfind(opens) > end.rfind(closes)), None)
+    if closes is None and (opened := _OPENS.search(end)):
+        closes = _closing(opened)
+    if closes is None:
+        return ""
+    return f"\n{closes}\n\n" if end.endswith("\n") else closes
+
+
+def _closing(opened: re.Match[str]) -> str | None:
+    """The mark that ends what ``opened`` begins; None: it is an end itself. UserError where nobody can know it."""
+    left, name, right = opened["left"], opened["name"], opened["right"]
+    if name.lower().startswith("end"):
+        return None
+    for begin, end in _BEGIN_END:
+        if name.startswith(begin):
+            return f"{left}{end}{name.removeprefix(begin)}{right}"
+    if left != "<|":
+        return f"{left}/{name}{right}"
+    raise UserError(
+        f"The teacher's chat template opens a thought by {left}{name}{right}, and what ends it is not known: the answer "
+        "would be read in the thought; take a teacher.model that answers at once."
+    )
 
 
 def _example_turns(form: YesNoForm, example: Example) -> list[dict[str, str]]:

@@ -141,6 +141,33 @@ def test_worked_examples_answer_as_the_prompt_asks(tokenizer: Any, prefix: str, 
     assert plain.endswith(f"Tag: astronomy\n{cue}")
 
 
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        ("<thinking>", "</thinking>"),
+        ("<longcat_think>\n", "\n</longcat_think>\n\n"),
+        ("<mm:think>", "</mm:think>"),
+        ("<THINK>", "</THINK>"),
+        ("[REASON]", "[/REASON]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|begin_of_thought|>\n\n", "\n<|end_of_thought|>\n\n"),
+        ("<|START_REASONING|>", "<|END_REASONING|>"),
+        ("<unused94>thought\n", "\n<unused95>\n\n"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("<|end_of_thought|>", ""),
+        ("</thinking>\n\n", ""),
+        ("<answer>", ""),
+    ],
+)
+def test_a_thought_by_whatever_mark_is_ended(tokenizer: Any, opens: str, closes: str) -> None:
+    assert prompt(tokenizer, CHATML + says(CHATML_END + opens)) == f"{CHATML_BEGUN}{opens}{closes}"
+
+
+def test_a_thought_whose_end_nobody_knows_is_one_sentence(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"opens a thought by <\|think\|>, and what ends it is not known"):
+        prompt(tokenizer, CHATML + says(CHATML_END + "<|think|>"))
+
+
 def test_a_thought_in_the_document_opens_none(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML + says(CHATML_END)
     plan = PromptPlan(tokenizer, TEMPLATE, "yes_no", 64, 16, 2048)
