@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ezxmc_ray.documents.rejected import BadRow, shown
-from ezxmc_ray.documents.values import Lacking, as_id, composed, is_missing
+from ezxmc_ray.documents.values import Lacking, as_id, composed, is_blank, is_missing
 from ezxmc_ray.errors import UserError
 
 #: What prepare.list_separator may be called; every other text stands for itself.
@@ -79,7 +79,7 @@ class ListReader:
     def read(self, value: Any, line: int) -> Gold | None:
         """The gold labels in ``value``; None if it says nothing. An empty list is a document without labels."""
         if isinstance(value, str):
-            if not (text := value.strip()):
+            if is_blank(text := value.strip()):
                 return None
             number = self._find(text)
             if number is not None:
@@ -224,7 +224,7 @@ class ListReader:
 
 
 def _is_empty(item: Any) -> bool:
-    return not item.strip() if isinstance(item, str) else is_missing(item)
+    return is_blank(item) if isinstance(item, str) else is_missing(item)
 
 
 def parted_ids(ids: Iterable[str], separator: str) -> dict[str, int]:

@@ -73,10 +73,15 @@ class ShardCounts:
 
 @dataclass(frozen=True)
 class KnownTexts:
-    """Documents, for testing and held out, that have the title and text of another one that is trained on."""
+    """Documents whose title and text another one has under another id.
+
+    ``test``, ``held_out``: that are for testing, and held out, where the other one is trained on. ``again``: all that
+    have those of an earlier one.
+    """
 
     test: int
     held_out: int
+    again: int
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _known_texts(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> Kno
     ``tables`` together.
     """
     if not tables:
-        return KnownTexts(0, 0)
+        return KnownTexts(0, 0, 0)
     hashes = np.concatenate([_words(table["content_hash"]) for table in tables])[rows]
     is_train = np.concatenate([pc.equal(table["split"], "train").to_numpy() for table in tables])[rows]
     held_out = np.concatenate([table["held_out"].to_numpy() for table in tables])[rows]
@@ -161,7 +166,7 @@ def _known_texts(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> Kno
     is_learned = np.zeros(len(hashes), bool)
     is_learned[text[is_train & ~held_out]] = True
     known = is_learned[text]
-    return KnownTexts(int((known & ~is_train).sum()), int((known & held_out).sum()))
+    return KnownTexts(int((known & ~is_train).sum()), int((known & held_out).sum()), len(repeated))
 
 
 def _rejected_duplicates(storage: Storage, part: Part, rows: npt.NDArray[np.int64], places: list[str]) -> pa.Table:

@@ -122,6 +122,7 @@ def what_was_read(
     if united:
         told.append(f"{united:,} rows repeat a document with other gold labels: they are united with its first row")
     told += rowless(_rowless(inputs, settled, checked))
+    told += _again_told(known.again, has_ids=not any(one.row_ids for one in settled.sources), gold=gold)
     told += _known_told(known)
     told += _labels_told(labels)
     if sum(one.unknown_gold for one in shards):
@@ -171,6 +172,19 @@ def _names_told(prepare: PrepareConfig, settled: Settled) -> list[str]:
     if keys := other_keys(files, prepare.split_column):
         told.append(f"Folders of the documents whose names are not used: {listed([f'{key}=' for key in keys])}")
     return told
+
+
+def _again_told(again: int, has_ids: bool, gold: int) -> list[str]:
+    """Documents that are there more than once; without ids they may be the rows of one document, a gold label each."""
+    if not again:
+        return []
+    found = f"{again:,} document{'s have' if again > 1 else ' has'} the title and text of an earlier one"
+    if has_ids or not gold:
+        return [f"{found}{' under another id' if has_ids else ''}"]
+    return [
+        f"Warning: {found}: if each row is one gold label of a document, give all rows of a document the same id, and "
+        "they are united; without ids each counts as a document that has its own labels alone"
+    ]
 
 
 def _known_told(known: KnownTexts) -> list[str]:

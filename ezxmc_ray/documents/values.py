@@ -52,6 +52,11 @@ def as_text(value: Any, column: str) -> str:
     return text if _VISIBLE.search(text) else ""
 
 
+def is_blank(text: str) -> bool:
+    """Whether there is nothing in ``text`` but white space and signs that show nothing."""
+    return not text.strip() or not _VISIBLE.search(text)
+
+
 def is_no_text(value: Any, format_: str) -> bool:
     """Whether a cell of a file of ``format_`` (sources.Source) holds what stands for no text there."""
     return format_ == "csv" and isinstance(value, str) and value.strip() in _NO_TEXT

@@ -117,8 +117,8 @@ def meant(table: Table) -> Meant:
     known = {_compared(one): one for one, _, _ in labels}
     documents, bad, unknown = [], len(table.label_rows()) - len(rows), 0
     for one, title, text, split, gold in table.documents:
-        named = [label for label in gold if label.strip()]
-        if not _seen(one) or not (_seen(title) or _seen(text)) or not all(map(_seen, named)):
+        named = [label for label in gold if _seen(label)]
+        if not _seen(one) or not (_seen(title) or _seen(text)):
             bad += 1
             continue
         found = [one for _, one in sorted((at, one) for at, one in enumerate(known) if one in map(_compared, named))]

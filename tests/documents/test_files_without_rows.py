@@ -59,7 +59,7 @@ def test_files_of_documents_without_rows_are_told(folder: Folder) -> None:
 def test_files_behind_the_last_document_that_is_wanted_are_not_told(folder: Folder) -> None:
     """Whether they are read depends on who is quicker."""
     folder.write("d/a.jsonl", b"")
-    folder.write("d/b.jsonl", [{"id": str(number), "text": "x"} for number in range(9)])
+    folder.write("d/b.jsonl", [{"id": str(number), "text": f"x {number}"} for number in range(9)])
     folder.write("d/c.jsonl", b"")
     folder.prepare("d", test_share=0, held_out_share=0, limit_documents=3)
     assert folder.said[2:] == [f"Warning: 1 file holds no row: {folder.path}/d/a.jsonl{END}"]

@@ -54,6 +54,12 @@ def test_two_readings_that_both_make_ids_are_an_error(cell: str) -> None:
     assert _reader(ids, given=";").read(cell, 1) == Gold([ids.index(one) for one in cell.split(";")], [])
 
 
+@pytest.mark.parametrize("nothing", ["", " ", "\u200b", "\ufeff \u00ad"])
+def test_an_item_that_shows_nothing_is_left_out(nothing: str) -> None:
+    assert _ids([nothing, "Toys"]) == _ids(f"{nothing};Toys") == _ids(f'["{nothing}", "Toys"]') == (["Toys"], [])
+    assert _ids(nothing) is None and _ids([nothing]) is None
+
+
 CRAFTS = ["Arts", "Crafts", "Arts, Crafts", "Toys", "New York", "a", "b", "x;y;z"]
 
 

@@ -370,3 +370,24 @@ def test_texts_one_a_line_are_documents(folder: Folder) -> None:
     labels = [f"{folder.path}/labels.txt"]
     assert folder.prepare("table.txt", labels=labels, format="csv", **knobs) == [("7", "train", None)]
     assert folder.details["labels"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            ["text,labels", "Moss,bees", "Moss,sea", "Ants,bees"],
+            "Warning: 1 document has the title and text of an earl",
+        ),
+        (["id,text,labels", "p,Moss,bees", "q,Moss,sea"], "1 document has the title and text of an earlier one under "),
+        (["text", "Moss", "Moss", "Moss"], "2 documents have the title and text of an earlier one"),
+        (["id,text,labels", "p,Moss,bees", "p,Moss,sea"], ""),
+        (["text,labels", "Moss,bees", "Ants,bees"], ""),
+    ],
+)
+def test_rows_of_one_text_are_told_of(folder: Folder, rows: list[str], told: str) -> None:
+    """Without ids they may be one document, of which each has a part of the gold labels."""
+    folder.write("d.csv", "\n".join(rows) + "\n")
+    folder.prepare("d.csv", test_share=0, held_out_share=0)
+    found = [one for one in folder.said if "title and text of an earlier one" in one]
+    assert found == [one for one in found if told and one.startswith(told)] and bool(found) == bool(told)
