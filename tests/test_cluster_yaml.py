@@ -45,6 +45,9 @@ def test_every_node_installs_the_gpu_lock_over_the_same_ray(cluster: dict[str, A
     install = "pip install --no-deps -r /home/ray/requirements/gpu.txt"
     assert install in cluster["head_setup_commands"]
     assert install in cluster["worker_setup_commands"]
+    # What starts workers there is the image's own, beside other packages than it came with: a node that lacks it fails.
+    commands = cluster["head_setup_commands"]
+    assert any("pyopenssl>=25.3" in one and "import boto3" in one for one in commands[commands.index(install) + 1 :])
     assert (ROOT / cluster["file_mounts"]["/home/ray/requirements"] / "gpu.txt").is_file()
     pins = dict(
         line.split("==") for line in (ROOT / "requirements" / "gpu.txt").read_text().splitlines() if "==" in line

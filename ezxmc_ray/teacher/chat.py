@@ -144,8 +144,8 @@ def _closing(opened: re.Match[str]) -> str | None:
     if left != "<|":
         return f"{left}/{name}{right}"
     raise UserError(
-        f"The teacher's chat template opens a thought by {left}{name}{right}, and what ends it is not known: the answer "
-        "would be read in the thought; take a teacher.model that answers at once."
+        f"The teacher's chat template opens a thought by {left}{name}{right}, and what ends it is not known: the "
+        "answer would be read in the thought; take a teacher.model that answers at once."
     )
 
 
