@@ -20,6 +20,7 @@ from ezxmc_ray.cycles import cycles_run, halves_held_out
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import NO_MANIFEST, read_configuration
 from ezxmc_ray.integrity import RunTasks as RunTasks
+from ezxmc_ray.models import pinned
 from ezxmc_ray.storage import Manifest, Storage, damage_error, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale
 from ezxmc_ray.teacher.readout import resolve_readout, second_teacher
@@ -182,6 +183,17 @@ class Context:
     def encoder_folder(self, encoder: int) -> str | None:
         """Where encoder number ``encoder`` lies in the run; None: it is the base encoder of the configuration."""
         return None if encoder == 0 else layout.cycle_student(encoder - 1)
+
+
+def with_commits(context: Context) -> Context:
+    """``context`` with the commits that its models of the hub stand for now, which every process then loads.
+
+    Errors: UserError for a model that is not there.
+    """
+    encoder, teacher = context.config.encoder, context.config.teacher
+    encoder = replace(encoder, model=pinned(encoder.model))
+    teacher = replace(teacher, model=pinned(teacher.model))
+    return replace(context, config=replace(context.config, encoder=encoder, teacher=teacher))
 
 
 def stored_configuration(storage: Storage) -> Config:

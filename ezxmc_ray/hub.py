@@ -28,17 +28,27 @@ _FILES = ("config.json", "modules.json", "bundle.json")
 
 
 @functools.cache
-def hub_commit(hub_id: str, cached_commit: str = "") -> str:
+def hub_commit(hub_id: str, cached_commit: str = "", revision: str = "") -> str:
     """The commit that ``hub_id`` stands for: asked of the hub once a process, else of the local cache; "": unknown.
 
-    ``cached_commit``: the one that the cache must have then; "": the branch's. Where the hub cannot be reached and the
+    ``revision``: a commit, branch or tag that is meant; "": the main branch. ``cached_commit``: the one that the cache
+    must have where it is asked; "": that of ``revision``. Where the hub cannot be reached and the
     cache has the model, this process and what it starts work offline from here on. HF_HUB_OFFLINE and HF_ENDPOINT hold.
     Errors: UserError if neither has it, or the hub is too busy to say.
     """
+    from huggingface_hub import errors
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+    cached_commit = cached_commit or revision
     try:
-        return str(_ask_again(hub_id).sha or "")
+        return str(_ask_again(hub_id, revision).sha or "")
+    except errors.RevisionNotFoundError as error:
+        if not (cached := _cached_commit(hub_id, cached_commit)):
+            raise UserError(
+                f"The Hugging Face hub's model {hub_id} has no {revision}: give a commit, branch or tag that it "
+                f"has, or {hub_id} alone."
+            ) from error
+        return cached
     except (RepositoryNotFoundError, GatedRepoError) as error:
         if not (cached := _cached_commit(hub_id, cached_commit)):
             raise UserError(
@@ -71,14 +81,14 @@ def hub_commit(hub_id: str, cached_commit: str = "") -> str:
 
 
 @functools.cache
-def hub_config(hub_id: str) -> dict[str, Any]:
+def hub_config(hub_id: str, revision: str | None = None) -> dict[str, Any]:
     """The model's config.json, asked for once a process; empty where it has none. Errors: as :func:`hub_commit`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    hub_commit(hub_id)
+    hub_commit(hub_id, revision=revision or "")
     try:
-        with open(hf_hub_download(hub_id, "config.json"), encoding="utf-8") as file:
+        with open(hf_hub_download(hub_id, "config.json", revision=revision), encoding="utf-8") as file:
             found: dict[str, Any] = json.load(file)
             return found
     except EntryNotFoundError as error:
@@ -87,18 +97,18 @@ def hub_config(hub_id: str) -> dict[str, Any]:
         return {}
 
 
-def _ask_again(hub_id: str) -> Any:
+def _ask_again(hub_id: str, revision: str) -> Any:
     """As :func:`_ask`; of a hub that is busy a few times."""
     from huggingface_hub.errors import HfHubHTTPError
 
     for seconds in AGAIN_S:
         try:
-            return _ask(hub_id)
+            return _ask(hub_id, revision)
         except HfHubHTTPError as error:
             if not _is_busy(error):
                 raise
             time.sleep(seconds)
-    return _ask(hub_id)
+    return _ask(hub_id, revision)
 
 
 def _is_busy(error: Any) -> bool:
@@ -106,7 +116,7 @@ def _is_busy(error: Any) -> bool:
     return error.response is not None and error.response.status_code in BUSY
 
 
-def _ask(hub_id: str) -> Any:
+def _ask(hub_id: str, revision: str) -> Any:
     """The hub's answer, waited for so long and no longer: looking up its address has no time limit of its own."""
     from huggingface_hub import model_info
 
@@ -114,7 +124,7 @@ def _ask(hub_id: str) -> Any:
 
     def ask() -> None:
         try:
-            answer.append(model_info(hub_id, timeout=ADDRESS_S))
+            answer.append(model_info(hub_id, revision=revision or None, timeout=ADDRESS_S))
         except Exception as error:  # handed to the caller, who tells them apart
             answer.append(error)
 

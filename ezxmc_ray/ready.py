@@ -13,6 +13,7 @@ from itertools import dropwhile
 from ezxmc_ray import layout
 from ezxmc_ray.checks import check_inputs, check_installed
 from ezxmc_ray.config import TeacherConfig
+from ezxmc_ray.context import with_commits
 from ezxmc_ray.cycles import planned_cycles
 from ezxmc_ray.index.label_vectors import LabelVectors, find_label_vectors
 from ezxmc_ray.integrity import begun_with
@@ -35,8 +36,9 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
         check_inputs(config)
     # A model that cannot be had is told now, not after the shortlists of a million documents.
     with StageProgress(f"Run {config.run}", phase="looking at the models"):
-        resolve_model(config.encoder.model)
-        load_teacher(config.teacher)
+        plan.context = with_commits(plan.context)
+        resolve_model(plan.context.config.encoder.model)
+        load_teacher(plan.context.config.teacher)
     _introduce(config.teacher)
     say(f"Run {config.run}: starting Ray")
     from ezxmc_ray.cluster.session import ray_cluster
@@ -73,7 +75,7 @@ def _check_settings(plan: RunPlan, step: Step, ahead: set[str]) -> None:
     elif "shortlist" in ahead:
         from ezxmc_ray.stages.shortlist import check_encoder
 
-        dimension = check_encoder(plan.config.encoder)
+        dimension = check_encoder(plan.context.config.encoder)
     else:
         return
     if "index" in ahead:

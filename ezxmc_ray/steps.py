@@ -137,8 +137,8 @@ class RunPlan:
         from ezxmc_ray.cluster import teacher_dtype
 
         machines = teacher_dtype.of_cluster(self.config.teacher).dtype
-        teacher = told_dtype_by_hand(self.storage, self.config.teacher, machines)
-        self.context = Context(replace(self.config, teacher=teacher), self.storage)
+        teacher = told_dtype_by_hand(self.storage, self.context.config.teacher, machines)
+        self.context = replace(self.context, config=replace(self.context.config, teacher=teacher))
 
     def _teacher(self, *folders: str) -> list[Any]:
         """The keys and the settings of the teacher of the step in the first of ``folders``.

@@ -17,6 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.student.toy import save_tiny_bert
 
 ASK = """
 import os, sys
@@ -34,6 +37,18 @@ if "load" in sys.argv:
     print("loaded", AutoConfig.from_pretrained("org/model").model_type)
 """
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+LOAD = """
+import sys
+from ezxmc_ray.config import EncoderConfig
+from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.models import pinned, weights_fingerprint
+config = EncoderConfig(dtype="float32", max_document_tokens=32, max_label_tokens=32)
+for model in sys.argv[1:]:
+    [vector] = Encoder.load(model, config).encode_labels(["astronomy"]).vectors
+    print(pinned(model), weights_fingerprint(model), vector[:4].tolist(), sep="|")
+"""
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -143,3 +158,28 @@ def test_a_busy_hub_is_asked_again_and_an_unknown_commit_is_not_taken_for_anothe
     assert said.startswith("The Hugging Face hub does not say which commit of org/model it has (")
     assert said.rstrip().endswith("try again in a minute, or give a directory.") and len(said.splitlines()) == 1
     assert answers.asked == 3
+
+
+def test_a_commit_stays_what_it_was_while_the_hub_goes_on(tmp_path: Path) -> None:
+    """A node that comes later must not load what the key of the verdicts does not name."""
+    later = "f" * 40
+    model = tmp_path / "hub" / "models--org--model"
+    (model / "refs").mkdir(parents=True)
+    for commit in (COMMIT, later):
+        weights = save_tiny_bert(model / "snapshots" / commit, 0.0) / "model.safetensors"
+    others = {name: -weight if "word_embeddings" in name else weight for name, weight in load_file(weights).items()}
+    save_file(others, weights, {"format": "pt"})
+
+    def load(*models: str) -> list[list[str]]:
+        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-c", LOAD, *models], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return [line.split("|") for line in done.stdout.splitlines()]
+
+    (model / "refs" / "main").write_text(COMMIT)
+    [[pinned, key, vector]] = load("org/model")
+    assert pinned == f"org/model@{COMMIT}"
+    (model / "refs" / "main").write_text(later)
+    then, now, itself = load(pinned, "org/model", str(model / "snapshots" / COMMIT))
+    assert then == [pinned, key, vector] and itself[2] == vector
+    assert now[0] == f"org/model@{later}" and now[1] != key and now[2] != vector

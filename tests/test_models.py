@@ -31,7 +31,7 @@ def sentence(reference: str) -> str:
 
 
 def test_a_hub_id_that_can_be_had_is_returned_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "hub_commit", lambda hub_id: "a commit")
+    monkeypatch.setattr(models, "hub_commit", lambda hub_id, revision: "a commit")
     assert resolve_model("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
 
 

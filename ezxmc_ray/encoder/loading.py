@@ -23,7 +23,7 @@ from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.tokens import TextReader
 from ezxmc_ray.errors import UserError, one_line
 from ezxmc_ray.hardware import is_out_of_memory
-from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model
+from ezxmc_ray.models import LOAD_ERRORS, hub_place, load_error, resolve_model
 
 #: How the learned position embeddings are called: BERT's family, GPT-2's, BART's and OPT's.
 POSITIONS = ("position_embeddings", "wpe", "embed_positions")
@@ -36,10 +36,11 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     Errors: UserError for a model that is not found or is no text encoder, for lengths beyond what it reads or without
     room for a text, for another pooling where it has none, and for more dimensions than it has.
     """
-    path = resolve_model(reference)
+    path, revision = hub_place(resolve_model(reference))
     transformers_logging.disable_progress_bar()  # a bar of 0.1 s for every worker that loads the model
     try:
-        module = SentenceTransformer(path, device=device or best_device(), model_kwargs={"dtype": torch.float32})
+        where = device or best_device()
+        module = SentenceTransformer(path, device=where, revision=revision, model_kwargs={"dtype": torch.float32})
     except LOAD_ERRORS as error:
         if is_out_of_memory(error):
             raise load_error(reference, error) from error
@@ -48,7 +49,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
             "Hugging Face encoder as encoder.model."
         ) from error
     _check_model(module, reference, config)
-    _read_texts_as_they_are(module, reference, path)
+    _read_texts_as_they_are(module, reference, path, revision)
     _set_pooling(module, reference, config.pooling)
     _set_dimensions(module, reference, config.dimensions)
     if not isinstance(module[-1], Normalize):
@@ -58,7 +59,7 @@ def load_module(reference: str, config: EncoderConfig, device: str | None = None
     return module.eval()
 
 
-def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: str) -> None:
+def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: str, revision: str | None) -> None:
     """Have a saved student be given texts as this encoder reads them, and not inside its tokenizer's chat template.
 
     sentence-transformers 6 puts every text into the template where there is one, unless the model says otherwise (its
@@ -68,8 +69,8 @@ def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: s
     first = module[0]
     if "message" not in first.modality_config:
         return
-    modules = _read_json(path, "modules.json")
-    own = _read_json(path, "sentence_bert_config.json", modules[0].get("path", "") if modules else "")
+    modules = _read_json(path, revision, "modules.json")
+    own = _read_json(path, revision, "sentence_bert_config.json", modules[0].get("path", "") if modules else "")
     is_student = {"document", "label"} <= set(module.prompts)  # of a version that left it there
     if "message" in own.get("modality_config", {}) and not is_student:
         raise UserError(
@@ -80,10 +81,10 @@ def _read_texts_as_they_are(module: SentenceTransformer, reference: str, path: s
     first.input_formatter.supported_modalities = list(first.modality_config)
 
 
-def _read_json(path: str, name: str, folder: str = "") -> Any:
+def _read_json(path: str, revision: str | None, name: str, folder: str = "") -> Any:
     """What a file of a model, in a ``folder`` of it, holds; {} where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError):
-        file = cached_file(path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False)
+        file = cached_file(path, name, subfolder=folder, revision=revision, _raise_exceptions_for_missing_entries=False)
         if file:
             return json.loads(Path(file).read_text("utf-8"))
     return {}

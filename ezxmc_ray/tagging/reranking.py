@@ -22,7 +22,7 @@ from ezxmc_ray.config import Config, TeacherConfig, knobs
 from ezxmc_ray.context import Context, open_context, stored_configuration
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO
-from ezxmc_ray.models import is_hub_id
+from ezxmc_ray.models import is_hub_id, pinned
 from ezxmc_ray.storage import Manifest, Storage, read_manifest
 from ezxmc_ray.student.targets import SCALES, TargetScale, compared_by, target_scores
 from ezxmc_ray.tagging.bundle import is_bundle
@@ -205,7 +205,7 @@ def _teacher(
             "one with `ezxmc run`."
         )
     dtype = judged_by["dtype"] if asked.dtype in (AUTO, stored.dtype) else asked.dtype
-    teacher = replace(asked, dtype=dtype)
+    teacher = replace(asked, dtype=dtype, model=pinned(asked.model))
     again = second_teacher(teacher)
     if second is not None and again is not None:
         second = replace(second, key=teacher_key(again))

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ezxmc_ray.config import TeacherConfig, fingerprint
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.hardware import AUTO, machine_dtype
-from ezxmc_ray.models import LOAD_ERRORS, load_error, resolve_model, weights_fingerprint
+from ezxmc_ray.models import LOAD_ERRORS, hub_place, load_error, resolve_model, weights_fingerprint
 from ezxmc_ray.tables import HASH, NO_DOCUMENT, VERDICTS_SCHEMA
 from ezxmc_ray.teacher.chat import PLAIN_CUE, gap_after
 from ezxmc_ray.teacher.plan import PLAN_VERSION, PromptPlan
@@ -160,10 +160,11 @@ def load_teacher(config: TeacherConfig) -> TeacherSpec:
     config = replace(config, readout=resolve_readout(config))
     template = load_template(config.prompt, config.examples)
     resolved = resolve_model(config.model)
+    place, revision = hub_place(resolved)
     try:
-        model = AutoConfig.from_pretrained(resolved)
+        model = AutoConfig.from_pretrained(place, revision=revision)
         # mistral_format: transformers would prefer Mistral's own kind of tokenizer, which renders no chat template.
-        tokenizer = AutoTokenizer.from_pretrained(resolved, mistral_format=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, mistral_format=False)
     except LOAD_ERRORS as error:
         raise load_error(config.model, error) from error
     _check_tokenizer(tokenizer, config.model)

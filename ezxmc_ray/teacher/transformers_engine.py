@@ -15,7 +15,7 @@ import torch
 
 from ezxmc_ray.config import TeacherConfig
 from ezxmc_ray.errors import UserError
-from ezxmc_ray.models import LOAD_ERRORS
+from ezxmc_ray.models import LOAD_ERRORS, hub_place
 from ezxmc_ray.teacher.engine import (
     BatchPrompts,
     DocumentPairs,
@@ -46,8 +46,10 @@ class TransformersEngine:
         self.teacher = teacher
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, dtype_here(teacher.config))
+        place, revision = hub_place(teacher.resolved)
         try:
-            self._model = loader.from_pretrained(teacher.resolved, dtype=dtype, **options).to(self._device).eval()
+            model = loader.from_pretrained(place, revision=revision, dtype=dtype, **options)
+            self._model = model.to(self._device).eval()
         except LOAD_ERRORS as error:
             raise start_error(teacher.config, error) from error
         if not teacher.classifier and head_dtype(teacher.config) == "float32":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ezxmc_ray.config import TeacherConfig
-from ezxmc_ray.models import LOAD_ERRORS
+from ezxmc_ray.models import LOAD_ERRORS, hub_place
 from ezxmc_ray.prefetch import prefetch
 from ezxmc_ray.tables import NO_DOCUMENT
 from ezxmc_ray.teacher.engine import (
@@ -309,9 +309,12 @@ def _start(teacher: TeacherSpec, all_teachers: Sequence[TeacherSpec]) -> Any:
     gpu = torch.cuda.is_available()
     context = max(one.plan.max_prompt_tokens for one in all_teachers) + 1
     block_tokens = config.block_tokens or (0 if gpu else _CPU_BLOCK_TOKENS)
+    place, revision = hub_place(teacher.resolved)
     options: dict[str, Any] = {
-        "model": teacher.resolved,
-        "tokenizer": teacher.resolved,
+        "model": place,
+        "tokenizer": place,
+        "revision": revision,
+        "tokenizer_revision": revision,
         # Prompts are token ids, and nothing is turned back into text; a classification head is made of two words.
         "skip_tokenizer_init": config.readout != "classify",
         # Models that also read images would want a tokenizer for them, and memory (Gemma 3 4B, Mistral Small 3.1).
@@ -350,7 +353,8 @@ def _head_overrides(teacher: TeacherSpec) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     assert teacher.answers is not None
-    tokenizer = AutoTokenizer.from_pretrained(teacher.resolved)
+    place, revision = hub_place(teacher.resolved)
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
     return {
         "architectures": [teacher.architecture.replace("ForCausalLM", "ForSequenceClassification")],
         "classifier_from_token": tokenizer.convert_ids_to_tokens([teacher.answers.no[0], teacher.answers.yes[0]]),

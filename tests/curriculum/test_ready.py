@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ezxmc_ray import curriculum, layout
+from ezxmc_ray import context, curriculum, layout, models
 from ezxmc_ray.cluster import shared_places
 from ezxmc_ray.config import Config, EncoderConfig, load_config
+from ezxmc_ray.context import StageResult
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.index.label_vectors import join_label_vectors
 from ezxmc_ray.stages import index, shortlist, train
+from ezxmc_ray.steps import RunPlan
 from ezxmc_ray.storage import Storage, read_manifest, write_manifest
 from ezxmc_ray.tables import label_vectors_schema
 from tests.curriculum.fake_stages import DIMENSION, PREPARED, FakeStages, run, states, storage_of
@@ -183,3 +185,24 @@ def test_nodes_are_asked_once_a_command_whether_they_see_the_run(
     run(settings)
     run(settings)  # nothing to do, and no cluster joined
     assert asked == [storage_of(settings).path()]
+
+
+def test_every_stage_is_given_the_commits_that_the_hub_had_when_the_work_began(
+    stages: FakeStages, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a node that comes later loads, and the verdicts' key says, is then the same; the user's own words stay."""
+    given: list[tuple[str, str]] = []
+
+    def note(work: RunPlan, stage: str, *arguments: int) -> StageResult:
+        given.append((work.context.config.encoder.model, work.context.config.teacher.model))
+        return stages(work, stage, *arguments)
+
+    monkeypatch.setattr(RunPlan, "_run", note)
+    monkeypatch.setattr(context, "pinned", lambda reference: f"{reference}@commit")
+    located = models._located
+    monkeypatch.setattr(models, "_located", lambda reference: located(reference.removesuffix("@commit")))
+    run(settings)
+    config = load_config(None, settings)
+    assert set(given) == {(f"{config.encoder.model}@commit", f"{config.teacher.model}@commit")} and len(given) > 5
+    assert "@commit" not in storage_of(settings).read_bytes("config.yaml").decode()
+    assert set(states(settings).values()) == {"done"}

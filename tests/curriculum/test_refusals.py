@@ -246,7 +246,7 @@ def test_a_dry_run_counts_alternatives_before_anything_is_prepared(
     assert plain["labels"] == "2" and seconds > less
 
 
-def refuse_hub(hub_id: str) -> str:
+def refuse_hub(hub_id: str, revision: str) -> str:
     raise UserError("No hub here.")
 
 
