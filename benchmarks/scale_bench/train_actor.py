@@ -127,6 +127,8 @@ def simulated_others(told: dict[str, Any], storage: Any) -> Iterator[None]:
     draw, count = np.random.default_rng(0), told["workers"] - 1
 
     def gather(own: Any) -> list[Any]:
+        if len(own) == 1:  # the name of the number format, which is the same for all
+            return [own] * (count + 1)
         labels = [np.unique(draw.choice(shortlisted, LABELS)) for _ in range(count)]
         return [own, *((one, draw.random(DOCUMENTS).astype(np.float32)) for one in labels)]
 

@@ -143,7 +143,7 @@ def simulated_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_simulated")
-    monkeypatch.setattr(hub_module, "_ask", lambda hub_id: huggingface_hub.HfApi().model_info(hub_id))
+    monkeypatch.setattr(hub_module, "_ask", lambda hub_id, revision: huggingface_hub.HfApi().model_info(hub_id))
     hub_module.hub_commit.cache_clear()
     yield Hub
     hub_module.hub_commit.cache_clear()
