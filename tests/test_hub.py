@@ -38,14 +38,19 @@ if "load" in sys.argv:
 """
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-
+#: Of each pair of arguments: the hub's main branch goes to the first, and the second is loaded.
 LOAD = """
 import sys
+from pathlib import Path
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder
+from ezxmc_ray.hub import hub_commit
 from ezxmc_ray.models import pinned, weights_fingerprint
 config = EncoderConfig(dtype="float32", max_document_tokens=32, max_label_tokens=32)
-for model in sys.argv[1:]:
+branch, *rest = sys.argv[1:]
+for commit, model in zip(rest[::2], rest[1::2]):
+    hub_commit.cache_clear()
+    Path(branch).write_text(commit)
     [vector] = Encoder.load(model, config).encode_labels(["astronomy"]).vectors
     print(pinned(model), weights_fingerprint(model), vector[:4].tolist(), sep="|")
 """
@@ -170,16 +175,12 @@ def test_a_commit_stays_what_it_was_while_the_hub_goes_on(tmp_path: Path) -> Non
     others = {name: -weight if "word_embeddings" in name else weight for name, weight in load_file(weights).items()}
     save_file(others, weights, {"format": "pt"})
 
-    def load(*models: str) -> list[list[str]]:
-        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run([sys.executable, "-c", LOAD, *models], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return [line.split("|") for line in done.stdout.splitlines()]
-
-    (model / "refs" / "main").write_text(COMMIT)
-    [[pinned, key, vector]] = load("org/model")
-    assert pinned == f"org/model@{COMMIT}"
-    (model / "refs" / "main").write_text(later)
-    then, now, itself = load(pinned, "org/model", str(model / "snapshots" / COMMIT))
-    assert then == [pinned, key, vector] and itself[2] == vector
-    assert now[0] == f"org/model@{later}" and now[1] != key and now[2] != vector
+    pinned = f"org/model@{COMMIT}"
+    asked = [COMMIT, "org/model", later, pinned, later, "org/model", later, str(model / "snapshots" / COMMIT)]
+    command = [sys.executable, "-c", LOAD, str(model / "refs" / "main"), *asked]
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    before, then, now, itself = (line.split("|") for line in done.stdout.splitlines())
+    assert before[0] == pinned and then == before and itself[2] == before[2]
+    assert now[0] == f"org/model@{later}" and now[1] != before[1] and now[2] != before[2]
