@@ -124,6 +124,7 @@ def what_was_read(
     told += rowless(_rowless(inputs, settled, checked))
     told += _again_told(known.again, has_ids=not any(one.row_ids for one in settled.sources), gold=gold)
     told += _known_told(known)
+    told += _matrix_told(gold, pairs, labels.labels)
     told += _labels_told(labels)
     if sum(one.unknown_gold for one in shards):
         told.append(f"Left out: {_unknown(checked, shards)}")
@@ -184,6 +185,16 @@ def _again_told(again: int, has_ids: bool, gold: int) -> list[str]:
     return [
         f"Warning: {found}: if each row is one gold label of a document, give all rows of a document the same id, and "
         "they are united; without ids each counts as a document that has its own labels alone"
+    ]
+
+
+def _matrix_told(gold: int, pairs: int, labels: int) -> list[str]:
+    """Where ``gold`` documents have ``labels`` gold labels each, which is all there are."""
+    if gold < 2 or labels < 2 or pairs < gold * labels:
+        return []
+    return [
+        f"Warning: every document with gold labels has all {labels:,} of them, so nothing is measured by them; if the "
+        "lists are rows of a 0/1 matrix, write the ids of the ones"
     ]
 
 

@@ -391,3 +391,13 @@ def test_rows_of_one_text_are_told_of(folder: Folder, rows: list[str], told: str
     folder.prepare("d.csv", test_share=0, held_out_share=0)
     found = [one for one in folder.said if "title and text of an earlier one" in one]
     assert found == [one for one in found if told and one.startswith(told)] and bool(found) == bool(told)
+
+
+@pytest.mark.parametrize(("lists", "is_told"), [([[1, 0], [0, 1], [1, 0]], True), ([[1], [0], [1, 0]], False)])
+def test_a_matrix_of_two_labels_is_suspected(folder: Folder, lists: list[list[int]], is_told: bool) -> None:
+    """Its rows are lists of known ids, none of which comes twice."""
+    folder.write("labels.jsonl", [{"id": "0", "text": "Alpha"}, {"id": "1", "text": "Beta"}])
+    folder.write("d.jsonl", [{"id": str(at), "text": f"x {at}", "labels": one} for at, one in enumerate(lists)])
+    folder.prepare("d.jsonl", test_share=0, held_out_share=0)
+    told = [one for one in folder.said if "rows of a 0/1 matrix, write the ids of the ones" in one]
+    assert bool(told) == is_told
