@@ -206,3 +206,34 @@ def test_words_for_no_value_give_no_gold(folder: Folder, word: str) -> None:
     assert [gold for _, _, gold in found] == [None, ["bees"], ["bees"]]
     folder.write("labels.jsonl", [{"id": word, "text": "a label of that name"}, {"id": "bees", "text": "Bees"}])
     assert folder.prepare("d.csv", test_share=0, held_out_share=0)[0][2] == [word]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            ["text,labels", "Moss,bees", "Moss,sea", "Ants,bees"],
+            "Warning: 1 document has the title and text of an earl",
+        ),
+        (["id,text,labels", "p,Moss,bees", "q,Moss,sea"], "1 document has the title and text of an earlier one under "),
+        (["text", "Moss", "Moss", "Moss"], "2 documents have the title and text of an earlier one"),
+        (["id,text,labels", "p,Moss,bees", "p,Moss,sea"], ""),
+        (["text,labels", "Moss,bees", "Ants,bees"], ""),
+    ],
+)
+def test_rows_of_one_text_are_told_of(folder: Folder, rows: list[str], told: str) -> None:
+    """Without ids they may be one document, of which each has a part of the gold labels."""
+    folder.write("d.csv", "\n".join(rows) + "\n")
+    folder.prepare("d.csv", test_share=0, held_out_share=0)
+    found = [one for one in folder.said if "title and text of an earlier one" in one]
+    assert found == [one for one in found if told and one.startswith(told)] and bool(found) == bool(told)
+
+
+@pytest.mark.parametrize(("lists", "is_told"), [([[1, 0], [0, 1], [1, 0]], True), ([[1], [0], [1, 0]], False)])
+def test_a_matrix_of_two_labels_is_suspected(folder: Folder, lists: list[list[int]], is_told: bool) -> None:
+    """Its rows are lists of known ids, none of which comes twice."""
+    folder.write("labels.jsonl", [{"id": "0", "text": "Alpha"}, {"id": "1", "text": "Beta"}])
+    folder.write("d.jsonl", [{"id": str(at), "text": f"x {at}", "labels": one} for at, one in enumerate(lists)])
+    folder.prepare("d.jsonl", test_share=0, held_out_share=0)
+    told = [one for one in folder.said if "rows of a 0/1 matrix, write the ids of the ones" in one]
+    assert bool(told) == is_told
