@@ -18,7 +18,7 @@ from ezxmc_ray.documents.look import check_first_columns, first_columns, with_id
 from ezxmc_ray.documents.readers import read_rows
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.integrity import is_signed
-from ezxmc_ray.models import check_model, is_hub_id
+from ezxmc_ray.models import check_model, is_of_hub
 from ezxmc_ray.places import is_runs_own
 from ezxmc_ray.storage import Storage
 from ezxmc_ray.student.trackers import check_trackers
@@ -39,7 +39,7 @@ def check_names(config: Config) -> None:
     check_place(config)
     check_apart(config, find_inputs(config.prepare))
     template = load_template(config.teacher.prompt, config.teacher.examples)
-    for reference in sorted((config.encoder.model, config.teacher.model), key=is_hub_id):
+    for reference in sorted((config.encoder.model, config.teacher.model), key=is_of_hub):
         check_model(reference)
     asked_form(template, resolve_readout(config.teacher))
     second_teacher(config.teacher)

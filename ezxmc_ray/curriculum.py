@@ -30,7 +30,7 @@ from ezxmc_ray.documents.survey import count_labels, survey
 from ezxmc_ray.errors import UserError
 from ezxmc_ray.estimate import START_SECONDS, Amounts, encoding_work, estimate, reference_rates, reranking_work
 from ezxmc_ray.integrity import clear_damage, in_words, is_signed, signed
-from ezxmc_ray.models import is_bundled
+from ezxmc_ray.models import hub_place, is_bundled
 from ezxmc_ray.progress import say
 from ezxmc_ray.ready import check_step, get_ready
 from ezxmc_ray.report.shipped import measures, shipped, shipped_name
@@ -264,9 +264,14 @@ def _works_alike(manifest: Manifest, config: Config, before: Config) -> bool:
     told = manifest.details.get("teacher") or {}
     is_same = all(
         told.get(name, getattr(config.teacher, name)) == getattr(config.teacher, name)
-        for name in ("model", "max_document_tokens", "quantization")
+        for name in ("max_document_tokens", "quantization")
     )
-    return is_same and before.teacher.engine == config.teacher.engine
+    models = (told.get("model", config.teacher.model), config.teacher.model)
+    return (
+        is_same
+        and len({hub_place(model)[0] for model in models}) == 1
+        and before.teacher.engine == config.teacher.engine
+    )
 
 
 def _rate(manifest: Manifest) -> float:

@@ -23,6 +23,9 @@ _FULL = ("out of memory", "DefaultCPUAllocator", "Failed to allocate memory", "S
 #: What they say where a GPU has failed: PyTorch's and vLLM's, FAISS's, ROCm's.
 _FAULT = ("CUDA error", "CUDA driver error", "err == cudaSuccess", "HIP error", "device-side assert")
 
+#: Of these what any other process would meet as well: a GPU that the libraries are not built for, or a driver too old.
+_EVERYWHERE = ("no kernel image", "invalid device function", "driver version is insufficient", "no CUDA-capable device")
+
 
 def fast_dtype(device: str) -> str:
     """The format for weights and activations on a device of the kind ``device`` (cuda, cpu, …).
@@ -79,7 +82,8 @@ def is_device_fault(error: BaseException) -> bool:
     asks of the GPU afterwards fails too, and another process may find it well. Memory that ran out is none of them.
     """
     told = type(error).__name__ == "AcceleratorError" or any(words in str(error) for words in _FAULT)
-    return told and not isinstance(error, UserError) and not is_out_of_memory(error)
+    lasts = any(words in str(error) for words in _EVERYWHERE)
+    return told and not lasts and not isinstance(error, UserError) and not is_out_of_memory(error)
 
 
 def end_process(error: BaseException) -> NoReturn:

@@ -28,7 +28,8 @@ from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: A hub id, and behind it the commit, branch or tag that is meant.
-_OF_HUB = re.compile(rf"({HUB_ID.pattern})(?:@([\w.-]+))?")
+_OF_HUB = re.compile(rf"({HUB_ID.pattern})(?:@(\w[\w./-]*))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{32}")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
 _PIP_NAMES = {
@@ -61,6 +62,11 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
 
 
+def is_of_hub(reference: str) -> bool:
+    """As :func:`is_hub_id`, also with a commit, branch or tag."""
+    return _OF_HUB.fullmatch(reference) is not None and not Path(reference).expanduser().exists()
+
+
 def hub_place(reference: str) -> tuple[str, str | None]:
     """The hub id and the commit, branch or tag that ``reference`` (org/name, org/name@revision) names; libraries take
     them as two arguments. Of a directory: itself, and None."""
@@ -76,6 +82,9 @@ def pinned(reference: str) -> str:
     if _located(reference) is not None:
         return reference
     commit = _commit(reference)
+    # By its branch, so that the cache knows which commit that is: a commit alone is not found by the model's name.
+    with contextlib.suppress(UserError):  # of one that has no config.json, where the hub is away
+        architecture(reference)
     return f"{hub_place(reference)[0]}@{commit}" if commit else reference
 
 
@@ -153,7 +162,8 @@ def _located(reference: str) -> Path | None:
         )
     if not _OF_HUB.fullmatch(reference):
         raise UserError(
-            f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name."
+            f"{reference!r} is not a model: give a directory, package:NAME/PATH, or a hub id of the form org/name "
+            "or org/name@commit."
         )
     return None
 
@@ -161,6 +171,9 @@ def _located(reference: str) -> Path | None:
 def _commit(reference: str) -> str:
     """The commit of a model of the hub. Errors: as :func:`check_model`."""
     hub_id, revision = hub_place(reference)
+    if revision and _COMMIT.fullmatch(revision):
+        hub_commit(hub_id, revision)  # whether the hub is there; what it has by now does not count
+        return revision
     return hub_commit(hub_id, revision=revision or "")
 
 

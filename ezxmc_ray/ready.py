@@ -53,12 +53,12 @@ def get_ready(plan: RunPlan, step: Step, stage: str | None, stack: ExitStack) ->
     if "train" in ahead:
         from ezxmc_ray.stages.train import check_training
 
-        check_training(config)
+        check_training(plan.context.config)
     is_trained = step.stage == "cross_encoder" and trained_network(plan.storage, step.files_fingerprint())
     if "cross_encoder" in ahead and not is_trained:
         from ezxmc_ray.stages.cross_encoder import check_cross_encoder
 
-        check_cross_encoder(config)
+        check_cross_encoder(plan.context.config)
     _check_settings(plan, step, ahead)
 
 

@@ -22,6 +22,7 @@ from ezxmc_ray.hardware import is_device_fault
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
         (RuntimeError("CUDA error: out of memory"), False),
         (UserError("CUDA error: told already"), False),
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"), False),
         (ValueError("another thing"), False),
     ],
 )

@@ -44,12 +44,13 @@ import sys
 from pathlib import Path
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.encoder import Encoder
-from ezxmc_ray.hub import hub_commit
+from ezxmc_ray.hub import hub_commit, hub_config
 from ezxmc_ray.models import pinned, weights_fingerprint
 config = EncoderConfig(dtype="float32", max_document_tokens=32, max_label_tokens=32)
 branch, *rest = sys.argv[1:]
 for commit, model in zip(rest[::2], rest[1::2]):
     hub_commit.cache_clear()
+    hub_config.cache_clear()
     Path(branch).write_text(commit)
     [vector] = Encoder.load(model, config).encode_labels(["astronomy"]).vectors
     print(pinned(model), weights_fingerprint(model), vector[:4].tolist(), sep="|")

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ezxmc_ray.cluster.board import MAX_DEATHS
 from ezxmc_ray.cluster.session import WAIT_S, at_end, check_wait
-from ezxmc_ray.errors import UserError
-from ezxmc_ray.hardware import ends_with_its_gpu, release_memory
+from ezxmc_ray.errors import UserError, one_line
+from ezxmc_ray.hardware import is_device_fault, release_memory
 
 USER_ERROR = "user_error"
 
@@ -97,6 +97,10 @@ class UserErrorBoundary:
         return {USER_ERROR: self.error}
 
 
+class GpuFailed(Exception):
+    """A GPU failed under an actor's process, which can work no more; another one is to take its place."""
+
+
 class _Process:
     """Actor: a process that is kept from stage to stage and holds the worker of one mapping at a time."""
 
@@ -116,8 +120,12 @@ class _Process:
 
         Returns what the worker does, and the seconds that it took to make the worker, if this item was its first.
         """
-        with ends_with_its_gpu():  # another process takes its place
+        try:
             return self._do(mapping, work, item)
+        except Exception as error:
+            if is_device_fault(error):
+                raise GpuFailed(one_line(error)) from None
+            raise
 
     def _do(self, mapping: int, work: tuple[type, tuple[Any, ...]], item: WorkItem) -> tuple[Done, float]:
         began, loaded = time.monotonic(), 0.0
@@ -228,6 +236,10 @@ class Mapping:
                 except (RayActorError, OutOfMemoryError) as error:
                     self._replace(actor, item, error)
                     continue
+                except GpuFailed as error:  # which Ray raises as one of its own and this in one
+                    _end(actor)
+                    self._replace(actor, item, getattr(error, "cause", error))
+                    continue
                 if not answered:
                     answered, self.times.start_seconds = True, self.times.start_seconds + time.monotonic() - began
                 actor.is_ready = True
@@ -281,9 +293,10 @@ class Mapping:
 
     def _check_deaths(self, deaths: int, error: Exception) -> None:
         if deaths > MAX_DEATHS:
+            see = "whether the machines have memory for the encoder and the label vectors"
             raise UserError(
-                f"{deaths} processes with the encoder died one after the other ({_reason(error)}): see whether "
-                "the machines have memory for the encoder and the label vectors."
+                f"{deaths} processes with the encoder died one after the other ({_reason(error)}): see "
+                f"{'`nvidia-smi` of the machines' if isinstance(error, GpuFailed) else see}."
             ) from error
 
     def _let_go(self, done: bool) -> None:

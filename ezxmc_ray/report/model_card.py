@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ezxmc_ray import layout
 from ezxmc_ray.config import LexicalConfig
 from ezxmc_ray.metrics import MEASURES
-from ezxmc_ray.models import is_hub_id
+from ezxmc_ray.models import hub_place, is_of_hub
 from ezxmc_ray.report.shipped import chosen_name, shipped_name
 from ezxmc_ray.report.templates import templates
 from ezxmc_ray.shown import shown
@@ -92,8 +92,8 @@ def _learning_rates(report: Mapping[str, Any]) -> list[float]:
 def _header(model: str) -> str:
     """The card's YAML; ``base_model`` only where the hub knows the model by this name."""
     known = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity", "tags": TAGS}
-    if is_hub_id(model):
-        known["base_model"] = model
+    if is_of_hub(model):
+        known["base_model"] = hub_place(model)[0]
     return yaml.safe_dump(known, sort_keys=False).rstrip()
 
 

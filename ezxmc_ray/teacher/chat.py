@@ -34,6 +34,9 @@ _OPENS = re.compile(
     r"(?P<left><\|?|\[|◁)(?P<name>[\w:.-]*(?:think|thought|reason|analysis)[\w:.-]*)(?P<right>\|?>|\]|▷)\s*\Z",
     re.IGNORECASE,
 )
+#: Words of such a name by which it ends a thought, or says that there is to be none; and of one that is nothing else.
+_NO_THOUGHT = frozenset(("end", "off", "no", "not", "nothink", "nothinking", "effort", "disabled"))
+_THOUGHT = frozenset(("think", "thinking", "thought", "thoughts", "reason", "reasoning", "analysis"))
 _BEGIN_END = (("begin", "end"), ("BEGIN", "END"), ("start", "end"), ("START", "END"))
 #: gpt-oss opens a channel after the role; without one it would think. Its answers stand in the channel "final".
 _ROLE_WITHOUT_CHANNEL, _ANSWER_CHANNEL = "<|start|>assistant", "<|channel|>final<|message|>"
@@ -134,15 +137,18 @@ def _after_thought(end: str) -> str:
 
 
 def _closing(opened: re.Match[str]) -> str | None:
-    """The mark that ends what ``opened`` begins; None: it is an end itself. UserError where nobody can know it."""
+    """The mark that ends what ``opened`` begins; None: it begins none. UserError where nobody can know it."""
     left, name, right = opened["left"], opened["name"], opened["right"]
-    if name.lower().startswith("end"):
+    words = re.split(r"[^a-z]+", name.lower())
+    if _NO_THOUGHT.intersection(words):
         return None
     for begin, end in _BEGIN_END:
-        if name.startswith(begin):
-            return f"{left}{end}{name.removeprefix(begin)}{right}"
+        if name.startswith(begin) or name.endswith(begin):
+            return f"{left}{name.replace(begin, end)}{right}"
     if left != "<|":
         return f"{left}/{name}{right}"
+    if not _THOUGHT.issuperset(words):
+        return None
     raise UserError(
         f"The teacher's chat template opens a thought by {left}{name}{right}, and what ends it is not known: the "
         "answer would be read in the thought; take a teacher.model that answers at once."

@@ -59,7 +59,7 @@ class DiesAt(Echo):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         failed = Path(self.folder, "failed")
-        if item.get("fails") and not failed.exists():
+        if item.get("fails") == "always" or (item.get("fails") and not failed.exists()):
             failed.touch()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().__call__(item)
@@ -156,6 +156,11 @@ def test_actors_that_always_die_end_the_mapping_with_one_sentence(
     # Those count too that died in the same place in the mapping before, which may have been ended by the others.
     with pytest.raises(UserError, match=r"^[2-4] processes with the encoder died one after the other"):
         list(map_items(items(1, dies="always"), DiesAt, (str(tmp_path),), POOL))
+    said = (
+        r"died one after the other \(CUDA error: an illegal memory access was encountered\): see `nvidia-smi` of the ma"
+    )
+    with pytest.raises(UserError, match=said):
+        list(map_items(items(1, fails="always"), DiesAt, (str(tmp_path),), POOL))
 
 
 @pytest.mark.parametrize(("at_start", "sentence"), [(True, "The model is not there."), (False, "The item 0 is wrong.")])

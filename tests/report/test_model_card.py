@@ -61,7 +61,7 @@ def test_the_card_and_the_page_say_that_labels_have_alternatives(make_run: Any) 
 
 def test_the_header_is_what_sentence_transformers_cards_have(make_run: Any) -> None:
     storage, config = make_run()
-    config.encoder.model = "sentence-transformers/all-MiniLM-L6-v2"
+    config.encoder.model = f"sentence-transformers/all-MiniLM-L6-v2@{'0' * 40}"
     data = header(model_card(build_report(storage, config)))
     assert data["library_name"] == "sentence-transformers"
     assert data["pipeline_tag"] == "sentence-similarity"

@@ -19,6 +19,7 @@ import pytest
 from ezxmc_ray import hub as hub_module
 from ezxmc_ray.commands.serving import _replicas
 from ezxmc_ray.errors import UserError
+from ezxmc_ray.models import pinned
 from ezxmc_ray.serving.live import LiveTagger
 from ezxmc_ray.serving.settings import ServeSettings
 from ezxmc_ray.tagging.changes import add_labels, remove_labels
@@ -91,7 +92,7 @@ class SimulatedHub(BaseHTTPRequestHandler):
         commit, _, name = path.removeprefix("/org/tagger/resolve/").partition("/")
         commit = self.commit if commit == "main" else commit
         if name not in self.past.get(commit, {}):
-            return self.answer(404, {}, {"X-Error-Code": "EntryNotFound"})
+            return self.answer(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         content = self.past[commit][name]
         headers = {"ETag": f'"{sha(content)}"', "X-Repo-Commit": commit, "Content-Length": str(len(content))}
         self.send_response(200)
@@ -269,3 +270,19 @@ def test_what_the_hub_refuses_or_has_not_is_a_sentence(
     with pytest.raises(UserError, match=r"cannot be put on the Hugging Face hub as org/tagger .*log in with `hf auth"):
         push_bundle(run, "org/tagger", "torch")
     assert simulated_hub.commits == []
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json"])
+def test_a_model_that_was_loaded_by_its_commit_is_found_by_its_name_where_the_hub_is_away(
+    simulated_hub: type[SimulatedHub], monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    hub_module.hub_config.cache_clear()
+    simulated_hub.made, simulated_hub.commits = [True], [{}]
+    commit = f"{1:040x}"
+    simulated_hub.past = {commit: {file: b"{}"}}
+    assert pinned("org/tagger") == f"org/tagger@{commit}"
+    huggingface_hub.hf_hub_download("org/tagger", file, revision=commit)  # what loading does
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_module.hub_commit.cache_clear()
+    hub_module.hub_config.cache_clear()
+    assert pinned("org/tagger") == f"org/tagger@{commit}"

@@ -157,6 +157,13 @@ def test_worked_examples_answer_as_the_prompt_asks(tokenizer: Any, prefix: str, 
         ("<|end_of_thought|>", ""),
         ("</thinking>\n\n", ""),
         ("<answer>", ""),
+        ("<think_end>", ""),
+        ("<|thinking_end|>", ""),
+        ("<|nothink|>", ""),
+        ("<no_think>", ""),
+        ("<|reasoning_effort|>", ""),
+        ("<|think_fast|>", ""),
+        ("<think_start>", "<think_end>"),
     ],
 )
 def test_a_thought_by_whatever_mark_is_ended(tokenizer: Any, opens: str, closes: str) -> None:
