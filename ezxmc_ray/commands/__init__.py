@@ -1,1 +1,1 @@
-"""The commands of ``ezxmc`` that are about what a run left behind: its tags, its verdicts (cli.py has the rest)."""
+"""The commands of ``ezxmc`` that are about what a run left behind: tags, exports, labels, verdicts, a server."""

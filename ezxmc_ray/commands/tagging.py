@@ -1,4 +1,4 @@
-"""``ezxmc tag`` and ``ezxmc export``: what a finished run is for."""
+"""``ezxmc tag``, ``export`` and ``push``: what a finished run is for."""
 
 from __future__ import annotations
 
