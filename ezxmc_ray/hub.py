@@ -32,12 +32,11 @@ def hub_commit(hub_id: str, cached_commit: str = "", revision: str = "") -> str:
     """The commit that ``hub_id`` stands for: asked of the hub once a process, else of the local cache; "": unknown.
 
     ``revision``: a commit, branch or tag that is meant; "": the main branch. ``cached_commit``: the one that the cache
-    must have where it is asked; "": that of ``revision``. Where the hub cannot be reached and the
-    cache has the model, this process and what it starts work offline from here on. HF_HUB_OFFLINE and HF_ENDPOINT hold.
-    Errors: UserError if neither has it, or the hub is too busy to say.
+    must have where it is asked; "": that of ``revision``. Where the hub cannot be reached and the cache has the model,
+    this process and what it starts work offline from here on. HF_HUB_OFFLINE and HF_ENDPOINT hold. Errors: UserError if
+    neither has it, or the hub is too busy to say.
     """
     from huggingface_hub import errors
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     cached_commit = cached_commit or revision
     try:
@@ -49,7 +48,7 @@ def hub_commit(hub_id: str, cached_commit: str = "", revision: str = "") -> str:
                 f"has, or {hub_id} alone."
             ) from error
         return cached
-    except (RepositoryNotFoundError, GatedRepoError) as error:
+    except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         if not (cached := _cached_commit(hub_id, cached_commit)):
             raise UserError(
                 f"The Hugging Face hub has no model {hub_id} for you (and there is no such directory here): check its "
@@ -57,7 +56,7 @@ def hub_commit(hub_id: str, cached_commit: str = "", revision: str = "") -> str:
             ) from error
         _tell_cached(hub_id, cached, cached_commit, error)
         return cached
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         cached = _cached_commit(hub_id, cached_commit)
         if not cached and _is_busy(error):  # a run is not to take an unknown commit for another one
             raise UserError(
@@ -74,7 +73,7 @@ def hub_commit(hub_id: str, cached_commit: str = "", revision: str = "") -> str:
                 f"Hugging Face hub ({_reason(error)}); check its name and the network, or give a directory or "
                 "package:NAME/PATH."
             ) from error
-        if not isinstance(error, OfflineModeIsEnabled):
+        if not isinstance(error, errors.OfflineModeIsEnabled):
             say(f"The Hugging Face hub cannot be reached ({_reason(error)}): models are taken from its local cache.")
             _work_offline()
         return cached

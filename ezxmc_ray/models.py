@@ -28,7 +28,7 @@ from ezxmc_ray.leftovers import remove_leftovers, temporary_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: A hub id, and behind it the commit, branch or tag that is meant.
-_OF_HUB = re.compile(rf"({HUB_ID.pattern})(?:@(\w[\w./-]*))?")
+_OF_HUB = re.compile(rf"{HUB_ID.pattern}(?:@\w[\w./-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{32}")
 #: Installed packages whose pip name and options are known, for the sentence that says how to get them.
@@ -70,10 +70,10 @@ def is_of_hub(reference: str) -> bool:
 def hub_place(reference: str) -> tuple[str, str | None]:
     """The hub id and the commit, branch or tag that ``reference`` (org/name, org/name@revision) names; libraries take
     them as two arguments. Of a directory: itself, and None."""
-    found = _OF_HUB.fullmatch(reference)
-    if found is None or Path(reference).expanduser().exists():
+    if not is_of_hub(reference):
         return reference, None
-    return found[1], found[2]
+    hub_id, _, revision = reference.partition("@")
+    return hub_id, revision or None
 
 
 def pinned(reference: str) -> str:
@@ -208,7 +208,7 @@ def load_error(reference: str, error: BaseException) -> UserError:
         return UserError(
             f"The model {reference} does not fit into memory ({reason}); take a smaller one or more memory."
         )
-    if _OF_HUB.fullmatch(reference) and not Path(reference).exists() and isinstance(error, OSError):
+    if is_of_hub(reference) and isinstance(error, OSError):
         return UserError(
             f"The model {reference} is no directory here and could not be had from the Hugging Face hub ({reason}); "
             "check its name and the network, or give a directory or package:NAME/PATH."

@@ -293,10 +293,11 @@ class Mapping:
 
     def _check_deaths(self, deaths: int, error: Exception) -> None:
         if deaths > MAX_DEATHS:
-            see = "whether the machines have memory for the encoder and the label vectors"
+            look = "whether the machines have memory for the encoder and the label vectors"
+            if isinstance(error, GpuFailed):
+                look = "`nvidia-smi` of the machines"
             raise UserError(
-                f"{deaths} processes with the encoder died one after the other ({_reason(error)}): see "
-                f"{'`nvidia-smi` of the machines' if isinstance(error, GpuFailed) else see}."
+                f"{deaths} processes with the encoder died one after the other ({_reason(error)}): see {look}."
             ) from error
 
     def _let_go(self, done: bool) -> None:

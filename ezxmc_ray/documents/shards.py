@@ -150,7 +150,8 @@ def _repeated(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], np
 
 
 def _known_texts(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> KnownTexts:
-    """How many documents are to be new to a student, and have the title and text of one that it may learn from.
+    """How many documents are to be new to a student, and have the title and text of one that it may learn from; and how
+    many have those of an earlier one at all.
 
     They are drawn by their ids, so a text under two ids may be on both sides. ``rows``: that are documents, of all
     ``tables`` together.

@@ -37,7 +37,7 @@ def as_id(value: Any, column: str) -> str:
     if text is None:
         field = f"; name its field, as in {column}.{next(iter(value))}" if isinstance(value, dict) and value else ""
         raise BadRow(f"bad id: {column} is {shown(value)}, not a string or a number{field}")
-    if not _VISIBLE.search(text):
+    if is_blank(text):
         raise BadRow(f"empty id: {column} is empty or missing")
     _check_unicode(text, column)
     return text
@@ -49,12 +49,12 @@ def as_text(value: Any, column: str) -> str:
     if text is None:
         raise BadRow(f"bad text: {column} is {shown(value)}, not a string")
     _check_unicode(text, column)
-    return text if _VISIBLE.search(text) else ""
+    return "" if is_blank(text) else text
 
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing in ``text`` but white space and signs that show nothing."""
-    return not text.strip() or not _VISIBLE.search(text)
+    return not _VISIBLE.search(text)
 
 
 def is_no_text(value: Any, format_: str) -> bool:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from ezxmc_ray.config import EncoderConfig
 from ezxmc_ray.encoder.document_encoder import CPU_BATCH_TOKENS, DocumentEncoder, Features
 from ezxmc_ray.encoder.loading import load_module, pooling_of
-from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, weights_state
+from ezxmc_ray.encoder.precision import chosen_dtype, copy_in, dtype_name, weights_state
 from ezxmc_ray.encoder.tokens import TextReader
 
 #: Tokens of a forward pass on a GPU where ``encoder.batch_tokens`` is null.
@@ -74,7 +74,7 @@ class Encoder(DocumentEncoder):
     @property
     def dtype(self) -> str:
         """What the network computes in."""
-        return str(chosen_dtype(self.device, self.config.dtype)).removeprefix("torch.")
+        return dtype_name(self.device, self.config.dtype)
 
     @property
     def unused_prompts(self) -> dict[str, str]:

@@ -31,6 +31,11 @@ def chosen_dtype(device: torch.device, dtype: str) -> torch.dtype:
     return _DTYPES[fast_dtype(device.type) if dtype == AUTO else dtype]
 
 
+def dtype_name(device: torch.device, dtype: str) -> str:
+    """As :func:`chosen_dtype`, by its name (float32)."""
+    return str(chosen_dtype(device, dtype)).removeprefix("torch.")
+
+
 def common_dtype(chosen: Iterable[str]) -> str:
     """The format that processes which share their gradients compute in, where each alone would take one of ``chosen``.
 

@@ -217,12 +217,12 @@ def build_one(storage: Storage, folder: str, labels: Slice, plan: Plan) -> Built
     """Task: build and commit one shard. Of the label vectors only its own are read, a block at a time."""
     began = time.monotonic()
     blocks = partial(label_vector_blocks, storage, folder, labels.first, labels.stop)
-    info, measured, scores = build_shard(storage, blocks, labels, plan)
+    info, measured, scores = commit_shard(storage, blocks, labels, plan)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     return Built(info, time.monotonic() - began, peak, measured, scores)
 
 
-def build_shard(
+def commit_shard(
     storage: Storage, blocks: Blocks, labels: Slice, plan: Plan
 ) -> tuple[ShardInfo, dict[str, float], bool]:
     """Build one shard of the vectors that ``blocks`` gives, and commit it: what it is, what auto measured of it, and

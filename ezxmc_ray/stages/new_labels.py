@@ -29,7 +29,7 @@ from ezxmc_ray.progress import say
 from ezxmc_ray.stages.index import (
     Plan,
     Slice,
-    build_shard,
+    commit_shard,
     embed_documents,
     recall_of,
     slices_of,
@@ -116,7 +116,7 @@ def _build(context: Context, files: Storage, vectors: _Vectors) -> list[ShardInf
     config = context.config.index
     slices = slices_of(len(vectors.rows), config.shard_labels)
     plan, told_by = _plan(context, vectors, slices[0])
-    infos = [build_shard(files, partial(vectors.blocks, one.first, one.stop), one, plan)[0] for one in slices]
+    infos = [commit_shard(files, partial(vectors.blocks, one.first, one.stop), one, plan)[0] for one in slices]
     if told_by is not None:
         tell_low_recall(recall_of(files, infos, told_by)[f"at_{told_by.labels.shape[1]}"], config.recall)
     return infos

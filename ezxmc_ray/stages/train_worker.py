@@ -22,7 +22,7 @@ from ezxmc_ray.cluster.board import report_done, report_phase
 from ezxmc_ray.config import to_dict
 from ezxmc_ray.encoder.cross_encoder import CrossEncoder
 from ezxmc_ray.encoder.pairs import pair_config
-from ezxmc_ray.encoder.precision import chosen_dtype, common_dtype
+from ezxmc_ray.encoder.precision import common_dtype, dtype_name
 from ezxmc_ray.hardware import memory_errors
 from ezxmc_ray.leftovers import temporary_folder
 from ezxmc_ray.prefetch import prefetch
@@ -117,8 +117,8 @@ class TrainWorker:
 
     def _dtype(self, device: torch.device) -> str:
         """The one format of all workers, whose GPUs may be of several kinds."""
-        own = str(chosen_dtype(device, self.config.student.dtype)).removeprefix("torch.")
-        return common_dtype(str(told) for (told,) in self.gather((np.array(own),)))
+        own = np.array(dtype_name(device, self.config.student.dtype))
+        return common_dtype(str(told) for (told,) in self.gather((own,)))
 
     def train(self) -> None:
         """All steps that are still to be done, or fewer where the early stopping says so."""

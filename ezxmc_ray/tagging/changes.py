@@ -243,7 +243,7 @@ class OwnedBundle:
         """Write what the ``labels`` in ``files`` are found by: an exact index of ``vectors`` (by row), and words, which
         weigh by their rarity among these labels and those of the first ``others`` parts."""
         with temporary_folder() as scratch:
-            info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / "shard-000.faiss", 0)
+            info = save_shard(build_shard(vectors, 0, EXACT_FACTORY), scratch / layout.index_shard(0), 0)
             files.upload(scratch / info.file, f"{layout.INDEX}/{info.file}")
         added = AddedLabels([info], label_fingerprint(labels))
         if words := open_words(self.parts, self.settings, self.removed):

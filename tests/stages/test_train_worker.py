@@ -120,7 +120,7 @@ def test_workers_on_gpus_of_several_kinds_train_in_one_format(
     monkeypatch.setattr(simulated, "get_context", lambda: two)
     simulated.torch.prepare_model = lambda module: module
     monkeypatch.setattr(train_worker, "gathered_on_cpus", lambda: lambda own: [own, (np.array(other),)])
-    monkeypatch.setattr(train_worker, "chosen_dtype", lambda device, dtype: torch.bfloat16)
+    monkeypatch.setattr(train_worker, "dtype_name", lambda device, dtype: "bfloat16")
     trainer = worker_of(tmp_path, encoder, 8, 10, "student.dtype=auto", "student.validate_every_steps=0").trainer
     assert trainer.config.dtype == common
 
